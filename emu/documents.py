@@ -1,0 +1,126 @@
+"""What a user writes (text, pictures, clips in order), what a layout reads (segments) and what a model reads (ids with weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Video:
+    """A clip as users hold it.
+
+    Args:
+        frames: PIL images of one size, or a uint8 array (T, H, W, 3).
+        fps: frames a second, positive.
+
+    Attributes:
+        frames: uint8 array (T, H, W, 3).
+        fps: frames a second.
+
+    Raises:
+        ValueError: no frames, frames of unequal sizes, an array of another shape, or a rate that is not positive.
+        TypeError: frames of another kind.
+    """
+
+    def __init__(self, frames: Sequence[Image.Image] | np.ndarray, fps: float = 8) -> None:
+        self.frames = _frames_array(frames)
+        if not np.isfinite(fps) or fps <= 0:
+            raise ValueError(f"fps is {fps}; expected a positive number of frames a second")
+        self.fps = int(fps) if float(fps).is_integer() else float(fps)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def images(self) -> list[Image.Image]:
+        """The frames as PIL images."""
+        return [Image.fromarray(frame) for frame in self.frames]
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.frames.shape
+        return f"Video({count} frames of {height}x{width}, {self.fps} fps)"
+
+
+def _frames_array(frames: Sequence[Image.Image] | np.ndarray) -> np.ndarray:
+    if isinstance(frames, np.ndarray):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"video frames are {frames.dtype} {frames.shape}; expected uint8 (T, H, W, 3)")
+        if 0 in frames.shape:
+            raise ValueError(f"a video of shape {frames.shape} is empty; it needs at least one frame and one pixel")
+        return frames
+    if not isinstance(frames, Sequence) or not all(isinstance(frame, Image.Image) for frame in frames):
+        raise TypeError("video frames must be a list of PIL images or a uint8 array (T, H, W, 3)")
+    if not frames:
+        raise ValueError("a video of zero frames; it needs at least one")
+    sizes = sorted({frame.size for frame in frames})
+    if len(sizes) > 1:
+        raise ValueError(f"video frames of unequal sizes (width, height) {sizes}; resize them to one size first")
+    return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+
+
+class Text(NamedTuple):
+    """A piece of text of a training document with its own loss weight: `Text("Describe it.", weight=0.0)` is a prompt."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """Tokenised text.
+
+    Attributes:
+        ids: (n,) int64 ids of the vocabulary's text range.
+        weight: loss weight of each of its tokens.
+    """
+
+    ids: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class CodeSegment:
+    """A grid of codes of one modality.
+
+    Attributes:
+        modality: name of the registered modality.
+        codes: int64, 0-based; the modality's grid, with a last axis where it has several codebooks.
+        meta: what the grid does not tell, e.g. the true number of frames and their rate.
+        weight: loss weight of each of its codes.
+    """
+
+    modality: str
+    codes: Tensor
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+Segment = TextSegment | CodeSegment
+
+
+@dataclass(frozen=True)
+class TokenDocument:
+    """A document as the model reads it.
+
+    Attributes:
+        ids: (n,) int64.
+        weights: (n,) float32; `weights[i]` weighs the prediction *of* token i, 0 for tokens that the grammar forces.
+    """
+
+    ids: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1 or self.ids.dtype != torch.int64 or self.weights.shape != self.ids.shape:
+            raise ValueError(
+                f"a document needs ids (n,) int64 and weights (n,), got {tuple(self.ids.shape)} {self.ids.dtype} "
+                f"and {tuple(self.weights.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,94 @@
+"""The grammar step by step: which tokens may follow what was written so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from emu.layouts.grammar import BlockTemplate, IdRange
+
+if TYPE_CHECKING:
+    from emu.layouts.layout import Layout
+
+
+class Cursor:
+    """A place in a document that is being written.
+
+    Args:
+        layout: the grammar.
+        headers: the headers (BOI ... IMG) that may be opened; none (an empty list) forbids blocks, None allows any readable one.
+    """
+
+    def __init__(self, layout: Layout, headers: Sequence[Sequence[int]] | None = None) -> None:
+        self.layout = layout
+        self.headers = None if headers is None else [list(header) for header in headers]
+        self._controls = layout.vocabulary.controls
+        self._started = self._ended = False
+        self._header: list[int] = []  # the open header, BOI first; empty outside headers
+        self._template: BlockTemplate | None = None
+        self._place = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether EOS was written."""
+        return self._ended
+
+    @property
+    def block(self) -> BlockTemplate | None:
+        """The template of the block that is being written, if any."""
+        return self._template
+
+    def allowed(self) -> tuple[IdRange, ...]:
+        """Disjoint id ranges of the next token."""
+        controls = self._controls
+        if self._ended:
+            return ((controls["pad"], 1),)
+        if not self._started:
+            return ((controls["bos"], 1),)
+        if self._template is not None:
+            return (self._template.allowed(self._place),)
+        if self._header:
+            return self._allowed_in_header()
+        blocks = () if self.headers == [] else ((controls["boi"], 1),)
+        return (self.layout.vocabulary.text, (controls["eos"], 1), *blocks)
+
+    def _allowed_in_header(self) -> tuple[IdRange, ...]:
+        if self.headers is not None:
+            place = len(self._header)
+            following = {
+                header[place] for header in self.headers if header[:place] == self._header and len(header) > place
+            }
+            return tuple((index, 1) for index in sorted(following))
+        mark = self._controls["image"]
+        try:
+            self.layout.parse_header([*self._header, mark])
+        except ValueError:
+            return (self.layout.vocabulary.text,)
+        return (self.layout.vocabulary.text, (mark, 1))
+
+    def advance(self, index: int) -> None:
+        """Write one token.
+
+        Raises:
+            ValueError: the grammar does not allow it here.
+        """
+        if not any(first <= index < first + count for first, count in self.allowed()):
+            raise ValueError(
+                f"{self.layout.describe(index)} (id {index}) cannot stand here; allowed id ranges: {self.allowed()}"
+            )
+        controls = self._controls
+        if self._template is not None:
+            self._place += 1
+            if self._place == len(self._template):
+                self._template = None
+        elif self._header:
+            self._header.append(index)
+            if index == controls["image"]:
+                name, grid, _ = self.layout.parse_header(self._header)
+                self._header, self._template, self._place = [], self.layout.block(name, grid), 0
+        elif index == controls["boi"]:
+            self._header = [index]
+        elif index == controls["eos"]:
+            self._ended = True
+        elif index == controls["bos"]:
+            self._started = True

@@ -1,0 +1,21 @@
+"""Emu3.5's arrangement (`src/utils/input_utils.py` of baaivision/Emu3.5).
+
+Rows are joined by EOL and frames by EOF; EOI follows the last code directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emu.layouts.grammar import BlockTemplate, IdRange, grid_template
+from emu.layouts.layout import Layout
+
+
+class Emu35Layout(Layout):
+    """EOL between rows, EOF between frames, then EOI."""
+
+    name = "emu3.5"
+
+    def grid_block(self, grid: Sequence[int], ranges: Sequence[IdRange]) -> BlockTemplate:
+        controls = self.vocabulary.controls
+        return grid_template(grid, ranges, ([controls["eol"]], [controls["eof"]], [controls["eoi"]]), last=False)

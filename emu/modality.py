@@ -1,0 +1,115 @@
+"""Modalities as registered objects: everything the library knows about images, clips, boxes, ... is asked of one of these.
+
+A new modality is one file: a subclass of `Modality` and a call of `register`. Layouts, packing, training and generation read its grid, its
+id ranges and its meta text, and never its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from emu.documents import CodeSegment
+
+if TYPE_CHECKING:
+    from emu.layouts.grammar import BlockTemplate
+    from emu.layouts.layout import Layout
+
+Grid = tuple[int, ...]
+
+
+class Modality(ABC):
+    """One kind of content that becomes a grid of codes.
+
+    Attributes:
+        name: what users and segments call it.
+        rank: number of axes of its grid, e.g. 2 for (height, width); layouts know ranks 1 to 3.
+        codebook: name of its id range in the vocabulary; several codebooks per position are ranges `name.0`, `name.1`, ...
+        codec: name of the tokenizer that turns values into codes, or None where the modality needs none.
+    """
+
+    name: str
+    rank: int
+    codebook: str
+    codec: str | None = None
+
+    @abstractmethod
+    def accepts(self, value: Any) -> bool:
+        """Whether `value`, an item of a user's document, is of this modality."""
+
+    @abstractmethod
+    def encode(self, value: Any, codec: Any) -> CodeSegment:
+        """Turn a value into codes; `codec` is the tokenizer named by `self.codec`."""
+
+    @abstractmethod
+    def decode(self, segment: CodeSegment, codec: Any) -> Any:
+        """Turn codes back into a value."""
+
+    @abstractmethod
+    def meta_text(self, grid: Grid, meta: Mapping[str, Any]) -> str:
+        """What the header of a block says, in plain text; no two modalities may write the same text."""
+
+    @abstractmethod
+    def parse_meta(self, text: str) -> tuple[Grid, dict[str, Any]] | None:
+        """The grid and meta that `meta_text` wrote as `text`, or None where the text is not of this modality."""
+
+    @abstractmethod
+    def codebook_sizes(self, codec: Any) -> tuple[int, ...]:
+        """Number of codes of each of its codebooks."""
+
+    def block(self, layout: Layout, grid: Grid) -> BlockTemplate:
+        """The grammar of its codes: by default the layout's own for a grid of this rank."""
+        return layout.grid_block(grid, layout.code_ranges(self.codebook))
+
+    def check_codes(self, codes: Tensor, num_codebooks: int) -> Grid:
+        """The grid of `codes`.
+
+        Raises:
+            ValueError: the codes have another rank, or another number of codebooks on their last axis.
+        """
+        expected = self.rank + (num_codebooks > 1)
+        if codes.ndim != expected or (num_codebooks > 1 and codes.shape[-1] != num_codebooks) or 0 in codes.shape:
+            raise ValueError(
+                f"codes of shape {tuple(codes.shape)} are no grid of {self.name!r}, which has {self.rank} axes"
+                + (f" and a last one for its {num_codebooks} codebooks" if num_codebooks > 1 else "")
+            )
+        return tuple(codes.shape[: self.rank])
+
+
+_registered: dict[str, Modality] = {}
+
+
+def register(modality: Modality) -> Modality:
+    """Make a modality known by its name.
+
+    Raises:
+        ValueError: the name is taken by a modality of another class.
+    """
+    known = _registered.get(modality.name)
+    if known is not None and type(known) is not type(modality):
+        raise ValueError(
+            f"modality {modality.name!r} is registered already by {type(known).__name__}; choose another name"
+        )
+    _registered[modality.name] = modality
+    return modality
+
+
+def registered() -> Mapping[str, Modality]:
+    """All modalities by name, in the order of registration."""
+    return dict(_registered)
+
+
+def get_modality(name: str) -> Modality:
+    """The registered modality of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _registered:
+        raise ValueError(
+            f"no modality {name!r} is registered; there are {sorted(_registered)} (import the module that registers it)"
+        )
+    return _registered[name]
