@@ -54,6 +54,9 @@ class Layout(ABC):
         if modalities is None:
             modalities = [name for name, modality in registered().items() if self._has_codebook(modality.codebook)]
         self.modalities: dict[str, Modality] = {name: get_modality(name) for name in modalities}
+        self._blocks: dict[
+            tuple[str, Grid], BlockTemplate
+        ] = {}  # a training run builds the same few geometries again and again
         for modality in self.modalities.values():
             self.code_ranges(modality.codebook)
 
@@ -93,10 +96,12 @@ class Layout(ABC):
         Raises:
             ValueError: the grid has another number of axes than the modality.
         """
-        known = self.modality(modality)
-        if len(grid) != known.rank:
-            raise ValueError(f"a grid of {modality!r} has {known.rank} axes, got {tuple(grid)}")
-        return known.block(self, tuple(grid))
+        known, key = self.modality(modality), (modality, tuple(grid))
+        if key not in self._blocks:
+            if len(grid) != known.rank:
+                raise ValueError(f"a grid of {modality!r} has {known.rank} axes, got {tuple(grid)}")
+            self._blocks[key] = known.block(self, tuple(grid))
+        return self._blocks[key]
 
     def header(self, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> list[int]:
         """Ids of BOI, the meta text and the image mark."""
