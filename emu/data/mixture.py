@@ -1,0 +1,110 @@
+"""Which documents make up a training step: a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from emu.data.permutation import KeyedPermutation, derive_key
+from emu.data.sources import DocumentSource
+from emu.documents import TokenDocument
+
+
+class Reference(NamedTuple):
+    """A document by its address.
+
+    Attributes:
+        source: name of its source.
+        index: its number there.
+        key: what its randomness is drawn from; differs from epoch to epoch.
+    """
+
+    source: str
+    index: int
+    key: int
+
+
+class Mixture:
+    """Fixed numbers of documents of each source in every step.
+
+    Step s takes documents s*n .. s*n+n-1 of each source's endless stream, in which every epoch is a keyed permutation of the source. Counts
+    are exact in every step, no document comes twice before all have come once, and no state is kept: sources of any length mix, each with
+    epochs of its own.
+
+    Args:
+        sources: documents by name of the source.
+        documents_per_step: how many of each source a step holds; a source that is left out, or has 0, is not drawn from.
+        seed: chooses the orders and the keys.
+
+    Raises:
+        ValueError: names that are no source, a negative count, an empty source, or no documents at all; all of them in one message.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, DocumentSource], documents_per_step: Mapping[str, int], seed: int = 0
+    ) -> None:
+        problems = mixture_problems(sources, documents_per_step)
+        if problems:
+            raise ValueError("this mixture cannot be drawn: " + "; ".join(problems))
+        self.sources = {name: source for name, source in sources.items() if documents_per_step.get(name, 0)}
+        self.documents_per_step = {name: documents_per_step[name] for name in self.sources}
+        self.seed = seed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sources drawn from, in the order in which `source_ids` of a packed step counts them."""
+        return tuple(self.sources)
+
+    def references(self, step: int) -> list[Reference]:
+        """Addresses of the documents of a step, source by source.
+
+        Raises:
+            ValueError: the step is negative.
+        """
+        if step < 0:
+            raise ValueError(f"step {step}; steps count from 0")
+        return [reference for name in self.sources for reference in self._of_source(name, step)]
+
+    def documents(self, step: int) -> list[TokenDocument]:
+        """The documents of a step, in the order of `references`."""
+        return [self.document(reference) for reference in self.references(step)]
+
+    def document(self, reference: Reference) -> TokenDocument:
+        """The document at an address."""
+        return self.sources[reference.source].document(reference.index, reference.key)
+
+    def length(self, reference: Reference) -> int | None:
+        """Number of tokens of the document at an address, or None where its source can only tell by building it."""
+        measure = getattr(self.sources[reference.source], "length", None)
+        return None if measure is None else measure(reference.index, reference.key)
+
+    def _of_source(self, name: str, step: int) -> list[Reference]:
+        size, count = len(self.sources[name]), self.documents_per_step[name]
+        position, end = step * count, (step + 1) * count
+        references: list[Reference] = []
+        while position < end:
+            epoch, offset = divmod(position, size)
+            stop = min(size, offset + end - position)
+            order = KeyedPermutation(size, derive_key("order", self.seed, name, epoch))
+            for index in order(range(offset, stop)).tolist():
+                references.append(Reference(name, index, derive_key("document", self.seed, name, epoch, index)))
+            position += stop - offset
+        return references
+
+
+def mixture_problems(sources: Mapping[str, DocumentSource], documents_per_step: Mapping[str, int]) -> list[str]:
+    """Everything that keeps these sources from being mixed in these numbers, one sentence each."""
+    problems = []
+    unknown = sorted(set(documents_per_step) - set(sources))
+    if unknown:
+        problems.append(f"documents_per_step names the unknown sources {unknown}; there are {sorted(sources)}")
+    for name, count in documents_per_step.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            problems.append(f"documents_per_step of {name!r} is {count!r}; expected an integer of 0 or more")
+        elif count and name in sources and len(sources[name]) == 0:
+            problems.append(f"source {name!r} is empty")
+    if not any(documents_per_step.get(name) for name in sources):
+        problems.append(
+            f"no documents are asked for; give documents_per_step a positive count of one of {sorted(sources)}"
+        )
+    return problems

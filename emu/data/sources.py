@@ -1,0 +1,77 @@
+"""Where training documents come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from emu.documents import TokenDocument
+
+
+@runtime_checkable
+class DocumentSource(Protocol):
+    """Documents by number.
+
+    A source may also have `max_length: int`, an upper bound on the tokens of any of its documents, and `length(index, key) -> int`. With
+    the first, rows that are too short are refused before training starts; with the second, a rank builds only the documents of its rows.
+    """
+
+    def __len__(self) -> int:
+        """Number of documents of an epoch."""
+        ...
+
+    def document(self, index: int, key: int) -> TokenDocument:
+        """Document `index`; whatever is random in it (augmentation, a dropped caption) is drawn from `key` alone."""
+        ...
+
+
+class ListSource:
+    """Documents held in memory; `key` changes nothing.
+
+    Raises:
+        ValueError: there are no documents.
+    """
+
+    def __init__(self, documents: Sequence[TokenDocument]) -> None:
+        if not documents:
+            raise ValueError("a source of zero documents; it needs at least one")
+        self._documents = list(documents)
+        self.max_length = max(len(document) for document in self._documents)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def document(self, index: int, key: int) -> TokenDocument:
+        """Document `index`."""
+        return self._documents[index]
+
+    def length(self, index: int, key: int) -> int:
+        """Number of tokens of document `index`."""
+        return len(self._documents[index])
+
+
+class FunctionSource:
+    """Documents made on demand by a pure function of (index, key), e.g. one that tokenises, augments or drops a caption.
+
+    Args:
+        function: (index, key) -> document.
+        size: number of documents of an epoch.
+        max_length: upper bound on their tokens where it is known.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+
+    def __init__(self, function: Callable[[int, int], TokenDocument], size: int, max_length: int | None = None) -> None:
+        if size < 1:
+            raise ValueError(f"a source of {size} documents; it needs at least one")
+        self._function = function
+        self._size = size
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        return self._size
+
+    def document(self, index: int, key: int) -> TokenDocument:
+        """Document `index` with the randomness of `key`."""
+        return self._function(index, key)
