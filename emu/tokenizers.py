@@ -1,0 +1,4 @@
+"""The tokenizers under the name `emu.tokenizers`; their home is the package `emu_tokenizers`."""
+
+from emu_tokenizers import *  # noqa: F403
+from emu_tokenizers import __all__ as __all__

@@ -1,0 +1,136 @@
+"""The house: who may import whom, and what `import emu` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "emu_kernels": ROOT / "kernels" / "emu_kernels",
+    "emu_tokenizers": ROOT / "tokenizers" / "emu_tokenizers",
+    "emu": ROOT / "emu",
+}
+FLOORS = (
+    ("auto_classes", "documents", "kernels", "layouts", "modalities", "modality", "multimodal_tokenizer", "recipes")
+    + ("tokenizers", "vocabulary"),
+    ("model",),
+    ("data", "evaluation", "generation", "hub"),
+    ("pipeline", "training"),
+    ("demo",),
+    ("cli",),
+)
+"""Rooms of `emu` from the ground up: a room imports from its own floor only what is its own, and otherwise from floors below."""
+GROUND = FLOORS[0]
+FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imports_of(file: Path):
+    """Dotted names that a file imports, wherever in the file, with its own relative ones resolved."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: line {node.lineno} imports relatively; write the full name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(dotted: str) -> str | None:
+    """The room of `emu` that a dotted name belongs to, also when it is one of the package's lazy exports."""
+    import emu
+
+    parts = dotted.split(".")
+    if parts[0] != "emu" or len(parts) == 1:
+        return None
+    room = parts[1] if parts[1] in FLOOR_OF else emu._HOME_OF.get(parts[1], "emu.__init__").partition(".")[2]
+    return room if room in FLOOR_OF else None
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"), [("emu_kernels", {"emu", "emu_tokenizers"}), ("emu_tokenizers", {"emu"})]
+)
+def test_packages_import_only_downwards(package, forbidden):
+    for file in PACKAGES[package].rglob("*.py"):
+        wrong = [name for name in imports_of(file) if name.split(".")[0] in forbidden]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_rooms_of_emu_import_only_downwards():
+    for file in sorted(PACKAGES["emu"].rglob("*.py")):
+        room = file.relative_to(PACKAGES["emu"]).parts[0].removesuffix(".py")
+        if room in ("__init__", "auto_classes"):
+            continue
+        assert room in FLOOR_OF, f"{file.relative_to(ROOT)}: the room {room!r} has no floor in this test"
+        for name in imports_of(file):
+            other = room_of(name)
+            if other is None or other == room:
+                continue
+            below = FLOOR_OF[other] < FLOOR_OF[room] or (room in GROUND and other in GROUND)
+            assert below, f"{file.relative_to(ROOT)} imports {name}, which is not below {room!r}"
+
+
+def test_nothing_imports_what_only_users_run():
+    for package in PACKAGES.values():
+        for file in package.rglob("*.py"):
+            wrong = [name for name in imports_of(file) if name.split(".")[0] in {"recipes", "tests", "benchmarks"}]
+            assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_no_folder_of_the_root_shadows_a_dependency():
+    for folder in ("tokenizers", "kernels", "recipes", "tests", "benchmarks"):
+        assert not (ROOT / folder / "__init__.py").exists(), f"{folder}/__init__.py shadows or exports what it must not"
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=_environment())
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": ":".join(str(ROOT / part) for part in ("", "tokenizers", "kernels"))}
+
+
+def test_import_emu_is_light():
+    loaded = run_python("import sys, emu; print(*sys.modules)").split()
+    assert not {"lightning", "datasets", "torch", "transformers"} & set(loaded)
+
+
+def test_every_export_loads_and_needs_no_trainer():
+    loaded = run_python("import sys, emu\nfor name in emu.__all__: getattr(emu, name)\nprint(*sys.modules)").split()
+    assert not {"lightning", "datasets", "sklearn", "matplotlib"} & set(loaded)
+
+
+def test_an_unknown_export_is_named():
+    import emu
+
+    with pytest.raises(AttributeError, match="MultimodalTokenizer"):
+        _ = emu.Tokenizer
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import emu; from transformers import AutoConfig, AutoModelForCausalLM",
+        "from transformers import AutoConfig, AutoModelForCausalLM; import emu",
+        "from emu import Emu3Layout; from transformers import AutoConfig, AutoModelForCausalLM",
+        "import emu_tokenizers, emu; from transformers import AutoConfig, AutoModelForCausalLM",
+    ],
+)
+def test_auto_classes_know_emu_in_any_order_of_imports(order):
+    probe = "print(AutoConfig.for_model('emu').model_type, AutoModelForCausalLM._model_mapping[emu.EmuConfig].__name__)"
+    assert run_python(f"{order}; import emu; {probe}").split() == ["emu", "EmuForCausalLM"]
+
+
+@pytest.mark.parametrize(("alias", "home"), [("emu.tokenizers", "emu_tokenizers"), ("emu.kernels", "emu_kernels")])
+def test_aliases_export_the_same_objects(alias, home):
+    import importlib
+
+    ours, theirs = importlib.import_module(alias), importlib.import_module(home)
+    assert ours.__all__ == theirs.__all__
+    assert all(getattr(ours, name) is getattr(theirs, name) for name in theirs.__all__)

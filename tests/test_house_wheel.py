@@ -1,0 +1,69 @@
+"""What the wheel carries."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("emu", "kernels", "tokenizers", "recipes", "tests", "benchmarks")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE")
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel from a copy of the checkout, so that neither leaves traces in the other."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for name in PARTS:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(folder), "."]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("wheel"))) as wheel:
+        return {name for name in wheel.namelist() if not name.endswith("/")}
+
+
+def sources(pattern: str, folder: Path, prefix: str) -> set[str]:
+    return {f"{prefix}/{path.relative_to(folder).as_posix()}" for path in folder.rglob(pattern) if path.is_file()}
+
+
+def test_wheel_holds_our_three_packages_and_nothing_else(names):
+    assert {name.split("/")[0] for name in names} == {
+        "emu",
+        "emu_kernels",
+        "emu_tokenizers",
+        "emu_tokens-0.1.0.dist-info",
+    }
+
+
+def test_wheel_holds_every_module(names):
+    expected = sources("*.py", ROOT / "emu", "emu")
+    expected |= sources("*.py", ROOT / "tokenizers" / "emu_tokenizers", "emu_tokenizers")
+    expected |= sources("*.py", ROOT / "kernels" / "emu_kernels", "emu_kernels")
+    assert expected <= names, f"missing (an __init__.py is lacking?): {sorted(expected - names)}"
+    assert {"emu/py.typed", "emu_kernels/py.typed", "emu_tokenizers/py.typed"} <= names
+
+
+def test_wheel_holds_the_recipes(names):
+    recipes = {f"emu/recipes/{path.name}" for path in (ROOT / "recipes").iterdir() if path.is_file()}
+    assert recipes and recipes <= names
+
+
+def test_wheel_holds_the_bundled_model(names):
+    bundled = sources("*", ROOT / "emu" / "bundled", "emu/bundled")
+    assert bundled <= names
+
+
+def test_wheel_carries_no_build_leftovers(names):
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".partial", ".orig"))]
