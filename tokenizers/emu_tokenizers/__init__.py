@@ -1,0 +1,6 @@
+"""Tokenizers of text, images and video: words and pixels to ids and back."""
+
+from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.vision import VisionTokenizer, VisionTokenizerOutput
+
+__all__ = ["VisionTokenizer", "VisionTokenizerConfig", "VisionTokenizerOutput"]

@@ -1,0 +1,86 @@
+"""Checks of what users hand to the vision tokenizer, before any work starts."""
+
+import torch
+from torch import Tensor
+
+from emu_tokenizers.config import VisionTokenizerConfig
+
+
+def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | None = None) -> None:
+    """Raises where pixels are no image batch (B, 3, H, W) or clip batch (B, T, 3, H, W) of finite floats.
+
+    Args:
+        pixels: what was given.
+        config: the tokenizer's channels and factor.
+        clip: True accepts clips only.
+    """
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"pixels must be a torch tensor, got {type(pixels).__name__}; see emu_tokenizers.transforms")
+    if not pixels.is_floating_point():
+        raise TypeError(
+            f"pixels must be floating point in [-1, 1], got {pixels.dtype}; "
+            "convert pictures with emu_tokenizers.transforms.to_pixels"
+        )
+    shape = tuple(pixels.shape)
+    if pixels.ndim not in ((5,) if clip else (4, 5)):
+        raise ValueError(f"pixels must be (B, 3, H, W) for images or (B, T, 3, H, W) for clips, got {shape}")
+    if pixels.ndim == 5 and shape[1] == 0:
+        raise ValueError(f"a clip needs at least one frame, got {shape}")
+    if shape[0] == 0:
+        raise ValueError(f"the batch is empty: {shape}")
+    if shape[-3] != config.in_channels:
+        raise ValueError(f"pixels must have {config.in_channels} channels before height and width, got shape {shape}")
+    factor = config.spatial_factor
+    if shape[-1] % factor or shape[-2] % factor or 0 in shape[-2:]:
+        raise ValueError(
+            f"height and width must be multiples of the spatial factor {factor}, got {shape[-2]}x{shape[-1]}; "
+            "resize or crop, for example with emu_tokenizers.transforms.smart_resize"
+        )
+    if not torch.isfinite(pixels).all():
+        raise ValueError("pixels hold NaN or infinite values")
+
+
+def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> bool:
+    """Raises where codes are no grid of the codebooks' ids; returns whether they are a clip.
+
+    Args:
+        codes: what was given: (B, h, w) or (B, t, h, w), with a last axis for several codebooks.
+        codebook_sizes: number of codes of each codebook.
+    """
+    if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        given = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+        raise TypeError(f"codes must be a tensor of integers, got {given}")
+    shape = tuple(codes.shape)
+    books = len(codebook_sizes)
+    grid = shape if books == 1 else shape[:-1]
+    if len(grid) not in (3, 4) or (books > 1 and shape[-1] != books):
+        last = "" if books == 1 else f", each with a last axis of {books} codebooks"
+        raise ValueError(f"codes must be (B, h, w) for images or (B, t, h, w) for clips{last}, got {shape}")
+    if 0 in shape:
+        raise ValueError(f"codes are empty: {shape}")
+    sizes = torch.tensor(codebook_sizes, device=codes.device)
+    if books == 1:
+        sizes = sizes[0]
+    if (codes < 0).any() or (codes >= sizes).any():
+        raise ValueError(
+            f"codes must lie in [0, {max(codebook_sizes)}), got {int(codes.min())} to {int(codes.max())}; "
+            "subtract the codebook's offset from token ids first"
+        )
+    return len(grid) == 4
+
+
+def check_frames(codes: Tensor, frames: int | None, temporal_factor: int, is_clip: bool) -> int:
+    """The number of frames to decode; raises where `frames` does not fit the codes."""
+    if not is_clip:
+        if frames not in (None, 1):
+            raise ValueError(f"frames={frames} was given with codes of an image, shape {tuple(codes.shape)}")
+        return 1
+    whole = codes.shape[1] * temporal_factor
+    if frames is None:
+        return whole
+    if not whole - temporal_factor < frames <= whole:
+        raise ValueError(
+            f"frames={frames} does not fit {codes.shape[1]} latent frames of {temporal_factor} frames: "
+            f"expected {whole - temporal_factor + 1} to {whole}"
+        )
+    return frames

@@ -1,0 +1,101 @@
+"""Quantizers behind one interface: latents in, one result type out, and ids that decode to what forward gave.
+
+A quantizer sees latents [B, D, ...grid] and returns a `Quantized`. Subclasses work on rows [N, D] and fill four hooks:
+`search` (ids), `lookup` (vectors), and `learn` (what a training step adds: losses and moving averages).
+Arithmetic is float32 or wider whatever the model's dtype, and autocast is off inside: nearest codes are decided by
+small differences.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Quantized:
+    """What a quantizer returns.
+
+    Attributes:
+        vectors: code vectors of the ids, [B, D, ...grid], with a straight-through gradient to the latents.
+        ids: codes, int64 [B, ...grid], with a last axis for the codebooks where there are several.
+        losses: named scalar losses, unweighted.
+        mask: which positions hold a code, [B, ...grid] of bool, or None where all do.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of the grid of codes: (h, w), (t, h, w) or (t,)."""
+        return tuple(self.vectors.shape[2:])
+
+
+def straight_through(latents: Tensor, vectors: Tensor) -> Tensor:
+    """`vectors` in value, bit for bit, with the gradient of `latents`."""
+    return vectors + (latents - latents.detach())
+
+
+class Quantizer(nn.Module):
+    """Base of all quantizers.
+
+    Attributes:
+        embed_dim: width D of a code vector.
+        codebook_sizes: number of codes of each codebook.
+    """
+
+    def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.codebook_sizes = codebook_sizes
+
+    def search(self, rows: Tensor) -> Tensor:
+        """Codes of latent rows: [N, D] -> int64 [N], or [N, codebooks]."""
+        raise NotImplementedError
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Code vectors of codes: int64 [...], or [..., codebooks] -> [..., D]."""
+        raise NotImplementedError
+
+    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        """Losses of rows [N, D] with their ids and vectors [N, D]; in training mode, also moves the codebook."""
+        raise NotImplementedError
+
+    def prepare(self, rows: Tensor) -> None:
+        """Called with the rows [N, D] of each training step before the search: starts a codebook from data."""
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Latents [B, D, ...grid] -> `Quantized` with vectors of that shape and ids [B, ...grid]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            rows = wide(latents).movedim(1, -1)  # [B, ...grid, D]
+            grid = rows.shape[:-1]
+            rows = rows.reshape(-1, self.embed_dim)
+            if self.training:
+                self.prepare(rows.detach())
+            ids = self.search(rows.detach())
+            vectors = self.lookup(ids)
+            losses = self.learn(rows, ids, vectors)
+            vectors = self.gradient_path(rows, vectors).unflatten(0, grid).movedim(-1, 1)
+        return Quantized(vectors.to(latents.dtype), ids.unflatten(0, grid), losses)
+
+    def gradient_path(self, rows: Tensor, vectors: Tensor) -> Tensor:
+        """How the gradient of the vectors reaches the latents; straight through unless a quantizer says otherwise."""
+        return straight_through(rows, vectors)
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """Latents [B, D, ...grid] -> ids int64 [B, ...grid(, codebooks)]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            rows = wide(latents).movedim(1, -1)
+            return self.search(rows.reshape(-1, self.embed_dim)).unflatten(0, rows.shape[:-1])
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Ids [B, ...grid(, codebooks)] -> code vectors [B, D, ...grid]."""
+        return self.lookup(ids).movedim(-1, 1)
+
+
+def wide(latents: Tensor) -> Tensor:
+    """The latents in float32, or in float64 where they are so already."""
+    return latents if latents.dtype == torch.float64 else latents.float()

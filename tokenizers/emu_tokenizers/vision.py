@@ -1,0 +1,244 @@
+"""The vision tokenizer: pixels to grids of discrete codes and back, for images and clips.
+
+    codes = tokenizer.encode(pixels)    # (B, 3, H, W) -> (B, h, w);  (B, T, 3, H, W) -> (B, t, h, w)
+    pixels = tokenizer.decode(codes)    # and back; frames=T trims a clip
+
+The architecture is Emu3's (arXiv 2409.18869, section 2.2). An image costs one pass of the 2D encoder and one of the 2D
+decoder: the reference runs four identical frames, and only the few latent channels differ from one frame to the next.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from emu_tokenizers.blocks import SpatialNorm
+from emu_tokenizers.checks import check_codes, check_frames, check_pixels
+from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.decoder import Decoder
+from emu_tokenizers.encoder import Encoder
+from emu_tokenizers.fingerprint import fingerprint
+from emu_tokenizers.registry import make_quantizer
+from emu_tokenizers.temporal import CausalConv3d, TemporalState
+
+
+@dataclass
+class VisionTokenizerOutput:
+    """What `VisionTokenizer.forward` returns.
+
+    Attributes:
+        reconstruction: pixels of the shape that went in.
+        ids: codes, int64 (B, h, w) or (B, t, h, w), a last axis for several codebooks; None without quantization.
+        losses: named scalar losses of the quantizer, unweighted.
+        latents: what was quantized, (B, D, t, h, w).
+    """
+
+    reconstruction: Tensor
+    ids: Tensor | None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    latents: Tensor | None = None
+
+
+class VisionTokenizer(PreTrainedModel):
+    """Discrete autoencoder of images and clips.
+
+    Attributes:
+        max_pixels_per_pass: pixels that the 2D encoder and decoder take at once without gradients; more frames than
+            that go through in groups, so that memory does not grow with the batch or the length of a clip.
+    """
+
+    config_class = VisionTokenizerConfig
+    config: VisionTokenizerConfig
+    base_model_prefix = ""
+    main_input_name = "pixels"
+    input_modalities = ("image", "video")
+    _no_split_modules = ["Level", "MiddleBlock"]
+
+    def __init__(self, config: VisionTokenizerConfig) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantizer = make_quantizer(config)
+        kernel = (3, 1, 1) if config.temporal_factor > 1 else (1, 1, 1)
+        self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, kernel)
+        self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, kernel)
+        self.max_pixels_per_pass = 1 << 20
+        self.post_init()
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per code along each side."""
+        return self.config.spatial_factor
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame."""
+        return self.config.temporal_factor
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook."""
+        return self.quantizer.codebook_sizes
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
+        return fingerprint(self)
+
+    def forward(self, pixels: Tensor, quantize: bool = True) -> VisionTokenizerOutput:
+        """Reconstructs pixels through the codes, with gradients.
+
+        Args:
+            pixels: images (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1].
+            quantize: False passes the latents on as they are, for the first steps of training.
+        """
+        check_pixels(pixels, self.config)
+        latents = self.latents(pixels)
+        ids, losses, vectors = None, {}, latents
+        if quantize:
+            quantized = self.quantizer(latents)
+            ids, losses, vectors = quantized.ids, quantized.losses, quantized.vectors
+        clip = pixels.ndim == 5
+        reconstruction = self._paint(vectors, pixels.shape[1] if clip else 1)
+        if not clip:
+            reconstruction = reconstruction[:, 0]
+            ids = None if ids is None else ids[:, 0]
+        return VisionTokenizerOutput(reconstruction, ids, losses, latents)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes of pixels.
+
+        Args:
+            pixels: images (B, 3, H, W) or clips (B, T, 3, H, W), floating point in [-1, 1], sides a multiple of the
+                spatial factor, any T >= 1 (the tail of a clip repeats its last frame).
+
+        Returns:
+            int64 codes (B, h, w) or (B, t, h, w) with t = ceil(T / temporal factor); several codebooks add a last axis.
+
+        Raises:
+            TypeError: pixels are no floating point tensor.
+            ValueError: wrong shape, channels or size, or pixels that are not finite.
+        """
+        check_pixels(pixels, self.config)
+        codes = self.quantizer.encode(self.latents(pixels))
+        return codes if pixels.ndim == 5 else codes[:, 0]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, frames: int | None = None) -> Tensor:
+        """Pixels of codes: the decoder's raw output, not clamped.
+
+        Args:
+            codes: int64 (B, h, w) for images or (B, t, h, w) for clips, a last axis for several codebooks.
+            frames: length of the clip; None decodes t * temporal factor frames. Only for clips.
+
+        Raises:
+            TypeError: codes are no integers.
+            ValueError: wrong shape, codes outside the codebook, or a number of frames that the codes do not hold.
+        """
+        is_clip = check_codes(codes, self.codebook_sizes)
+        frames = check_frames(codes, frames, self.temporal_factor, is_clip)
+        vectors = self.quantizer.decode(codes.long() if is_clip else codes.long()[:, None])
+        painted = self._paint(vectors.to(self.dtype), frames)
+        return painted if is_clip else painted[:, 0]
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Codes of a long clip that arrives in chunks (B, T_i, 3, H, W): the codes of one call, piece by piece.
+
+        Frames wait until a whole latent frame is there; the last one is completed by repeating the last frame.
+        """
+        state: TemporalState = {}
+        waiting: Tensor | None = None
+        for chunk in chunks:
+            check_pixels(chunk, self.config, clip=True)
+            maps = self._latent_maps(chunk)
+            waiting = maps if waiting is None else torch.cat((waiting, maps), dim=2)
+            whole = waiting.shape[2] - waiting.shape[2] % self.temporal_factor
+            if whole:
+                yield self.quantizer.encode(self._join_frames(waiting[:, :, :whole], state))
+            waiting = waiting[:, :, whole:]
+        if waiting is not None and waiting.shape[2]:
+            yield self.quantizer.encode(self._join_frames(waiting, state))
+
+    @torch.no_grad()
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pixels of a long clip whose codes arrive in chunks (B, t_i, h, w): the pixels of one call, piece by piece."""
+        state: TemporalState = {}
+        for codes in chunks:
+            if not check_codes(codes, self.codebook_sizes):
+                raise ValueError(f"decode_stream takes clips of codes (B, t, h, w), got shape {tuple(codes.shape)}")
+            vectors = self.quantizer.decode(codes.long()).to(self.dtype)
+            yield self._paint(vectors, codes.shape[1] * self.temporal_factor, state)
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """What the quantizer sees: images or clips -> (B, D, t, h, w), with t = 1 for images."""
+        clip = pixels if pixels.ndim == 5 else pixels[:, None]
+        return self._join_frames(self._latent_maps(clip))
+
+    def _latent_maps(self, clip: Tensor) -> Tensor:
+        """2D latent maps of every frame: (B, T, 3, H, W) -> (B, C, T, h, w)."""
+        frames = clip.flatten(0, 1).to(self.dtype)
+        parts = frames.split(self._frames_per_pass(frames.shape[-2] * frames.shape[-1]))
+        maps = torch.cat([self.encoder.spatial(part) for part in parts])
+        return maps.unflatten(0, clip.shape[:2]).transpose(1, 2)
+
+    def _join_frames(self, maps: Tensor, state: TemporalState | None = None) -> Tensor:
+        """Latent maps (B, C, T, h, w) of any T >= 1 -> latents (B, D, t, h, w); the last map is repeated to fill up."""
+        factor = self.temporal_factor
+        missing = -maps.shape[2] % factor
+        if missing:
+            maps = torch.cat((maps, maps[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+        if self._independent:
+            groups = maps.unflatten(2, (-1, factor)).transpose(1, 2).flatten(0, 1)  # (B t, C, factor, h, w)
+            latents = self.quant_conv(self.encoder.temporal(groups))[:, :, 0]
+            return latents.unflatten(0, (maps.shape[0], -1)).transpose(1, 2)
+        return self.quant_conv(self.encoder.temporal(maps, state), state)
+
+    def _paint(self, vectors: Tensor, frames: int, state: TemporalState | None = None) -> Tensor:
+        """Code vectors (B, D, t, h, w) -> pixels (B, frames, 3, H, W)."""
+        batch = vectors.shape[0]
+        if self._independent:
+            vectors, state = vectors.transpose(1, 2).flatten(0, 1)[:, :, None], None  # (B t, D, 1, h, w)
+        maps = self.decoder.temporal(self.post_quant_conv(vectors, state), vectors, state)
+        if self._independent:
+            maps = [x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3) for x in maps]  # (B, C, T, h, w)
+        latents, code_map = (x[:, :, :frames].transpose(1, 2).flatten(0, 1) for x in maps)
+        size = self._frames_per_pass(latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2)
+        parts = zip(latents.split(size), code_map.split(size), strict=True)
+        return torch.cat([self.decoder.spatial(*part) for part in parts]).unflatten(0, (batch, frames))
+
+    @property
+    def _independent(self) -> bool:
+        return self.config.chunk == "independent"
+
+    def _frames_per_pass(self, pixels_per_frame: int) -> int:
+        if torch.is_grad_enabled():
+            return 1 << 30
+        return max(1, self.max_pixels_per_pass // pixels_per_frame)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Kaiming-normal convolutions as in the Emu3 repository; spatial norms start as plain norms."""
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm | nn.BatchNorm3d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, SpatialNorm):
+            init.ones_(module.conv_y.bias)
+            init.zeros_(module.conv_b.bias)
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """Writes the tokenizer as a folder of config.json and safetensors."""
+        super().save_pretrained(save_directory, **options)

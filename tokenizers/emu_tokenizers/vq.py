@@ -1,0 +1,163 @@
+"""Vector quantization with a codebook that follows the latents by moving averages (EMA).
+
+The moving averages are those of vector-quantize-pytorch's `Codebook`, whose state this module keeps and whose arithmetic
+it inherits. What that class does through tables of [vectors, codes] (distances, an int64 one-hot, the one-hot product) is
+done here by `nearest_code` and `index_add_`, so that 32,768 codes and more cost no table. And what bites in training is
+settled here: the k-means start happens on a training step only, dead codes are judged against the mean use (an absolute
+threshold kills every code when there are more codes than vectors), ranks agree whenever the process group was made, and
+random choices are a function of the number of updates, so that a resumed run draws the same ones.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+
+from emu_tokenizers.quantizers import Quantizer
+from emu_tokenizers.search import nearest_code
+
+START_COUNT = 8.0
+"""Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
+
+
+def num_ranks() -> int:
+    """Ranks that share the codebook, asked at each update: Lightning makes its process group after the model."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> None:
+    """Adds up a tensor over the ranks, in place."""
+    if num_ranks() > 1:
+        dist.all_reduce(tensor)
+
+
+def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Number [K] and sum [K, D] of the rows [N, D] of each code, over all ranks."""
+    packed = rows.new_zeros(size, rows.shape[1] + 1)  # one tensor, one exchange
+    packed.index_add_(0, ids, F.pad(rows, (0, 1), value=1.0))
+    sum_over_ranks(packed)
+    return packed[:, -1], packed[:, :-1]
+
+
+class EmaCodebook(Codebook):
+    """The library's codebook without its tables: [N, D] rows, one codebook of K codes."""
+
+    def __init__(self, dim: int, size: int, decay: float, dead_code_ratio: float, kmeans_iters: int) -> None:
+        super().__init__(dim=dim, codebook_size=size, decay=decay, threshold_ema_dead_code=0, kmeans_init=False)
+        self.dead_code_ratio = dead_code_ratio
+        self.kmeans_iters = kmeans_iters
+        self.initted.fill_(kmeans_iters == 0)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.reset_statistics()
+
+    def reset_statistics(self) -> None:
+        """Gives every code the same use, with moving averages that stand for the codes as they are."""
+        self.cluster_size.fill_(START_COUNT)
+        self.embed_avg.copy_(self.embed * START_COUNT)
+
+    def sample(self, rows: Tensor, number: int) -> Tensor:
+        """Rows [number, D] drawn without replacement where there are enough; the same on every rank."""
+        generator = torch.Generator().manual_seed(int(self.num_updates))
+        count = rows.shape[0]
+        if count >= number:
+            choice = torch.randperm(count, generator=generator)[:number]
+        else:
+            choice = torch.randint(count, (number,), generator=generator)
+        drawn = rows[choice.to(rows.device)].contiguous()
+        if num_ranks() > 1:
+            dist.broadcast(drawn, src=0)
+        return drawn
+
+    @torch.no_grad()
+    def start(self, rows: Tensor) -> None:
+        """k-means on the rows [N, D] of a training batch (of all ranks)."""
+        means = self.sample(rows, self.codebook_size)
+        for _ in range(self.kmeans_iters):
+            count, total = cluster_sums(rows, nearest_code(rows, means), self.codebook_size)
+            means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], means)
+        count, total = cluster_sums(rows, nearest_code(rows, means), self.codebook_size)
+        self.embed.copy_(means)
+        self.cluster_size.copy_(count)
+        self.embed_avg.copy_(total)
+        self.replace_dead(rows)
+        self.initted.fill_(True)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, ids: Tensor) -> None:
+        """One step of the moving averages with rows [N, D] and their ids [N], then the reset of dead codes."""
+        count, total = cluster_sums(rows, ids, self.codebook_size)
+        self.cluster_size.lerp_(count.to(self.cluster_size)[None], 1 - self.decay)
+        self.embed_avg.lerp_(total.to(self.embed_avg)[None], 1 - self.decay)
+        self.update_ema()
+        self.replace_dead(rows)
+        self.num_updates += 1
+
+    def replace_dead(self, rows: Tensor) -> None:
+        """Moves codes that are used far less than the mean onto rows of this batch, at most one code per row."""
+        if self.dead_code_ratio == 0:
+            return
+        mean_use = self.cluster_size.mean()
+        dead = (self.cluster_size[0] < self.dead_code_ratio * mean_use).nonzero()[:, 0]
+        dead = dead[self.cluster_size[0, dead].argsort(stable=True)][: rows.shape[0]]
+        if not len(dead):
+            return
+        drawn = self.sample(rows, len(dead)).to(self.embed.dtype)
+        self.embed[0, dead] = drawn
+        self.cluster_size[0, dead] = mean_use
+        self.embed_avg[0, dead] = drawn * mean_use
+
+
+class VectorQuantizer(Quantizer):
+    """One codebook, nearest code in Euclidean distance, learnt by moving averages (arXiv 1711.00937, appendix A.1).
+
+    Args:
+        embed_dim: width of a code vector.
+        codebook_size: number of codes.
+        decay: decay of the moving averages.
+        dead_code_ratio: a code used less than this share of the mean use moves onto a latent of the batch; 0 never.
+        kmeans_iters: rounds of k-means on the first quantized training batch; 0 keeps the random start.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        codebook_size: int,
+        *,
+        decay: float = 0.95,
+        dead_code_ratio: float = 0.3,
+        kmeans_iters: int = 10,
+    ) -> None:
+        super().__init__(embed_dim, (codebook_size,))
+        if not 0 <= decay < 1 or not 0 <= dead_code_ratio < 1 or kmeans_iters < 0:
+            raise ValueError(
+                f"decay and dead_code_ratio lie in [0, 1), kmeans_iters is at least 0; "
+                f"got {decay}, {dead_code_ratio}, {kmeans_iters}"
+            )
+        self.codebook = EmaCodebook(embed_dim, codebook_size, decay, dead_code_ratio, kmeans_iters)
+
+    @property
+    def weight(self) -> Tensor:
+        """The codes, [K, D]."""
+        return self.codebook.embed[0]
+
+    def load_codes(self, codes: Tensor) -> None:
+        """Sets the codes [K, D] and statistics that stand for them, so that training goes on from there."""
+        self.codebook.embed.copy_(codes[None])
+        self.codebook.reset_statistics()
+        self.codebook.initted.fill_(True)
+
+    def search(self, rows: Tensor) -> Tensor:
+        return nearest_code(rows, self.weight.to(rows.dtype))
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+    def prepare(self, rows: Tensor) -> None:
+        if not self.codebook.initted:
+            self.codebook.start(rows)
+
+    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        if self.training:
+            self.codebook.update(rows.detach(), ids)
+        return {"commitment": F.mse_loss(rows, vectors)}
