@@ -75,7 +75,7 @@ class Layout(ABC):
         """
         if codebook in self.vocabulary.ranges:
             return (self.vocabulary.ranges[codebook],)
-        ranges = []
+        ranges: list[IdRange] = []
         while (name := f"{codebook}.{len(ranges)}") in self.vocabulary.ranges:
             ranges.append(self.vocabulary.ranges[name])
         return tuple(ranges) or (self.vocabulary.range(codebook),)
