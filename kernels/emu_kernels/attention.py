@@ -1,0 +1,205 @@
+"""Attention over packed rows: causal or not, grouped-query, documents, sliding window, soft cap; memory linear in length.
+
+Legend: B rows, S positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv), D head width.
+
+A document is a run of equal, non-zero `segment_ids`, or the span between two entries of `cu_seqlens`. With documents, a causal
+mask and a window, each query sees one interval of keys; that interval is all that the implementations know of a mask.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu_kernels.attention_cpu import attention_backward_cpu, attention_cpu
+from emu_kernels.checks import (
+    FLOATS,
+    INTEGERS,
+    accumulation_dtype,
+    check_like,
+    check_not_empty,
+    check_positive,
+    check_shape,
+    check_tensor,
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    segment_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Softmax attention of each position over the positions of its own document, differentiable in q, k and v.
+
+    Padding positions (segment 0, or beyond the last entry of `cu_seqlens`) attend to nothing: their output and gradients are
+    zero. On CPU the products run in the dtype of the inputs, float64 included. The first derivative only.
+
+    Args:
+        q: queries, (B, S, Hq, D).
+        k: keys, (B, S, Hkv, D), same dtype and device.
+        v: values, (B, S, Hkv, D).
+        causal: position i sees no position after i.
+        segment_ids: (B, S), 0 for padding; each run of equal ids is a document.
+        cu_seqlens: offsets of the documents in the one row, (n + 1,) int32, increasing from 0; needs B = 1. Its values are
+            checked on CPU only, since reading them would stall a GPU.
+        window: position i sees j only if |i - j| < window.
+        softcap: scores become `softcap * tanh(scores / softcap)`.
+        scale: factor of the scores before the soft cap, D ** -0.5 by default.
+
+    Returns:
+        (B, S, Hq, D), dtype of q.
+
+    Raises:
+        ValueError: a shape, device or number does not fit, or both `segment_ids` and `cu_seqlens` are given.
+        TypeError: a dtype is not supported.
+    """
+    _check_heads(q, k, v)
+    _check_documents(q, segment_ids, cu_seqlens)
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 (the position itself), got {window}")
+    if softcap is not None:
+        check_positive("softcap", softcap)
+    if scale is not None:
+        check_positive("scale", scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    out, _ = _forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
+    return out
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_tensor("q", q, "(B, S, Hq, D)", 4, FLOATS)
+    check_tensor("k", k, "(B, S, Hkv, D)", 4, FLOATS)
+    check_tensor("v", v, "(B, S, Hkv, D)", 4, FLOATS)
+    check_not_empty("q", q, 2, "heads")
+    check_not_empty("q", q, 3, "features")
+    check_not_empty("k", k, 2, "heads")
+    batch, length, num_heads, width = q.shape
+    check_shape("k", k, (batch, length, k.shape[2], width), "q")
+    check_shape("v", v, tuple(k.shape), "k")
+    if num_heads % k.shape[2]:
+        raise ValueError(f"q has {num_heads} heads, which is no multiple of the {k.shape[2]} heads of k and v")
+    check_like("k", k, "q", q, same_dtype=True)
+    check_like("v", v, "q", q, same_dtype=True)
+
+
+def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    if segment_ids is not None and cu_seqlens is not None:
+        raise ValueError("segment_ids and cu_seqlens both describe the documents; give one of them")
+    if segment_ids is not None:
+        check_tensor("segment_ids", segment_ids, "(B, S)", 2, INTEGERS)
+        check_shape("segment_ids", segment_ids, tuple(q.shape[:2]), "q")
+        check_like("segment_ids", segment_ids, "q", q)
+    if cu_seqlens is not None:
+        check_tensor("cu_seqlens", cu_seqlens, "(n + 1,)", 1, (torch.int32,))
+        check_not_empty("cu_seqlens", cu_seqlens, 0, "entries")
+        check_like("cu_seqlens", cu_seqlens, "q", q)
+        if q.shape[0] != 1:
+            raise ValueError(f"cu_seqlens describes one packed row, but q has {q.shape[0]} rows; use segment_ids")
+
+
+@torch.library.custom_op("emu_kernels::attention", mutates_args=(), device_types="cpu")
+def _forward_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
+    return attention_cpu(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
+
+
+@_forward_op.register_fake
+def _forward_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    batch, length, num_heads, _ = q.shape
+    lse = q.new_empty(batch, num_heads, length, dtype=accumulation_dtype(q.dtype))
+    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
+
+
+@torch.library.custom_op("emu_kernels::attention_backward", mutates_args=(), device_types="cpu")
+def _backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    return attention_backward_cpu(grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale)
+
+
+@_backward_op.register_fake
+def _backward_fake(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    return d_q, d_k, d_v
+
+
+@_forward_op.register_kernel("cuda")
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from emu_kernels.attention_backends import attention_cuda
+
+    return attention_cuda(*arguments)
+
+
+@_backward_op.register_kernel("cuda")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from emu_kernels.attention_backends import attention_backward_cuda
+
+    return attention_backward_cuda(*arguments)
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
+
+
+def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    missing = (None,) * 6
+    if grad is None:
+        return None, None, None, *missing
+    return *_backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing
+
+
+torch.library.register_autograd("emu_kernels::attention", _backward, setup_context=_setup)

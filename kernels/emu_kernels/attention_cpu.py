@@ -1,0 +1,223 @@
+"""CPU attention: torch's flash kernel over tiles of queries, each against only the keys that it can see.
+
+The queries of a row are cut into tiles of at most TILE positions along document boundaries where possible, so that packed rows of
+short documents cost what the documents cost and memory stays linear in length. Legend: see `attention.py`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emu_kernels.checks import accumulation_dtype
+
+TILE = 128
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`; `spans` are their documents."""
+
+    rows: slice
+    first: int
+    last: int
+    key_first: int
+    key_last: int
+    spans: tuple[tuple[int, int], ...]
+
+
+def attention_cpu(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """See `attention._forward_op`."""
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    lse = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q.dtype))
+    for tile in plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window):
+        rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
+        tile_q, tile_k, tile_v = (
+            x[rows, part].transpose(1, 2) for x, part in ((q, queries), (k, keys), (v, keys))
+        )  # (B, H, S, D)
+        mask, is_causal = tile_mask(tile, causal, window, q.dtype)
+        if softcap:
+            tile_out, tile_lse = _softcap_forward(tile_q, tile_k, tile_v, mask, is_causal, softcap, scale)
+        else:
+            tile_out, tile_lse = _flash(tile_q, tile_k, tile_v, 0.0, is_causal, attn_mask=mask, scale=scale)
+        out[rows, queries] = tile_out.transpose(1, 2)
+        lse[rows, :, queries] = tile_lse
+    return out, lse
+
+
+def attention_backward_cpu(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `attention._backward_op`."""
+    d_q = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    dtype = accumulation_dtype(q.dtype)
+    d_k, d_v = (torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in (k, v))
+    for tile in plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window):
+        rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
+        tile_grad, tile_q, tile_out = (x[rows, queries].transpose(1, 2) for x in (grad, q, out))  # (B, H, S, D)
+        tile_k, tile_v = (x[rows, keys].transpose(1, 2) for x in (k, v))
+        tile_lse = lse[rows, :, queries]
+        mask, is_causal = tile_mask(tile, causal, window, q.dtype)
+        tensors = tile_grad, tile_q, tile_k, tile_v, tile_out, tile_lse
+        if softcap:
+            grads = _softcap_backward(*tensors, mask, is_causal, softcap, scale)
+        else:
+            grads = _flash_backward(*tensors, 0.0, is_causal, attn_mask=mask, scale=scale)
+        d_q[rows, queries] = grads[0].transpose(1, 2)
+        d_k[rows, keys] += grads[1].transpose(1, 2)
+        d_v[rows, keys] += grads[2].transpose(1, 2)
+    return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
+
+
+def plan_tiles(
+    num_rows: int, length: int, segment_ids: Tensor | None, cu_seqlens: Tensor | None, causal: bool, window: int
+) -> list[Tile]:
+    """Tiles that cover every position of a document once."""
+    if num_rows == 0 or length == 0:
+        return []
+    if segment_ids is None:
+        spans = [(0, length)] if cu_seqlens is None else _spans_of_offsets(cu_seqlens.tolist(), length)
+        return _row_tiles(slice(0, num_rows), spans, causal, window)
+    spans_of_rows = _spans_of_segments(segment_ids)
+    if all(spans == spans_of_rows[0] for spans in spans_of_rows):
+        return _row_tiles(slice(0, num_rows), spans_of_rows[0], causal, window)
+    tiles = []
+    for row, spans in enumerate(spans_of_rows):
+        tiles += _row_tiles(slice(row, row + 1), spans, causal, window)
+    return tiles
+
+
+def _spans_of_offsets(offsets: list[int], length: int) -> list[tuple[int, int]]:
+    pairs = list(zip(offsets[:-1], offsets[1:], strict=True))
+    if offsets[0] != 0 or offsets[-1] > length or any(first > last for first, last in pairs):
+        raise ValueError(f"cu_seqlens must increase from 0 to at most {length}, got {offsets[:8]}... to {offsets[-1]}")
+    return [(first, last) for first, last in pairs if first < last]
+
+
+def _spans_of_segments(segment_ids: Tensor) -> list[list[tuple[int, int]]]:
+    """(first, last) of each document of each row, padding left out."""
+    num_rows, length = segment_ids.shape
+    row, position = (segment_ids[:, 1:] != segment_ids[:, :-1]).nonzero(as_tuple=True)
+    starts: list[list[int]] = [[0] for _ in range(num_rows)]
+    for r, p in zip(row.tolist(), position.tolist(), strict=True):
+        starts[r].append(p + 1)
+    spans = []
+    for r, first in enumerate(starts):
+        ids = segment_ids[r, first].tolist()
+        spans.append([(a, b) for a, b, i in zip(first, first[1:] + [length], ids, strict=True) if i != 0])
+    return spans
+
+
+def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int) -> list[Tile]:
+    """Neighbouring short documents share a tile; a long document is cut into several."""
+    tiles = []
+    waiting: list[tuple[int, int]] = []
+    for first, last in [*spans, (-1, -1)]:
+        if waiting and (first != waiting[-1][1] or last - waiting[0][0] > TILE):
+            tiles.append(Tile(rows, waiting[0][0], waiting[-1][1], waiting[0][0], waiting[-1][1], tuple(waiting)))
+            waiting = []
+        if last - first <= TILE:
+            waiting.append((first, last))
+            continue
+        for start in range(first, last, TILE):
+            stop = min(start + TILE, last)
+            key_first = max(first, start - window + 1) if window else first
+            key_last = stop if causal else (min(last, stop + window - 1) if window else last)
+            tiles.append(Tile(rows, start, stop, key_first, key_last, ((first, last),)))
+    return tiles
+
+
+def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """Additive mask (queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
+    length = tile.last - tile.first
+    square = tile.first == tile.key_first and tile.last == tile.key_last
+    no_window = not window or window >= tile.key_last - tile.key_first
+    if len(tile.spans) == 1 and no_window and (square or not causal):
+        return None, causal
+    query = torch.arange(tile.first, tile.last)[:, None]
+    key = torch.arange(tile.key_first, tile.key_last)[None]
+    visible = key <= query if causal else torch.ones(length, key.shape[1], dtype=torch.bool)
+    if not no_window:
+        visible &= (query - key).abs() < window
+    if len(tile.spans) > 1:
+        lengths = torch.tensor([last - first for first, last in tile.spans])
+        document = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        visible &= document[:, None] == document[None]
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf), False
+
+
+def _softcap_scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, softcap: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Capped and masked scores and the tanh in them, (B, Hkv, Hq / Hkv, Sq, Sk) each."""
+    tanh = torch.tanh(q @ k.transpose(-1, -2) * (scale / softcap))
+    scores = softcap * tanh
+    if is_causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
+        scores = scores.masked_fill_(hidden, -math.inf)
+    elif mask is not None:
+        scores += mask
+    return scores, tanh
+
+
+def _by_group(x: Tensor, num_groups: int) -> Tensor:
+    """(B, H, S, D) -> (B, Hkv, H / Hkv, S, D) in the dtype that sums run in."""
+    return x.unflatten(1, (num_groups, -1)).to(accumulation_dtype(x.dtype))
+
+
+def _softcap_forward(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, softcap: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    grouped_q, grouped_k, grouped_v = (_by_group(x, k.shape[1]) for x in (q, k, v))
+    scores, _ = _softcap_scores(grouped_q, grouped_k, mask, is_causal, softcap, scale)
+    lse = scores.logsumexp(-1)
+    out = scores.sub_(lse[..., None]).exp_() @ grouped_v
+    return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
+
+
+def _softcap_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_groups = k.shape[1]
+    grad, q, out, k, v = (_by_group(x, num_groups) for x in (grad, q, out, k, v))
+    scores, tanh = _softcap_scores(q, k, mask, is_causal, softcap, scale)
+    p = scores.sub_(lse.unflatten(1, (num_groups, -1))[..., None]).exp_()  # (B, Hkv, G, Sq, Sk)
+    d_v = (p.transpose(-1, -2) @ grad).sum(2)
+    d_p = grad @ v.transpose(-1, -2)
+    d_scores = p * (d_p - (grad * out).sum(-1, keepdim=True)) * (1.0 - tanh.square()) * scale
+    d_q = d_scores @ k
+    d_k = (d_scores.transpose(-1, -2) @ q).sum(2)
+    return d_q.flatten(1, 2), d_k, d_v

@@ -1,0 +1,87 @@
+"""Nearest codebook entry of many vectors without the (vectors, codes) table of distances.
+
+The streamed search is that of Flash-KMeans (arXiv 2603.09229); here it is exact: what the fast products cannot tell apart is
+compared again in float64.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu_kernels.checks import FLOATS, accumulation_dtype, check_like, check_not_empty, check_shape, check_tensor
+
+TABLE_ENTRIES = 2**18
+
+
+def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the codebook entry with the smallest Euclidean distance to each vector, the lowest index on ties.
+
+    No gradient; the result is the same whatever the batch.
+
+    Args:
+        z: vectors, (N, D), finite.
+        codebook: entries, (K, D), same dtype and device, finite.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: a shape or device does not fit, or on CPU a number is not finite.
+        TypeError: a dtype is not supported.
+    """
+    check_tensor("z", z, "(N, D)", 2, FLOATS)
+    check_tensor("codebook", codebook, "(K, D)", 2, FLOATS)
+    check_not_empty("z", z, 1, "features")
+    check_not_empty("codebook", codebook, 0, "entries")
+    check_shape("codebook", codebook, (codebook.shape[0], z.shape[1]), "the features of z")
+    check_like("codebook", codebook, "z", z, same_dtype=True)
+    return _nearest_op(z, codebook)
+
+
+@torch.library.custom_op("emu_kernels::nearest_code", mutates_args=(), device_types="cpu")
+def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
+    dtype = accumulation_dtype(z.dtype)
+    codes = codebook.detach().to(dtype)  # (K, D)
+    half_norms = codes.square().sum(1).mul_(0.5)  # (K,)
+    code_norm = half_norms.max().mul(2.0).sqrt()
+    if not bool(torch.isfinite(code_norm)):
+        raise ValueError("codebook has entries that are not finite")
+    # Rounding of |e|^2 / 2 - z.e in D + 2 operations, on both sides of a comparison.
+    slack = 4.0 * (z.shape[1] + 2) * torch.finfo(dtype).eps
+    result = torch.empty(z.shape[0], dtype=torch.int64)
+    step = max(TABLE_ENTRIES // codes.shape[0], 16)
+    table = torch.empty(min(step, z.shape[0]), codes.shape[0], dtype=dtype)
+    for first in range(0, z.shape[0], step):
+        vectors = z[first : first + step].detach().to(dtype)  # (n, D)
+        scores = torch.addmm(half_norms, vectors, codes.t(), alpha=-1.0, out=table[: vectors.shape[0]])
+        tolerance = slack * code_norm * (vectors.norm(dim=1) + code_norm)
+        bound = scores.amin(1) + tolerance
+        if not bool(torch.isfinite(bound).all()):
+            raise ValueError("z has vectors that are not finite")
+        row, code = (scores <= bound[:, None]).nonzero(as_tuple=True)
+        if row.shape[0] != vectors.shape[0]:
+            code = _closest_candidate(vectors, codes, row, code)
+        result[first : first + step] = code
+    return result
+
+
+def _closest_candidate(vectors: Tensor, codes: Tensor, row: Tensor, code: Tensor) -> Tensor:
+    """Of each vector's candidates (row, code), sorted by row and code, the first with the least float64 distance, (n,)."""
+    distance = (vectors[row].double() - codes[code].double()).square_().sum(1)
+    least = distance.new_full((vectors.shape[0],), torch.inf).scatter_reduce_(0, row, distance, "amin")
+    tied = distance == least[row]
+    best = torch.full((vectors.shape[0],), codes.shape[0], dtype=torch.int64)
+    return best.scatter_reduce_(0, row[tied], code[tied], "amin")
+
+
+@_nearest_op.register_kernel("cuda")
+def _nearest_cuda(*arguments: Any) -> Tensor:
+    from emu_kernels.nearest_code_triton import nearest_code_triton
+
+    return nearest_code_triton(*arguments)
+
+
+@_nearest_op.register_fake
+def _nearest_fake(z: Tensor, codebook: Tensor) -> Tensor:
+    return z.new_empty(z.shape[0], dtype=torch.int64)
