@@ -1,0 +1,108 @@
+"""Self-attention with grouped key and value heads.
+
+B rows, S tokens, K cached and new tokens, N query heads, M key and value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emu.model.config import EmuConfig
+from emu.model.norm import RMSNorm
+from emu.model.positions import Rotary, rotate
+from emu_kernels import attention
+
+Linear = Callable[..., tuple[Tensor, ...]]
+"""(x, layer, layer, ...) -> the product of x with each layer; how is the caller's to choose (packed weights, fixed tiles)."""
+
+
+class Attend(Protocol):
+    """Queries (B, S, N, D), keys and values (B, S, M, D) and the number of the layer -> (B, S, N, D)."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor: ...
+
+
+class KeyValueCache(Protocol):
+    """Stores keys and values (B, M, S, D) of a layer and returns all that it holds (B, M, K, D)."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+class Attention(nn.Module):
+    """Projections, optional norms of queries and keys, rotation; which tokens see each other is the caller's `attend`."""
+
+    def __init__(self, config: EmuConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim  # type: ignore[operator]
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()  # type: ignore[arg-type]
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
+        """x (B, S, hidden), rotary two (B or 1, S, D) -> (B, S, hidden)."""
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in linear(x, self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
+        out = attend(q.to(v.dtype), k.to(v.dtype), v, self.layer)
+        return linear(out.flatten(-2), self.o_proj)[0]
+
+
+def attend_packed(segment_ids: Tensor | None) -> Attend:
+    """Causal attention among the tokens of one segment (B, S), or of the whole row without segments."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        return attention(q, k, v, causal=True, segment_ids=segment_ids)
+
+    return attend
+
+
+def attend_masked(mask: Tensor | None, dropout: float = 0.0, cache: KeyValueCache | None = None) -> Attend:
+    """Attention where a mask (B or 1, 1, S, K) allows it: booleans, or numbers added to the scores.
+
+    Without a mask every query sees all keys, as a single new token does.
+    """
+    return partial(_attend_masked, mask, dropout, cache)
+
+
+def _attend_masked(
+    mask: Tensor | None, dropout: float, cache: KeyValueCache | None, q: Tensor, k: Tensor, v: Tensor, layer: int
+) -> Tensor:
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    if cache is not None:
+        k, v = cache.update(k, v, layer)
+    tokens, groups = q.shape[1], q.shape[2] // k.shape[1]
+    # The query heads of one key head become more queries of it, so that keys and values are not repeated.
+    q = q.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, M, groups * S, D)
+    if mask is not None and groups > 1 and tokens > 1:
+        mask = mask.repeat(1, 1, groups, 1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return out.unflatten(2, (groups, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, S, N, D)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(queries, keys) bool: query i is token keys - queries + i and sees itself and what came before."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def segment_mask(segment_ids: Tensor) -> Tensor:
+    """(B, 1, S, S) bool: causal within segments (B, S)."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    tokens = segment_ids.shape[1]
+    return (same & causal_mask(tokens, tokens, same.device))[:, None]
+
+
+def padding_mask(attention_mask: Tensor, queries: int) -> Tensor:
+    """(B, 1, S, K) bool from a mask (B, K) of the tokens that exist; padding sees itself, so that nothing is divided by zero."""
+    keys = attention_mask.shape[1]
+    causal = causal_mask(queries, keys, attention_mask.device)
+    earlier = causal.tril(keys - queries - 1)
+    return ((earlier & attention_mask.bool()[:, None, :]) | (causal & ~earlier))[:, None]

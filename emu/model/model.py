@@ -1,0 +1,223 @@
+"""The transformer: a pre-norm decoder with rotary positions, SwiGLU and grouped-query attention, as Emu3 (arXiv 2409.18869, section 2.3).
+
+Weights carry the names of Llama and Emu3. The loss never holds logits of the whole vocabulary; generation goes through
+`forward_block` and `project`, which read one slice of the head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from emu.model.attention import (
+    Attend,
+    Linear,
+    attend_masked,
+    attend_packed,
+    padding_mask,
+    segment_mask,
+)
+from emu.model.block import Block, separate
+from emu.model.cache import StaticCache
+from emu.model.config import EmuConfig
+from emu.model.loss import next_token_loss
+from emu.model.norm import RMSNorm
+from emu.model.positions import EmuRotaryEmbedding, Rotary, segment_positions
+
+
+class EmuPreTrainedModel(PreTrainedModel):
+    """What transformers has to know about both classes below."""
+
+    config: EmuConfig
+    config_class = EmuConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+
+
+class EmuModel(EmuPreTrainedModel):
+    """Embedding, blocks and final norm."""
+
+    def __init__(self, config: EmuConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList([Block(config, layer) for layer in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = EmuRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, linear: Linear = separate) -> Tensor:
+        """Ids (B, S), positions (B or 1, S) -> hidden states (B, S, hidden) after the final norm."""
+        x = self.embed_tokens(input_ids)
+        return self.run(x, self.rotary_emb(x, position_ids), attend, linear)
+
+    def run(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
+        """Embeddings (B, S, hidden) and angles (B or 1, S, head_dim) -> hidden states (B, S, hidden)."""
+        x = F.dropout(x, self.config.embedding_dropout, self.training)
+        for block in self.layers:
+            x = block(x, rotary, attend, linear)
+        return self.norm(x)
+
+
+class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
+    """Transformer with a head over the whole vocabulary."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: EmuConfig) -> None:
+        super().__init__(config)
+        self.model = EmuModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        loss_weights: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        return_logits: bool = False,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | float | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Hidden states, and from them the loss (with labels) or the logits (without, or with `return_logits`).
+
+        Args:
+            input_ids: (B, S) int64.
+            labels: (B, S) int64, aligned with `input_ids` and shifted inside; -100 is not predicted.
+            loss_weights: (B, S); `loss_weights[b, i]` weighs the prediction of token i.
+            segment_ids: (B, S) int64, 0 for padding and 1..n for the documents of a packed row. Nothing is predicted or attended
+                across them, and positions restart at each.
+            attention_mask: (B, K) of ones and zeros, tokens that exist and padding, or a mask (B, 1, S, K) as transformers makes it.
+            position_ids: (B, S); by default they count from the end of the cache, or from the start of each segment.
+            past_key_values: a cache of transformers.
+            use_cache: return one; never while training with labels.
+            logits_to_keep: compute logits of the last so many tokens only; 0 means all.
+            num_items_in_batch: divisor of the summed loss instead of this batch's own weights, for accumulation over batches.
+
+        Returns:
+            `loss` (), `logits` (B, S, vocab_size), `past_key_values`; `logits` is None exactly when labels are given and not
+            `return_logits`.
+
+        Raises:
+            ValueError: shapes that do not agree, or segments together with a cache or a padding mask.
+        """
+        self._check(input_ids, labels, loss_weights, segment_ids, attention_mask, past_key_values)
+        if past_key_values is None and use_cache and labels is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = (
+                segment_positions(segment_ids)
+                if segment_ids is not None
+                else torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]
+            )
+        attend = self._attend(input_ids, segment_ids, attention_mask, past_key_values, past)
+        hidden = self.model(input_ids, position_ids, attend)
+        loss = logits = None
+        if labels is not None:
+            loss = next_token_loss(
+                hidden,
+                self.lm_head.weight,
+                labels,
+                weights=loss_weights,
+                segment_ids=segment_ids,
+                z_loss=self.config.z_loss,
+                divisor=num_items_in_batch,
+            )
+        if labels is None or return_logits:
+            logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def _check(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None,
+        loss_weights: Tensor | None,
+        segment_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> None:
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected (rows, tokens)")
+        named = {"labels": labels, "loss_weights": loss_weights, "segment_ids": segment_ids}
+        for name, value in named.items():
+            if value is not None and value.shape != input_ids.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}; they must agree"
+                )
+        if loss_weights is not None and labels is None:
+            raise ValueError("loss_weights without labels; pass labels=input_ids to train on the tokens")
+        if segment_ids is not None and (attention_mask is not None or past_key_values is not None):
+            raise ValueError(
+                "segment_ids describe packed training rows; pass them without attention_mask (padding is segment 0) and past_key_values"
+            )
+
+    def _attend(
+        self, input_ids: Tensor, segment_ids: Tensor | None, mask: Tensor | None, cache: Cache | None, past: int
+    ) -> Attend:
+        rows, tokens = input_ids.shape
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if mask is not None and mask.ndim == 4:
+            return attend_masked(mask, dropout, cache)
+        if mask is not None and mask.shape != (rows, past + tokens):
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}; expected {(rows, past + tokens)}: cached and new tokens"
+            )
+        if mask is not None and bool(mask.all()):
+            mask = None
+        if cache is not None:
+            if mask is None and tokens == 1:
+                return attend_masked(None, dropout, cache)
+            known = mask if mask is not None else torch.ones(1, past + tokens, device=input_ids.device)
+            return attend_masked(padding_mask(known, tokens), dropout, cache)
+        if mask is not None:
+            segment_ids = mask.to(torch.int64)
+        if dropout:
+            return attend_masked(
+                segment_mask(segment_ids if segment_ids is not None else torch.ones_like(input_ids)), dropout
+            )
+        return attend_packed(segment_ids)
+
+    @torch.no_grad()
+    def forward_block(self, input_ids: Tensor, cache: StaticCache, linear: Linear = separate) -> Tensor:
+        """Run the next tokens of every row behind what the cache holds; prefill, decode step and speculative window alike.
+
+        Args:
+            input_ids: (R, m) int64. A slot that does not exist for its row (see `StaticCache`) may hold any valid id.
+            cache: of R rows with room for m more tokens; holds them afterwards.
+            linear: how products with weights are done.
+
+        Returns:
+            (R, m, hidden) after the final norm.
+
+        Raises:
+            ValueError: another number of rows than the cache has, or no room.
+        """
+        rows, tokens = input_ids.shape
+        if rows != cache.rows:
+            raise ValueError(f"input_ids has {rows} rows, the cache {cache.rows}")
+        cache.begin(tokens)
+        attend = attend_masked(cache.mask(tokens), cache=cache)
+        hidden = self.model(input_ids, cache.positions(tokens), attend, linear)
+        cache.commit()
+        return hidden
+
+    @torch.no_grad()
+    def project(self, hidden: Tensor, first: int = 0, count: int | None = None) -> Tensor:
+        """Logits of a range of ids: hidden (..., hidden) -> (..., count), ids `first` to `first + count - 1`, all by default."""
+        count = self.config.vocab_size - first if count is None else count
+        if not 0 <= first < first + count <= self.config.vocab_size:
+            raise ValueError(f"ids {first}..{first + count - 1} are outside the vocabulary of {self.config.vocab_size}")
+        return F.linear(hidden, self.lm_head.weight[first : first + count])
