@@ -1,7 +1,5 @@
 """Configuration of the transformer."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from typing import Any
