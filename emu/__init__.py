@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from emu.auto_classes import register, register_when_transformers_loads
+
 if TYPE_CHECKING:
     from emu.documents import Text, Video
     from emu.layouts import Emu3Layout, Emu35Layout
@@ -54,8 +56,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'emu' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
+    register()
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_when_transformers_loads()

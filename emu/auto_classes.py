@@ -13,9 +13,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+_OURS = ("emu", "emu_tokenizers", "emu_kernels")
+
 
 class _AfterTransformers(MetaPathFinder):
-    """Finds transformers where everybody else would, and imports `emu.model` behind it."""
+    """Finds transformers where everybody else would, and registers behind it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -35,14 +37,26 @@ class _AfterTransformers(MetaPathFinder):
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                importlib.import_module("emu.model")
+                if not _one_of_ours_is_loading():
+                    register()
 
         loader.exec_module = execute_and_register
 
 
+def _one_of_ours_is_loading() -> bool:
+    """Whether transformers was asked for by a package of ours, which `emu.model` may need whole."""
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in _OURS]
+    return any(getattr(module.__spec__, "_initializing", False) for module in modules)
+
+
+def register() -> None:
+    """Register with `AutoConfig` and `AutoModelForCausalLM`."""
+    importlib.import_module("emu.model")
+
+
 def register_when_transformers_loads() -> None:
-    """Register now if transformers is loaded, else right after it is."""
-    if "transformers" in sys.modules:
-        importlib.import_module("emu.model")
-    else:
+    """Register now if transformers is loaded, else right after somebody loads it."""
+    if "transformers" not in sys.modules:
         sys.meta_path.insert(0, _AfterTransformers())
+    else:
+        register()

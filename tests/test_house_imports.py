@@ -14,7 +14,18 @@ PACKAGES = {
     "emu": ROOT / "emu",
 }
 FLOORS = (
-    ("auto_classes", "documents", "kernels", "layouts", "modalities", "modality", "multimodal_tokenizer", "recipes")
+    (
+        "auto_classes",
+        "documents",
+        "files",
+        "kernels",
+        "layouts",
+        "media",
+        "modalities",
+        "modality",
+        "multimodal_tokenizer",
+        "recipes",
+    )
     + ("tokenizers", "vocabulary"),
     ("model",),
     ("data", "evaluation", "generation", "hub"),
