@@ -12,14 +12,18 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 
-TILE = 128
+TILE = 96
+SHORT = 160  # rows up to here share one tile even when their documents differ
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`; `spans` are their documents."""
+    """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`.
+
+    Their documents are `spans`, the same in all rows; or rows with documents of their own carry `runs` (B, S), padding 0.
+    """
 
     rows: slice
     first: int
@@ -27,6 +31,7 @@ class Tile:
     key_first: int
     key_last: int
     spans: tuple[tuple[int, int], ...]
+    runs: Tensor | None = None
 
 
 def attention_cpu(
@@ -105,6 +110,8 @@ def plan_tiles(
     spans_of_rows = _spans_of_segments(segment_ids)
     if all(spans == spans_of_rows[0] for spans in spans_of_rows):
         return _row_tiles(slice(0, num_rows), spans_of_rows[0], causal, window)
+    if length <= SHORT:
+        return [Tile(slice(0, num_rows), 0, length, 0, length, (), _runs(segment_ids))]
     tiles = []
     for row, spans in enumerate(spans_of_rows):
         tiles += _row_tiles(slice(row, row + 1), spans, causal, window)
@@ -132,6 +139,13 @@ def _spans_of_segments(segment_ids: Tensor) -> list[list[tuple[int, int]]]:
     return spans
 
 
+def _runs(segment_ids: Tensor) -> Tensor:
+    """(B, S): 0 for padding, else a number that differs between the documents of a row."""
+    changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+    runs = torch.nn.functional.pad(changes.cumsum(1), (1, 0)) + 1
+    return runs.masked_fill_(segment_ids == 0, 0)
+
+
 def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int) -> list[Tile]:
     """Neighbouring short documents share a tile; a long document is cut into several."""
     tiles = []
@@ -152,7 +166,7 @@ def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: 
 
 
 def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
-    """Additive mask (queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
+    """Additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
     length = tile.last - tile.first
     square = tile.first == tile.key_first and tile.last == tile.key_last
     no_window = not window or window >= tile.key_last - tile.key_first
@@ -163,7 +177,10 @@ def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tupl
     visible = key <= query if causal else torch.ones(length, key.shape[1], dtype=torch.bool)
     if not no_window:
         visible &= (query - key).abs() < window
-    if len(tile.spans) > 1:
+    if tile.runs is not None:
+        same = (tile.runs[:, :, None] == tile.runs[:, None]) & (tile.runs != 0)[:, None]
+        visible = (visible & same)[:, None]  # (B, 1, queries, keys)
+    elif len(tile.spans) > 1:
         lengths = torch.tensor([last - first for first, last in tile.spans])
         document = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         visible &= document[:, None] == document[None]
@@ -180,7 +197,7 @@ def _softcap_scores(
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
         scores = scores.masked_fill_(hidden, -math.inf)
     elif mask is not None:
-        scores += mask
+        scores += mask if mask.dim() == 2 else mask[:, None]
     return scores, tanh
 
 
@@ -194,7 +211,7 @@ def _softcap_forward(
 ) -> tuple[Tensor, Tensor]:
     grouped_q, grouped_k, grouped_v = (_by_group(x, k.shape[1]) for x in (q, k, v))
     scores, _ = _softcap_scores(grouped_q, grouped_k, mask, is_causal, softcap, scale)
-    lse = scores.logsumexp(-1)
+    lse = scores.logsumexp(-1).nan_to_num_(neginf=0.0)  # padding sees nothing
     out = scores.sub_(lse[..., None]).exp_() @ grouped_v
     return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
 

@@ -91,8 +91,17 @@ def guided_sample(
     )
 
 
-@torch.library.custom_op("emu_kernels::guided_sample", mutates_args=(), device_types="cpu")
-def _sample_op(
+# A decode step calls this op once; a plain definition costs half as much per call as torch.library.custom_op.
+torch.library.define(
+    "emu_kernels::guided_sample",
+    "(Tensor logits, float scale, float part_scale, float temperature, int top_k, float top_p, "
+    "Tensor seed, Tensor stream, Tensor position, int draw) -> Tensor",
+)
+_sample_op = torch.ops.emu_kernels.guided_sample.default
+
+
+@torch.library.impl("emu_kernels::guided_sample", "cpu")
+def _sample_cpu(
     logits: Tensor,
     scale: float,
     part_scale: float,
@@ -123,14 +132,14 @@ def _sample_op(
     return torch.from_numpy(result)
 
 
-@_sample_op.register_kernel("cuda")
+@torch.library.impl("emu_kernels::guided_sample", "cuda")
 def _sample_cuda(*arguments: Any) -> Tensor:
     from emu_kernels.guided_sample_triton import guided_sample_triton
 
     return guided_sample_triton(*arguments)
 
 
-@_sample_op.register_fake
+@torch.library.register_fake("emu_kernels::guided_sample")
 def _sample_fake(
     logits: Tensor,
     scale: float,
