@@ -1,0 +1,1 @@
+"""How good is a model: worlds with exact answers, calibration against them, skills, statistics."""

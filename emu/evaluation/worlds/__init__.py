@@ -1,0 +1,38 @@
+"""Rendered worlds whose probabilities are known exactly."""
+
+from functools import cache
+
+from emu.evaluation.worlds.captions import CaptionTable, Filling, Rule
+from emu.evaluation.worlds.moving import MovingWorld
+from emu.evaluation.worlds.shapes import ShapesWorld
+from emu.evaluation.worlds.world import COMBINATIONS, HELD_OUT, SPLITS, TRAIN, Draws, Task, World
+
+
+@cache
+def shapes(num_objects: int = 1, unseen_kinds: bool = False) -> ShapesWorld:
+    """The world of one or two objects, built once; see `ShapesWorld`."""
+    return ShapesWorld(num_objects, unseen_kinds)
+
+
+@cache
+def moving(num_steps: int = 4, frames_per_step: int = 1) -> MovingWorld:
+    """The world of a rolling ball, built once; see `MovingWorld`."""
+    return MovingWorld(num_steps, frames_per_step)
+
+
+__all__ = [
+    "COMBINATIONS",
+    "HELD_OUT",
+    "SPLITS",
+    "TRAIN",
+    "CaptionTable",
+    "Draws",
+    "Filling",
+    "MovingWorld",
+    "Rule",
+    "ShapesWorld",
+    "Task",
+    "World",
+    "moving",
+    "shapes",
+]

@@ -1,0 +1,372 @@
+"""Worlds: distributions over documents whose probabilities are known exactly.
+
+A world is a finite table of hidden states with odds, and captions with odds given the state. What a document shows of a state (the
+picture, the caption, the boxes, the first frames of a clip) is a *variable*, a number per state or per state and caption. A task asks for
+one variable given another, so the exact probability of every answer, and the entropy that no model can beat, follow by summing the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from emu.evaluation.worlds.captions import CaptionTable, Columns, Rule
+from emu.evaluation.worlds.noise import key_of, uniforms
+
+TRAIN, HELD_OUT, COMBINATIONS = "train", "held_out", "combinations"
+SPLITS = (TRAIN, HELD_OUT, COMBINATIONS)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question with an exact answer.
+
+    Attributes:
+        name: what tables call it.
+        given: variable that the prompt shows.
+        target: variable that is asked for.
+    """
+
+    name: str
+    given: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Documents of a world.
+
+    Attributes:
+        world: where they come from.
+        rows: (n,) int64 hidden states.
+        options: (n,) int64 which caption of the state.
+        split: the split they were drawn from.
+    """
+
+    world: World
+    rows: np.ndarray
+    options: np.ndarray
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, some: slice | np.ndarray) -> Draws:
+        return Draws(self.world, self.rows[some], self.options[some], self.split)
+
+    def values(self, variable: str) -> np.ndarray:
+        """(n,) int64 numbers of a variable."""
+        table = self.world.variables[variable]
+        return table[self.rows] if table.ndim == 1 else table[self.rows, self.options]
+
+    @property
+    def captions(self) -> list[str]:
+        """The texts."""
+        return [self.world.captions.text(caption) for caption in self.values("caption").tolist()]
+
+
+class World:
+    """A distribution over documents.
+
+    A world of your own gives these arguments, and `render` and `grade` where it has pictures. Everything else follows from the table.
+
+    Args:
+        name: chooses the stream of random numbers, together with the seed.
+        columns: attributes of the N hidden states, name -> (N,) int64.
+        probability: (N,) odds of the states, summing to one.
+        rules: kinds of captions, with weights that sum to one.
+        words: words of each field of the captions' patterns.
+        variables: what documents show of a state, name -> (N,) int64; the variable "caption" is added.
+        tasks: questions about the variables.
+        held_out: (N,) bool, states that training never shows: the held-out combinations.
+        attributes: what of a target may be tested against its true odds: variable -> attribute -> (number of the target,) int64.
+
+    Raises:
+        ValueError: probabilities are negative or do not sum to one, lengths differ, or a task names an unknown variable.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Columns,
+        probability: np.ndarray,
+        rules: Sequence[Rule],
+        words: Mapping[str, Sequence[str]],
+        variables: Mapping[str, np.ndarray],
+        tasks: Sequence[Task],
+        held_out: np.ndarray | None = None,
+        attributes: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        self.name = name
+        self.columns = {key: np.asarray(column, np.int64) for key, column in columns.items()}
+        self.probability = np.asarray(probability, np.float64)
+        self.held_out = np.zeros(len(self.probability), bool) if held_out is None else np.asarray(held_out, bool)
+        self._check(variables, tasks)
+        self.captions = CaptionTable(rules, words, self.columns)
+        self.variables = {key: np.asarray(value, np.int64) for key, value in variables.items()}
+        self.variables["caption"] = self.captions.ids
+        self.tasks = {task.name: task for task in tasks}
+        self.attributes = {variable: dict(some) for variable, some in (attributes or {}).items()}
+        self.attributes.setdefault("caption", {"template": self.captions.rule_of(np.arange(len(self.captions)))})
+        self._tables: dict[tuple[str, ...], ConditionalTable] = {}
+
+    def _check(self, variables: Mapping[str, np.ndarray], tasks: Sequence[Task]) -> None:
+        total = float(self.probability.sum())
+        if abs(total - 1) > 1e-9 or not (self.probability >= 0).all():
+            raise ValueError(
+                f"the scenes of world {self.name!r} have probabilities that sum to {total:.9g} (smallest "
+                f"{float(self.probability.min(initial=0)):.3g}); they must be 0 or more and sum to 1"
+            )
+        lengths = {key: len(value) for key, value in {**self.columns, **variables, "held_out": self.held_out}.items()}
+        wrong = {key: length for key, length in lengths.items() if length != len(self.probability)}
+        if wrong:
+            raise ValueError(f"world {self.name!r} has {len(self.probability)} scenes, but {wrong} entries in these")
+        for task in tasks:
+            for variable in (task.given, task.target):
+                if variable not in {*variables, "caption"}:
+                    raise ValueError(
+                        f"task {task.name!r} names the variable {variable!r}; there are {sorted({*variables, 'caption'})}"
+                    )
+
+    def task(self, name: str) -> Task:
+        """The task of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"world {self.name!r} has no task {name!r}; it has {sorted(self.tasks)}")
+        return self.tasks[name]
+
+    # The law
+
+    def law(self, split: str) -> np.ndarray:
+        """(N,) odds of the states under a split.
+
+        `train` and `held_out` follow one law (everything but the held-out combinations) through streams of their own, so that a model
+        that learned the law exactly has no excess on either; `combinations` draws only what training never shows.
+
+        Raises:
+            ValueError: there is no such split, or the world holds no combination out.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; there are {SPLITS}")
+        return self._laws[split == COMBINATIONS]
+
+    @cached_property
+    def _laws(self) -> tuple[np.ndarray, np.ndarray]:
+        seen = np.where(self.held_out, 0.0, self.probability)
+        rest = self.probability - seen
+        return seen / seen.sum(), rest / rest.sum() if self.held_out.any() else rest
+
+    def draw(
+        self, seed: int, n: int, split: str = TRAIN, *, start: int = 0, rules: Sequence[str] | None = None
+    ) -> Draws:
+        """Documents start .. start + n - 1 of an endless stream, a pure function of (seed, split, number).
+
+        Args:
+            seed: chooses the stream.
+            n: number of documents.
+            split: "train", "held_out" or "combinations".
+            start: number of the first one.
+            rules: names of the caption rules to draw from; by default all, with their weights.
+
+        Raises:
+            ValueError: an unknown split or rule, n below 1, or a split that is empty.
+        """
+        if n < 1 or start < 0:
+            raise ValueError(
+                f"{n} documents from number {start}; expected at least one document and a number of 0 or more"
+            )
+        law = self.law(split)
+        if law.sum() == 0:
+            raise ValueError(f"world {self.name!r} holds no combinations out; its split {split!r} is empty")
+        noise = uniforms(key_of(self.name, split, seed), start, n, 2)
+        rows = np.searchsorted(self._cumulative[split == COMBINATIONS], noise[:, 0], side="right")
+        odds = self.captions.probability[rows] * self._options(rules)  # (n, K)
+        steps = odds.cumsum(axis=1)
+        options = (steps <= noise[:, 1:] * steps[:, -1:]).sum(axis=1)
+        return Draws(self, rows, options, split)
+
+    @cached_property
+    def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
+        sums = [law.cumsum() for law in self._laws]
+        for some in sums:
+            last = np.flatnonzero(np.diff(some, prepend=0.0))[
+                -1:
+            ]  # rounding must not lead behind the last possible state
+            if len(last):
+                some[last[0] :] = 1.0
+        return sums[0], sums[1]
+
+    def _options(self, rules: Sequence[str] | None) -> np.ndarray:
+        names = [rule.name for rule in self.captions.rules]
+        if rules is None:
+            return np.ones(len(self.captions.rule_of_option))
+        unknown = sorted(set(rules) - set(names))
+        if unknown or not rules:
+            raise ValueError(f"no caption rules {unknown}; world {self.name!r} has {names}")
+        wanted = np.array([name in set(rules) for name in names], np.float64)
+        return wanted[self.captions.rule_of_option]
+
+    def table(self, target: str, given: str, *, full: bool = False) -> ConditionalTable:
+        """Exact joint probabilities of two variables: what training shows of them, or all with `full`."""
+        key = (target, given, str(full))
+        if key not in self._tables:
+            law = self.probability if full else self.law(TRAIN)
+            values = [self.variables[target], self.variables[given]]
+            if any(value.ndim == 2 for value in values):
+                weights = law[:, None] * self.captions.probability
+                values = [
+                    np.broadcast_to(value if value.ndim == 2 else value[:, None], weights.shape) for value in values
+                ]
+            else:
+                weights = law
+            self._tables[key] = ConditionalTable(values[0].ravel(), values[1].ravel(), weights.ravel())
+        return self._tables[key]
+
+    def log2_probability(self, task: str, target: np.ndarray, given: np.ndarray, *, full: bool = False) -> np.ndarray:
+        """Exact log2 P(target | given) of a task.
+
+        Args:
+            task: name of the task.
+            target: (n,) int64 numbers of the target variable.
+            given: (n,) int64 numbers of the given variable.
+            full: whether the held-out combinations are part of the law; by default the law is that of training.
+
+        Returns:
+            (n,) float64, -inf where the target is impossible.
+
+        Raises:
+            ValueError: a given value never occurs.
+        """
+        question = self.task(task)
+        return self.table(question.target, question.given, full=full).log2_probability(target, given)
+
+    def exact_bits(self, task: str, draws: Draws) -> np.ndarray:
+        """(n,) float64 bits that the best model spends on the targets of these documents.
+
+        Held-out combinations are measured against the law that includes them.
+        """
+        question = self.task(task)
+        values = draws.values(question.target), draws.values(question.given)
+        return -self.log2_probability(task, *values, full=draws.split == COMBINATIONS)
+
+    def floor(self, task: str) -> float:
+        """Entropy of the target given the prompt, in bits a document: no model's mean can be lower."""
+        question = self.task(task)
+        return self.table(question.target, question.given).entropy()
+
+    def attribute_law(self, task: str, attribute: str, given: np.ndarray) -> np.ndarray:
+        """Exact odds of an attribute of the target.
+
+        Args:
+            task: name of the task.
+            attribute: one of `attributes` of the task's target.
+            given: (n,) int64 numbers of the given variable.
+
+        Returns:
+            (n, number of values) float64.
+
+        Raises:
+            ValueError: the target has no such attribute.
+        """
+        question = self.task(task)
+        values = self.attribute_of(question.target, attribute)
+        return self.table(question.target, question.given).reduced(values, given)
+
+    def attribute_of(self, variable: str, attribute: str) -> np.ndarray:
+        """Values of an attribute by number of the variable.
+
+        Raises:
+            ValueError: the variable has no such attribute.
+        """
+        known = self.attributes.get(variable, {})
+        if attribute not in known:
+            raise ValueError(
+                f"{variable!r} of world {self.name!r} has no attribute {attribute!r}; it has {sorted(known)}"
+            )
+        return known[attribute]
+
+    # Pictures; a world without them leaves these out
+
+    def render(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """uint8 pictures (n, size, size, 3) or clips (n, T, size, size, 3) of hidden states."""
+        raise NotImplementedError(f"world {self.name!r} renders nothing")
+
+    def grade(self, pixels: np.ndarray) -> np.ndarray:
+        """The inverse of `render`: (n,) int64 numbers of the picture variable, -1 where a picture shows no scene of this world."""
+        raise NotImplementedError(f"world {self.name!r} grades nothing")
+
+    def fingerprint(self) -> str:
+        """Digest of the law: worlds of equal fingerprints have equal floors."""
+        digest = hashlib.sha256(self.name.encode())
+        for part in (self.probability, self.held_out, self.captions.ids, self.captions.probability):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class ConditionalTable:
+    """Joint probabilities of (target, given) and what follows from them.
+
+    Args:
+        target: (m,) int64.
+        given: (m,) int64.
+        weights: (m,) probabilities; pairs may repeat.
+    """
+
+    def __init__(self, target: np.ndarray, given: np.ndarray, weights: np.ndarray) -> None:
+        kept = weights > 0
+        target, given, weights = target[kept], given[kept], weights[kept]
+        self._radix = int(target.max()) + 1
+        keys, inverse = np.unique(given * self._radix + target, return_inverse=True)
+        self._keys = keys  # sorted by given, then target
+        self.joint = np.bincount(inverse, weights)
+        self.given, self.target = np.divmod(keys, self._radix)
+        self.given_values, starts = np.unique(self.given, return_index=True)
+        self._bounds = np.append(starts, len(keys))
+        self.marginal = np.add.reduceat(self.joint, starts)
+
+    def _places(self, given: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(self.given_values, given).clip(max=len(self.given_values) - 1)
+        wrong = self.given_values[places] != given
+        if wrong.any():
+            raise ValueError(
+                f"{int(wrong.sum())} of {len(wrong)} prompts never occur in this world, e.g. number {np.asarray(given)[wrong][0]}"
+            )
+        return places
+
+    def log2_probability(self, target: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n,) float64 log2 P(target | given), -inf where impossible."""
+        target, given = np.asarray(target, np.int64), np.asarray(given, np.int64)
+        places = self._places(given)
+        keys = given * self._radix + target
+        at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        found = (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
+        with np.errstate(divide="ignore"):
+            return np.log2(np.where(found, self.joint[at], 0.0) / self.marginal[places])
+
+    def entropy(self) -> float:
+        """H(target | given) in bits."""
+        marginal = np.repeat(self.marginal, np.diff(self._bounds))
+        return float((self.joint * np.log2(marginal / self.joint)).sum())
+
+    def outcomes(self, given: int) -> tuple[np.ndarray, np.ndarray]:
+        """The possible targets of one prompt, ascending, and their probabilities."""
+        place = int(self._places(np.array([given]))[0])
+        span = slice(self._bounds[place], self._bounds[place + 1])
+        return self.target[span], self.joint[span] / self.marginal[place]
+
+    def reduced(self, values: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n, number of values) odds of a function of the target, `values[target]`, for each prompt."""
+        width = int(values.max()) + 1
+        wanted, inverse = np.unique(given, return_inverse=True)
+        law = np.zeros((len(wanted), width))
+        for i, one in enumerate(wanted.tolist()):
+            targets, odds = self.outcomes(one)
+            law[i] = np.bincount(values[targets], odds, minlength=width)
+        return law[inverse]
