@@ -15,12 +15,12 @@ class Reference(NamedTuple):
 
     Attributes:
         source: name of its source.
-        index: its number there.
+        number: its place there.
         key: what its randomness is drawn from; differs from epoch to epoch.
     """
 
     source: str
-    index: int
+    number: int
     key: int
 
 
@@ -71,12 +71,12 @@ class Mixture:
 
     def document(self, reference: Reference) -> TokenDocument:
         """The document at an address."""
-        return self.sources[reference.source].document(reference.index, reference.key)
+        return self.sources[reference.source].document(reference.number, reference.key)
 
     def length(self, reference: Reference) -> int | None:
         """Number of tokens of the document at an address, or None where its source can only tell by building it."""
         measure = getattr(self.sources[reference.source], "length", None)
-        return None if measure is None else measure(reference.index, reference.key)
+        return None if measure is None else measure(reference.number, reference.key)
 
     def _of_source(self, name: str, step: int) -> list[Reference]:
         size, count = len(self.sources[name]), self.documents_per_step[name]

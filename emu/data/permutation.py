@@ -77,9 +77,9 @@ class KeyedPermutation:
         left, right = values // right_size, values % right_size
         for number, key in enumerate(self._keys):
             if number % 2:
-                left = (left + _mix64(right + key) % left_size) % left_size
+                left = ((left + _mix64(right + key) % left_size) % left_size).astype(np.uint64)
             else:
-                right = (right + _mix64(left + key) % right_size) % right_size
+                right = ((right + _mix64(left + key) % right_size) % right_size).astype(np.uint64)
         return left * right_size + right
 
 

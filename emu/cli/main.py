@@ -1,0 +1,115 @@
+"""The command `emu`: finds the subcommand, loads only what it needs, and turns a user's mistakes into one line.
+
+With EMU_TRACEBACK=1 in the environment mistakes keep their traceback.
+
+Exit codes: 0 done; 1 done in part or failed (some lines of a batch were bad, training diverged); 2 the request was wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+        module: where its function lives; imported when the command is used.
+        function: takes the words after the command's name and returns an exit code, or None for 0.
+        summary: one line for `emu --help`.
+    """
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command("emu.demo.cli", "main", "train on handwritten digits from nothing and look at the results"),
+    "fit-tokenizer": Command("emu.cli.fit", "fit_tokenizer", "train a vision tokenizer from a recipe"),
+    "tokenize": Command("emu.cli.tokenize", "main", "turn raw documents into token shards"),
+    "fit": Command("emu.cli.fit", "fit", "train a transformer from a recipe"),
+    "generate-images": Command("emu.cli.generate_images", "main", "draw images for a file of prompts"),
+    "generate-videos": Command("emu.cli.generate_videos", "main", "make clips for a file of prompts"),
+    "describe": Command("emu.cli.describe", "main", "write text about images"),
+    "evaluate": Command("emu.cli.evaluate", "main", "measure a trained model"),
+    "convert": Command("emu.cli.convert", "main", "turn released checkpoints into folders of ours"),
+    "recipes": Command("emu.cli.recipes", "main", "list the recipes, or copy one"),
+}
+
+
+def available() -> dict[str, Command]:
+    """The commands of this installation: those whose module exists."""
+    return {name: command for name, command in COMMANDS.items() if _exists(command.module)}
+
+
+def _exists(module: str) -> bool:
+    parent = module.rpartition(".")[0]
+    return (parent in sys.modules or find_spec(parent) is not None) and find_spec(module) is not None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `emu` with these words, or with the process's.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = available()
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(commands))
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from emu import __version__
+
+        print(f"emu {__version__}")
+        return 0
+    name, *rest = words
+    if name not in commands:
+        print(f"emu: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    command = commands[name]
+    return run(f"emu {name}", lambda: getattr(importlib.import_module(command.module), command.function)(rest))
+
+
+def run(name: str, function: Callable[[], int | None]) -> int:
+    """Call a command; a user's mistake becomes a line on stderr and exit code 2, an interruption 130."""
+    if os.environ.get("EMU_TRACEBACK"):
+        return function() or 0
+    try:
+        return function() or 0
+    except USER_ERRORS as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def usage(commands: dict[str, Command]) -> str:
+    """The text of `emu --help`."""
+    width = max(len(name) for name in commands)
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    return "\n".join(["usage: emu COMMAND ...", "", *lines, "", "emu COMMAND --help tells the options of a command."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The Lightning end of training data: what a recipe's `data:` names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from emu.data.loader import EvaluationLoader, PackedLoader, row_length_problems
+from emu.data.mixture import Mixture, mixture_problems
+from emu.data.sources import DocumentSource
+from emu.vocabulary import Vocabulary
+
+
+class MixtureDataModule(LightningDataModule, ABC):
+    """Packed rows of a mixture of sources; subclasses say what the sources are.
+
+    A subclass takes these arguments and its own, passes these on, and defines `training_sources` and `vocabulary` (both are asked for
+    after `prepare_data`, which is the place to download or to train tokenizers), and `validation_sources` where it has some.
+
+    Args:
+        documents_per_step: how many documents of each source a step holds, by name of the source.
+        row_length: positions of a packed row; at least the longest document.
+        seed: chooses the order of the documents and everything random in them.
+        steps_per_epoch: nominal length of an epoch; only paces validation.
+        validation_documents: how many documents validation packs together.
+        num_workers: processes that prepare steps ahead.
+    """
+
+    def __init__(
+        self,
+        documents_per_step: dict[str, int],
+        row_length: int,
+        *,
+        seed: int = 0,
+        steps_per_epoch: int = 1000,
+        validation_documents: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.documents_per_step = dict(documents_per_step)
+        self.row_length = row_length
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.validation_documents = validation_documents
+        self.num_workers = num_workers
+        self._training: Mapping[str, DocumentSource] | None = None
+        self._validation: Mapping[str, DocumentSource] | None = None
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The table that the ids of the documents belong to."""
+
+    @abstractmethod
+    def training_sources(self) -> Mapping[str, DocumentSource]:
+        """Documents to train on, by name of the source."""
+
+    def validation_sources(self) -> Mapping[str, DocumentSource]:
+        """Held-out documents by name of the source; none by default."""
+        return {}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what belongs beside the exported model, e.g. the tokenizers; nothing by default."""
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names that `source_ids` of the training batches count, in order."""
+        return self._mixture().names
+
+    @property
+    def validation_names(self) -> tuple[str, ...]:
+        """Names that `source_ids` of the validation batches count, in order."""
+        return tuple(self._validation_sources())
+
+    def problems(self, trainer: Any) -> list[str]:
+        """What is wrong with the numbers, before anything is prepared; one sentence each."""
+        found = []
+        for name, least in (("row_length", 1), ("steps_per_epoch", 1), ("validation_documents", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                found.append(f"{name} is {getattr(self, name)}; expected {least} or more")
+        return found
+
+    def source_problems(self) -> list[str]:
+        """What keeps these sources from being trained on, once they are prepared; one sentence each."""
+        found = mixture_problems(self._training_sources(), self.documents_per_step)
+        found += row_length_problems(self._training_sources(), self.row_length)
+        return found + row_length_problems(self._validation_sources(), self.row_length)
+
+    def train_dataloader(self) -> PackedLoader:
+        """Packed steps of this rank's share."""
+        return PackedLoader(
+            self._mixture(),
+            self.row_length,
+            steps_per_epoch=self.steps_per_epoch,
+            num_workers=self.num_workers,
+            **self._shared(),
+        )
+
+    def val_dataloader(self) -> EvaluationLoader | list[Any]:
+        """Every held-out document once."""
+        sources = self._validation_sources()
+        if not sources:
+            return []
+        return EvaluationLoader(
+            sources, self.row_length, documents_per_batch=self.validation_documents, **self._shared()
+        )
+
+    def _mixture(self) -> Mixture:
+        return Mixture(self._training_sources(), self.documents_per_step, self.seed)
+
+    def _training_sources(self) -> Mapping[str, DocumentSource]:
+        if self._training is None:
+            self._training = self.training_sources()
+        return self._training
+
+    def _validation_sources(self) -> Mapping[str, DocumentSource]:
+        if self._validation is None:
+            self._validation = self.validation_sources()
+        return self._validation
+
+    def _shared(self) -> dict[str, Any]:
+        """Padding id and this process's share of the data; a strategy that splits models too tells its data-parallel share."""
+        shared: dict[str, Any] = {"pad_token_id": self.vocabulary.control("pad")}
+        if self.trainer is not None:
+            share = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
+            if share:
+                shared |= {"rank": share["rank"], "world_size": share["num_replicas"]}
+        return shared

@@ -1,0 +1,270 @@
+"""`emu fit` and `emu fit-tokenizer`: Lightning's command line over one recipe, as a command and as a function.
+
+    emu fit --config digits
+    emu fit --config recipes/digits.yaml --trainer.max_steps 100 --model.optimizer.lr 5e-4
+    emu fit --config digits --ckpt_path last          # go on where the run was stopped
+    torchrun --nproc_per_node 2 -m emu.training.cli --config digits --trainer.devices 2
+
+A run's folder is `trainer.default_root_dir`, `runs/<recipe>` by default. It holds `config.yaml` (the merged configuration: a recipe that
+repeats the run), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end `model/`, which `from_pretrained` reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from emu.model import EmuConfig
+from emu.recipes import resolve_config
+from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, replacing, resolve_checkpoint
+from emu.training.curves import CurveLogger
+from emu.training.export import export_folder
+from emu.training.module import EmuModule
+from emu.training.progress import StepProgressBar
+
+TRAINER_DEFAULTS = {
+    "max_epochs": -1,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+}
+CONFIG_OPTIONS = ("--config", "-c")
+UNWANTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the merged configuration, whole or not at all."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `config.yaml` into the run's folder; how this part of the run was started is no part of it."""
+        if trainer.is_global_zero and stage == "fit":
+            self.config.ckpt_path, self.config.overwrite = None, False
+            with replacing(Path(trainer.default_root_dir) / "config.yaml") as temporary:
+                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
+
+
+class EmuCLI(LightningCLI):
+    """A Lightning command line without subcommands: parse, check everything, fit, export.
+
+    Args:
+        model_class: the module that is trained.
+        args: command-line words.
+        name: of the command, for its help.
+    """
+
+    def __init__(self, model_class: type[LightningModule], args: Sequence[str], name: str = "emu fit") -> None:
+        self._words = resolve_words(args)
+        set_parsing_settings(subclasses_disabled=[EmuConfig])  # its fields are options of the command line
+        with quiet():
+            super().__init__(
+                model_class,
+                LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                trainer_defaults=dict(TRAINER_DEFAULTS),
+                seed_everything_default=0,
+                parser_kwargs={
+                    "prog": name,
+                    "description": f"{name}: train from a recipe",
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                },
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                run=False,
+                args=self._words,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of ours beside the trainer's, the model's and the data's."""
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help='checkpoint to go on from, or "last" for the newest of this run',
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="start anew in the folder of an earlier run")
+        parser.add_argument(
+            "--export",
+            type=str | None,
+            default="model",
+            help="folder for the trained model, inside the run's; null for none",
+        )
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; name the run's folder after the recipe where nothing else is said.
+
+        Raises:
+            ValueError: an unknown key or a value of the wrong type.
+        """
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ValueError(f"{error}\n{parser.prog} --help lists the options") from error
+        if self.config.trainer.default_root_dir is None:
+            self.config.trainer.default_root_dir = str(Path("runs") / run_name(self._words))
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.trainer.default_root_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with our logger, progress bar and checkpoint writer."""
+        settings = self.config_init.trainer
+        if settings.logger is None or settings.logger is True:
+            settings.logger = [CurveLogger(str(self.folder), resume=self.config.ckpt_path is not None)]
+        bars = [callback for callback in settings.callbacks or [] if isinstance(callback, ProgressBar)]
+        if settings.enable_progress_bar is not False and not bars:
+            settings.callbacks = [*(settings.callbacks or []), StepProgressBar()]
+        settings.callbacks = [*(settings.callbacks or []), CheckData()]
+        settings.plugins = [*(settings.plugins or []), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self) -> LightningModule:
+        """Check, train, export.
+
+        Raises:
+            ValueError: the configuration cannot work, or the folder holds another run.
+            FileNotFoundError: there is no such checkpoint.
+        """
+        raise_problems(settings_problems(self.trainer, self.model, self.datamodule))
+        checkpoint = self._checkpoint()
+        with quiet():
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            if self.config.export is not None and self.trainer.state.finished and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                export_folder(self.trainer, self.model, self.datamodule, self.folder / self.config.export)
+        return self.model
+
+    def _checkpoint(self) -> Path | None:
+        folder = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint)).path(self.trainer)
+        found = list_checkpoints(folder)
+        if self.config.ckpt_path is None and found:
+            if not self.config.overwrite:
+                raise ValueError(
+                    f"{self.folder} holds a run of {found[-1][0]} steps; go on with --ckpt_path last, start anew with --overwrite true, "
+                    "or name another folder with --trainer.default_root_dir"
+                )
+            for _, path in found:
+                path.unlink()
+        return resolve_checkpoint(self.config.ckpt_path, folder)
+
+
+class CheckData(Callback):
+    """Looks at the data once it is prepared, before the first step."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise a ValueError that lists everything wrong with the sources."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "source_problems"):
+            raise_problems(datamodule.source_problems())
+
+
+def settings_problems(trainer: Trainer, module: LightningModule, datamodule: Any) -> list[str]:
+    """What is wrong with the numbers of a configuration, before anything is prepared."""
+    found = []
+    if trainer.max_steps < 1 and trainer.max_epochs in (None, -1):
+        found.append("nothing ends this run; set trainer.max_steps")
+    for part in (module, datamodule):
+        check = getattr(part, "problems", None)
+        found += check(trainer) if callable(check) else []
+    return found
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raise a ValueError that lists them, if there are any."""
+    if problems:
+        raise ValueError("this configuration cannot work:" + "".join(f"\n  - {problem}" for problem in problems))
+
+
+def resolve_words(words: Sequence[str]) -> list[str]:
+    """The command line with every value of --config turned into a path.
+
+    Raises:
+        FileNotFoundError: a value is neither a file nor a recipe.
+    """
+    resolved: list[str] = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if resolved and resolved[-1] in CONFIG_OPTIONS:
+            resolved.append(str(resolve_config(word)))
+        elif equals and option in CONFIG_OPTIONS:
+            resolved += [option, str(resolve_config(value))]
+        else:
+            resolved.append(word)
+    return resolved
+
+
+def run_name(words: Sequence[str]) -> str:
+    """Name of a run: that of its last configuration file."""
+    files = [value for option, value in zip(words, words[1:], strict=False) if option in CONFIG_OPTIONS]
+    return Path(files[-1]).stem if files else "run"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's notes on devices and tips for its products; its warnings stay, but for those that do not apply to us."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in UNWANTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            if bars:
+                enable_progress_bar()
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def fit(arguments: Sequence[str]) -> EmuModule:
+    """Train a transformer in this process, as `emu fit` does.
+
+    Args:
+        arguments: the words after `emu fit`, e.g. ["--config", "digits", "--trainer.max_steps", "100"].
+
+    Returns:
+        The fitted module; its `model` is the transformer.
+
+    Raises:
+        ValueError: the configuration cannot work.
+        FileNotFoundError: no such recipe, file or checkpoint.
+        FloatingPointError: training diverged.
+    """
+    module = EmuCLI(EmuModule, arguments).fit()
+    assert isinstance(module, EmuModule)
+    return module
+
+
+def fit_tokenizer(arguments: Sequence[str]) -> LightningModule:
+    """Train a vision tokenizer in this process, as `emu fit-tokenizer` does; see `fit`."""
+    from emu_tokenizers.training import TokenizerModule
+
+    return EmuCLI(TokenizerModule, arguments, name="emu fit-tokenizer").fit()
+
+
+if __name__ == "__main__":
+    from emu.cli.main import run
+
+    sys.exit(run("emu fit", lambda: None if fit(sys.argv[1:]) else None))

@@ -1,0 +1,154 @@
+"""Sums that make up a row of the training curves, kept on the device and read only when a row is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from emu.vocabulary import Vocabulary
+
+
+class PartSums:
+    """Weighted means of token losses over groups of tokens, e.g. one group a source.
+
+    Args:
+        names: of the groups, in the order of their numbers.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64)
+
+    def add(self, losses: Tensor, weights: Tensor, groups: Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            losses: (n,) loss of each token.
+            weights: (n,) its weight.
+            groups: (n,) int64 number of its group; negative numbers are left out.
+        """
+        inside = groups >= 0
+        # masked tokens go to group 0 with weight zero: no data-dependent shapes, no wait for the device
+        weights = weights.detach().double() * inside
+        groups = groups.clamp(min=0)
+        self.sums = self.sums.to(losses.device)
+        self.sums[0].index_add_(0, groups, losses.detach().double() * weights)
+        self.sums[1].index_add_(0, groups, weights)
+
+    def means(self) -> dict[str, float]:
+        """Mean loss of each group that has any weight."""
+        totals, weights = self.sums.tolist()
+        return {
+            name: total / weight for name, total, weight in zip(self.names, totals, weights, strict=True) if weight > 0
+        }
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.sums.zero_()
+
+
+class TokenKinds:
+    """Which part of the vocabulary an id belongs to: text, controls, or one of its codebooks.
+
+    Args:
+        vocabulary: the table of ids.
+
+    Attributes:
+        names: "text", "control", then the codebooks.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.names = ("text", "control", *vocabulary.ranges)
+        spans = [(first, count, number + 2) for number, (first, count) in enumerate(vocabulary.ranges.values())]
+        spans += [(index, 1, 1) for index in vocabulary.controls.values()]
+        spans += [(*vocabulary.text, 0)]
+        table = torch.full((vocabulary.size,), -1, dtype=torch.int64)
+        for first, count, number in spans:
+            table[first : first + count] = number
+        self._table = table
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Number of the part of each id, of the same shape; -1 for ids without an owner and for negative ids."""
+        self._table = self._table.to(ids.device)
+        return torch.where(ids >= 0, self._table[ids.clamp(min=0)], -1)
+
+
+class StepMeter:
+    """What happened since the last row of the curves: losses, gradient norms, tokens.
+
+    Args:
+        kinds: names of the parts of the vocabulary.
+        sources: names of the sources.
+    """
+
+    def __init__(self, kinds: Sequence[str], sources: Sequence[str]) -> None:
+        self.kinds = PartSums(kinds)
+        self.sources = PartSums(sources)
+        self.counts = torch.zeros(
+            3, dtype=torch.float64
+        )  # sum of step losses (this rank's share), tokens, gradient norms
+        self.num_steps = 0
+
+    def add_batch(self, loss_share: Tensor, tokens: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            loss_share: () what this rank contributes to the global loss of the step.
+            tokens: () number of tokens that are no padding.
+        """
+        self.counts = self.counts.to(loss_share.device)
+        self.counts[0] += loss_share.detach().double()
+        self.counts[1] += tokens
+
+    def add_step(self, gradient_norm: float) -> None:
+        """Add an optimizer step."""
+        self.counts[2] += gradient_norm
+        self.num_steps += 1
+
+    def gather(self, group: Any | None, world_size: int) -> None:
+        """Sum everything over the ranks; afterwards all hold the same."""
+        if world_size > 1:
+            shared = torch.cat([self.counts[:2], self.kinds.sums.flatten(), self.sources.sums.flatten()])
+            dist.all_reduce(shared, group=group)
+            sizes = [2, self.kinds.sums.numel(), self.sources.sums.numel()]
+            counts, kinds, sources = shared.split(sizes)
+            self.counts[:2] = counts
+            self.kinds.sums = kinds.view_as(self.kinds.sums).clone()
+            self.sources.sums = sources.view_as(self.sources.sums).clone()
+
+    def row(self) -> dict[str, float]:
+        """Means since the last reset: loss, gradient_norm, loss/<kind of token> and source_loss/<source>."""
+        loss, _, norm = (self.counts / max(1, self.num_steps)).tolist()
+        row = {"loss": loss, "gradient_norm": norm}
+        row |= {f"loss/{name}": mean for name, mean in self.kinds.means().items()}
+        return row | {f"source_loss/{name}": mean for name, mean in self.sources.means().items()}
+
+    @property
+    def tokens(self) -> float:
+        """Number of tokens since the last reset."""
+        return float(self.counts[1])
+
+    def reset(self) -> None:
+        """Start the next row."""
+        self.counts.zero_()
+        self.kinds.reset()
+        self.sources.reset()
+        self.num_steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, for a checkpoint in the middle of a row."""
+        return {
+            "counts": self.counts.cpu(),
+            "num_steps": self.num_steps,
+            "kinds": self.kinds.sums.cpu(),
+            "sources": self.sources.sums.cpu(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of a row."""
+        self.counts, self.num_steps = state["counts"].clone(), int(state["num_steps"])
+        self.kinds.sums, self.sources.sums = state["kinds"].clone(), state["sources"].clone()

@@ -1,0 +1,336 @@
+"""Training of the transformer under Lightning: next-token prediction over packed rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from emu.data.packing import Packed
+from emu.data.permutation import derive_key
+from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.loss import next_targets
+from emu.training.meters import PartSums, StepMeter, TokenKinds
+from emu.training.schedules import OptimizerOptions, build_optimizer
+from emu.vocabulary import Vocabulary
+from emu_kernels import linear_cross_entropy
+
+
+class EmuModule(LightningModule):
+    """An `EmuForCausalLM` in training.
+
+    The model is built by `configure_model`, when the data module's vocabulary is known: its size and special ids go into the model's
+    configuration, so that a recipe need not repeat them. Nothing is stored as hyperparameters; the run's `config.yaml` is the record.
+
+    Args:
+        config: size and options of the model.
+        optimizer: learning rate, schedule and weight decay.
+        max_grad_norm: gradients are scaled down to this norm.
+        max_skipped_steps: steps with a gradient that is not finite change nothing; so many of them in a row end the run.
+
+    Attributes:
+        model: the transformer, None before `configure_model`.
+        num_skipped: steps skipped so far.
+    """
+
+    def __init__(
+        self,
+        config: EmuConfig,
+        optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
+        max_grad_norm: float = 1.0,
+        max_skipped_steps: int = 10,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.optimizer_options = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.max_skipped_steps = max_skipped_steps
+        self.model: EmuForCausalLM | None = None
+        self.num_skipped = 0
+        self._skipped_in_a_row = 0
+        self._kinds: TokenKinds | None = None
+        self._meter: StepMeter | None = None
+        self._validation: PartSums | None = None
+        self._clock = 0.0
+        self._rate = 0.0
+        self._noise_seed = torch.initial_seed()
+        self._measure = False
+        self._hidden: Tensor | None = None
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Build the model, once."""
+        if self.model is not None:
+            return
+        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
+        if vocabulary is not None:
+            self.config = with_vocabulary(self.config, vocabulary)
+        self.model = EmuForCausalLM(self.config)
+        self.model.train()
+        self.model.model.register_forward_hook(self._keep_hidden)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, its rate set step by step."""
+        assert self.model is not None
+        total = self.optimizer_options.total_steps or max(1, self.trainer.max_steps)
+        optimizer, schedule = build_optimizer(self.model, self.optimizer_options, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The curves are written by a callback, so that they are complete when a checkpoint is saved."""
+        return [_WriteRows(self)]
+
+    def problems(self, trainer: Trainer) -> list[str]:
+        """Everything that keeps this module from being trained by `trainer`, one sentence each."""
+        found = self.optimizer_options.problems(trainer.max_steps)
+        if not self.max_grad_norm > 0:
+            found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
+        if self.max_skipped_steps < 1:
+            found.append(f"max_skipped_steps is {self.max_skipped_steps}; expected 1 or more")
+        if trainer.gradient_clip_val is not None:
+            found.append("trainer.gradient_clip_val is set; this module clips by itself, use model.max_grad_norm")
+        return found
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        assert self.model is not None
+        self.model.save_pretrained(folder)
+
+    # Steps
+
+    def forward(self, batch: Packed) -> Any:
+        """The model's output, with the loss, for packed rows of tensors (R, S)."""
+        assert self.model is not None
+        return self.model(
+            input_ids=batch.input_ids,
+            labels=batch.labels,
+            loss_weights=batch.loss_weights,
+            segment_ids=batch.segment_ids,
+        )
+
+    def on_fit_start(self) -> None:
+        """Prepare the curves; a checkpoint may have loaded them already."""
+        self._start_meters()
+        self._clock = time.perf_counter()
+
+    def training_step(self, batch: Packed, batch_idx: int) -> Tensor:
+        """Loss of this rank's rows, scaled so that the mean over ranks is the mean over all tokens of the step.
+
+        Dropout draws from a generator that is seeded anew for each batch, so that a resumed run needs no generator's state.
+
+        Args:
+            batch: packed rows, tensors (R, S).
+
+        Returns:
+            () loss.
+        """
+        torch.manual_seed(
+            derive_key("noise", self._noise_seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+        )
+        self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        output = self(batch)
+        loss, share = self._global(output.loss, batch.loss_weights.sum())
+        meter = self._start_meters()
+        meter.add_batch(share / self.trainer.accumulate_grad_batches, (batch.segment_ids > 0).sum())
+        self._add_parts(batch, meter.kinds, meter.sources)
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip to the norm; where it is not finite, drop the gradients, so that the optimizer leaves everything as it is.
+
+        Raises:
+            FloatingPointError: it was not finite for `max_skipped_steps` steps in a row.
+        """
+        self._rate = optimizer.param_groups[0]["lr"]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if math.isfinite(value):
+            self._skipped_in_a_row = 0
+            self._start_meters().add_step(value)
+            return
+        for parameter in self.parameters():
+            parameter.grad = None
+        self._start_meters().add_step(0.0)
+        self.num_skipped += 1
+        self._skipped_in_a_row += 1
+        rank_zero_warn(f"step {self.trainer.global_step}: gradient norm {value}; skipped ({self.num_skipped} so far)")
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            raise FloatingPointError(
+                f"the gradient was not finite for {self._skipped_in_a_row} steps in a row, up to step {self.trainer.global_step}; "
+                "lower model.optimizer.lr, or look at the documents of these steps"
+            )
+
+    def validation_step(self, batch: Packed, batch_idx: int) -> None:
+        """Add the losses of packed rows of tensors (R, S)."""
+        if self._validation is None:
+            self._validation = PartSums(getattr(self._datamodule(), "validation_names", ()) or ("all",))
+        assert self.model is not None
+        self._measure = True
+        self.model(input_ids=batch.input_ids, segment_ids=batch.segment_ids, logits_to_keep=1)
+        self._add_parts(batch, None, self._validation)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log validation_loss, the mean over all tokens, and validation_loss/<source>."""
+        sums, self._validation = self._validation, None
+        if sums is None or self.trainer.sanity_checking:
+            return
+        if self.trainer.world_size > 1:
+            dist.all_reduce(sums.sums, group=self._group())
+        total, weight = sums.sums.sum(dim=1).tolist()
+        row = {f"validation_loss/{name}": mean for name, mean in sums.means().items()}
+        row["validation_loss"] = total / weight if weight else math.nan
+        self.log("validation_loss", row["validation_loss"], logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.trainer.global_step)
+
+    def write_row(self) -> None:
+        """Log what happened since the last row."""
+        meter = self._start_meters()
+        if meter.num_steps == 0:
+            return
+        meter.gather(self._group(), self._world_size())
+        now = time.perf_counter()
+        row = meter.row()
+        row["tokens_per_second"] = meter.tokens / max(1e-9, now - self._clock)
+        row["learning_rate"] = self._rate
+        row["skipped_steps"] = float(self.num_skipped)
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.trainer.global_step)
+        self._clock = now
+        meter.reset()
+
+    # State
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the curves' open row and the count of skipped steps; nothing but tensors and numbers."""
+        checkpoint["emu"] = {
+            "meter": self._start_meters().state_dict(),
+            "noise_seed": self._noise_seed,
+            "num_skipped": self.num_skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "vocabulary": None
+            if self.config.vocabulary is None
+            else Vocabulary.from_dict(self.config.vocabulary).fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back.
+
+        Raises:
+            ValueError: the checkpoint belongs to another vocabulary.
+        """
+        state = checkpoint["emu"]
+        ours = None if self.config.vocabulary is None else Vocabulary.from_dict(self.config.vocabulary).fingerprint
+        if state["vocabulary"] != ours:
+            raise ValueError(
+                f"the checkpoint was trained with the vocabulary {state['vocabulary']}, the data has {ours}"
+            )
+        self._start_meters().load_state_dict(state["meter"])
+        self._noise_seed = int(state["noise_seed"])
+        self.num_skipped, self._skipped_in_a_row = int(state["num_skipped"]), int(state["skipped_in_a_row"])
+
+    # Inside
+
+    def _datamodule(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    def _start_meters(self) -> StepMeter:
+        if self._meter is None:
+            if self.config.vocabulary is not None:
+                self._kinds = TokenKinds(Vocabulary.from_dict(self.config.vocabulary))
+            self._meter = StepMeter(
+                self._kinds.names if self._kinds else (), getattr(self._datamodule(), "source_names", ())
+            )
+        return self._meter
+
+    def _keep_hidden(self, module: nn.Module, inputs: Any, hidden: Tensor) -> None:
+        if self._measure:
+            self._hidden = hidden.detach()
+
+    @torch.no_grad()
+    def _add_parts(self, batch: Packed, kinds: PartSums | None, sources: PartSums) -> None:
+        """On steps that are measured, add each predicted token's loss to the sums of its kind and of its source.
+
+        It costs one more product with the head, which is why the steps between two rows are not measured.
+        """
+        hidden, self._hidden = self._hidden, None
+        if hidden is None or self.device_mesh is not None:
+            return
+        assert self.model is not None
+        targets, weights = next_targets(batch.labels, batch.loss_weights, batch.segment_ids)
+        targets = targets.flatten()
+        losses: Any = linear_cross_entropy(hidden.flatten(0, 1), self.model.lm_head.weight, targets, reduction="none")
+        assert weights is not None
+        if kinds is not None and self._kinds is not None:
+            kinds.add(losses, weights, self._kinds(targets))
+        if sources.names:
+            sources.add(losses, weights, batch.source_ids.roll(-1, dims=1).flatten())
+
+    def _global(self, loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate, and this rank's share of the step's loss.
+
+        Gradients are averaged over ranks, whose rows carry different weight: each rank's mean is scaled by its share of all weight.
+        """
+        world_size = self._world_size()
+        if world_size == 1:
+            return loss, loss.detach()
+        total = weight.clone()
+        dist.all_reduce(total, group=self._group())
+        share = loss * (weight / total.clamp(min=torch.finfo(total.dtype).tiny))
+        return share * world_size, share.detach()
+
+    def _world_size(self) -> int:
+        """Number of ranks that see different rows."""
+        return (getattr(self.trainer.strategy, "distributed_sampler_kwargs", None) or {}).get("num_replicas", 1)
+
+    def _group(self) -> Any | None:
+        """Their process group; None is all."""
+        mesh = self.device_mesh
+        return None if mesh is None else mesh["data_parallel"].get_group()
+
+
+class _WriteRows(Callback):
+    """Writes a row of the curves every `log_every_n_steps` steps."""
+
+    def __init__(self, module: EmuModule) -> None:
+        self._module = module
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._module.write_row()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._module.write_row()
+
+
+def with_vocabulary(config: EmuConfig, vocabulary: Vocabulary) -> EmuConfig:
+    """The configuration for a vocabulary: its size, its special ids and its table.
+
+    Raises:
+        ValueError: the configuration holds the table of another vocabulary.
+    """
+    if config.vocabulary is not None and Vocabulary.from_dict(config.vocabulary).fingerprint != vocabulary.fingerprint:
+        ours = Vocabulary.from_dict(config.vocabulary).fingerprint
+        raise ValueError(
+            f"model.config is of the vocabulary {ours}, the data of {vocabulary.fingerprint}; leave config.vocabulary out"
+        )
+    config = copy.deepcopy(config)
+    config.vocabulary = vocabulary.to_dict()
+    config.vocab_size = vocabulary.size
+    config.pad_token_id = vocabulary.control("pad")
+    config.bos_token_id = vocabulary.control("bos")
+    config.eos_token_id = vocabulary.control("eos")
+    return config

@@ -1,0 +1,205 @@
+"""`emu fit` as a function, on documents small enough to train on in a second."""
+
+import logging
+
+import pytest
+import torch
+import yaml
+
+from emu.data import FunctionSource, ListSource
+from emu.data.datamodule import MixtureDataModule
+from emu.documents import TokenDocument
+from emu.model import EmuForCausalLM
+from emu.training.checkpoints import list_checkpoints
+from emu.training.cli import fit, resolve_words
+from emu.training.curves import read_curves
+from emu.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary.build(16, {"vision": 32})
+
+
+def make_document(length, first, key=0):
+    ids = torch.cat([torch.tensor([VOCABULARY.control("bos")]), first + (torch.arange(length) + key) % 16])
+    return TokenDocument(ids, torch.ones(length + 1))
+
+
+class ToyData(MixtureDataModule):
+    def __init__(self, broken_step: int | None = None, **options):
+        super().__init__(**options)
+        self.broken_step = broken_step
+        self.prepared = 0
+
+    def prepare_data(self):
+        self.prepared += 1
+
+    @property
+    def vocabulary(self):
+        return VOCABULARY
+
+    def training_sources(self):
+        captions = ListSource([make_document(5 + i % 5, 0) for i in range(30)])
+        return {"captions": captions, "pictures": FunctionSource(self.draw, 40, max_length=13)}
+
+    def draw(self, index, key):
+        return make_document(12, 24, key % 7)
+
+    def validation_sources(self):
+        return {"captions": ListSource([make_document(6, 0) for _ in range(4)])}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    config = {
+        "seed_everything": 3,
+        "trainer": {
+            "max_steps": 12,
+            "accelerator": "cpu",
+            "devices": 1,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "default_root_dir": str(tmp_path / "run"),
+        },
+        "model": {
+            "config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 32,
+                "residual_dropout": 0.1,
+                "qk_norm": True,
+                "z_loss": 1e-5,
+            },
+            "optimizer": {"lr": 1e-2, "warmup_steps": 2, "total_steps": 12},
+        },
+        "data": {
+            "class_path": f"{__name__}.ToyData",
+            "init_args": {"documents_per_step": {"captions": 3, "pictures": 4}, "row_length": 32, "steps_per_epoch": 5},
+        },
+        "checkpoint": {"every_n_steps": 6, "keep": 3},
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(recipe, *words):
+    return fit(["--config", str(recipe), *map(str, words)])
+
+
+def same(ours, theirs):
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return ours == theirs
+
+
+def test_a_run_leaves_curves_checkpoints_its_recipe_and_a_model(recipe, tmp_path):
+    module = run(recipe)
+    folder = tmp_path / "run"
+    curves = read_curves(folder / "metrics.csv")
+    assert [step for step in curves if "loss" in curves[step]] == list(range(1, 13))
+    assert curves[12]["loss"] < curves[1]["loss"] - 0.5
+    assert {"loss/text", "loss/vision", "source_loss/captions", "source_loss/pictures", "tokens_per_second"} <= set(
+        curves[12]
+    )
+    assert "validation_loss" in curves[5] and "validation_loss/captions" in curves[10]
+    assert curves[2]["learning_rate"] == pytest.approx(1e-2)
+    assert [step for step, _ in list_checkpoints(folder / "checkpoints")] == [6, 12]
+    assert (folder / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    model = EmuForCausalLM.from_pretrained(folder / "model")
+    assert same(model.state_dict(), module.model.state_dict())
+    assert model.config.vocab_size == VOCABULARY.size and model.config.vocabulary == VOCABULARY.to_dict()
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_resuming_equals_an_unbroken_run_bit_for_bit(recipe, tmp_path):
+    run(recipe)
+    halves = tmp_path / "halves"
+    run(recipe, "--trainer.default_root_dir", halves, "--trainer.max_steps", 6)
+    run(recipe, "--trainer.default_root_dir", halves, "--ckpt_path", "last")
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "step=00000012.ckpt", weights_only=True)
+        for folder in (halves, tmp_path / "run")
+    )
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "emu"):
+        assert same(ours[part], theirs[part]), part
+    curves = [read_curves(folder / "metrics.csv") for folder in (halves, tmp_path / "run")]
+    timeless = [{s: {k: v for k, v in row.items() if k != "tokens_per_second"} for s, row in c.items()} for c in curves]
+    assert timeless[0] == timeless[1]
+
+
+def test_the_saved_configuration_repeats_the_run(recipe, tmp_path):
+    first = run(recipe, "--trainer.max_steps", 3, "--model.optimizer.lr", 5e-3)
+    again = tmp_path / "again"
+    second = run(tmp_path / "run" / "config.yaml", "--trainer.default_root_dir", again)
+    assert second.optimizer_options.lr == 5e-3
+    assert same(first.model.state_dict(), second.model.state_dict())
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(recipe):
+    run(recipe, "--trainer.max_steps", 1)
+    with pytest.raises(ValueError, match="--ckpt_path last.*--overwrite true"):
+        run(recipe)
+    run(recipe, "--trainer.max_steps", 2, "--overwrite", "true")
+
+
+def test_wrong_numbers_are_listed_together_before_data_is_prepared(recipe):
+    with pytest.raises(ValueError, match=r"(?s)optimizer.lr is -1.*max_grad_norm is 0.*row_length is 0"):
+        run(recipe, "--model.optimizer.lr", -1, "--model.max_grad_norm", 0, "--data.row_length", 0)
+
+
+def test_wrong_sources_are_listed_together_before_the_first_step(recipe):
+    with pytest.raises(
+        ValueError, match=r"(?s)unknown sources \['sounds'\].*'captions' has documents of up to 10.*'pictures'.*13"
+    ):
+        run(recipe, "--data.row_length", 8, "--data.documents_per_step", "{sounds: 1, captions: 1}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.optimizer.lrr", "1"], "lrr"),
+        (["--trainer.max_step", "1"], "max_step"),
+        (["--model.config.hidden_size", "large"], "hidden_size"),
+        (["--data.row_lenth", "3"], "row_lenth"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused(recipe, words, message):
+    with pytest.raises(ValueError, match=message):
+        run(recipe, *words)
+
+
+def test_unknown_keys_in_the_file_are_refused(recipe):
+    config = yaml.safe_load(recipe.read_text())
+    config["model"]["config"]["hiden_size"] = 3
+    recipe.write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match="hiden_size"):
+        run(recipe)
+
+
+def test_missing_files_are_named():
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        resolve_words(["--config", "some/nowhere.yaml"])
+    with pytest.raises(FileNotFoundError, match="no recipe 'nothing'"):
+        resolve_words(["--config=nothing"])
+
+
+def test_going_on_from_a_file_that_is_not_there_is_refused(recipe):
+    with pytest.raises(FileNotFoundError, match=r"gone\.ckpt"):
+        run(recipe, "--ckpt_path", "gone.ckpt")
+
+
+def test_last_without_a_checkpoint_starts_from_scratch(recipe, caplog):
+    with caplog.at_level(logging.WARNING, logger="emu"):
+        run(recipe, "--ckpt_path", "last", "--trainer.max_steps", 1)
+    assert "starting from scratch" in caplog.text
+
+
+def test_accumulated_batches_log_the_mean_loss(recipe, tmp_path):
+    run(recipe, "--trainer.accumulate_grad_batches", 2, "--trainer.max_steps", 2, "--trainer.log_every_n_steps", 2)
+    row = read_curves(tmp_path / "run" / "metrics.csv")[2]
+    assert 3.0 < row["loss"] < 5.0

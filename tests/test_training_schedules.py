@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from emu.training.schedules import OptimizerOptions, build_optimizer, parameter_groups, rate_factor
+
+
+def rates(**options):
+    return [rate_factor(step, OptimizerOptions(**options), total_steps=20) for step in range(25)]
+
+
+def test_the_rate_rises_over_warm_up_and_falls_to_its_final_fraction():
+    for schedule in ("cosine", "wsd"):
+        curve = rates(schedule=schedule, warmup_steps=4, final=0.2)
+        assert curve[:4] == [0.25, 0.5, 0.75, 1.0]
+        assert curve[19] == pytest.approx(0.2) and curve[24] == pytest.approx(0.2)
+        assert all(later <= earlier for earlier, later in zip(curve[4:], curve[5:], strict=False))
+
+
+def test_wsd_is_constant_until_its_last_part():
+    curve = rates(schedule="wsd", decay_steps=5, final=0.0)
+    assert curve[:15] == [1.0] * 15
+    assert curve[15:20] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+def test_constant_stays():
+    assert rates(schedule="constant", warmup_steps=2) == [0.5] + [1.0] * 24
+
+
+def test_only_matrices_that_are_no_embeddings_decay():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 5, bias=False))
+    decayed, rest = parameter_groups(model, 0.3)
+    assert [p.shape for p in decayed["params"]] == [(3, 4), (5, 3)] and decayed["weight_decay"] == 0.3
+    assert len(rest["params"]) == 4 and rest["weight_decay"] == 0.0
+    model[3].weight = model[0].weight
+    assert len(parameter_groups(model, 0.3)[0]["params"]) == 1
+    model[1].requires_grad_(False)
+    assert len(parameter_groups(model, 0.3)) == 1
+
+
+def test_a_step_without_gradients_changes_nothing():
+    model = nn.Linear(3, 2)
+    optimizer, _ = build_optimizer(model, OptimizerOptions(lr=0.1), 10)
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model.weight, before) and not optimizer.state
+
+
+def test_every_wrong_number_is_reported():
+    problems = OptimizerOptions(lr=-1, beta2=1.0, warmup_steps=-1, final=2).problems(max_steps=-1)
+    assert [problem.split()[0] for problem in problems] == [
+        "optimizer.lr",
+        "optimizer.beta2",
+        "optimizer.warmup_steps",
+        "optimizer.final",
+        "schedule",
+    ]
+    assert OptimizerOptions().problems(max_steps=10) == []
