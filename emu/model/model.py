@@ -178,10 +178,13 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if mask is not None and bool(mask.all()):
             mask = None
         if cache is not None:
-            if mask is None and tokens == 1:
+            unwritten = (
+                cache.get_mask_sizes(tokens, 0)[0] - past - tokens
+            )  # caches of a fixed size return all their slots
+            if mask is None and tokens == 1 and not unwritten:
                 return attend_masked(None, dropout, cache)
             known = mask if mask is not None else torch.ones(1, past + tokens, device=input_ids.device)
-            return attend_masked(padding_mask(known, tokens), dropout, cache)
+            return attend_masked(F.pad(padding_mask(known, tokens), (0, unwritten)), dropout, cache)
         if mask is not None:
             segment_ids = mask.to(torch.int64)
         if dropout:

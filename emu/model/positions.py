@@ -58,9 +58,30 @@ class EmuRotaryEmbedding(nn.Module):
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (B, S, heads, head_dim) by the angle of their token."""
-    cos, sin = (part[:, :, None] for part in rotary)  # (B, S, 1, head_dim)
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    return _Rotate.apply(x, *rotary) if torch.is_grad_enabled() else _turn(x, *rotary, 1)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (B, S, 1, head_dim)
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1), None, None
 
 
 def segment_positions(segment_ids: Tensor) -> Tensor:
