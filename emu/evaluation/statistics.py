@@ -179,8 +179,8 @@ def _check(counts: np.ndarray, odds: np.ndarray) -> None:
     needed = samples_needed(odds)
     if (odds > 0).sum() > 1 and counts.sum() < needed:
         raise ValueError(
-            f"{int(counts.sum())} samples are too few for a chi-square test over {int((odds > 0).sum())} values; {needed} are needed, so that "
-            f"the rarest is expected {MIN_EXPECTED:g} times"
+            f"{int(counts.sum())} samples are too few for a chi-square test over {int((odds > 0).sum())} values; {needed} are needed, "
+            f"so that the rarest is expected {MIN_EXPECTED:g} times"
         )
 
 

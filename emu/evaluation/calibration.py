@@ -1,0 +1,211 @@
+"""Calibration against a world whose probabilities are known.
+
+Two questions for any model, which enters as two functions: how many bits does it spend more than the best possible model (`score_task`),
+and does what it samples follow the true odds where the prompt leaves something free (`measure_attributes`)? A third one guards the answers:
+whether a document's bits depend on the documents beside it (`check_company`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emu.evaluation.statistics import (
+    ChiSquare,
+    Interval,
+    chi_square_groups,
+    excess_bits,
+    mean,
+    proportion,
+    samples_needed,
+)
+from emu.evaluation.worlds import HELD_OUT, Draws, World
+
+Score = Callable[[str, Draws], np.ndarray]
+"""(task, documents) -> (n,) bits that the model spends on each document's target."""
+Sample = Callable[[str, np.ndarray, int], np.ndarray]
+"""(task, (n,) numbers of the given variable, seed) -> (n,) numbers of the target variable, -1 for what no scene of the world looks like."""
+
+ODDS_DIGITS = 9
+COMPANY_BITS = 0.01
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A model's bits on one task.
+
+    Attributes:
+        world: name of the world.
+        task: name of the task.
+        split: where the documents came from.
+        floor: entropy of the target given the prompt, bits a document.
+        exact: mean bits of the true distribution on these very documents; differs from the floor by chance alone.
+        model: mean bits of the model on them.
+        excess: mean of their difference.
+    """
+
+    world: str
+    task: str
+    split: str
+    floor: float
+    exact: float
+    model: Interval
+    excess: Interval
+
+    @property
+    def relative(self) -> float:
+        """Excess as a share of the floor; inf for tasks without uncertainty."""
+        return self.excess.value / self.floor if self.floor > 1e-9 else float("inf")
+
+    @property
+    def impossible(self) -> bool:
+        """Whether the model does better than the truth, beyond four standard errors: it must see what it should predict."""
+        error = (self.excess.high - self.excess.low) / (2 * 1.96)
+        return self.excess.value < -4 * error - 1e-3
+
+
+@dataclass(frozen=True)
+class AttributeTest:
+    """Whether samples follow the true odds of something that the prompt leaves free.
+
+    Attributes:
+        world: name of the world.
+        task: name of the task.
+        attribute: what was counted.
+        legal: share of the samples that the prompt allows at all; only these are counted.
+        test: against the true odds.
+        observed: (k,) mean share of each value among the counted samples.
+        expected: (k,) its true share for the same prompts.
+    """
+
+    world: str
+    task: str
+    attribute: str
+    legal: Interval
+    test: ChiSquare
+    observed: tuple[float, ...]
+    expected: tuple[float, ...]
+
+
+def score_task(
+    world: World, task: str, score: Score, n: int = 500, *, seed: int = 0, split: str = HELD_OUT
+) -> TaskScore:
+    """Compare a model's bits with the exact ones.
+
+    Args:
+        world: where documents come from.
+        task: name of the task.
+        score: the model.
+        n: number of documents, 30 or more.
+        seed: chooses the documents.
+        split: where they come from.
+
+    Raises:
+        ValueError: an unknown task or split, too few documents, or a score of another length.
+    """
+    world.task(task)
+    if n < 30:
+        raise ValueError(f"{n} documents are too few for a confidence interval; 30 are needed")
+    draws = world.draw(seed, n, split)
+    exact = world.exact_bits(task, draws)
+    bits = np.asarray(score(task, draws), np.float64)
+    if bits.shape != exact.shape:
+        raise ValueError(f"the score of {n} documents has shape {bits.shape}; expected one number of bits each")
+    return TaskScore(
+        world.name, task, split, world.floor(task), float(exact.mean()), mean(bits), excess_bits(bits, exact)
+    )
+
+
+def check_company(task: str, score: Score, draws: Draws) -> float:
+    """Largest difference, in bits, between documents scored together and one by one: 0 for a model that keeps documents apart.
+
+    Raises:
+        ValueError: it is more than a hundredth of a bit: documents see each other.
+    """
+    together = np.asarray(score(task, draws))
+    alone = np.concatenate([np.asarray(score(task, draws[i : i + 1])) for i in range(len(draws))])
+    worst = float(np.abs(together - alone).max())
+    if worst > COMPANY_BITS:
+        raise ValueError(
+            f"a document of {task!r} costs {worst:.3f} bits more or less in the company of others; documents of a row see each other, "
+            "check the document mask and the positions"
+        )
+    return worst
+
+
+def measure_attributes(
+    world: World,
+    task: str,
+    sample: Sample,
+    attributes: Sequence[str],
+    n: int = 2000,
+    *,
+    seed: int = 0,
+    rules: Sequence[str] | None = None,
+) -> list[AttributeTest]:
+    """Sample answers to prompts of the world and test what the prompts leave free.
+
+    Args:
+        world: where prompts come from.
+        task: name of the task.
+        sample: the model.
+        attributes: of the target, see `World.attributes`.
+        n: number of samples.
+        seed: chooses prompts and samples.
+        rules: kinds of captions to prompt with; all by default.
+
+    Raises:
+        ValueError: an unknown task or attribute, or too few samples; the message says how many are needed. Checked before sampling.
+    """
+    question = world.task(task)
+    given = world.draw(seed, n, HELD_OUT, rules=rules).values(question.given)
+    laws = {name: world.attribute_law(task, name, given) for name in attributes}
+    for name, law in laws.items():
+        _check_sample_size(name, law)
+    target = np.asarray(sample(task, given, seed))
+    if target.shape != given.shape:
+        raise ValueError(f"{n} prompts gave samples of shape {target.shape}; expected one each")
+    legal = np.isfinite(world.log2_probability(task, target, given))
+    return [_test(world, task, name, laws[name], target, legal) for name in attributes]
+
+
+def _check_sample_size(name: str, law: np.ndarray) -> None:
+    groups, counts = np.unique(law.round(ODDS_DIGITS), axis=0, return_counts=True)
+    free = (groups > 0).sum(axis=1) > 1
+    if not free.any():
+        raise ValueError(f"these prompts leave nothing of {name!r} free; there is nothing to test")
+    needed = np.array([samples_needed(odds) for odds in groups[free]])
+    if (counts[free] < needed).all():
+        least = int(np.ceil((needed * len(law) / counts[free]).min() * 1.1))
+        raise ValueError(f"{len(law)} samples are too few to test {name!r}; about {least} are needed")
+
+
+def _test(world: World, task: str, name: str, law: np.ndarray, target: np.ndarray, legal: np.ndarray) -> AttributeTest:
+    values = world.attribute_of(world.task(task).target, name)
+    width = law.shape[1]
+    counted, prompts, groups = np.zeros(width), np.zeros(width), []
+    odds_of_group, member = np.unique(law.round(ODDS_DIGITS), axis=0, return_inverse=True)
+    for number, odds in enumerate(odds_of_group):
+        odds = odds / odds.sum()
+        some = (member.ravel() == number) & legal
+        if (odds > 0).sum() < 2 or some.sum() < samples_needed(odds):
+            continue
+        counts = np.bincount(values[target[some]], minlength=width)
+        groups.append((counts, odds))
+        counted, prompts = counted + counts, prompts + odds * some.sum()
+    if not groups:
+        raise ValueError(
+            f"of {len(target)} samples only {int(legal.sum())} are possible answers, too few to test {name!r}; train longer, or take more"
+        )
+    total = counted.sum()
+    return AttributeTest(
+        world.name,
+        task,
+        name,
+        proportion(legal),
+        chi_square_groups(groups),
+        tuple(counted / total),
+        tuple(prompts / total),
+    )
