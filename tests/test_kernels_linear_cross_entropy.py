@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu_kernels import linear_cross_entropy, reference
+from emu_kernels import linear_cross_entropy, linear_cross_entropy_cpu, reference
+from emu_kernels.testing import peak_cpu_bytes
 
 OPTIONS = {
     "plain": {},
@@ -24,7 +25,7 @@ def make_case(dtype: torch.dtype = torch.float64, num_tokens: int = 13, width: i
     target[[3, 7]] = -100
     weights = torch.rand(num_tokens, generator=generator, dtype=torch.float64)
     weights[5] = 0.0
-    ranges = torch.tensor([[4, 19], [6, 20], [0, vocab]]).repeat(num_tokens, 1)[:num_tokens]
+    ranges = torch.tensor([[4, 19], [6, 15], [0, vocab]]).repeat(num_tokens, 1)[:num_tokens]
     inputs = {"hidden": hidden.to(dtype).requires_grad_(), "weight": weight.to(dtype).requires_grad_()}
     return inputs | {"target": target, "weights": weights, "ranges": ranges}
 
@@ -60,3 +61,206 @@ def test_values_and_gradients_equal_the_definition(name: str, reduction: str) ->
         (expected_loss * factors[: loss.numel()].view(loss.shape)).sum() + (expected_lse * factors).sum(), case
     )
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradcheck_passes(name: str) -> None:
+    case = make_case(num_tokens=8, width=3, vocab=23)
+    options = pick_options(case, OPTIONS[name])
+
+    def function(hidden: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        mean = linear_cross_entropy(hidden, weight, case["target"], **options)
+        each, lse = linear_cross_entropy(hidden, weight, case["target"], **options, reduction="none", return_lse=True)
+        return mean, each, lse
+
+    assert torch.autograd.gradcheck(function, (case["hidden"], case["weight"]))
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_frozen_input_leaves_the_other_gradient_unchanged(frozen: str, reduction: str) -> None:
+    case = make_case()
+    other = "weight" if frozen == "hidden" else "hidden"
+    both = linear_cross_entropy(case["hidden"], case["weight"], case["target"], reduction=reduction).sum()
+    expected = torch.autograd.grad(both, case[other])[0]
+    case[frozen] = case[frozen].detach()
+    one = linear_cross_entropy(case["hidden"], case["weight"], case["target"], reduction=reduction).sum()
+    torch.testing.assert_close(torch.autograd.grad(one, case[other])[0], expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 13])
+def test_result_does_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case()
+    expected = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
+    wanted = gradients(expected, case)
+    monkeypatch.setattr(linear_cross_entropy_cpu, "chunk_size", lambda *_: chunk)
+    found = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, case), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_is_no_larger_than_that_of_the_plain_computation(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_cross_entropy_cpu, "BUFFER_BYTES", 2**14)  # several chunks and blocks of ids
+    case = make_case(dtype, num_tokens=300, width=32, vocab=130)
+    exact = {"hidden": case["hidden"].detach().double(), "weight": case["weight"].detach().double()}
+    exact = {name: value.requires_grad_() for name, value in exact.items()}
+    truth = reference.linear_cross_entropy(exact["hidden"], exact["weight"], case["target"])[0]
+    plain = reference.linear_cross_entropy(case["hidden"], case["weight"], case["target"])[0]
+    fused = linear_cross_entropy(case["hidden"], case["weight"], case["target"])
+    assert fused.dtype == torch.float32
+    slack = 4 * torch.finfo(torch.float32).eps
+    assert abs(fused - truth) <= abs(plain - truth) + slack * truth.abs()
+    rows = zip(gradients(fused, case), gradients(plain, case), gradients(truth, exact), strict=True)
+    for ours, theirs, true in rows:
+        assert ours.dtype == dtype
+        assert (ours - true).norm() <= 1.05 * (theirs - true).norm() + slack * true.norm()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("situation", ["no tokens", "all ignored", "all of weight zero"])
+def test_nothing_to_learn_from_is_a_zero_loss_with_zero_gradients(situation: str, reduction: str) -> None:
+    case = make_case()
+    weights = None
+    if situation == "no tokens":
+        case["hidden"] = case["hidden"].detach()[:0].requires_grad_()
+        case["target"] = case["target"][:0]
+    elif situation == "all ignored":
+        case["target"] = torch.full_like(case["target"], -100)
+    else:
+        weights = torch.zeros(13)
+    loss, lse, best = linear_cross_entropy(
+        case["hidden"], case["weight"], case["target"], weights=weights, reduction=reduction, return_lse=True,
+        return_argmax=True,
+    )  # fmt: skip
+    assert torch.equal(loss, torch.zeros_like(loss))
+    assert torch.equal(lse, torch.zeros_like(lse))
+    assert bool((best == -1).all())
+    for gradient in gradients(loss.sum() + lse.sum(), case):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_what_skipped_tokens_hold_does_not_matter() -> None:
+    case = make_case()
+    arguments = case["weight"], case["target"]
+    expected = linear_cross_entropy(case["hidden"], *arguments, weights=case["weights"])
+    wanted = torch.autograd.grad(expected, case["weight"])
+    hidden = case["hidden"].detach().clone()
+    hidden[[3, 5, 7]] = torch.nan
+    case["target"][5] = 10**9
+    hidden.requires_grad_()
+    found = linear_cross_entropy(hidden, *arguments, weights=case["weights"])
+    torch.testing.assert_close(found, expected)
+    d_weight, d_hidden = torch.autograd.grad(found, (case["weight"], hidden))
+    torch.testing.assert_close(d_weight, wanted[0])
+    assert torch.equal(d_hidden[[3, 5, 7]], torch.zeros(3, 5, dtype=torch.float64))
+
+
+def test_non_contiguous_inputs_give_the_same_loss_and_gradients() -> None:
+    case = make_case()
+    expected = linear_cross_entropy(case["hidden"], case["weight"], case["target"])
+    wanted = gradients(expected, case)
+    strided = {name: case[name].detach().t().contiguous().t().requires_grad_() for name in ("hidden", "weight")}
+    target = case["target"].repeat_interleave(2)[::2]
+    found = linear_cross_entropy(strided["hidden"], strided["weight"], target)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, strided), wanted)
+
+
+def test_autocast_computes_in_its_dtype() -> None:
+    case = make_case(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(case["hidden"], case["weight"], case["target"])
+    low = [case[name].detach().bfloat16() for name in ("hidden", "weight")]
+    torch.testing.assert_close(loss, linear_cross_entropy(*low, case["target"]))
+    assert all(gradient.dtype == torch.float32 for gradient in gradients(loss, case))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_compiled_equals_eager_with_ignored_targets(name: str) -> None:
+    case = make_case()
+    options = pick_options(case, OPTIONS[name])
+
+    def function(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        loss, lse = linear_cross_entropy(hidden * 1.5, weight, target, **options, return_lse=True)
+        each = linear_cross_entropy(hidden, weight, target, **options, reduction="none")
+        return loss, lse, each
+
+    def total(results: tuple[Tensor, ...]) -> Tensor:
+        return results[0] + 0.1 * results[1].sum() + (results[2] ** 2).sum()
+
+    arguments = case["hidden"], case["weight"], case["target"]
+    eager = function(*arguments)
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, eager, strict=True))
+    torch.testing.assert_close(gradients(total(compiled), case), gradients(total(eager), case))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_ops_pass_opcheck(reduction: str) -> None:
+    case = make_case()
+    arguments = case["hidden"], case["weight"], case["target"], case["weights"], 4, 19, None, 2.0, -100, 0.1
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+    fused = torch.ops.emu_kernels.linear_cross_entropy.default
+    torch.library.opcheck(fused, (*arguments, reduction, True, reduction != "none", True), test_utils=checks[:3])
+    vector = torch.rand(13, dtype=torch.float64)
+    recompute = torch.ops.emu_kernels.linear_cross_entropy_backward.default
+    tensors = [case[name].detach() for name in ("hidden", "weight")]
+    numbers = 4, 19, None, 2.0, True, True
+    torch.library.opcheck(recompute, (*tensors, None, vector, None, vector, *numbers), test_utils=checks)
+
+
+def test_second_derivative_is_refused() -> None:
+    case = make_case()
+    loss = linear_cross_entropy(case["hidden"], case["weight"], case["target"])
+    first = torch.autograd.grad(loss, case["hidden"], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        torch.autograd.grad(first.sum(), case["hidden"])
+
+
+BAD_ARGUMENTS = {
+    "hidden of three axes": ({"hidden": torch.zeros(2, 3, 5)}, ValueError, "hidden"),
+    "hidden that is a list": ({"hidden": [[1.0]]}, TypeError, "hidden"),
+    "integer hidden": ({"hidden": torch.zeros(13, 5, dtype=torch.int64)}, TypeError, "hidden"),
+    "hidden without features": ({"hidden": torch.zeros(13, 0), "weight": torch.zeros(29, 0)}, ValueError, "hidden"),
+    "weight of another width": ({"weight": torch.zeros(29, 4)}, ValueError, "weight"),
+    "weight of another dtype": ({"weight": torch.zeros(29, 5, dtype=torch.float64)}, TypeError, "weight"),
+    "weight without ids": ({"weight": torch.zeros(0, 5)}, ValueError, "weight"),
+    "weight on another device": ({"weight": torch.zeros(29, 5, device="meta")}, ValueError, "weight"),
+    "float target": ({"target": torch.zeros(13)}, TypeError, "target"),
+    "short target": ({"target": torch.zeros(12, dtype=torch.int64)}, ValueError, "target"),
+    "negative target": ({"target": torch.full((13,), -1)}, ValueError, "target"),
+    "target beyond the vocabulary": ({"target": torch.full((13,), 29)}, ValueError, "target"),
+    "target outside of its range": ({"vocab_range": (3, 9)}, ValueError, "target"),
+    "target outside of its own range": ({"vocab_range": torch.tensor([[3, 9]] * 13)}, ValueError, "target"),
+    "range beyond the vocabulary": ({"vocab_range": (20, 10)}, ValueError, "vocab_range"),
+    "empty range": ({"vocab_range": (20, 0)}, ValueError, "vocab_range"),
+    "own range beyond the vocabulary": ({"vocab_range": torch.tensor([[6, 29]] * 13)}, ValueError, "vocab_range"),
+    "ranges of another shape": ({"vocab_range": torch.tensor([[6, 2]])}, ValueError, "vocab_range"),
+    "weights of another shape": ({"weights": torch.ones(12)}, ValueError, "weights"),
+    "integer weights": ({"weights": torch.ones(13, dtype=torch.int64)}, TypeError, "weights"),
+    "negative weights": ({"weights": -torch.ones(13)}, ValueError, "weights"),
+    "weights that are not finite": ({"weights": torch.full((13,), torch.inf)}, ValueError, "weights"),
+    "weights with a gradient": ({"weights": torch.ones(13, requires_grad=True)}, ValueError, "weights"),
+    "negative z-loss": ({"z_loss": -0.1}, ValueError, "z_loss"),
+    "soft cap of zero": ({"softcap": 0.0}, ValueError, "softcap"),
+    "unknown reduction": ({"reduction": "average"}, ValueError, "reduction"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_argument_is_named(name: str) -> None:
+    changes, error, argument = BAD_ARGUMENTS[name]
+    case = make_case(torch.float32)
+    arguments = {key: case[key] for key in ("hidden", "weight", "target")} | changes
+    with pytest.raises(error, match=argument):
+        linear_cross_entropy(**arguments)
+
+
+def test_full_logits_are_never_held() -> None:
+    """512 x 100,000 float32 logits take 195 MiB, and the plain computation holds three tables of that size."""
+    hidden, weight = torch.randn(512, 16, requires_grad=True), torch.randn(100_000, 16, requires_grad=True)
+    target = torch.randint(0, 100_000, (512,))
+    assert peak_cpu_bytes(lambda: linear_cross_entropy(hidden, weight, target, softcap=20.0).backward()) < 160 * 2**20

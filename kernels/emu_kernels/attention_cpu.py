@@ -33,6 +33,15 @@ class Tile:
     spans: tuple[tuple[int, int], ...]
     runs: Tensor | None = None
 
+    @property
+    def square(self) -> bool:
+        """The keys are those of the queries."""
+        return self.first == self.key_first and self.last == self.key_last
+
+    def covers(self, num_rows: int, length: int) -> bool:
+        """The tile is all there is."""
+        return self.square and self.first == 0 and self.last == length and self.rows == slice(0, num_rows)
+
 
 def attention_cpu(
     q: Tensor,
@@ -46,9 +55,10 @@ def attention_cpu(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """See `attention._forward_op`."""
+    tiles = plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q.dtype))
-    for tile in plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window):
+    for tile in tiles:
         rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
         tile_q, tile_k, tile_v = (
             x[rows, part].transpose(1, 2) for x, part in ((q, queries), (k, keys), (v, keys))
@@ -58,6 +68,8 @@ def attention_cpu(
             tile_out, tile_lse = _softcap_forward(tile_q, tile_k, tile_v, mask, is_causal, softcap, scale)
         else:
             tile_out, tile_lse = _flash(tile_q, tile_k, tile_v, 0.0, is_causal, attn_mask=mask, scale=scale)
+        if tile.covers(q.shape[0], q.shape[1]):
+            return tile_out.transpose(1, 2).contiguous(), tile_lse.contiguous()
         out[rows, queries] = tile_out.transpose(1, 2)
         lse[rows, :, queries] = tile_lse
     return out, lse
@@ -92,9 +104,15 @@ def attention_backward_cpu(
             grads = _softcap_backward(*tensors, mask, is_causal, softcap, scale)
         else:
             grads = _flash_backward(*tensors, 0.0, is_causal, attn_mask=mask, scale=scale)
-        d_q[rows, queries] = grads[0].transpose(1, 2)
-        d_k[rows, keys] += grads[1].transpose(1, 2)
-        d_v[rows, keys] += grads[2].transpose(1, 2)
+        tile_d_q, tile_d_k, tile_d_v = (x.transpose(1, 2) for x in grads)
+        if tile.covers(q.shape[0], q.shape[1]):
+            return tile_d_q.contiguous(), tile_d_k.to(k.dtype).contiguous(), tile_d_v.to(v.dtype).contiguous()
+        d_q[rows, queries] = tile_d_q
+        if tile.square:  # the first tile to see its keys
+            d_k[rows, keys], d_v[rows, keys] = tile_d_k, tile_d_v
+        else:
+            d_k[rows, keys] += tile_d_k
+            d_v[rows, keys] += tile_d_v
     return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
 
 
@@ -143,7 +161,7 @@ def _runs(segment_ids: Tensor) -> Tensor:
     """(B, S): 0 for padding, else a number that differs between the documents of a row."""
     changes = segment_ids[:, 1:] != segment_ids[:, :-1]
     runs = torch.nn.functional.pad(changes.cumsum(1), (1, 0)) + 1
-    return runs.masked_fill_(segment_ids == 0, 0)
+    return runs.masked_fill_(segment_ids == 0, 0).int()
 
 
 def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int) -> list[Tile]:
@@ -168,9 +186,8 @@ def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: 
 def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
     """Additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
     length = tile.last - tile.first
-    square = tile.first == tile.key_first and tile.last == tile.key_last
     no_window = not window or window >= tile.key_last - tile.key_first
-    if len(tile.spans) == 1 and no_window and (square or not causal):
+    if len(tile.spans) == 1 and no_window and (tile.square or not causal):
         return None, causal
     query = torch.arange(tile.first, tile.last)[:, None]
     key = torch.arange(tile.key_first, tile.key_last)[None]
@@ -184,7 +201,8 @@ def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tupl
         lengths = torch.tensor([last - first for first, last in tile.spans])
         document = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         visible &= document[:, None] == document[None]
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf), False
+    zero, hidden = torch.tensor([0.0, -math.inf], dtype=dtype)
+    return torch.where(visible, zero, hidden), False
 
 
 def _softcap_scores(

@@ -66,7 +66,7 @@ def guided_sample(
         check_tensor(name, value, "(B,)", 1, (torch.int64,))
         check_shape(name, value, (num_rows,), "the rows of logits")
         check_like(name, value, "logits", logits)
-    scale, part_scale = (scale, 1.0) if isinstance(scale, (int, float)) else scale
+    scale, part_scale = _scale_pair(scale)
     top_k = top_k or 0
     top_p = 1.0 if top_p is None else float(top_p)
     if not 0.0 <= temperature < float("inf"):
@@ -89,6 +89,15 @@ def guided_sample(
         position,
         draw,
     )
+
+
+def _scale_pair(scale: float | tuple[float, float]) -> tuple[float, float]:
+    pair = (scale, 1.0) if isinstance(scale, (int, float)) else scale
+    if not (isinstance(pair, (tuple, list)) and all(isinstance(value, (int, float)) for value in pair)):
+        raise TypeError(f"scale must be a number or a pair of numbers, got {scale!r}")
+    if len(pair) != 2 or not all(abs(value) < float("inf") for value in pair):
+        raise ValueError(f"scale must be a finite number or a pair of them, got {scale!r}")
+    return pair[0], pair[1]
 
 
 # A decode step calls this op once; a plain definition costs half as much per call as torch.library.custom_op.
@@ -195,10 +204,17 @@ def exponential_noise(
 ) -> NDArray[np.float32]:
     """Standard exponential numbers (B, num_candidates); candidate i takes word i % 4 of the counter i // 4."""
     words = philox(seed, (position, stream, draw), -(-num_candidates // 4))  # (4, B, blocks)
-    uniform = words.transpose(1, 2, 0).reshape(seed.shape[0], -1)[:, :num_candidates].astype(np.float32)
+    return to_exponential(words.transpose(1, 2, 0).reshape(seed.shape[0], -1)[:, :num_candidates])
+
+
+def to_exponential(words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """-log1p(-u) with u = (word + 1/2) / 2**32: full relative precision near zero, where the winners are, and never zero.
+
+    u rounds up to 1 once in 2**25 words: infinity, which never wins.
+    """
+    uniform = words.astype(np.float32)
     uniform += np.float32(0.5)
-    uniform *= np.float32(2.0**-32)
-    # -log1p(-u) keeps full relative precision near zero, where the winners are; u rounds up to 1 once in 2**25: infinity.
+    uniform *= np.float32(-(2.0**-32))
     with np.errstate(divide="ignore"):
-        np.log1p(np.negative(uniform, out=uniform), out=uniform)
+        np.log1p(uniform, out=uniform)
     return np.negative(uniform, out=uniform)

@@ -1,0 +1,225 @@
+"""Attention over packed rows against its plain definition: masks, gradients, padding, bad input, compiled, memory."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from emu_kernels import attention, reference
+from emu_kernels.attention_cpu import SHORT, TILE
+from emu_kernels.testing import peak_cpu_bytes
+
+MASKS = {
+    "causal": {},
+    "full": {"causal": False},
+    "window": {"window": 5},
+    "full window": {"window": 7, "causal": False},
+    "documents": {"segment_ids": True},
+    "full documents": {"segment_ids": True, "causal": False},
+    "documents and window": {"segment_ids": True, "window": 9},
+    "offsets": {"cu_seqlens": True},
+    "full offsets and window": {"cu_seqlens": True, "causal": False, "window": 40},
+}
+
+
+def make_inputs(batch: int, length: int, dtype: torch.dtype = torch.float64, heads: tuple[int, int] = (4, 2)) -> list:
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(batch, length, num_heads, 6) for num_heads in (heads[0], heads[1], heads[1])]
+    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+
+
+def make_documents(batch: int, length: int) -> Tensor:
+    """Rows with documents of several lengths, of one id that comes back after a break, and padding at the end and inside."""
+    segment_ids = torch.arange(length).div(length // 3 + 1, rounding_mode="floor")[None].repeat(batch, 1) + 1
+    segment_ids[0, :3] = 5
+    segment_ids[0, 3:4] = 0
+    segment_ids[0, 4:7] = 5
+    segment_ids[-1, length - length // 4 :] = 0
+    return segment_ids
+
+
+def mask_options(name: str, batch: int, length: int) -> tuple[int, dict]:
+    """Number of rows and the mask arguments with the placeholders of MASKS replaced."""
+    options = dict(MASKS[name])
+    if "segment_ids" in options:
+        options["segment_ids"] = make_documents(batch, length)
+    if "cu_seqlens" in options:
+        batch = 1
+        options["cu_seqlens"] = torch.tensor([0, 1, 5, 5, length // 2, length - 2], dtype=torch.int32)
+    return batch, options
+
+
+def compare(inputs: list[Tensor], options: dict, softcap: float | None = None, scale: float | None = None) -> None:
+    """Output and gradients against the definition."""
+    found = attention(*inputs, **options, softcap=softcap, scale=scale)
+    mask = reference.visible(*inputs[0].shape[:2], **options)
+    expected = reference.attention(*inputs, mask, softcap, scale)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=found.dtype)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad))
+
+
+@pytest.mark.parametrize("length", [17, SHORT + 3, 2 * TILE + 61])
+@pytest.mark.parametrize("name", MASKS)
+def test_output_and_gradients_equal_the_definition(name: str, length: int) -> None:
+    batch, options = mask_options(name, 3, length)
+    compare(make_inputs(batch, length), options)
+
+
+@pytest.mark.parametrize("length", [17, 2 * TILE + 5])
+@pytest.mark.parametrize("name", ["causal", "documents", "full offsets and window"])
+def test_soft_cap_and_scale_equal_the_definition(name: str, length: int) -> None:
+    batch, options = mask_options(name, 2, length)
+    compare(make_inputs(batch, length), options, softcap=1.5, scale=0.7)
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (3, 3), (6, 1), (6, 2)])
+def test_query_heads_share_key_heads(heads: tuple[int, int]) -> None:
+    compare(make_inputs(2, 11, heads=heads), {})
+
+
+@pytest.mark.parametrize("name", ["causal", "documents and window"])
+def test_gradcheck_passes(name: str) -> None:
+    _, options = mask_options(name, 1, 6)
+    q, k, v = make_inputs(1, 6, heads=(2, 1))
+    for softcap in (None, 2.0):
+        assert torch.autograd.gradcheck(lambda *x, cap=softcap: attention(*x, **options, softcap=cap), (q, k, v))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [33, 2 * TILE + 5])
+def test_error_is_no_larger_than_that_of_the_plain_computation(dtype: torch.dtype, length: int) -> None:
+    inputs = make_inputs(2, length, dtype)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    mask = reference.visible(2, length)
+    truth, plain, found = (
+        reference.attention(*exact, mask),
+        reference.attention(*inputs, mask),
+        attention(*inputs),
+    )
+    assert found.dtype == dtype
+    grad = torch.randn(truth.shape, dtype=torch.float64)
+    results = [(found, plain, truth)]
+    gradients = [
+        torch.autograd.grad(x, i, grad.to(x.dtype)) for x, i in ((found, inputs), (plain, inputs), (truth, exact))
+    ]
+    slack = 4 * torch.finfo(dtype).eps
+    for ours, theirs, true in results + list(zip(*gradients, strict=True)):
+        assert (ours - true).norm() <= 1.5 * (theirs - true).norm() + slack * true.norm()
+
+
+def test_a_packed_row_equals_its_documents_apart() -> None:
+    q, k, v = make_inputs(1, 50)
+    cu_seqlens = torch.tensor([0, 13, 20, 50], dtype=torch.int32)
+    packed = attention(q, k, v, cu_seqlens=cu_seqlens, window=12)
+    pieces = [attention(*(x[:, a:b] for x in (q, k, v)), window=12) for a, b in ((0, 13), (13, 20), (20, 50))]
+    torch.testing.assert_close(packed, torch.cat(pieces, 1))
+
+
+@pytest.mark.parametrize("length", [20, 300])
+def test_padding_neither_gives_nor_takes(length: int) -> None:
+    inputs = make_inputs(2, length)
+    segment_ids = torch.ones(2, length, dtype=torch.int32)
+    segment_ids[1, 12:] = 0
+    out = attention(*inputs, segment_ids=segment_ids)
+    assert torch.equal(out[1, 12:], torch.zeros_like(out[1, 12:]))
+    gradients = torch.autograd.grad(out, inputs, torch.ones_like(out))
+    assert all(torch.equal(g[1, 12:], torch.zeros_like(g[1, 12:])) for g in gradients)
+
+
+def test_views_of_one_projection_give_the_same_result() -> None:
+    generator = torch.Generator().manual_seed(0)
+    joint = torch.randn(2, 21, 8, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    parts = joint.split((4, 2, 2), dim=2)
+    found = attention(*parts)
+    expected = attention(*(x.contiguous() for x in parts))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), joint), torch.autograd.grad(expected.square().sum(), joint)
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (2, 1)])
+def test_empty_and_single_positions_work(shape: tuple[int, int]) -> None:
+    inputs = make_inputs(*shape)
+    out = attention(*inputs)
+    assert out.shape == inputs[0].shape
+    gradients = torch.autograd.grad(out.sum(), inputs)
+    assert [g.shape for g in gradients] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("name", ["causal", "documents", "offsets"])
+def test_compiled_equals_eager(name: str) -> None:
+    batch, options = mask_options(name, 2, 23)
+    inputs = make_inputs(batch, 23)
+
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q * 0.5, k, v, **options).tanh()
+
+    eager = function(*inputs)
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), inputs), torch.autograd.grad(eager.sum(), inputs))
+
+
+def test_ops_pass_opcheck() -> None:
+    inputs = make_inputs(2, 9)
+    options = make_documents(2, 9), None, True, 3, 0.0, 0.5
+    torch.library.opcheck(torch.ops.emu_kernels.attention.default, (*inputs, *options))
+    fixed = [x.detach() for x in inputs]
+    out, lse = torch.ops.emu_kernels.attention(*fixed, *options)
+    backward = torch.ops.emu_kernels.attention_backward.default
+    torch.library.opcheck(backward, (torch.ones_like(out), *fixed, out, lse, *options))
+
+
+BAD_ARGUMENTS = {
+    "q of three axes": ({"q": torch.zeros(7, 4, 6)}, ValueError, "q must"),
+    "integer q": ({"q": torch.zeros(2, 7, 4, 6, dtype=torch.int64)}, TypeError, "q must"),
+    "q without heads": ({"q": torch.zeros(2, 7, 0, 6)}, ValueError, "q has no heads"),
+    "k without heads": ({"k": torch.zeros(2, 7, 0, 6), "v": torch.zeros(2, 7, 0, 6)}, ValueError, "k has no heads"),
+    "q without features": ({name: torch.zeros(2, 7, 2, 0) for name in "qkv"}, ValueError, "q has no features"),
+    "k of another length": ({"k": torch.zeros(2, 8, 2, 6)}, ValueError, "k must"),
+    "v of another width": ({"v": torch.zeros(2, 7, 2, 5)}, ValueError, "v must"),
+    "heads that do not divide": ({"q": torch.zeros(2, 7, 3, 6)}, ValueError, "multiple"),
+    "k of another dtype": ({"k": torch.zeros(2, 7, 2, 6, dtype=torch.float64)}, TypeError, "k has dtype"),
+    "v on another device": ({"v": torch.zeros(2, 7, 2, 6, device="meta")}, ValueError, "v is on"),
+    "segments of another shape": ({"segment_ids": torch.zeros(2, 6, dtype=torch.int64)}, ValueError, "segment_ids"),
+    "float segments": ({"segment_ids": torch.zeros(2, 7)}, TypeError, "segment_ids"),
+    "offsets for two rows": ({"cu_seqlens": torch.tensor([0, 7], dtype=torch.int32)}, ValueError, "cu_seqlens"),
+    "offsets of int64": ({"cu_seqlens": torch.tensor([0, 7])}, TypeError, "cu_seqlens"),
+    "no offsets": ({"cu_seqlens": torch.zeros(0, dtype=torch.int32)}, ValueError, "cu_seqlens"),
+    "window of zero": ({"window": 0}, ValueError, "window"),
+    "negative soft cap": ({"softcap": -1.0}, ValueError, "softcap"),
+    "scale of zero": ({"scale": 0.0}, ValueError, "scale"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_argument_is_named(name: str) -> None:
+    changes, error, message = BAD_ARGUMENTS[name]
+    arguments = dict(zip("qkv", make_inputs(2, 7, torch.float32), strict=True)) | changes
+    with pytest.raises(error, match=message):
+        attention(**arguments)
+
+
+@pytest.mark.parametrize("offsets", [[1, 7], [0, 5, 3, 7], [0, 8], [0, -2, 7]])
+def test_offsets_that_do_not_increase_within_the_row_are_refused(offsets: list[int]) -> None:
+    inputs = make_inputs(1, 7)
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        attention(*inputs, cu_seqlens=torch.tensor(offsets, dtype=torch.int32))
+
+
+def test_segments_and_offsets_together_are_refused() -> None:
+    inputs = make_inputs(1, 7)
+    with pytest.raises(ValueError, match="give one of them"):
+        attention(
+            *inputs,
+            cu_seqlens=torch.tensor([0, 7], dtype=torch.int32),
+            segment_ids=torch.ones(1, 7, dtype=torch.int64),
+        )
+
+
+def test_memory_grows_with_length_not_with_its_square() -> None:
+    """One table of 4096 x 4096 float32 scores takes 64 MiB, the inputs and gradients less than one."""
+    inputs = [torch.randn(1, 4096, 1, 8, requires_grad=True) for _ in range(3)]
+    assert peak_cpu_bytes(lambda: attention(*inputs).sum().backward()) < 8 * 2**20
+    assert peak_cpu_bytes(lambda: attention(*inputs, window=100, softcap=5.0).sum().backward()) < 8 * 2**20
