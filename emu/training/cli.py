@@ -150,7 +150,7 @@ class EmuCLI(LightningCLI):
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
             if self.config.export is not None and self.trainer.state.finished and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 export_folder(self.trainer, self.model, self.datamodule, self.folder / self.config.export)
-        return self.model
+        return self.model.eval()
 
     def _checkpoint(self) -> Path | None:
         folder = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint)).path(self.trainer)

@@ -1,16 +1,14 @@
-"""The trained model as a folder that `from_pretrained` reads, replaced as a whole."""
+"""The trained model as a folder that `from_pretrained` reads, written as a whole."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from emu.training.checkpoints import TEMPORARY
+from emu.files import new_folder
 
 
 def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, folder: Path) -> None:
@@ -25,13 +23,10 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
         folder: where.
     """
     if trainer.is_global_zero:
-        partial = folder.with_name(folder.name + TEMPORARY)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        exported(module).save_pretrained(partial)
-        if hasattr(datamodule, "save_pretrained"):
-            datamodule.save_pretrained(partial)
-        replace_folder(partial, folder)
+        with new_folder(folder) as partial:
+            exported(module).save_pretrained(partial)
+            if hasattr(datamodule, "save_pretrained"):
+                datamodule.save_pretrained(partial)
     trainer.strategy.barrier("export")
 
 
@@ -48,13 +43,3 @@ def exported(module: LightningModule) -> Any:
     raise TypeError(
         f"{type(module).__name__} cannot be exported: neither it nor its `model` has save_pretrained; use --export null"
     )
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Give a finished folder its name; the one that had it goes."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+
+from emu.cli.main import COMMANDS, available, main
+
+
+def test_help_lists_the_commands_that_exist(capsys):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert {"fit", "fit-tokenizer", "recipes"} <= set(available()) <= set(COMMANDS)
+    for name in COMMANDS:
+        assert (f"\n  {name} " in listed) == (name in available())
+
+
+def test_nothing_and_nonsense_are_wrong_requests(capsys):
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().out
+    assert main(["fitt"]) == 2
+    assert "no command 'fitt'" in capsys.readouterr().err
+
+
+def test_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("emu 0.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("a bad size"), 2),
+        (FileNotFoundError("no such file"), 2),
+        (FloatingPointError("diverged"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_mistakes_become_one_line_and_an_exit_code(monkeypatch, capsys, error, code):
+    def fail(words):
+        raise error
+
+    monkeypatch.setattr("emu.cli.recipes.main", fail)
+    assert main(["recipes"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("emu recipes: ") and len(captured.err.splitlines()) == 1
+    assert "Traceback" not in captured.err
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    def fail(words):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("emu.cli.recipes.main", fail)
+    with pytest.raises(RuntimeError):
+        main(["recipes"])
+
+
+def test_exit_codes_of_commands_are_passed_on(monkeypatch):
+    monkeypatch.setattr("emu.cli.recipes.main", lambda words: 1)
+    assert main(["recipes"]) == 1
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from emu.cli.main import main; main(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'datasets', 'numpy')))"
+    )
+    paths = [path for path in sys.path if path]
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"], stdout=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
