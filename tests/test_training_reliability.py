@@ -1,0 +1,125 @@
+"""What training promises when things go wrong: kills, gradients that are not finite, more processes."""
+
+import multiprocessing
+import os
+import signal
+import socket
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from emu.training.checkpoints import list_checkpoints
+from emu.training.curves import read_curves
+from tests.training_toys import run, same, write_recipe
+
+
+class Poison(Callback):
+    """Makes the gradients of some steps not finite, and remembers the weights around them."""
+
+    def __init__(self, steps: list[int]):
+        self.steps = steps
+        self.weights = {}
+
+    def on_after_backward(self, trainer, pl_module):
+        self.weights[trainer.global_step] = pl_module.model.lm_head.weight.detach().clone()
+        if trainer.global_step in self.steps:
+            next(pl_module.parameters()).grad[0, 0] = float("nan")
+
+
+def poison(steps):
+    return ["--trainer.callbacks", f"{__name__}.Poison", "--trainer.callbacks.steps", str(steps)]
+
+
+def in_processes(function, *arguments, count=1):
+    """Run a function in forked processes, with its rank as first argument; returns their exit codes."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=function, args=(rank, *arguments)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(tmp_path):
+    module = run(write_recipe(tmp_path), *poison([2, 5]), "--trainer.max_steps", 7)
+    weights = next(callback for callback in module.trainer.callbacks if isinstance(callback, Poison)).weights
+    unchanged = [step for step in range(6) if torch.equal(weights[step], weights[step + 1])]
+    assert unchanged == [2, 5] and module.num_skipped == 2
+    curves = read_curves(tmp_path / "run" / "metrics.csv")
+    assert [int(curves[step]["skipped_steps"]) for step in range(1, 8)] == [0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="3 steps in a row, up to step 4"):
+        run(write_recipe(tmp_path), *poison([0, 2, 3, 4, 5]), "--model.max_skipped_steps", 3)
+
+
+def killed_while_saving(rank, recipe):
+    write = torch.save
+
+    def save_half(checkpoint, path):
+        write(checkpoint, path)
+        if "step=00000006" in str(path):
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save_half
+    run(recipe, "--checkpoint.every_n_steps", 3)
+
+
+def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_path):
+    recipe = write_recipe(tmp_path)
+    folder = tmp_path / "run" / "checkpoints"
+    assert in_processes(killed_while_saving, recipe) == [-signal.SIGKILL]
+    assert [step for step, _ in list_checkpoints(folder)] == [3]
+    assert [path.name for path in folder.glob("*.partial")] == ["step=00000006.ckpt.partial"]
+    resumed = run(recipe, "--ckpt_path", "last")
+    assert not list(folder.glob("*.partial"))
+    straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "straight"))
+    assert {step: row["loss"] for step, row in ours.items() if "loss" in row} == {
+        step: row["loss"] for step, row in theirs.items() if "loss" in row
+    }
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def one_of_two(rank, recipe, port, words):
+    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    run(recipe, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.config.residual_dropout", 0, *words)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    recipe = write_recipe(tmp_path)
+    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(one_of_two, recipe, free_port(), (), count=2) == [0, 0]
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    assert list(ours) == list(theirs)
+    for step, row in theirs.items():
+        for name in row.keys() - {"tokens_per_second"}:
+            assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "step=00000012.ckpt", weights_only=True)["state_dict"]
+    for name, weight in alone.state_dict().items():
+        assert torch.allclose(saved[name], weight, atol=1e-4), name
+
+
+def test_a_run_of_one_process_goes_on_with_two(tmp_path):
+    recipe = write_recipe(tmp_path)
+    still = ["--model.config.residual_dropout", 0]
+    run(recipe, *still, "--trainer.default_root_dir", tmp_path / "alone")
+    run(recipe, *still, "--trainer.max_steps", 6)
+    assert in_processes(one_of_two, recipe, free_port(), ("--ckpt_path", "last"), count=2) == [0, 0]
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    assert {s: r["loss"] for s, r in ours.items() if "loss" in r} == pytest.approx(
+        {s: r["loss"] for s, r in theirs.items() if "loss" in r}, rel=1e-4
+    )
