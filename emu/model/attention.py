@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emu.model.cache import StaticCache
 from emu.model.config import EmuConfig
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary, rotate
@@ -79,6 +80,11 @@ def _attend_masked(
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     if cache is not None:
         k, v = cache.update(k, v, layer)
+    return _attend(mask, dropout, q, k, v)
+
+
+def _attend(mask: Tensor | None, dropout: float, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q (B, S, N, D), k and v (B, M, K, D) -> (B, S, N, D)."""
     tokens, groups = q.shape[1], q.shape[2] // k.shape[1]
     # The query heads of one key head become more queries of it, so that keys and values are not repeated.
     q = q.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, M, groups * S, D)
@@ -86,6 +92,28 @@ def _attend_masked(
         mask = mask.repeat(1, 1, groups, 1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.unflatten(2, (groups, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, S, N, D)
+
+
+def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
+    """Attention of the next tokens of a static cache, computed for each row from its own slots alone.
+
+    The numbers and their arrangement in memory are then those of the row in a batch of one, and so is the result, bit for bit.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        out = torch.zeros_like(q)
+        for row, begin in enumerate(cache.begins):
+            skipped = max(begin - cache.length, 0)  # slots of this block before the row begins
+            new, seen = tokens - skipped, keys.shape[2] - begin
+            if new <= 0:
+                continue
+            mask = causal_mask(new, seen, q.device)[None, None] if new > 1 else None
+            own = keys[row : row + 1, :, begin:].contiguous(), values[row : row + 1, :, begin:].contiguous()
+            out[row : row + 1, skipped:] = _attend(mask, 0.0, q[row : row + 1, skipped:].contiguous(), *own)
+        return out
+
+    return attend
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

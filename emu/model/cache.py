@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from emu.model.config import EmuConfig
+from emu.model.positions import EmuRotaryEmbedding, Rotary
 
 
 class StaticCache:
@@ -24,6 +25,7 @@ class StaticCache:
     Attributes:
         keys, values: per layer, (rows, kv_heads, capacity, head_dim).
         length: slots written so far, the same for all rows.
+        begins: the offsets as numbers.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class StaticCache:
         self.rows, self.capacity, self.length = rows, capacity, 0
         self._new = 0  # tokens of the block that is being written
         self._slots = torch.arange(capacity, device=device)
+        self._angles: Rotary | None = None
         self.offset = torch.zeros(rows, dtype=torch.int64, device=device)
 
     @property
@@ -48,7 +51,8 @@ class StaticCache:
         if tuple(offset.shape) != (self.rows,):
             raise ValueError(f"offset has shape {tuple(offset.shape)}; the cache has {self.rows} rows")
         self._offset = offset.to(device=self._slots.device, dtype=torch.int64)
-        self.ragged = bool(offset.any())
+        self.begins: list[int] = offset.tolist()
+        self.ragged = any(self.begins)
         missing = self._slots < self._offset[:, None]  # (rows, capacity)
         self._bias = torch.zeros(missing.shape, dtype=self._keys.dtype, device=missing.device)
         self._bias.masked_fill_(missing, float("-inf"))
@@ -57,6 +61,19 @@ class StaticCache:
         """(rows or 1, tokens) positions of the next tokens; 0 where a slot does not exist for its row."""
         slots = self._slots[None, self.length : self.length + tokens]
         return (slots - self._offset[:, None]).clamp_min(0) if self.ragged else slots
+
+    def rotary(self, embedding: EmuRotaryEmbedding, tokens: int) -> Rotary:
+        """Angles of the next tokens, (rows or 1, tokens, head_dim) each, from a table that is made once."""
+        positions = self.positions(tokens)
+        if embedding.depends_on_length:
+            return embedding(self._keys, positions)
+        if self._angles is None:
+            # Whole vectors of positions: the tail of an array may be computed by other instructions than its body.
+            places = torch.arange(-(-self.capacity // 64) * 64, device=self._slots.device)
+            cos, sin = embedding(self._keys, places)
+            self._angles = cos, sin
+        cos, sin = self._angles
+        return cos[positions], sin[positions]
 
     def mask(self, tokens: int) -> Tensor | None:
         """(rows or 1, 1, tokens, length + tokens) numbers to add to the scores of the next tokens; None when all is seen.
@@ -96,6 +113,13 @@ class StaticCache:
     def commit(self) -> None:
         """Count the tokens of the block as written, after its last layer."""
         self.length, self._new = self.length + self._new, 0
+
+    def copy_row(self, row: int, source: StaticCache, source_row: int) -> None:
+        """Take over all that a row of another cache holds, at the slots where this row begins."""
+        first, start = source.begins[source_row], self.begins[row]
+        end = start + source.length - first
+        self._keys[:, row, :, start:end] = source._keys[:, source_row, :, first : source.length]
+        self._values[:, row, :, start:end] = source._values[:, source_row, :, first : source.length]
 
     def truncate(self, length: int) -> None:
         """Forget what was written behind the first `length` slots; no memory moves.

@@ -6,6 +6,9 @@ Weights carry the names of Llama and Emu3. The loss never holds logits of the wh
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from emu.model.attention import (
     Attend,
     Linear,
+    attend_by_row,
     attend_masked,
     attend_packed,
     padding_mask,
@@ -38,6 +42,7 @@ class EmuPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Block"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
+    _keys_to_ignore_on_load_unexpected = [r"^(model\.)?vqmodel\.", r"rotary_emb\.inv_freq$"]
 
 
 class EmuModel(EmuPreTrainedModel):
@@ -75,6 +80,24 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         self.model = EmuModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:
+        """Read a model from a folder or a hub's repository; folders of released Emu3 and Emu3.5 models are read as they are.
+
+        Args:
+            pretrained_model_name_or_path: folder or repository.
+            options: of transformers (`dtype`, `device_map`, `quantization_config`, ...), and `allow_pickle`, the names of pickled
+                files that may be read.
+
+        Raises:
+            FileNotFoundError, ValueError: see `emu.hub.language.loading_options`.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **options)
+        hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
+        folder, options = hub.loading_options(pretrained_model_name_or_path, options)
+        return hub.forget_renaming(super().from_pretrained(folder, *args, **options))
 
     def forward(
         self,
@@ -194,13 +217,16 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         return attend_packed(segment_ids)
 
     @torch.no_grad()
-    def forward_block(self, input_ids: Tensor, cache: StaticCache, linear: Linear = separate) -> Tensor:
+    def forward_block(
+        self, input_ids: Tensor, cache: StaticCache, linear: Linear = separate, *, by_row: bool = False
+    ) -> Tensor:
         """Run the next tokens of every row behind what the cache holds; prefill, decode step and speculative window alike.
 
         Args:
             input_ids: (R, m) int64. A slot that does not exist for its row (see `StaticCache`) may hold any valid id.
             cache: of R rows with room for m more tokens; holds them afterwards.
             linear: how products with weights are done.
+            by_row: compute attention row by row, so that a row does not depend on the others to the last bit.
 
         Returns:
             (R, m, hidden) after the final norm.
@@ -212,8 +238,9 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if rows != cache.rows:
             raise ValueError(f"input_ids has {rows} rows, the cache {cache.rows}")
         cache.begin(tokens)
-        attend = attend_masked(cache.mask(tokens), cache=cache)
-        hidden = self.model(input_ids, cache.positions(tokens), attend, linear)
+        attend = attend_by_row(cache, tokens) if by_row else attend_masked(cache.mask(tokens), cache=cache)
+        rotary = cache.rotary(self.model.rotary_emb, tokens)
+        hidden = self.model.run(self.model.embed_tokens(input_ids), rotary, attend, linear)
         cache.commit()
         return hidden
 

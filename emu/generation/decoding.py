@@ -1,0 +1,67 @@
+"""The loop that every kind of generation runs: logits over a slice, guidance, a draw, the next pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from emu.generation.plan import Plan
+from emu.generation.products import IdRange
+from emu.generation.sampling import Keys, Sampling
+from emu.generation.session import Session
+
+OnSampled = Callable[[int, Tensor], None]
+"""Called with the number of sampled tokens so far and the ids (B, n) of the block."""
+
+
+def decode_block(
+    session: Session, plan: Plan, sampling: Sampling, keys: Keys, on_sampled: OnSampled | None = None, start: int = 0
+) -> Tensor:
+    """Sample the free positions of a plan; each pass feeds a token with what is forced behind it.
+
+    Args:
+        session: prefilled with the prompts and the plan's given positions.
+        start: position of the block's first token in the noise, for blocks behind other generated tokens.
+
+    Returns:
+        (B, n) int64: the ids of the block.
+    """
+    ids = plan.ids.to(session.hidden.device).repeat(session.guides, 1)  # (guides * B, n)
+    by_guide = ids.unflatten(0, (session.guides, -1))
+    last = len(plan.steps) - 1
+    for number, step in enumerate(plan.steps):
+        drawn = keys.draw(session.logits(step.ranges), sampling, start + step.slot)
+        by_guide[:, :, step.slot] = drawn + step.ranges[0][0]
+        if on_sampled is not None:
+            on_sampled(number + 1, by_guide[0])
+        if number < last:
+            session.advance(ids[:, step.slot : step.stop])
+    return by_guide[0]
+
+
+def decode_open(
+    session: Session, ranges: tuple[IdRange, ...], stop_id: int, limit: int, sampling: Sampling, keys: Keys
+) -> tuple[Tensor, Tensor]:
+    """Sample until every sequence has written the stop token, or has `limit` tokens.
+
+    Returns:
+        (B, limit) int64 ids, and the number of tokens of each sequence, (B,), without the stop token.
+    """
+    device = session.hidden.device
+    choices = torch.cat([torch.arange(first, first + count, device=device) for first, count in ranges])
+    sequences = session.rows // session.guides
+    ids = torch.full((sequences, limit), stop_id, dtype=torch.int64, device=device)
+    lengths = torch.full((sequences,), limit, device=device)
+    running = torch.ones(sequences, dtype=torch.bool, device=device)
+    for place in range(limit):
+        drawn = choices[keys.draw(session.logits(ranges), sampling, place)]
+        ids[:, place] = torch.where(running, drawn, stop_id)
+        ended = running & (drawn == stop_id)
+        lengths.masked_fill_(ended, place)
+        running &= ~ended
+        if place == limit - 1 or not running.any():
+            break
+        session.advance(ids[:, place : place + 1].repeat(session.guides, 1))
+    return ids, lengths

@@ -1,0 +1,208 @@
+"""The engine: ids in, codes or ids out, for every kind of content that a layout can describe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emu.generation.decoding import decode_block, decode_open
+from emu.generation.plan import OnRow, plan_block, read_codes, row_events
+from emu.generation.products import TILE, Products
+from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives
+from emu.generation.sampling import Sampling, make_keys
+from emu.generation.session import Session
+from emu.layouts import Layout
+from emu.modality import Grid
+from emu.model import EmuForCausalLM
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What a call did.
+
+    Attributes:
+        sequences: number of sequences written.
+        tokens: sampled tokens of all sequences together.
+        passes: forward passes, the prefill counted as one.
+        tokens_per_pass: sampled tokens of one sequence for each pass; 1 where every token takes its own.
+        seconds: wall time.
+    """
+
+    sequences: int
+    tokens: int
+    passes: int
+    tokens_per_pass: float
+    seconds: float
+
+
+class Engine:
+    """Generates with one model and one layout.
+
+    Args:
+        model: the transformer; it is put in eval mode for the time of a call. Its weights may change between calls.
+        layout: the grammar of its sequences.
+        deterministic: run every product on tiles of a fixed number of rows and attention row by row, so that a sequence is the same to
+            the last bit in every batch. Costs up to three times the time at small batches.
+
+    Attributes:
+        last_stats: what the last call did, a `GenerationStats`.
+
+    Raises:
+        ValueError: model and layout have vocabularies of unequal size.
+    """
+
+    def __init__(self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False) -> None:
+        if model.config.vocab_size != layout.vocabulary.size:
+            raise ValueError(
+                f"the model has {model.config.vocab_size} ids, the layout's vocabulary {layout.vocabulary.size}; use those trained together"
+            )
+        self.model, self.layout, self.deterministic = model, layout, deterministic
+        self.last_stats: GenerationStats | None = None
+        self._products: Products | None = None
+
+    @torch.no_grad()
+    def generate_codes(
+        self,
+        prompt_ids: Prompts,
+        negative_ids: Prompts | None = None,
+        grid: Grid = (90, 90),
+        *,
+        modality: str | None = None,
+        guidance_scale: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int | None = 2048,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        streams: int = 1,
+        prefix_codes: Tensor | None = None,
+        window: int = 1,
+        on_row: OnRow | None = None,
+    ) -> Tensor:
+        """Generate one block of codes behind each prompt.
+
+        Args:
+            prompt_ids: 1-D id tensors, each ending in the header of the block (... BOI meta IMG).
+            negative_ids: one per prompt with its own header; BOS and the prompt's own header by default.
+            grid: axis lengths of the block, slowest first.
+            modality: name of the modality; by default the first of the layout whose grid has so many axes.
+            guidance_scale: 1 runs no second row.
+            temperature: 0 takes the most likely code.
+            top_k: 0, None or more than the codes there are keep all.
+            top_p: mass of the candidates that are kept.
+            seed: one, or one per prompt.
+            streams: sequences per prompt; sequence k draws from stream k.
+            prefix_codes: codes that are given, (prompts, k, ...) or (k, ...): the first k steps of the grid's slowest axis.
+            window: tokens tried in one pass; above 1 asks for exact speculative decoding.
+            on_row: called with (row number, codes of that row of every sequence) when a line along the grid's fastest axis is done.
+
+        Returns:
+            (prompts * streams, *grid) int64, 0-based, with a last axis where there are several codebooks; the streams of a prompt
+            side by side.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; before any work.
+        """
+        sampling = Sampling(guidance_scale, temperature, top_k, top_p)
+        grid = tuple(int(length) for length in grid)
+        modality = modality or self._modality(grid)
+        template = self.layout.block(modality, grid)
+        prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
+        check_headers(prompts, self.layout, modality, grid)
+        rows = [prompts]
+        if sampling.guided:
+            rows.append(negatives(prompts, negative_ids, self.layout, self.model.config.vocab_size))
+            check_headers(rows[1], self.layout, modality, grid, "negative_ids")
+        _check_count("streams", streams)
+        _check_count("window", window)
+        keys = make_keys(seed, len(prompts), streams, self.model.device)
+        known = known_codes(prefix_codes, template, grid, len(prompts)).repeat_interleave(streams, 0)
+        plan = plan_block(template, known)
+        if not plan.steps:
+            return read_codes(template, plan.ids)
+        known_ids = plan.ids[:, : plan.given]
+        starts = [[torch.cat([p, k]) for p, k in zip(_repeat(side, streams), known_ids, strict=True)] for side in rows]
+        on_sampled = None if on_row is None else row_events(on_row, template, len(grid), known.shape[1])
+        with self._session(
+            [row for side in starts for row in side], len(starts), len(template) - plan.given
+        ) as session:
+            ids = decode_block(session, plan, sampling, keys, on_sampled)
+            self._tell(session, len(keys.seed), len(keys.seed) * len(plan.steps))
+        return read_codes(template, ids.cpu())
+
+    @torch.no_grad()
+    def generate_text(
+        self,
+        prompt_ids: Prompts,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int | None = 0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        streams: int = 1,
+    ) -> list[Tensor]:
+        """Write text behind each prompt, up to the end token.
+
+        Args:
+            prompt_ids: 1-D id tensors.
+            max_new_tokens: most tokens written.
+            temperature, top_k, top_p, seed, streams: as for `generate_codes`.
+
+        Returns:
+            One 1-D int64 tensor of text ids per sequence, without the end token.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; before any work.
+        """
+        sampling = Sampling(1.0, temperature, top_k, top_p)
+        _check_count("max_new_tokens", max_new_tokens)
+        _check_count("streams", streams)
+        prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
+        keys = make_keys(seed, len(prompts), streams, self.model.device)
+        vocabulary = self.layout.vocabulary
+        end = vocabulary.controls["eos"]
+        with self._session(_repeat(prompts, streams), 1, max_new_tokens) as session:
+            ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, max_new_tokens, sampling, keys)
+            written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
+            tokens = sum(min(len(row) + 1, max_new_tokens) for row in written)
+            self._tell(session, len(written), tokens)
+        return written
+
+    def _modality(self, grid: Grid) -> str:
+        for name, modality in self.layout.modalities.items():
+            if modality.rank == len(grid):
+                return name
+        ranks = {name: modality.rank for name, modality in self.layout.modalities.items()}
+        raise ValueError(f"no modality has a grid of {len(grid)} axes like {grid}; this layout's axes: {ranks}")
+
+    @contextmanager
+    def _session(self, rows: Sequence[Tensor], guides: int, room: int) -> Iterator[Session]:
+        longest, limit = max(map(len, rows)) + room, self.model.config.max_position_embeddings
+        if longest > limit:
+            warnings.warn(f"sequences of {longest} tokens; the model is meant for {limit}", stacklevel=4)
+        if self._products is None or not self._products.is_current():
+            self._products = Products(self.model, TILE if self.deterministic else None)
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield Session(self.model, self._products, rows, guides, room, by_row=self.deterministic)
+        finally:
+            self.model.train(training)
+
+    def _tell(self, session: Session, sequences: int, tokens: int) -> None:
+        each = tokens / sequences / session.passes
+        self.last_stats = GenerationStats(sequences, tokens, session.passes, each, session.seconds)
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+
+
+def _repeat(rows: Sequence[Tensor], times: int) -> list[Tensor]:
+    return [row for row in rows for _ in range(times)]

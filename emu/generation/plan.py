@@ -1,0 +1,85 @@
+"""What is generated in a block, pass by pass, decided before the first one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from emu.generation.products import IdRange
+from emu.layouts import BlockTemplate
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sampled token and the pass behind it.
+
+    Attributes:
+        slot: its position in the block.
+        stop: end of the positions fed in the pass: the token itself and what the grammar forces behind it.
+        ranges: the ids it may be.
+    """
+
+    slot: int
+    stop: int
+    ranges: tuple[IdRange, ...]
+
+
+OnRow = Callable[[int, Tensor], None]
+"""Called with the number of a finished line along the grid's fastest axis and its codes (B, line, ...)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes of a block.
+
+    Attributes:
+        ids: (B, n) int64; forced and known tokens in place, 0 where a token will be sampled.
+        given: number of positions that are known from the start; they belong to the prefill.
+        steps: the sampled positions in order.
+    """
+
+    ids: Tensor
+    given: int
+    steps: tuple[Step, ...]
+
+
+def plan_block(template: BlockTemplate, known: Tensor) -> Plan:
+    """Plan a block whose first codes (B, k) are known."""
+    free = template.free.nonzero()[:, 0]
+    ids = template.forced.clamp_min(0).repeat(len(known), 1)
+    begun = free[: known.shape[1]]
+    ids[:, begun] = known + template.first[begun]
+    slots = free[known.shape[1] :].tolist()
+    stops = [*slots[1:], len(template)]
+    firsts, counts = template.first.tolist(), template.count.tolist()
+    steps = tuple(Step(slot, stop, ((firsts[slot], counts[slot]),)) for slot, stop in zip(slots, stops, strict=True))
+    return Plan(ids, slots[0] if slots else len(template), steps)
+
+
+def read_codes(template: BlockTemplate, ids: Tensor) -> Tensor:
+    """Codes (B, *shape) of blocks (B, n)."""
+    free = template.free
+    return (ids[:, free] - template.first[free]).unflatten(1, template.shape)
+
+
+def row_events(on_row: OnRow, template: BlockTemplate, axes: int, known: int) -> Callable[[int, Tensor], None]:
+    """What to do behind each sampled token so that `on_row` hears of every finished line.
+
+    Args:
+        axes: of the grid; the codes have one more with several codebooks.
+        known: number of codes that were given; whole lines, which are not reported.
+    """
+    free = template.free.nonzero()[:, 0]
+    shape = template.shape[axes - 1 :]
+    line = math.prod(shape)
+
+    def on_sampled(sampled: int, ids: Tensor) -> None:
+        done = known + sampled
+        if done % line == 0:
+            places = free[done - line : done]
+            on_row(done // line - 1, (ids[:, places].cpu() - template.first[places]).unflatten(1, shape))
+
+    return on_sampled

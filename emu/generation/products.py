@@ -1,0 +1,121 @@
+"""Products with the weights of a model while it generates.
+
+A step of generation multiplies few rows with all weights, so it costs what reading the weights costs. On a CPU a plain float32 product
+reads them once per row; weights that oneDNN has laid out for its kernels are read once for all rows. With a fixed tile every product has
+the same number of rows in any batch, which makes its result independent of the batch to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emu.model import EmuForCausalLM
+
+IdRange = tuple[int, int]
+Product = Callable[[Tensor], Tensor]
+
+TILE = 8
+PACK_FROM = 2**15  # numbers in a weight from which packing pays
+PAD_FROM = 2**18  # numbers in a weight from which 4 rows are cheaper than 1 to 3
+PACK_UP_TO = 8 * 2**30  # bytes of a model above which its weights are not held twice
+
+
+class Products:
+    """Layers of a model that read the same input as one product, and slices of its head.
+
+    Args:
+        model: its weights are copied where packing pays, so make a new object when they change (`is_current`).
+        tile: number of rows of every product, or None for whatever comes.
+    """
+
+    def __init__(self, model: EmuForCausalLM, tile: int | None = None) -> None:
+        self._model = model
+        self._tile = tile
+        self._layers: dict[tuple[int, ...], Callable[[Tensor], tuple[Tensor, ...]]] = {}
+        self._heads: dict[tuple[IdRange, ...], Product] = {}
+        parameters = list(model.parameters())
+        size = sum(p.numel() * p.element_size() for p in parameters)
+        on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+        self._pack = on_cpu and size <= PACK_UP_TO and torch.backends.mkldnn.is_available()
+        self._sums = self._checksum()
+
+    def _checksum(self) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([p.sum().double().cpu() for p in self._model.parameters()])
+
+    def is_current(self) -> bool:
+        """Whether the model still has the weights that were packed."""
+        return torch.equal(self._sums, self._checksum())
+
+    def __call__(self, x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+        """x (..., in) -> one (..., out) per layer."""
+        key = tuple(map(id, layers))
+        if key not in self._layers:
+            self._layers[key] = self._prepare(layers)
+        return self._layers[key](x)
+
+    def _prepare(self, layers: Sequence[nn.Module]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        if not self._pack and self._tile is None:
+            return lambda x: tuple(layer(x) for layer in layers)
+        if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
+            weights = [cast(Tensor, layer.weight).detach() for layer in layers]
+            product, sizes = self._product(torch.cat(weights)), [len(weight) for weight in weights]
+            return lambda x: product(x.flatten(0, -2)).unflatten(0, x.shape[:-1]).split(sizes, -1)
+        each = [self._tiled(layer, cast(int, layer.in_features)) for layer in layers]
+        return lambda x: tuple(product(x.flatten(0, -2)).unflatten(0, x.shape[:-1]) for product in each)
+
+    def head(self, ranges: tuple[IdRange, ...]) -> Product:
+        """Hidden states (..., hidden) -> logits (..., K) of the ids of these ranges, in order."""
+        if ranges not in self._heads:
+            rows = [self._model.lm_head.weight.detach()[first : first + count] for first, count in ranges]
+            product = self._product(torch.cat(rows) if len(rows) > 1 else rows[0])
+            self._heads[ranges] = lambda x: product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return self._heads[ranges]
+
+    def _product(self, weight: Tensor) -> Product:
+        product: Product = lambda x: F.linear(x, weight)  # noqa: E731
+        if self._pack and weight.numel() >= PACK_FROM:
+            product = _packed(weight, self._tile)
+        return self._tiled(product, weight.shape[1])
+
+    def _tiled(self, product: Product, width: int) -> Product:
+        if self._tile is None:
+            return product
+        weight = self._model.lm_head.weight
+        sample = torch.randn(self._tile, width, generator=torch.Generator().manual_seed(0)).to(weight)
+        rows = self._tile if _rows_are_independent(product, sample) else 1
+        return lambda x: _by_tiles(product, x, rows)
+
+
+def _packed(weight: Tensor, tile: int | None) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, tile or 4)
+    least = 4 if weight.numel() >= PAD_FROM else 1
+
+    def product(x: Tensor) -> Tensor:
+        rows = len(x)
+        if rows < least:
+            x = F.pad(x, (0, 0, 0, least - rows))
+        return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")[:rows]
+
+    return product
+
+
+def _rows_are_independent(product: Product, sample: Tensor) -> bool:
+    """Whether a row of this many gives the same bits at each place and beside any others."""
+    whole = product(sample)
+    for shift in range(1, len(sample)):
+        moved = sample.roll(shift, 0)
+        moved[:shift] = moved[:shift] * 3
+        if not torch.equal(product(moved)[shift:], whole[:-shift]):
+            return False
+    return True
+
+
+def _by_tiles(product: Product, x: Tensor, rows: int) -> Tensor:
+    padded = F.pad(x, (0, 0, 0, -len(x) % rows))
+    return torch.cat([product(tile) for tile in padded.split(rows)])[: len(x)]

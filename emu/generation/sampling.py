@@ -1,0 +1,86 @@
+"""How tokens are drawn: temperature, top-k, top-p, and the keys of the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emu_kernels import guided_sample
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a draw.
+
+    Attributes:
+        guidance_scale: weight of the conditional row against the unconditional one; 1 runs no unconditional row.
+        temperature: divisor of the logits; 0 takes the most likely token.
+        top_k: number of candidates kept; 0 or None keeps all.
+        top_p: mass of candidates kept.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_scale", "temperature"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} is {value}; expected a finite number that is not negative")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; expected a number of candidates, or 0 or None for all")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected 0 < top_p <= 1")
+
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional row is needed."""
+        return self.guidance_scale != 1
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the noise of each sequence depends on beside the position of the token: (B,) int64 each."""
+
+    seed: Tensor
+    stream: Tensor
+
+    def draw(self, logits: Tensor, sampling: Sampling, position: int | Tensor, draw: int = 0) -> Tensor:
+        """Logits (guides, B, K) -> offsets (B,) int64; `position` counts the tokens behind the prompt."""
+        place = position if isinstance(position, Tensor) else torch.full_like(self.seed, position)
+        return guided_sample(
+            logits,
+            float(sampling.guidance_scale),
+            temperature=float(sampling.temperature),
+            top_k=sampling.top_k,
+            top_p=float(sampling.top_p),
+            seed=self.seed,
+            stream=self.stream,
+            position=place,
+            draw=draw,
+        )
+
+
+def make_keys(seed: int | Sequence[int], prompts: int, streams: int, device: torch.device) -> Keys:
+    """Keys of `prompts` x `streams` sequences, the streams of a prompt side by side.
+
+    Raises:
+        ValueError: another number of seeds than prompts, or a seed beyond 64 bits.
+    """
+    seeds = [seed] * prompts if isinstance(seed, int) else [int(one) for one in seed]
+    if len(seeds) != prompts:
+        raise ValueError(f"{len(seeds)} seeds for {prompts} prompts; give one integer, or one per prompt")
+    for one in seeds:
+        if not -(2**63) <= one < 2**63:
+            raise ValueError(f"seed {one} does not fit 64 bits")
+    each = torch.tensor(seeds, dtype=torch.int64, device=device).repeat_interleave(streams)
+    return Keys(each, torch.arange(streams, device=device).repeat(prompts))

@@ -1,0 +1,89 @@
+"""Rows of sequences that advance together through a model with a static cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emu.generation.products import IdRange, Products
+from emu.model import EmuForCausalLM, StaticCache
+
+PREFILL_CHUNK = 1024
+
+
+class Session:
+    """Sequences with known beginnings.
+
+    The rows are right-aligned in the cache: their ends share a slot, positions count from their own beginning, and nothing attends
+    to the empty slots before it. Equal prompts are computed once.
+
+    Args:
+        model: in eval mode.
+        products: how its weights are multiplied.
+        prompts: one tensor of ids per row.
+        guides: number of guidance rows per sequence; rows are ordered guide by guide.
+        room: tokens that will follow the prompts.
+        by_row: compute attention, and the prompts, row by row, so that no row depends on the others to the last bit.
+
+    Attributes:
+        passes: forward passes so far, the prefill counted as one.
+        hidden: (rows, m, hidden) of the last pass.
+    """
+
+    def __init__(
+        self,
+        model: EmuForCausalLM,
+        products: Products,
+        prompts: Sequence[Tensor],
+        guides: int,
+        room: int,
+        *,
+        by_row: bool = False,
+    ) -> None:
+        self.model, self.products, self.guides, self.by_row = model, products, guides, by_row
+        self.rows, self.length = len(prompts), max(map(len, prompts))
+        self.cache = StaticCache(model.config, self.rows, self.length + room, dtype=model.dtype, device=model.device)
+        self.cache.offset = torch.tensor([self.length - len(prompt) for prompt in prompts])
+        self.passes, self._begun = 1, time.perf_counter()
+        self.hidden = self._prefill(prompts)
+
+    def _prefill(self, prompts: Sequence[Tensor]) -> Tensor:
+        unique: dict[tuple[int, ...], int] = {}
+        index = [unique.setdefault(tuple(prompt.tolist()), len(unique)) for prompt in prompts]
+        rows = [torch.tensor(ids, device=self.model.device) for ids in unique]
+        parts = [[row] for row in rows] if self.by_row else [rows]
+        done = [self._prefill_together(part) for part in parts]
+        for number, place in enumerate(index):
+            cache, _ = done[place if self.by_row else 0]
+            self.cache.copy_row(number, cache, 0 if self.by_row else place)
+        self.cache.length = self.length
+        hidden = torch.cat([hidden for _, hidden in done])
+        return hidden[torch.tensor(index, device=hidden.device)]
+
+    def _prefill_together(self, prompts: Sequence[Tensor]) -> tuple[StaticCache, Tensor]:
+        length = max(map(len, prompts))
+        cache = StaticCache(self.model.config, len(prompts), length, dtype=self.model.dtype, device=self.model.device)
+        cache.offset = torch.tensor([length - len(prompt) for prompt in prompts])
+        ids = torch.zeros(len(prompts), length, dtype=torch.int64, device=self.model.device)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[length - len(prompt) :] = prompt
+        for chunk in ids.split(PREFILL_CHUNK, 1):
+            hidden = self.model.forward_block(chunk, cache, self.products, by_row=self.by_row)
+        return cache, hidden[:, -1:]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the session began."""
+        return time.perf_counter() - self._begun
+
+    def advance(self, ids: Tensor) -> None:
+        """Feed the next tokens, (rows, m)."""
+        self.hidden = self.model.forward_block(ids, self.cache, self.products, by_row=self.by_row)
+        self.passes += 1
+
+    def logits(self, ranges: tuple[IdRange, ...], place: int = -1) -> Tensor:
+        """(guides, sequences, K) of the token behind the fed one at `place`, over the ids of these ranges."""
+        return self.products.head(ranges)(self.hidden[:, place]).unflatten(0, (self.guides, -1))
