@@ -1,0 +1,1 @@
+"""Released models in and out: formats, weights, tokenizers, conversion."""

@@ -1,0 +1,104 @@
+"""The language model of any folder as an `EmuForCausalLM`.
+
+transformers does the loading (dtype, device map, shards, quantization, little memory); what is prepared here is our configuration and the
+table of names, after the headers of the files were held against what the model needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emu.hub import names
+from emu.hub.configs import emu_config
+from emu.hub.formats import detect, read_config, resolve
+from emu.hub.vocabularies import read_vocabulary
+from emu.hub.weights import Checkpoint
+from emu.model import EmuConfig, EmuForCausalLM
+
+
+def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """What `PreTrainedModel.from_pretrained` needs to read the language model of a folder, whichever library wrote it.
+
+    Args:
+        path: folder or hub repository.
+        options: the caller's, for `from_pretrained`; `allow_pickle` names pickled files that may be read.
+
+    Returns:
+        The folder, and the options with our configuration and the table of names.
+
+    Raises:
+        FileNotFoundError: the folder, a shard or the weights are missing.
+        ValueError: an unknown architecture, a broken file, pickled weights that were not allowed, or tensors that do not fit the
+            configuration.
+    """
+    options = dict(options)
+    allow_pickle: str | Iterable[str] = options.pop("allow_pickle", ())
+    folder = resolve(path, options.get("revision"))
+    folder = folder / options.pop("subfolder", "")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return folder, options
+    form = detect(folder)
+    checkpoint = Checkpoint.open(folder, allow_pickle)
+    config = options.get("config")
+    if not isinstance(config, EmuConfig):
+        config = options["config"] = read_emu_config(config or folder)
+    if "quantization_config" not in read_config(folder):
+        check_tensors(checkpoint, form, config, shapes=not options.get("ignore_mismatched_sizes"))
+    options["use_safetensors"] = not checkpoint.pickled
+    if names.TO_EMU[form]:
+        options["key_mapping"] = names.TO_EMU[form]
+    return folder, options
+
+
+def read_emu_config(folder: str | Path) -> EmuConfig:
+    """Our configuration of the language model in a folder of any format.
+
+    Raises:
+        FileNotFoundError, ValueError: see `loading_options`.
+    """
+    folder = Path(folder)
+    form, table = detect(folder), read_config(folder)
+    if form == "emu":
+        return EmuConfig.from_pretrained(folder)
+    config = emu_config(table, form, read_vocabulary(folder, form, table))
+    config.dtype = table.get("dtype", table.get("torch_dtype"))
+    return config
+
+
+def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: bool = True) -> None:
+    """Hold the headers of a checkpoint against the model of a configuration.
+
+    Raises:
+        ValueError: tensors are missing or have other shapes; the message names the file and the field that does not fit.
+    """
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in EmuForCausalLM(config).state_dict().items()}
+    found = {names.to_emu(name, form): entry for name, entry in checkpoint.entries.items()}
+    if config.tie_word_embeddings:
+        expected.pop("lm_head.weight")
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ValueError(
+            f"{checkpoint.folder} lacks {len(missing)} of {len(expected)} tensors of the model, e.g. {missing[0]!r}; it holds "
+            f"{len(found)}. A shard is missing, or config.json describes another model"
+        )
+    for name, shape in expected.items():
+        entry = found[name]
+        if shapes and entry.shape != shape:
+            vocabulary = name in ("model.embed_tokens.weight", "lm_head.weight") and entry.shape[0] != shape[0]
+            field = f"vocab_size {config.vocab_size}" if vocabulary else "its sizes"
+            raise ValueError(
+                f"{entry.file}: {name!r} has shape {list(entry.shape)}, expected {list(shape)} from {field} in config.json. The "
+                "weights belong to another configuration; restore the config.json they were saved with"
+            )
+
+
+def forget_renaming(loaded: Any) -> Any:
+    """What `from_pretrained` returned, without the memory of foreign names, so that `save_pretrained` writes ours."""
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model._weight_conversions = []
+    return loaded

@@ -1,0 +1,103 @@
+"""The table of ids of a released model, from the files of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emu.hub.configs import original_vocabulary
+from emu.hub.formats import read_json
+from emu.vocabulary import Vocabulary
+
+WORDS = {
+    **{"pad": "<|endoftext|>", "bos": "<|extra_203|>", "eos": "<|extra_204|>", "eol": "<|extra_200|>"},
+    **{"eof": "<|extra_201|>", "image": "<|image token|>", "boi": "<|image start|>", "eoi": "<|image end|>"},
+}
+"""Control -> its word in Emu3's tokenizer files (`tokenization_emu3.py`)."""
+
+CODE_WORD = "<|visual token {:0>6d}|>"
+"""Word of a code in Emu3's tokenizer files."""
+
+KNOWN_SIZES = {184622: "emu3", 282926: "emu3.5"}
+"""Vocabulary sizes of released models, whose tables are known without tokenizer files."""
+
+
+def read_vocabulary(folder: Path, form: str, config: Mapping[str, Any]) -> Vocabulary | None:
+    """The table of ids, or None where the folder does not tell.
+
+    Args:
+        folder: with config.json and perhaps tokenizer files.
+        form: its format.
+        config: its config.json.
+
+    Raises:
+        ValueError: the tokenizer files and the configuration contradict each other.
+    """
+    if form == "emu":
+        return Vocabulary.from_dict(config["vocabulary"]) if config.get("vocabulary") else None
+    if form != "transformers":
+        return original_vocabulary(config, form)
+    text = config.get("text_config", config) or {}
+    size = int(text.get("vocab_size", 184622))
+    words = config.get("vocabulary_map") or _tokenizer_words(folder)
+    if CODE_WORD.format(0) not in words:
+        known = KNOWN_SIZES.get(size)
+        return original_vocabulary({"vocab_size": size}, known) if known else None
+    return vocabulary_of_words(words, size, text, str(folder))
+
+
+def vocabulary_of_words(words: Mapping[str, int], size: int, text: Mapping[str, Any], source: str) -> Vocabulary:
+    """The table that transformers' files describe word by word.
+
+    Args:
+        words: word -> id.
+        size: of the vocabulary.
+        text: text configuration, whose `pad_token_id`, `bos_token_id` and `eos_token_id` win over the words.
+        source: named in messages.
+
+    Raises:
+        ValueError: a control has no word, or the codes are not numbered without gaps.
+    """
+    controls = {name: words[word] for name, word in WORDS.items() if word in words}
+    for name in ("pad", "bos", "eos"):
+        given = text.get(f"{name}_token_id")
+        if isinstance(given, int):
+            controls[name] = given
+    missing = [f"{name} ({WORDS[name]!r})" for name in WORDS if name not in controls]
+    if missing:
+        raise ValueError(
+            f"{source} has no word for {', '.join(missing)}; expected them in vocabulary_map or tokenizer.json"
+        )
+    first = words[CODE_WORD.format(0)]
+    codes = {word: index for word, index in words.items() if word.startswith("<|visual token ")}
+    for code in range(len(codes)):
+        if words.get(CODE_WORD.format(code)) != first + code:
+            raise ValueError(
+                f"{source} gives code {code} the id {words.get(CODE_WORD.format(code))}; expected {first + code}: codes are numbered "
+                "without gaps"
+            )
+    return Vocabulary(size, {"vision": (first, len(codes))}, controls)
+
+
+def _tokenizer_words(folder: Path) -> dict[str, int]:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return {}
+    table = read_json(file)
+    words = dict(table.get("model", {}).get("vocab") or {})
+    return words | {token["content"]: token["id"] for token in table.get("added_tokens", [])}
+
+
+def words_of_vocabulary(vocabulary: Vocabulary) -> dict[str, int]:
+    """Word -> id of every id behind the text: controls, codes, and `<|extra_n|>` for what has no other name."""
+    first, count = vocabulary.range("vision")
+    words = {word: vocabulary.control(name) for name, word in WORDS.items()}
+    words |= {CODE_WORD.format(code): first + code for code in range(count)}
+    taken = set(words.values())
+    zero = vocabulary.control("eol") - 200
+    for index in range(vocabulary.text[0] + vocabulary.text[1], vocabulary.size):
+        if index not in taken:
+            name = {zero - 2: "<|im_start|>", zero - 1: "<|im_end|>"}.get(index, f"<|extra_{index - zero}|>")
+            words[name] = index
+    return words
