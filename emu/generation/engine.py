@@ -116,7 +116,6 @@ class Engine:
         rows = [prompts]
         if sampling.guided:
             rows.append(negatives(prompts, negative_ids, self.layout, self.model.config.vocab_size))
-            check_headers(rows[1], self.layout, modality, grid, "negative_ids")
         _check_count("streams", streams)
         _check_count("window", window)
         keys = make_keys(seed, len(prompts), streams, self.model.device)

@@ -53,7 +53,7 @@ def plan_block(template: BlockTemplate, known: Tensor) -> Plan:
     begun = free[: known.shape[1]]
     ids[:, begun] = known + template.first[begun]
     slots = free[known.shape[1] :].tolist()
-    stops = [*slots[1:], len(template)]
+    stops = [*slots, len(template)][1:]
     firsts, counts = template.first.tolist(), template.count.tolist()
     steps = tuple(Step(slot, stop, ((firsts[slot], counts[slot]),)) for slot, stop in zip(slots, stops, strict=True))
     return Plan(ids, slots[0] if slots else len(template), steps)

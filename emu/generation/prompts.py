@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -77,6 +78,12 @@ def negatives(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, 
     rows = check_prompts(given, vocab_size, "negative_ids")
     if len(rows) != len(prompts):
         raise ValueError(f"{len(rows)} negative_ids for {len(prompts)} prompts; give one per prompt, or None")
+    if any(row[-1] != layout.vocabulary.controls["image"] for row in rows):
+        warnings.warn(
+            "negative_ids without the header of the block (BOI ... IMG) at their end: transformers' documented call has none, "
+            "Emu3's own code does",
+            stacklevel=3,
+        )
     return rows
 
 
