@@ -13,3 +13,48 @@ def _fixed_seed():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_emu():
+    """An untrained `Emu` of the demo's shape in small: factor 4, temporal factor 4, 16 codes, 8x8 pictures and clips of 8 frames."""
+    import torch
+
+    from emu import Emu, EmuConfig, EmuForCausalLM, MultimodalTokenizer
+    from emu.pipeline import GenerationDefaults
+    from emu.tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
+
+    torch.manual_seed(0)
+    corpus = ["a red circle", "a ball rolling left", "1*2*3 4f 5fps 6.789s 0"]
+    text = TextTokenizer.train(corpus, 290)
+    vision = VisionTokenizer(
+        VisionTokenizerConfig(
+            spatial_factor=4,
+            channel_multiplier=(1, 2),
+            base_channels=8,
+            num_res_blocks=1,
+            attn_resolutions=(),
+            latent_channels=4,
+            embed_dim=4,
+            codebook_size=16,
+            norm_groups=4,
+        )
+    ).eval()
+    tokenizer = MultimodalTokenizer(text, vision)
+    vocabulary = tokenizer.vocabulary
+    config = EmuConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        vocabulary=vocabulary.to_dict(),
+        pad_token_id=vocabulary.control("pad"),
+        bos_token_id=vocabulary.control("bos"),
+        eos_token_id=vocabulary.control("eos"),
+    )
+    defaults = GenerationDefaults(size=(8, 8), frames=8, fps=4, guidance_scale=2.0)
+    return Emu(EmuForCausalLM(config).eval(), tokenizer, defaults)

@@ -1,0 +1,152 @@
+"""From prompts to blocks of codes to generate: headers, negative prompts and given beginnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from emu.documents import CodeSegment, Video
+from emu.generation import Engine
+from emu.modality import Grid
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.requests import GenerationDefaults, Size
+
+Clip = Video | np.ndarray | Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of one modality and one grid, `streams` for each prompt.
+
+    Attributes:
+        modality: name of the registered modality.
+        grid: axis lengths of a block, slowest first.
+        prompts: what they are for.
+        seeds: of their noise, one per prompt.
+        streams: blocks per prompt.
+        meta: what the header tells beside the grid.
+        given: codes that each prompt's blocks begin with; empty where they begin from nothing.
+    """
+
+    modality: str
+    grid: Grid
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    streams: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    given: Sequence[Tensor] = ()
+
+    def generate(
+        self,
+        engine: Engine,
+        tokenizer: MultimodalTokenizer,
+        settings: GenerationDefaults,
+        *,
+        window: int,
+        batch_size: int,
+        progress: bool,
+    ) -> list[Tensor]:
+        """Codes of all blocks, those of a prompt side by side; `batch_size` blocks are drawn at a time, but whole prompts."""
+        heads = [self._head(tokenizer, prompt) for prompt in self.prompts]
+        negative = self._head(tokenizer, settings.negative_prompt)
+        limit = max(1, batch_size // self.streams)
+        codes: list[Tensor] = []
+        with tqdm(total=len(heads) * self.streams, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:
+            for start in range(0, len(heads), limit):
+                part = slice(start, start + limit)
+                made = engine.generate_codes(
+                    heads[part],
+                    [negative] * len(heads[part]),
+                    self.grid,
+                    modality=self.modality,
+                    guidance_scale=settings.guidance_scale,
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                    seed=list(self.seeds[part]),
+                    streams=self.streams,
+                    prefix_codes=torch.stack(list(self.given[part])) if self.given else None,
+                    window=window,
+                )
+                codes.extend(made.cpu())
+                bar.update(len(made))
+        return codes
+
+    def _head(self, tokenizer: MultimodalTokenizer, prompt: str) -> Tensor:
+        """Ids of a prompt and the header of its block; an empty prompt is the header alone."""
+        return tokenizer.prompt([prompt] if prompt else [], self.modality, self.grid, self.meta)
+
+    def decode(self, tokenizer: MultimodalTokenizer, codes: Tensor) -> Any:
+        """The value of one block's codes."""
+        return tokenizer.decode_segment(CodeSegment(self.modality, codes, self.meta))
+
+
+def as_clips(first_frames: Any, count: int, fps: float) -> list[Video]:
+    """One beginning per prompt, or none at all.
+
+    Args:
+        first_frames: None, one clip for all prompts, or a list of one clip per prompt; a clip is a list of PIL images, a uint8 array
+            (T, H, W, 3) or a `Video`, and a single PIL image is a clip of one frame.
+        count: number of prompts.
+        fps: rate of the clips.
+
+    Raises:
+        TypeError: something else.
+        ValueError: another number of clips than prompts, an empty clip, or clips of unequal length or size.
+    """
+    if first_frames is None:
+        return []
+    several = isinstance(first_frames, list | tuple) and len(first_frames) > 0
+    if several and not any(isinstance(item, Image.Image) for item in first_frames):
+        clips = [_as_clip(item, fps) for item in first_frames]
+        if len(clips) != count:
+            raise ValueError(
+                f"first_frames holds {len(clips)} clips for {count} prompts; give one clip, or one per prompt"
+            )
+    else:
+        clips = [_as_clip(first_frames, fps)] * count
+    shapes = sorted({clip.frames.shape[:3] for clip in clips})
+    if len(shapes) > 1:
+        raise ValueError(f"first frames of unequal (frames, height, width) {shapes}; generate them in separate calls")
+    return clips
+
+
+def _as_clip(frames: Any, fps: float) -> Video:
+    if isinstance(frames, Video):
+        return frames
+    return Video([frames] if isinstance(frames, Image.Image) else frames, fps)
+
+
+def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Size) -> Tensor:
+    """Codes (t, h, w) of the frames that a clip begins with.
+
+    Args:
+        clip: its first frames.
+        frames: length of the clip to generate.
+        size: its (height, width) in pixels.
+
+    Raises:
+        ValueError: the frames have another size, or leave nothing to generate.
+    """
+    height, width = clip.frames.shape[1:3]
+    if (height, width) != tuple(size):
+        raise ValueError(
+            f"first_frames are {height}x{width}, the clip is {size[0]}x{size[1]}; resize them or change size"
+        )
+    factor = tokenizer.vision.temporal_factor if tokenizer.vision is not None else 1
+    given, all_of_them = -(-len(clip) // factor), -(-frames // factor)
+    if given >= all_of_them:
+        raise ValueError(
+            f"first_frames holds {len(clip)} of {frames} frames, which leaves nothing to generate (codes stand for {factor} frames each); "
+            f"ask for more than {given * factor} frames"
+        )
+    (segment,) = tokenizer.segments(clip)
+    assert isinstance(segment, CodeSegment)
+    return segment.codes

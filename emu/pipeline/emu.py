@@ -1,0 +1,337 @@
+"""`Emu`: a trained model with its tokenizers, and one method for each job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emu.generation import Engine
+from emu.model import EmuForCausalLM
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning
+from emu.pipeline.folder import check_vocabulary, find_folder, read_defaults, read_model, read_tokenizer, write_folder
+from emu.pipeline.requests import (
+    GenerationDefaults,
+    Size,
+    batches,
+    check_documents,
+    check_prompts,
+    check_seeds,
+    check_size,
+    check_whole,
+)
+from emu.pipeline.results import ImageResult, VideoResult
+from emu_tokenizers import VisionTokenizer
+
+
+class Emu:
+    """Model, tokenizers and generation defaults.
+
+    Args:
+        model: the transformer.
+        tokenizer: of the documents that it was trained on.
+        defaults: settings where a call says nothing.
+        deterministic: bit for bit the same results in any batch, at the cost of speed; calls may ask otherwise.
+
+    Raises:
+        ValueError: model and tokenizer speak of different ids.
+    """
+
+    def __init__(
+        self,
+        model: EmuForCausalLM,
+        tokenizer: MultimodalTokenizer,
+        defaults: GenerationDefaults | None = None,
+        *,
+        deterministic: bool = False,
+    ) -> None:
+        check_vocabulary(model, tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.defaults = defaults or GenerationDefaults()
+        self.deterministic = deterministic
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        deterministic: bool = False,
+    ) -> Emu:
+        """Read a folder that `save_pretrained` wrote, or the bundled model of this name ("digits").
+
+        Args:
+            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one).
+            device: where to generate; by default a GPU where there is one.
+            dtype: of the transformer; float32 by default.
+            deterministic: see `Emu`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or parts of it are missing.
+            ValueError: a file is damaged, or model and tokenizers do not belong together; the message names both fingerprints.
+        """
+        folder = find_folder(path)
+        tokenizer = read_tokenizer(folder)
+        defaults = read_defaults(folder, tokenizer)
+        emu = cls(read_model(folder, dtype), tokenizer, defaults, deterministic=deterministic)
+        return emu.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write everything that `from_pretrained` reads; the folder appears when it is complete, an earlier one is replaced."""
+        write_folder(Path(folder), self.model, self.tokenizer, self.defaults)
+
+    def to(self, device: str | torch.device) -> Emu:
+        """Move model and vision tokenizer; returns itself."""
+        self.model.to(device)  # type: ignore[arg-type]
+        if self.tokenizer.vision is not None:
+            self.tokenizer.vision.to(device)  # type: ignore[arg-type]
+        return self
+
+    def generate_images(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        size: Size | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        temperature: float | None = None,
+        top_k: int | None | Literal["default"] = "default",
+        top_p: float | None = None,
+        images_per_prompt: int = 1,
+        seed: int | Sequence[int] = 0,
+        window: int = 1,
+        batch_size: int = 32,
+        deterministic: bool | None = None,
+        progress: bool = False,
+    ) -> list[ImageResult]:
+        """Draw pictures. Settings that are None are those of `defaults`.
+
+        Args:
+            prompts: one or several.
+            size: (height, width) in pixels, multiples of the tokenizer's spatial factor.
+            guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
+            negative_prompt: what guidance moves away from.
+            temperature: 0 is greedy.
+            top_k: draw among so many most likely codes; None or 0 means all.
+            top_p: draw among the most likely codes that hold this share.
+            images_per_prompt: picture k of a prompt draws from stream k of its seed.
+            seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
+            window: above 1, exact speculative decoding of so many codes at once.
+            batch_size: pictures that are drawn at a time.
+            deterministic: see `Emu`.
+            progress: whether to show a progress bar.
+
+        Returns:
+            The pictures of the first prompt, then those of the second, ...
+
+        Raises:
+            TypeError, ValueError: an argument cannot be meant; nothing was drawn.
+        """
+        settings = self.defaults.updated(
+            size=size,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            temperature=temperature,
+            top_k=_top_k(top_k),
+            top_p=top_p,
+        )
+        prompts = check_prompts(prompts)
+        blocks = Blocks(
+            "image",
+            self._grid(settings.size),
+            prompts,
+            check_seeds(seed, len(prompts)),
+            check_whole("images_per_prompt", images_per_prompt, least=1),
+        )
+        codes = self._codes(blocks, settings, window, batch_size, deterministic, progress)
+        return [
+            ImageResult(blocks.decode(self.tokenizer, one), one, prompt, seed)
+            for one, (prompt, seed) in zip(codes, _repeated(blocks), strict=True)
+        ]
+
+    def generate_videos(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        size: Size | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        first_frames: Clip | Sequence[Clip] | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        temperature: float | None = None,
+        top_k: int | None | Literal["default"] = "default",
+        top_p: float | None = None,
+        videos_per_prompt: int = 1,
+        seed: int | Sequence[int] = 0,
+        window: int = 1,
+        batch_size: int = 16,
+        deterministic: bool | None = None,
+        progress: bool = False,
+    ) -> list[VideoResult]:
+        """Make clips from nothing, from a picture, or from the beginning of a clip.
+
+        Args:
+            frames: length of the clips, first frames included.
+            fps: frames a second.
+            first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3) or a `Video`; or a list of those, one
+                per prompt. One picture is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's
+                temporal factor): where the frames do not fill the last group, the last one is repeated.
+            videos_per_prompt, others: as in `generate_images`.
+
+        Returns:
+            The clips of the first prompt, then those of the second, ...
+
+        Raises:
+            TypeError, ValueError: an argument cannot be meant; nothing was generated.
+        """
+        settings = self.defaults.updated(
+            size=size,
+            frames=frames,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            temperature=temperature,
+            top_k=_top_k(top_k),
+            top_p=top_p,
+        )
+        prompts = check_prompts(prompts)
+        clips = as_clips(first_frames, len(prompts), settings.fps)
+        if size is None and clips:
+            settings = settings.updated(size=clips[0].frames.shape[1:3])
+        size = self._size(settings.size)
+        blocks = Blocks(
+            "video",
+            (-(-settings.frames // self._vision.temporal_factor), *self._grid(size)),
+            prompts,
+            check_seeds(seed, len(prompts)),
+            check_whole("videos_per_prompt", videos_per_prompt, least=1),
+            {"frames": settings.frames, "fps": settings.fps},
+            [beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
+        )
+        codes = self._codes(blocks, settings, window, batch_size, deterministic, progress)
+        return [
+            VideoResult(blocks.decode(self.tokenizer, one).images(), one, settings.fps, prompt, seed)
+            for one, (prompt, seed) in zip(codes, _repeated(blocks), strict=True)
+        ]
+
+    def generate_text(
+        self,
+        documents: Sequence[Sequence[Any]],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 32,
+        deterministic: bool | None = None,
+        progress: bool = False,
+    ) -> list[str]:
+        """Continue documents with text.
+
+        Args:
+            documents: each a list of items in order (`str`, PIL images, `Video`, ...), e.g. `[[image, "Describe it."]]`.
+            max_new_tokens: where text ends that does not end by itself.
+            temperature: 0 is greedy.
+            top_k: draw among so many most likely tokens; None or 0 means all.
+            top_p: draw among the most likely tokens that hold this share.
+            seed: one for all documents, or one each.
+            batch_size, deterministic, progress: as in `generate_images`.
+
+        Returns:
+            One text per document, without the document.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be meant, or a picture is of a size that the tokenizer refuses.
+        """
+        settings = GenerationDefaults(temperature=temperature, top_k=top_k or 0, top_p=top_p)
+        settings.check()
+        max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
+        documents = check_documents(documents)
+        seeds = check_seeds(seed, len(documents))
+        ids = [self.tokenizer.encode(document)[:-1] for document in documents]  # without EOS
+        texts: list[str] = [""] * len(documents)
+        engine = self._engine(deterministic)
+        with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
+            for indices in batches(ids, lambda prompt: 0, check_whole("batch_size", batch_size, least=1)):
+                written = engine.generate_text(
+                    [ids[index] for index in indices],
+                    max_new_tokens=max_new_tokens,
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                    seed=[seeds[index] for index in indices],
+                )
+                for index, text_ids in zip(indices, written, strict=True):
+                    texts[index] = self.tokenizer.layout.decode_text(text_ids.tolist())
+                bar.update(len(indices))
+        return texts
+
+    def _codes(
+        self,
+        blocks: Blocks,
+        settings: GenerationDefaults,
+        window: int,
+        batch_size: int,
+        deterministic: bool | None,
+        progress: bool,
+    ) -> list[Tensor]:
+        return blocks.generate(
+            self._engine(deterministic),
+            self.tokenizer,
+            settings,
+            window=check_whole("window", window, least=1),
+            batch_size=check_whole("batch_size", batch_size, least=1),
+            progress=progress,
+        )
+
+    @property
+    def spatial_factor(self) -> int:
+        """Sides of pictures are multiples of it."""
+        return self._vision.spatial_factor
+
+    @property
+    def fingerprint(self) -> str:
+        """Names vocabulary and tokenizers."""
+        return "-".join(self.tokenizer.fingerprints.values())
+
+    @property
+    def _vision(self) -> VisionTokenizer:
+        if self.tokenizer.vision is None:
+            raise ValueError("this model has no vision tokenizer, so it neither draws nor sees")
+        return self.tokenizer.vision
+
+    def _size(self, size: Size | None) -> Size:
+        if size is None:
+            raise ValueError("no size: the model has no default, so give size=(height, width) in pixels")
+        return check_size(size, self._vision.spatial_factor)
+
+    def _grid(self, size: Size | None) -> Size:
+        height, width = self._size(size)
+        return height // self._vision.spatial_factor, width // self._vision.spatial_factor
+
+    def _engine(self, deterministic: bool | None) -> Engine:
+        wanted = self.deterministic if deterministic is None else deterministic
+        return Engine(self.model, self.tokenizer.layout, deterministic=wanted)
+
+
+def _repeated(blocks: Blocks) -> list[tuple[str, int]]:
+    """(prompt, seed) of every block."""
+    return [pair for pair in zip(blocks.prompts, blocks.seeds, strict=True) for _ in range(blocks.streams)]
+
+
+def _top_k(top_k: int | None | Literal["default"]) -> int | None:
+    """None for the default, 0 for all."""
+    if isinstance(top_k, str):
+        if top_k != "default":
+            raise TypeError(f'top_k is {top_k!r}; expected a whole number, None for all, or "default"')
+        return None
+    return top_k or 0

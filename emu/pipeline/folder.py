@@ -1,0 +1,146 @@
+"""One folder for a trained model: transformer, both tokenizers and generation defaults.
+
+config.json  model.safetensors      the transformer, as transformers saves it
+text_tokenizer/  vision_tokenizer/  the tokenizers
+multimodal_tokenizer.json           what joins them: layout, modalities, vocabulary, fingerprints
+emu.json                            generation defaults, and the fingerprints of the tokenizers that the transformer was trained with
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from emu.files import new_folder, write_file
+from emu.model import EmuForCausalLM
+from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
+from emu.multimodal_tokenizer import TEXT_FOLDER, MultimodalTokenizer
+from emu.pipeline.requests import GenerationDefaults
+from emu.vocabulary import Vocabulary
+
+SETTINGS_FILE = "emu.json"
+FORMAT_VERSION = 1
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+DAMAGED = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, RuntimeError)
+"""What libraries raise for files that are cut or do not fit each other."""
+BUNDLED = Path(__file__).parents[1] / "bundled"
+
+
+def find_folder(path: str | Path) -> Path:
+    """The folder meant by a path or by the name of a bundled model.
+
+    Raises:
+        FileNotFoundError: there is none, or parts of it are missing.
+    """
+    bundled = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+    folder = BUNDLED / path if str(path) in bundled else Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no model at {str(path)!r}; expected a folder written by Emu.save_pretrained, or a bundled model: {bundled}"
+        )
+    missing = [name for name in ("config.json", TOKENIZER_FILE, TEXT_FOLDER) if not (folder / name).exists()]
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        missing.append(WEIGHT_FILES[0])
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {missing}; it is no complete model, save it again with Emu.save_pretrained"
+        )
+    return folder
+
+
+def write_folder(
+    folder: Path, model: EmuForCausalLM, tokenizer: MultimodalTokenizer, defaults: GenerationDefaults
+) -> None:
+    """Write all parts beside `folder`, then give them its name; a folder of that name is replaced as a whole."""
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "generation": defaults.to_dict(),
+        "fingerprints": tokenizer.fingerprints,
+    }
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_file(partial / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def read_tokenizer(folder: Path) -> MultimodalTokenizer:
+    """The tokenizers of a folder.
+
+    Raises:
+        FileNotFoundError: a part is missing.
+        ValueError: a file is damaged, or a tokenizer is not the one that the folder was saved with.
+    """
+    try:
+        return MultimodalTokenizer.from_pretrained(folder)
+    except FileNotFoundError:
+        raise
+    except (*DAMAGED, KeyError) as error:
+        raise ValueError(f"the tokenizers in {folder} cannot be read, their files are damaged: {error}") from error
+
+
+def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
+    """The transformer of a folder, with every weight read.
+
+    Raises:
+        ValueError: a file is damaged, or weights are missing or of another shape.
+    """
+    try:
+        return EmuForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True).eval()
+    except DAMAGED as error:
+        raise ValueError(f"the transformer in {folder} cannot be read, its files are damaged: {error}") from error
+
+
+def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> GenerationDefaults:
+    """Generation defaults of a folder; the library's own where it was exported without any.
+
+    Raises:
+        ValueError: the file cannot be read, or the transformer was trained with other tokenizers than the folder holds.
+    """
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        return GenerationDefaults()
+    settings = _read_settings(file)
+    for name, trained in settings["fingerprints"].items():
+        found = tokenizer.fingerprints.get(name)
+        if found != trained:
+            raise ValueError(
+                f"the model in {folder} was trained with the {name} {trained}, the folder holds {found}; put the right {name} back"
+            )
+    try:
+        return GenerationDefaults.from_dict(settings["generation"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no JSON ({error}); save the model again") from error
+    expected = {"format_version", "generation", "fingerprints"}
+    if not isinstance(settings, dict) or set(settings) != expected:
+        raise ValueError(f"{file} should hold {sorted(expected)}; save the model again")
+    if settings["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format version {settings['format_version']!r}, this library reads {FORMAT_VERSION}"
+        )
+    return settings
+
+
+def check_vocabulary(model: EmuForCausalLM, tokenizer: MultimodalTokenizer) -> None:
+    """Raise ValueError where transformer and tokenizers speak of different ids; the message names both."""
+    ours = tokenizer.vocabulary
+    table = model.config.vocabulary
+    theirs = Vocabulary.from_dict(table) if table is not None else None
+    if theirs is not None and theirs.fingerprint != ours.fingerprint:
+        raise ValueError(
+            f"the model was trained on the vocabulary {theirs.fingerprint}, the tokenizer has {ours.fingerprint}; use its own"
+        )
+    if model.config.vocab_size != ours.size:
+        raise ValueError(
+            f"the model has {model.config.vocab_size} ids, the tokenizer {ours.size}; use the tokenizer it was trained with"
+        )

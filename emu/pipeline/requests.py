@@ -1,0 +1,183 @@
+"""What a caller asks for, checked before work starts and cut into batches of equal shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a model uses where a call says nothing; saved with it.
+
+    Attributes:
+        size: (height, width) in pixels; None where every call has to name it.
+        frames: length of a clip.
+        fps: its frames a second.
+        guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
+        negative_prompt: what guidance moves away from.
+        temperature: 0 is greedy.
+        top_k: draw among so many most likely codes; 0 means all.
+        top_p: draw among the most likely codes that hold this share.
+    """
+
+    size: Size | None = None
+    frames: int = 16
+    fps: float = 8
+    guidance_scale: float = 3.0
+    negative_prompt: str = ""
+    temperature: float = 1.0
+    top_k: int = 2048
+    top_p: float = 1.0
+
+    def updated(self, **given: Any) -> GenerationDefaults:
+        """These settings with those that are not None in their place.
+
+        Raises:
+            TypeError, ValueError: a setting is of the wrong kind or outside its range.
+        """
+        changed = replace(self, **{name: value for name, value in given.items() if value is not None})
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError where a setting cannot be meant."""
+        if self.size is not None:
+            check_size(self.size)
+        check_whole("frames", self.frames, least=1)
+        check_whole("top_k", self.top_k, least=0)
+        if not isinstance(self.negative_prompt, str):
+            raise TypeError(f"negative_prompt is {type(self.negative_prompt).__name__}; expected str")
+        bounds = {
+            "fps": "above 0",
+            "guidance_scale": "0 or more",
+            "temperature": "0 or more",
+            "top_p": "above 0, at most 1",
+        }
+        for name, expected in bounds.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r}; expected a number {expected}")
+            inside = value > 0 if name in ("fps", "top_p") else value >= 0
+            if not (inside and math.isfinite(value) and (name != "top_p" or value <= 1)):
+                raise ValueError(f"{name} is {value}; expected a number {expected}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {**asdict(self), "size": None if self.size is None else list(self.size)}
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> GenerationDefaults:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown setting, or one outside its range.
+        """
+        unknown = set(table) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"unknown generation settings {sorted(unknown)}; known are {[f.name for f in fields(cls)]}"
+            )
+        size = table.get("size")
+        return cls().updated(**{**table, "size": None if size is None else tuple(size)})
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected {least} or more")
+    return int(value)
+
+
+def check_size(size: Any, factor: int = 1) -> Size:
+    """(height, width) of `size`.
+
+    Raises:
+        TypeError: it is no pair of whole numbers.
+        ValueError: a side is no positive multiple of `factor`.
+    """
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise TypeError(f"size is {size!r}; expected (height, width) in pixels")
+    for name, side in zip(("height", "width"), size, strict=True):
+        side = check_whole(name, side, least=1)
+        if side % factor:
+            below, above = side // factor * factor, -(-side // factor) * factor
+            near = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"size is {tuple(size)}; the {name} must be a multiple of the tokenizer's factor {factor}, e.g. {near}"
+            )
+    return int(size[0]), int(size[1])
+
+
+def check_prompts(prompts: Any) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        TypeError: something else than `str` or a list of them.
+        ValueError: no prompt.
+    """
+    listed = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(listed, list | tuple):
+        raise TypeError(f"prompts are {type(prompts).__name__}; expected a str or a list of them")
+    if not listed:
+        raise ValueError("no prompts; expected at least one")
+    for index, prompt in enumerate(listed):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt {index} is {type(prompt).__name__}; expected str")
+    return list(listed)
+
+
+def check_seeds(seed: Any, count: int) -> list[int]:
+    """One seed per prompt.
+
+    Raises:
+        TypeError: a seed is no whole number.
+        ValueError: another number of seeds than prompts, or a seed outside 0..2^63 - 1.
+    """
+    given = list(seed) if isinstance(seed, list | tuple) else [seed] * count
+    if len(given) != count:
+        raise ValueError(f"{len(given)} seeds for {count} prompts; give one seed, or one per prompt")
+    seeds = [check_whole("seed", value, least=0) for value in given]
+    if max(seeds) >= 1 << 63:
+        raise ValueError(f"seed is {max(seeds)}; expected a number below 2^63")
+    return seeds
+
+
+def batches(items: Sequence[Item], key: Callable[[Item], Hashable], limit: int) -> Iterator[list[int]]:
+    """Indices of items in groups of at most `limit` whose keys are equal; groups in the order of their first item."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(key(item), []).append(index)
+    for indices in groups.values():
+        for start in range(0, len(indices), limit):
+            yield indices[start : start + limit]
+
+
+def check_documents(documents: Any) -> list[list[Any]]:
+    """Documents as lists of items.
+
+    Raises:
+        TypeError: something else than a list of lists.
+        ValueError: there are none, or an empty one.
+    """
+    if not isinstance(documents, list | tuple) or not all(isinstance(item, list | tuple) for item in documents):
+        raise TypeError('expected a list of documents, each a list of items, e.g. [[image, "Describe it."]]')
+    if not documents:
+        raise ValueError("no documents; expected at least one")
+    for index, document in enumerate(documents):
+        if not document:
+            raise ValueError(f"document {index} is empty; expected at least one item to go on from")
+    return [list(document) for document in documents]

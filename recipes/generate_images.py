@@ -1,0 +1,14 @@
+"""Batch generation of images from a file of prompts; `emu generate-images` does the same.
+
+    python generate_images.py prompts.jsonl --model digits --output images
+
+A line of prompts.jsonl is {"prompt": "a handwritten seven"}, and if wished "seed", "size": [height, width], "guidance_scale",
+"negative_prompt", "temperature", "top_k", "top_p". Run it again to go on after a stop; --help tells all options.
+"""
+
+import sys
+
+from emu.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["generate-images", *sys.argv[1:]]))

@@ -1,0 +1,142 @@
+"""Saving and loading a trained model: whole folders, or errors that say what is wrong with them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from emu import Emu
+from emu.files import new_folder, write_file
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_emu, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_emu.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_saved_model_generates_the_same(tiny_emu, saved):
+    loaded = Emu.from_pretrained(saved, device="cpu")
+    ours, theirs = (emu.generate_images("a ball", seed=1, size=(16, 16))[0] for emu in (tiny_emu, loaded))
+    assert torch.equal(ours.codes, theirs.codes)
+    assert loaded.defaults == tiny_emu.defaults
+    assert ours.image.tobytes() == theirs.image.tobytes()
+
+
+def test_a_saved_folder_holds_no_pickle_and_no_leftovers(saved):
+    names = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "emu.json", "multimodal_tokenizer.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".partial"))]
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
+
+
+def test_saving_replaces_a_folder_as_a_whole(tiny_emu, copy):
+    (copy / "stale.txt").write_text("from before")
+    tiny_emu.save_pretrained(copy)
+    assert not (copy / "stale.txt").exists()
+    assert Emu.from_pretrained(copy).defaults == tiny_emu.defaults
+
+
+def test_a_failed_save_leaves_the_earlier_model(tiny_emu, copy, monkeypatch):
+    def fail(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tiny_emu.tokenizer, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        tiny_emu.save_pretrained(copy)
+    assert [path.name for path in copy.parent.iterdir()] == ["tiny"]
+    assert Emu.from_pretrained(copy).defaults == tiny_emu.defaults
+
+
+def test_a_missing_folder_is_named_with_what_there_is():
+    with pytest.raises(FileNotFoundError, match=r"'nowhere'.*save_pretrained.*bundled"):
+        Emu.from_pretrained("nowhere")
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.safetensors", "multimodal_tokenizer.json", "text_tokenizer"])
+def test_a_half_written_folder_is_refused_with_what_it_lacks(copy, part):
+    target = copy / part
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(FileNotFoundError, match=part):
+        Emu.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("part", ["text_tokenizer/tokenizer.model", "vision_tokenizer", "vision_tokenizer/config.json"])
+def test_a_folder_with_half_a_tokenizer_is_refused(copy, part):
+    target = copy / part
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match="tokenizer"):
+        Emu.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "multimodal_tokenizer.json", "emu.json"])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_cut_file_is_refused(copy, part, keep):
+    data = (copy / part).read_bytes()
+    (copy / part).write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ValueError, match=r"tiny"):
+        Emu.from_pretrained(copy)
+
+
+def test_missing_weights_are_not_made_up(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("lm_head.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"tiny.*lm_head"):
+        Emu.from_pretrained(copy)
+
+
+def test_foreign_tokenizers_are_refused_with_both_fingerprints(copy):
+    settings = json.loads((copy / "emu.json").read_text())
+    trained, settings["fingerprints"]["vision"] = settings["fingerprints"]["vision"], "0123456789abcdef"
+    (copy / "emu.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"0123456789abcdef.*{trained}"):
+        Emu.from_pretrained(copy)
+
+
+def test_a_model_of_another_vocabulary_is_refused(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["vocabulary"]["controls"].update(bos=config["vocabulary"]["controls"]["eos"])
+    config["vocabulary"]["controls"].update(eos=config["bos_token_id"])
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="vocabulary [0-9a-f]{16}.* has [0-9a-f]{16}"):
+        Emu.from_pretrained(copy)
+
+
+def test_unknown_generation_settings_are_refused(copy):
+    settings = json.loads((copy / "emu.json").read_text())
+    settings["generation"]["cfg_scale"] = 3
+    (copy / "emu.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="cfg_scale.*guidance_scale"):
+        Emu.from_pretrained(copy)
+
+
+def test_a_folder_without_generation_settings_uses_the_library_s(copy):
+    (copy / "emu.json").unlink()
+    emu = Emu.from_pretrained(copy)
+    with pytest.raises(ValueError, match="no size"):
+        emu.generate_images("a ball")
+    assert emu.generate_images("a ball", size=(8, 8))[0].codes.shape == (2, 2)
+
+
+def test_written_files_are_whole_or_absent(tmp_path):
+    write_file(tmp_path / "new" / "file", b"first")
+    write_file(tmp_path / "new" / "file", b"second")
+    assert (tmp_path / "new" / "file").read_bytes() == b"second"
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder") as partial:
+        (partial / "half").write_text("")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"), new_folder(tmp_path / "file"):
+        pass
