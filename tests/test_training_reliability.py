@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from emu.model import EmuForCausalLM
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
 from tests.training_toys import run, same, write_recipe
@@ -113,12 +114,34 @@ def test_two_processes_train_as_one(tmp_path):
         assert torch.allclose(saved[name], weight, atol=1e-4), name
 
 
-def test_a_run_of_one_process_goes_on_with_two(tmp_path):
+def sharded_over_two(rank, recipe, port, words):
+    sharding = (
+        '{"class_path": "ModelParallelStrategy", "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, '
+    )
+    sharding += '"save_distributed_checkpoint": false}}'
+    one_of_two(rank, recipe, port, ("--trainer.strategy", sharding, *words))
+
+
+def test_two_processes_that_share_the_weights_train_as_one(tmp_path):
+    recipe = write_recipe(tmp_path)
+    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(sharded_over_two, recipe, free_port(), (), count=2) == [0, 0]
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    for step, row in theirs.items():
+        for name in row.keys() - {"tokens_per_second"}:
+            assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
+    model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    for name, weight in alone.model.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], weight, atol=1e-4), name
+
+
+@pytest.mark.parametrize("two", [one_of_two, sharded_over_two])
+def test_a_run_of_one_process_goes_on_with_two(tmp_path, two):
     recipe = write_recipe(tmp_path)
     still = ["--model.config.residual_dropout", 0]
     run(recipe, *still, "--trainer.default_root_dir", tmp_path / "alone")
     run(recipe, *still, "--trainer.max_steps", 6)
-    assert in_processes(one_of_two, recipe, free_port(), ("--ckpt_path", "last"), count=2) == [0, 0]
+    assert in_processes(two, recipe, free_port(), ("--ckpt_path", "last"), count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     assert {s: r["loss"] for s, r in ours.items() if "loss" in r} == pytest.approx(
         {s: r["loss"] for s, r in theirs.items() if "loss" in r}, rel=1e-4

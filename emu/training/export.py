@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
 
 from emu.files import new_folder
+from emu.training.parallel import is_sharded, whole_state
 
 
 def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, folder: Path) -> None:
@@ -18,28 +18,29 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
 
     Args:
         trainer: that has fitted the module.
-        module: has `save_pretrained`, or an attribute `model` that has.
+        module: whose attribute `model` has `save_pretrained`.
         datamodule: may have `save_pretrained` too.
         folder: where.
     """
+    model = exported(module)
+    weights = {"state_dict": whole_state(model)} if is_sharded(model) else {}
     if trainer.is_global_zero:
         with new_folder(folder) as partial:
-            exported(module).save_pretrained(partial)
+            model.save_pretrained(partial, **weights)
             if hasattr(datamodule, "save_pretrained"):
                 datamodule.save_pretrained(partial)
     trainer.strategy.barrier("export")
 
 
 def exported(module: LightningModule) -> Any:
-    """The part of a module that knows `save_pretrained`.
+    """The model that a module trains.
 
     Raises:
-        TypeError: there is none.
+        TypeError: the module has no `model` with save_pretrained.
     """
-    model: nn.Module | None = getattr(module, "model", None)
-    for candidate in (module, model):
-        if hasattr(candidate, "save_pretrained"):
-            return candidate
-    raise TypeError(
-        f"{type(module).__name__} cannot be exported: neither it nor its `model` has save_pretrained; use --export null"
-    )
+    model = getattr(module, "model", None)
+    if not hasattr(model, "save_pretrained"):
+        raise TypeError(
+            f"{type(module).__name__} cannot be exported: its `model` has no save_pretrained; use --export null"
+        )
+    return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from emu.data.permutation import derive_key
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.loss import next_targets
 from emu.training.meters import PartSums, StepMeter, TokenKinds
+from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer
 from emu.vocabulary import Vocabulary
 from emu_kernels import linear_cross_entropy
@@ -77,6 +77,8 @@ class EmuModule(LightningModule):
         self.model = EmuForCausalLM(self.config)
         self.model.train()
         self.model.model.register_forward_hook(self._keep_hidden)
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> Any:
         """AdamW, its rate set step by step."""
@@ -99,11 +101,6 @@ class EmuModule(LightningModule):
         if trainer.gradient_clip_val is not None:
             found.append("trainer.gradient_clip_val is set; this module clips by itself, use model.max_grad_norm")
         return found
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        assert self.model is not None
-        self.model.save_pretrained(folder)
 
     # Steps
 
@@ -214,6 +211,10 @@ class EmuModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the curves' open row and the count of skipped steps; nothing but tensors and numbers."""
+        assert self.model is not None
+        if not is_sharded(self.model):
+            (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
+            checkpoint["optimizer_states"] = [number_as_model(state, optimizer, self)]
         checkpoint["emu"] = {
             "meter": self._start_meters().state_dict(),
             "noise_seed": self._noise_seed,
@@ -265,7 +266,7 @@ class EmuModule(LightningModule):
         It costs one more product with the head, which is why the steps between two rows are not measured.
         """
         hidden, self._hidden = self._hidden, None
-        if hidden is None or self.device_mesh is not None:
+        if hidden is None:
             return
         assert self.model is not None
         targets, weights = next_targets(batch.labels, batch.loss_weights, batch.segment_ids)

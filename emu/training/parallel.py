@@ -1,0 +1,68 @@
+"""Sharded training: parameters, gradients and optimizer states split over ranks (FSDP2).
+
+A recipe asks for it with Lightning's strategy:
+
+    trainer:
+      strategy:
+        class_path: ModelParallelStrategy
+        init_args: {data_parallel_size: 8, tensor_parallel_size: 1, save_distributed_checkpoint: false}
+
+With `save_distributed_checkpoint: false` a checkpoint is one file, written whole or not at all, which any number of ranks can go on from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Split a transformer over the data-parallel ranks, block by block.
+
+    All ranks must hold the same weights, as they do when built from one seed. Embedding, head and last norm are gathered together.
+
+    Args:
+        model: an `EmuForCausalLM`.
+        mesh: Lightning's, with axes "data_parallel" and "tensor_parallel".
+
+    Raises:
+        ValueError: tensor parallelism is asked for.
+    """
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"tensor_parallel_size is {mesh['tensor_parallel'].size()}; only data parallelism is supported, set it to 1"
+        )
+    replicas = mesh["data_parallel"]
+    for block in model.model.layers:  # type: ignore[union-attr]
+        fully_shard(block, mesh=replicas)
+    fully_shard(model, mesh=replicas)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters are split over ranks."""
+    return dist.is_initialized() and any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The full weights of a sharded model on rank 0's CPU, nothing elsewhere; every rank must call this."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def number_as_model(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
+    """An optimizer's state with its parameters numbered in the module's order.
+
+    `Optimizer.state_dict` numbers them group by group, whereas Lightning's sharded strategies take the numbers for places in the module:
+    with two groups they would give each parameter the moments of another one. Within a group both orders agree, so that an optimizer
+    loads either.
+    """
+    place = {id(parameter): number for number, parameter in enumerate(module.parameters())}
+    ours = [place[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [{**group, "params": [ours[number] for number in group["params"]]} for group in state["param_groups"]]
+    return {"state": {ours[number]: moments for number, moments in state["state"].items()}, "param_groups": groups}
