@@ -88,6 +88,25 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_pa
     }
 
 
+class Terminate(Callback):
+    """Sends this process a SIGTERM in the middle of a step."""
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_termination_signal_saves_the_step_and_ends_the_run(tmp_path):
+    recipe = write_recipe(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(recipe, "--trainer.callbacks", f"{__name__}.Terminate")
+    assert not ended.value.code
+    assert [step for step, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4]
+    resumed = run(recipe, "--ckpt_path", "last")
+    straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

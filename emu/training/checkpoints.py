@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
 TEMPORARY = ".partial"
@@ -58,7 +59,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 class StepCheckpoint(Checkpoint):
-    """Saves every so many steps, and after the last one.
+    """Saves every so many steps, after the last one, and on SIGTERM.
 
     Args:
         every_n_steps: optimizer steps from one checkpoint to the next; 0 saves only after the last step.
@@ -98,6 +99,12 @@ class StepCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step."""
         self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save when a termination signal ends the run, which Lightning lets happen between two steps only."""
+        if isinstance(exception, SIGTERMException):
+            self._save(trainer)
+            logger.warning("stopped by SIGTERM after step %d; go on with --ckpt_path last", trainer.global_step)
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step

@@ -130,11 +130,13 @@ class EmuCLI(LightningCLI):
         settings = self.config_init.trainer
         if settings.logger is None or settings.logger is True:
             settings.logger = [CurveLogger(str(self.folder), resume=self.config.ckpt_path is not None)]
-        bars = [callback for callback in settings.callbacks or [] if isinstance(callback, ProgressBar)]
-        if settings.enable_progress_bar is not False and not bars:
-            settings.callbacks = [*(settings.callbacks or []), StepProgressBar()]
-        settings.callbacks = [*(settings.callbacks or []), CheckData()]
-        settings.plugins = [*(settings.plugins or []), AtomicCheckpointIO()]
+        callbacks = as_list(settings.callbacks)
+        if settings.enable_progress_bar is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
+            callbacks.append(StepProgressBar())
+        settings.callbacks = [*callbacks, CheckData()]
+        settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def fit(self) -> LightningModule:
@@ -209,6 +211,13 @@ def resolve_words(words: Sequence[str]) -> list[str]:
         else:
             resolved.append(word)
     return resolved
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one thing or several, as a new list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def run_name(words: Sequence[str]) -> str:
