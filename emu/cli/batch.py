@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from emu.files import write_file
 from emu.pipeline import Emu, GenerationDefaults
-from emu.pipeline.requests import batches, check_prompts, check_seeds, check_size
+from emu.pipeline.requests import batches, check_seeds, check_size
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = ("size", "guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
@@ -115,8 +115,8 @@ class LineReader:
         unknown = sorted(set(table) - set(known))
         if unknown:
             raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        if "prompt" not in table:
-            raise ValueError("no prompt")
+        if not isinstance(table.get("prompt"), str):
+            raise TypeError(f"prompt is {table.get('prompt')!r}; expected text")
         given = {name: table[name] for name in self.names if name in table}
         if isinstance(given.get("size"), list):
             given["size"] = tuple(given["size"])
@@ -126,7 +126,7 @@ class LineReader:
         check_size(settings.size, self.factor)
         return Request(
             number,
-            check_prompts(table["prompt"])[0],
+            table["prompt"],
             check_seeds(table.get("seed", self.seed + number - 1), 1)[0],
             settings,
             {name: table[name] for name in self.extra if name in table},
