@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emu_tokenizers.initialization import start_as
+
 NORM_EPS = 1e-6
 
 
@@ -46,6 +48,8 @@ class SpatialNorm(nn.Module):
         self.norm_layer = nn.GroupNorm(num_groups(channels, groups), channels, eps=NORM_EPS)
         self.conv_y = nn.Conv2d(code_channels, channels, kernel_size=1)
         self.conv_b = nn.Conv2d(code_channels, channels, kernel_size=1)
+        start_as(self.conv_y, "one")
+        start_as(self.conv_b, "zero")
 
     def forward(self, x: Tensor, code_map: Tensor) -> Tensor:
         """[N, C, H, W] and code map [N, D, h, w], with H and W multiples of h and w -> [N, C, H, W]."""
@@ -74,6 +78,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.norm2 = make_norm(out_channels, code_channels, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        start_as(self.conv2, "branch")
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 

@@ -24,13 +24,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "spatial_factor": 4,
         "channel_multiplier": (1, 2),
-        "base_channels": 32,
+        "base_channels": 16,
         "num_res_blocks": 1,
         "attn_resolutions": (),
         "latent_channels": 8,
         "embed_dim": 8,
         "codebook_size": 512,
-        "norm_groups": 8,
+        "norm_groups": 4,
     },
 }
 

@@ -45,7 +45,10 @@ class Quantizer(nn.Module):
     Attributes:
         embed_dim: width D of a code vector.
         codebook_sizes: number of codes of each codebook.
+        loss_names: names of the losses that it reports.
     """
+
+    loss_names: tuple[str, ...] = ("commitment",)
 
     def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -63,6 +66,11 @@ class Quantizer(nn.Module):
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         """Losses of rows [N, D] with their ids and vectors [N, D]; in training mode, also moves the codebook."""
         raise NotImplementedError
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes stand for data already: after the k-means start, or once they were loaded."""
+        return True
 
     def prepare(self, rows: Tensor) -> None:
         """Called with the rows [N, D] of each training step before the search: starts a codebook from data."""

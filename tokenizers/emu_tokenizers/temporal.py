@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu_tokenizers.blocks import silu
+from emu_tokenizers.initialization import start_as
 
 PAST_FRAMES = 2
 
@@ -49,6 +50,7 @@ class TemporalDownsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = CausalConv3d(channels, channels, kernel_size=(4, 3, 3), stride=2)
+        start_as(self.conv.conv, "pass")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T / 2, H, W], T even."""
@@ -61,6 +63,7 @@ class TemporalUpsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = CausalConv3d(channels, channels, kernel_size=(3, 3, 3))
+        start_as(self.conv.conv, "pass")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
         """[B, C, T, H, W] -> [B, C, 2 T, H, W]."""
@@ -76,6 +79,7 @@ class TemporalResidualBlock(nn.Module):
         self.conv1 = CausalConv3d(channels, channels, kernel_size=(3, 3, 3))
         self.norm2 = nn.BatchNorm3d(channels)
         self.conv2 = CausalConv3d(channels, channels, kernel_size=(3, 3, 3))
+        start_as(self.conv2.conv, "branch")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T, H, W]."""

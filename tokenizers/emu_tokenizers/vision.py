@@ -7,7 +7,6 @@ The architecture is Emu3's (arXiv 2409.18869, section 2.2). An image costs one p
 decoder: the reference runs four identical frames, and only the few latent channels differ from one frame to the next.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 
-from emu_tokenizers.blocks import SpatialNorm
 from emu_tokenizers.checks import check_codes, check_frames, check_pixels
 from emu_tokenizers.config import VisionTokenizerConfig
 from emu_tokenizers.decoder import Decoder
 from emu_tokenizers.encoder import Encoder
 from emu_tokenizers.fingerprint import fingerprint
+from emu_tokenizers.initialization import init_weights
 from emu_tokenizers.registry import make_quantizer
 from emu_tokenizers.temporal import CausalConv3d, TemporalState
 
@@ -90,12 +88,19 @@ class VisionTokenizer(PreTrainedModel):
         """Names this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
         return fingerprint(self)
 
-    def forward(self, pixels: Tensor, quantize: bool = True) -> VisionTokenizerOutput:
+    def forward(
+        self, pixels: Tensor, quantize: bool = True, frame_indices: Tensor | None = None
+    ) -> VisionTokenizerOutput:
         """Reconstructs pixels through the codes, with gradients.
 
         Args:
             pixels: images (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1].
             quantize: False passes the latents on as they are, for the first steps of training.
+            frame_indices: int64 (n,), the frames of a clip to reconstruct; None for all. The 2D decoder is most of the
+                work, so that a training step on some of the frames costs little more than half.
+
+        Returns:
+            The output, its reconstruction of shape (B, 3, H, W) or (B, T or n, 3, H, W).
         """
         check_pixels(pixels, self.config)
         latents = self.latents(pixels)
@@ -104,7 +109,9 @@ class VisionTokenizer(PreTrainedModel):
             quantized = self.quantizer(latents)
             ids, losses, vectors = quantized.ids, quantized.losses, quantized.vectors
         clip = pixels.ndim == 5
-        reconstruction = self._paint(vectors, pixels.shape[1] if clip else 1)
+        if frame_indices is None:
+            frame_indices = torch.arange(pixels.shape[1] if clip else 1, device=pixels.device)
+        reconstruction = self._paint(vectors, frame_indices)
         if not clip:
             reconstruction = reconstruction[:, 0]
             ids = None if ids is None else ids[:, 0]
@@ -144,7 +151,7 @@ class VisionTokenizer(PreTrainedModel):
         is_clip = check_codes(codes, self.codebook_sizes)
         frames = check_frames(codes, frames, self.temporal_factor, is_clip)
         vectors = self.quantizer.decode(codes.long() if is_clip else codes.long()[:, None])
-        painted = self._paint(vectors.to(self.dtype), frames)
+        painted = self._paint(vectors.to(self.dtype), torch.arange(frames, device=codes.device))
         return painted if is_clip else painted[:, 0]
 
     @torch.no_grad()
@@ -174,7 +181,8 @@ class VisionTokenizer(PreTrainedModel):
             if not check_codes(codes, self.codebook_sizes):
                 raise ValueError(f"decode_stream takes clips of codes (B, t, h, w), got shape {tuple(codes.shape)}")
             vectors = self.quantizer.decode(codes.long()).to(self.dtype)
-            yield self._paint(vectors, codes.shape[1] * self.temporal_factor, state)
+            frames = torch.arange(codes.shape[1] * self.temporal_factor, device=codes.device)
+            yield self._paint(vectors, frames, state)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """What the quantizer sees: images or clips -> (B, D, t, h, w), with t = 1 for images."""
@@ -200,18 +208,18 @@ class VisionTokenizer(PreTrainedModel):
             return latents.unflatten(0, (maps.shape[0], -1)).transpose(1, 2)
         return self.quant_conv(self.encoder.temporal(maps, state), state)
 
-    def _paint(self, vectors: Tensor, frames: int, state: TemporalState | None = None) -> Tensor:
-        """Code vectors (B, D, t, h, w) -> pixels (B, frames, 3, H, W)."""
+    def _paint(self, vectors: Tensor, frames: Tensor, state: TemporalState | None = None) -> Tensor:
+        """Code vectors (B, D, t, h, w) -> pixels (B, n, 3, H, W) of the n frames of these indices."""
         batch = vectors.shape[0]
         if self._independent:
             vectors, state = vectors.transpose(1, 2).flatten(0, 1)[:, :, None], None  # (B t, D, 1, h, w)
         maps = self.decoder.temporal(self.post_quant_conv(vectors, state), vectors, state)
         if self._independent:
             maps = [x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3) for x in maps]  # (B, C, T, h, w)
-        latents, code_map = (x[:, :, :frames].transpose(1, 2).flatten(0, 1) for x in maps)
+        latents, code_map = (x.index_select(2, frames).transpose(1, 2).flatten(0, 1) for x in maps)
         size = self._frames_per_pass(latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2)
         parts = zip(latents.split(size), code_map.split(size), strict=True)
-        return torch.cat([self.decoder.spatial(*part) for part in parts]).unflatten(0, (batch, frames))
+        return torch.cat([self.decoder.spatial(*part) for part in parts]).unflatten(0, (batch, -1))
 
     @property
     def _independent(self) -> bool:
@@ -222,22 +230,8 @@ class VisionTokenizer(PreTrainedModel):
             return 1 << 30
         return max(1, self.max_pixels_per_pass // pixels_per_frame)
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Kaiming-normal convolutions as in the Emu3 repository; spatial norms start as plain norms."""
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.Linear):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.GroupNorm | nn.BatchNorm3d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, SpatialNorm):
-            init.ones_(module.conv_y.bias)
-            init.zeros_(module.conv_b.bias)
+        init_weights(module)
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
         """Writes the tokenizer as a folder of config.json and safetensors."""

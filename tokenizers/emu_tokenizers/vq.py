@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
+from emu_kernels import nearest_code
 from emu_tokenizers.quantizers import Quantizer
-from emu_tokenizers.search import nearest_code
 
 START_COUNT = 8.0
 """Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
@@ -153,8 +153,12 @@ class VectorQuantizer(Quantizer):
     def lookup(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
 
+    @property
+    def started(self) -> bool:
+        return bool(self.codebook.initted)
+
     def prepare(self, rows: Tensor) -> None:
-        if not self.codebook.initted:
+        if not self.started:
             self.codebook.start(rows)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,153 @@
+"""Training of vision tokenizers: it learns, resumes bit for bit, and keeps its hands off the codebook in evaluation."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.losses import RandomFeatures, TokenizerLosses
+from emu_tokenizers.metrics import CodeCounter, psnr
+from emu_tokenizers.training import TokenizerModule
+
+TINY = {"base_channels": 8, "codebook_size": 32, "latent_channels": 4, "embed_dim": 4}
+
+
+class KeyedBatches:
+    """Batches that are a function of their number, so that a resumed run sees what a straight one sees."""
+
+    def __init__(self, length: int, start: int = 0) -> None:
+        self.length, self.start = length, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        for index in range(self.start, self.length):
+            generator = torch.Generator().manual_seed(index)
+            level = torch.rand(4, 1, 1, 1, generator=generator) * 2 - 1
+            images = (level + 0.1 * torch.randn(4, 3, 8, 8, generator=generator)).clamp(-1, 1)
+            yield {"image": images, "video": images[:2, None].expand(-1, 6, -1, -1, -1).contiguous()}
+
+
+def make_module(**options) -> TokenizerModule:
+    torch.manual_seed(0)
+    config = VisionTokenizerConfig.preset("small", **TINY)
+    return TokenizerModule(config, **{"quantizer_warmup_steps": 3, "lr_warmup_steps": 2, **options})
+
+
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "accelerator": "cpu",
+}
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint after some step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(
+    module: TokenizerModule, steps: int, folder: Path, first: int = 0, resume: Path | None = None, **options
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(max_steps=steps, default_root_dir=folder, **QUIET, **options)
+        trainer.fit(module, KeyedBatches(steps, first), ckpt_path=resume, weights_only=resume is not None or None)
+    assert trainer.global_step == steps
+
+
+@pytest.mark.parametrize("average_decay", [0.0, 0.9])
+def test_a_resumed_run_continues_bit_for_bit(tmp_path, average_decay):
+    options = {"average_decay": average_decay, "frames_per_clip": 2}
+    straight, resumed = make_module(**options), make_module(**options)
+    fit(straight, 8, tmp_path, callbacks=[SaveAt(5, tmp_path / "five.ckpt")])
+    fit(resumed, 8, tmp_path, first=5, resume=tmp_path / "five.ckpt")
+    expected, found = straight.state_dict(), resumed.state_dict()
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_a_few_steps_lower_the_loss_and_use_the_codebook(tmp_path):
+    module = make_module()
+    batch = next(iter(KeyedBatches(1)))["image"]
+    before = psnr(module.tokenizer.decode(module.tokenizer.encode(batch)), batch).mean()
+    module.model.train()
+    fit(module, 40, tmp_path)
+    codes = module.tokenizer.encode(batch)
+    assert psnr(module.tokenizer.decode(codes), batch).mean() > before + 3
+    assert module.model.quantizer.started
+    assert codes.unique().numel() > 4
+
+
+def test_validation_before_the_first_step_leaves_the_codebook_alone(tmp_path):
+    module = make_module()
+    codes = module.model.quantizer.weight.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Trainer(default_root_dir=tmp_path, **QUIET).validate(module, KeyedBatches(2))
+    assert not module.model.quantizer.started
+    assert torch.equal(module.model.quantizer.weight, codes)
+
+
+def test_the_average_of_the_weights_is_what_the_module_hands_out(tmp_path):
+    module = make_module(average_decay=0.5)
+    fit(module, 6, tmp_path)
+    raw, averaged = module.model, module.tokenizer
+    assert averaged is not raw
+    assert not torch.equal(raw.encoder.conv_in.weight, averaged.encoder.conv_in.weight)
+    assert torch.equal(raw.quantizer.weight, averaged.quantizer.weight)
+
+
+def test_training_on_some_frames_gives_the_pixels_of_those_frames():
+    tokenizer = VisionTokenizer(VisionTokenizerConfig.preset("small", **TINY)).double().eval()
+    clip = torch.rand(1, 6, 3, 8, 8, dtype=torch.float64)
+    wanted = torch.tensor([1, 4])
+    torch.testing.assert_close(
+        tokenizer(clip, frame_indices=wanted).reconstruction, tokenizer(clip).reconstruction[:, wanted]
+    )
+
+
+def test_an_unknown_loss_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="commitment"):
+        make_module(losses={"l3": 1.0})
+    with pytest.raises(ValueError, match="negative"):
+        TokenizerLosses({"l2": -1.0})
+
+
+def test_random_features_tell_pictures_apart_and_are_the_same_every_time():
+    pixels = torch.rand(2, 3, 16, 16)
+    assert RandomFeatures()(pixels, pixels) == 0
+    blurred = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
+    assert RandomFeatures()(pixels, blurred) > 0
+    assert torch.equal(RandomFeatures()(pixels, blurred), RandomFeatures()(pixels, blurred))
+
+
+def test_psnr_is_of_rounded_pictures_and_one_perfect_picture_stays_finite():
+    pixels = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert torch.equal(psnr(pixels, pixels), psnr(pixels, pixels + 1e-7))
+    assert psnr(pixels, pixels).tolist() == [100.0, 100.0]
+    found = psnr(torch.full((1, 3, 8, 8), -1.0), torch.full((1, 3, 8, 8), 2 / 255 - 1.0))
+    assert found.item() == pytest.approx(48.13, abs=0.01)
+
+
+def test_codebook_use_counts_codes_and_how_even_they_are():
+    counter = CodeCounter((4,))
+    counter.add(torch.tensor([[0, 0], [1, 1]]))
+    measured = counter.measure()
+    assert (measured.use, measured.dead) == (0.5, 2)
+    assert measured.perplexity == pytest.approx(2.0)
+    several = CodeCounter((2, 4))
+    several.add(torch.tensor([[0, 3], [1, 3]]))
+    assert several.measure().use == pytest.approx(3 / 6)

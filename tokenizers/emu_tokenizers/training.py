@@ -1,0 +1,174 @@
+"""Training of vision tokenizers under Lightning.
+
+    module = TokenizerModule(VisionTokenizerConfig.preset("small"), lr=8e-3)
+    Trainer(max_steps=1000).fit(module, loader)       # batches: images, clips, or {"image": ..., "video": ...}
+    module.tokenizer.save_pretrained(folder)
+
+Everything random in a step is drawn from the number of the step, so that a run resumed from a checkpoint continues bit
+for bit (given a loader that does).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.losses import TokenizerLosses
+from emu_tokenizers.metrics import CodeCounter, psnr
+from emu_tokenizers.vision import VisionTokenizer
+
+Batch = Tensor | Mapping[str, Tensor]
+
+DEFAULT_LOSSES = {"l2": 1.0, "commitment": 0.25}
+
+
+class TokenizerModule(LightningModule):
+    """Trains a `VisionTokenizer` on images, clips, or both in each step.
+
+    Args:
+        config: the tokenizer, or the name of a preset.
+        losses: name -> weight, see `emu_tokenizers.losses`.
+        lr: highest learning rate.
+        lr_warmup_steps: steps of linear warm-up; a cosine to 1 % of `lr` follows, over the trainer's `max_steps`.
+        quantizer_warmup_steps: steps without quantization before the codebook starts from a batch.
+        weight_decay, betas: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        average_decay: decay of a moving average of the weights, 0 for none. The average is what `tokenizer` returns.
+        frames_per_clip: frames of each clip to reconstruct in a training step, None for all.
+    """
+
+    def __init__(
+        self,
+        config: VisionTokenizerConfig | str = "small",
+        losses: dict[str, float] | None = None,
+        lr: float = 8e-3,
+        lr_warmup_steps: int = 50,
+        quantizer_warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.99),
+        gradient_clip: float = 1.0,
+        average_decay: float = 0.0,
+        frames_per_clip: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        config = VisionTokenizerConfig.preset(config) if isinstance(config, str) else config
+        self.model = VisionTokenizer(config).train()
+        self.losses = TokenizerLosses(losses or DEFAULT_LOSSES, self.model.quantizer.loss_names)
+        self.lr, self.lr_warmup_steps = lr, lr_warmup_steps
+        self.quantizer_warmup_steps = quantizer_warmup_steps
+        self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
+        self.frames_per_clip = frames_per_clip
+        self.average = None
+        if average_decay:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+        self.train_codes = CodeCounter(self.model.codebook_sizes)
+        self.val_codes = CodeCounter(self.model.codebook_sizes)
+
+    @property
+    def tokenizer(self) -> VisionTokenizer:
+        """The trained tokenizer in evaluation mode: the averaged weights where there are some."""
+        return (self.model if self.average is None else self.average.module).eval()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters of the tokenizer."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a cosine to 1 % over the trainer's steps."""
+        total = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
+        done = min(step / max(total, 1), 1.0)
+        return (
+            self.lr * min(1.0, (step + 1) / max(self.lr_warmup_steps, 1)) * (0.505 + 0.495 * math.cos(math.pi * done))
+        )
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One step on images (B, 3, H, W), clips (B, T, 3, H, W), or a mapping of both."""
+        step = self.global_step
+        optimizer = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        losses = [self._losses(pixels, step) for pixels in parts_of(batch).values()]
+        total = torch.stack([self.losses.total(part) for part in losses]).mean()
+        optimizer.zero_grad()
+        self.manual_backward(total)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        if (step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log_training(total, dict(zip(parts_of(batch), losses, strict=True)))
+
+    def _losses(self, pixels: Tensor, step: int) -> dict[str, Tensor]:
+        frames = self._drawn_frames(pixels, step)
+        out = self.model(pixels, quantize=step >= self.quantizer_warmup_steps, frame_indices=frames)
+        if out.ids is not None:
+            self.train_codes.add(out.ids)
+        wanted = pixels if frames is None else pixels[:, frames]
+        return self.losses(as_frames(out.reconstruction), as_frames(wanted), out.losses)
+
+    def _drawn_frames(self, pixels: Tensor, step: int) -> Tensor | None:
+        """Indices of the frames that this step reconstructs, None for all."""
+        if pixels.ndim != 5 or self.frames_per_clip is None or self.frames_per_clip >= pixels.shape[1]:
+            return None
+        generator = torch.Generator().manual_seed(step)
+        drawn = torch.randperm(pixels.shape[1], generator=generator)[: self.frames_per_clip]
+        return drawn.sort().values.to(pixels.device)
+
+    def _log_training(self, total: Tensor, losses: dict[str, dict[str, Tensor]]) -> None:
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log("train/lr", self.learning_rate(self.global_step - 1))
+        for kind, part in losses.items():
+            self.log_dict({f"train/{kind}/{name}": loss.detach() for name, loss in part.items()})
+        if self.global_step > self.quantizer_warmup_steps:
+            self._log_codes("train", self.train_codes)
+        self.train_codes = CodeCounter(self.model.codebook_sizes)
+
+    def _log_codes(self, stage: str, counter: CodeCounter) -> None:
+        measured = counter.measure()
+        values = {"use": measured.use, "perplexity": measured.perplexity, "dead": float(measured.dead)}
+        self.log_dict({f"{stage}/codebook_{name}": value for name, value in values.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the count of codes anew."""
+        self.val_codes = CodeCounter(self.model.codebook_sizes)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Reconstructs a batch through the codes (without them before the codebook has started)."""
+        model = self.model if self.average is None else self.average.module
+        model.eval()
+        for kind, pixels in parts_of(batch).items():
+            out = model(pixels, quantize=model.quantizer.started)
+            if out.ids is not None:
+                self.val_codes.add(out.ids)
+            self.log(
+                f"val/{kind}/psnr", psnr(out.reconstruction, pixels).mean(), batch_size=len(pixels), sync_dist=True
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the use of the codebook over all validation batches."""
+        if any(int(counts.sum()) for counts in self.val_codes.counts):
+            self._log_codes("val", self.val_codes)
+
+
+def parts_of(batch: Batch) -> dict[str, Tensor]:
+    """A batch as named parts: "image" (B, 3, H, W) and "video" (B, T, 3, H, W).
+
+    Raises:
+        TypeError: neither a tensor nor a mapping of tensors.
+    """
+    if isinstance(batch, Tensor):
+        return {"video" if batch.ndim == 5 else "image": batch}
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    raise TypeError(f"a batch is a tensor of pixels or a mapping of such tensors, got {type(batch).__name__}")
+
+
+def as_frames(pixels: Tensor) -> Tensor:
+    """Images or clips as frames (N, 3, H, W)."""
+    return pixels if pixels.ndim == 4 else pixels.flatten(0, 1)
