@@ -85,13 +85,15 @@ def small_vocabulary(num_text: int, num_codes: int, form: str = "emu3") -> Vocab
     return Vocabulary(first + num_codes, {"vision": (first, num_codes)}, controls)
 
 
-def write_transformers(folder: str | Path, *, seed: int = 0, num_codes: int = 64, **model: Any) -> Path:
+def write_transformers(
+    folder: str | Path, *, seed: int = 0, num_codes: int = 64, split: str = "original", **model: Any
+) -> Path:
     """`Emu3ForConditionalGeneration` with its `Emu3Processor`; `model` overrides fields of the text configuration."""
     from transformers import Emu3Config, Emu3ForConditionalGeneration
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = from_ranks(small_ranks())
+    text = from_ranks(small_ranks(), split)
     vocabulary = small_vocabulary(text.size, num_codes)
     settings = {**MODEL, **model, "vocab_size": vocabulary.size}
     settings |= {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
