@@ -60,9 +60,14 @@ def test_wheel_holds_the_recipes(names):
     assert recipes and recipes <= names
 
 
-def test_wheel_holds_the_bundled_model(names):
-    bundled = sources("*", ROOT / "emu" / "bundled", "emu/bundled")
-    assert bundled <= names
+def test_wheel_holds_every_data_file(names):
+    expected = {
+        name
+        for package, folder in (("emu", ROOT / "emu"), ("emu_tokenizers", ROOT / "tokenizers" / "emu_tokenizers"))
+        for name in sources("*", folder, package)
+        if "__pycache__" not in name
+    }
+    assert expected <= names, f"not in pyproject's package-data: {sorted(expected - names)}"
 
 
 def test_wheel_carries_no_build_leftovers(names):

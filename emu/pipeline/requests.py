@@ -64,8 +64,9 @@ class GenerationDefaults:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} is {value!r}; expected a number {expected}")
-            inside = value > 0 if name in ("fps", "top_p") else value >= 0
-            if not (inside and math.isfinite(value) and (name != "top_p" or value <= 1)):
+            number = float(value)
+            inside = number > 0 if name in ("fps", "top_p") else number >= 0
+            if not (inside and math.isfinite(number) and (name != "top_p" or number <= 1)):
                 raise ValueError(f"{name} is {value}; expected a number {expected}")
 
     def to_dict(self) -> dict[str, Any]:
