@@ -80,6 +80,18 @@ def test_wrong_sources_are_listed_together_before_the_first_step(recipe):
         run(recipe, "--data.row_length", 8, "--data.documents_per_step", "{sounds: 1, captions: 1}")
 
 
+def test_training_goes_on_from_a_pretrained_model(recipe, tmp_path):
+    first = run(recipe, "--trainer.max_steps", 3)
+    config = yaml.safe_load(recipe.read_text())
+    del config["model"]["config"]
+    recipe.write_text(yaml.safe_dump(config))
+    words = ["--trainer.default_root_dir", tmp_path / "more", "--model.pretrained", tmp_path / "run" / "model"]
+    tuned = run(recipe, *words, "--trainer.max_steps", 1, "--model.optimizer.lr", 1e-9)
+    assert torch.allclose(tuned.model.lm_head.weight, first.model.lm_head.weight, atol=1e-7)
+    with pytest.raises(ValueError, match="give either model.config"):
+        run(recipe, "--trainer.default_root_dir", tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,6 +1,6 @@
 """Training data: documents by number, mixtures and orders without state, packed rows."""
 
-from emu.data.loader import EvaluationLoader, PackedLoader
+from emu.data.loader import EvaluationLoader, PackedLoader, StepLoader
 from emu.data.mixture import Mixture, Reference
 from emu.data.packing import Packed, pack, plan_rows
 from emu.data.permutation import KeyedPermutation, derive_key
@@ -16,6 +16,7 @@ __all__ = [
     "Packed",
     "PackedLoader",
     "Reference",
+    "StepLoader",
     "derive_key",
     "pack",
     "plan_rows",

@@ -55,11 +55,75 @@ class PackedSteps(Dataset):
         )
 
 
-class PackedLoader:
-    """Endless packed steps in stretches of a nominal length.
+class StepLoader:
+    """Endless batches in stretches of a nominal length, each a pure function of its number.
 
     Every pass of iteration goes from the current step to the next multiple of `steps_per_epoch`, so that an interrupted pass goes on where
-    it stopped. The global batch of a step is the same for any number of ranks and workers.
+    it stopped.
+
+    Args:
+        batches: `batches[s]` is the batch of step s.
+        steps_per_epoch: nominal length; only paces validation and the trainer's epochs.
+        num_workers: processes that prepare steps ahead; 0 prepares each in the calling process.
+        identity: plain settings that say which batches these are; a position saved under others is refused.
+
+    Attributes:
+        step: number of the next step.
+
+    Raises:
+        ValueError: `steps_per_epoch` is below 1.
+    """
+
+    def __init__(
+        self,
+        batches: Any,
+        *,
+        steps_per_epoch: int = 1000,
+        num_workers: int = 0,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        if steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected 1 or more")
+        self.steps_per_epoch = steps_per_epoch
+        self.num_workers = num_workers
+        self.identity = dict(identity or {})
+        self.step = 0
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        for batch in step_batches(self.batches(), range(self.step, end), self.num_workers):
+            self.step += 1  # before the step is trained on: a checkpoint written after it goes on with the next
+            yield batch
+
+    def batches(self) -> Any:
+        """The batches by number of the step."""
+        return self._batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what must not change under it."""
+        return {"step": self.step, **self.identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises:
+            ValueError: the state was saved under another identity, e.g. another seed, whose steps are other batches.
+        """
+        other = {name: state.get(name) for name, value in self.identity.items() if state.get(name) != value}
+        if other:
+            now = {name: self.identity[name] for name in other}
+            raise ValueError(
+                f"the checkpoint's data was drawn with {other}, this run's is with {now}; resume with the same settings"
+            )
+        self.step = int(state["step"])
+
+
+class PackedLoader(StepLoader):
+    """Packed rows step by step; the global batch of a step is the same for any number of ranks and workers.
 
     Args:
         mixture: what each step holds.
@@ -69,9 +133,6 @@ class PackedLoader:
         num_workers: processes that prepare steps ahead; 0 prepares each in the calling process.
         rank: share of the rows; taken from `torch.distributed` when None.
         world_size: number of shares; likewise.
-
-    Attributes:
-        step: number of the next step.
 
     Raises:
         ValueError: a length or a count is below 1, or a source can have documents longer than a row.
@@ -89,57 +150,22 @@ class PackedLoader:
         world_size: int | None = None,
     ) -> None:
         problems = row_length_problems(mixture.sources, row_length)
-        if steps_per_epoch < 1:
-            problems.append(f"steps_per_epoch is {steps_per_epoch}; expected 1 or more")
         if problems:
             raise ValueError("; ".join(problems))
+        identity = {"seed": mixture.seed, "documents_per_step": dict(mixture.documents_per_step)}
+        super().__init__(None, steps_per_epoch=steps_per_epoch, num_workers=num_workers, identity=identity)
         self.mixture = mixture
         self.row_length = row_length
-        self.steps_per_epoch = steps_per_epoch
         self.pad_token_id = pad_token_id
-        self.num_workers = num_workers
         self._rank = rank
         self._world_size = world_size
-        self.step = 0
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
-    def __iter__(self) -> Iterator[Packed]:
-        end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        for packed in step_batches(self.steps(), range(self.step, end), self.num_workers):
-            self.step += 1  # before the step is trained on: a checkpoint written after it goes on with the next
-            yield packed
-
-    def steps(self) -> PackedSteps:
+    def batches(self) -> PackedSteps:
         """This rank's rows of every step, by number of the step."""
         rank, world_size = shares(self._rank, self._world_size)
         return PackedSteps(
             self.mixture, self.row_length, pad_token_id=self.pad_token_id, rank=rank, world_size=world_size
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and what must not change under it."""
-        return {
-            "step": self.step,
-            "seed": self.mixture.seed,
-            "documents_per_step": dict(self.mixture.documents_per_step),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ValueError: the state was saved under another seed or another mixture, whose steps are other documents.
-        """
-        current = self.state_dict()
-        other = {name: state.get(name) for name in ("seed", "documents_per_step") if state.get(name) != current[name]}
-        if other:
-            now = {name: current[name] for name in other}
-            raise ValueError(
-                f"the checkpoint's data was drawn with {other}, this run's is with {now}; resume with the same settings"
-            )
-        self.step = int(state["step"])
 
 
 class EvaluationLoader:

@@ -32,6 +32,7 @@ from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
 from emu.training.progress import StepProgressBar
+from emu_tokenizers import VisionTokenizerConfig
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -69,7 +70,7 @@ class EmuCLI(LightningCLI):
 
     def __init__(self, model_class: type[LightningModule], args: Sequence[str], name: str = "emu fit") -> None:
         self._words = resolve_words(args)
-        set_parsing_settings(subclasses_disabled=[EmuConfig])  # its fields are options of the command line
+        set_parsing_settings(subclasses_disabled=[EmuConfig, VisionTokenizerConfig])  # their fields are options
         with quiet():
             super().__init__(
                 model_class,

@@ -18,7 +18,7 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
 
     Args:
         trainer: that has fitted the module.
-        module: whose attribute `model` has `save_pretrained`.
+        module: whose attribute `model` or `tokenizer` has `save_pretrained`.
         datamodule: may have `save_pretrained` too.
         folder: where.
     """
@@ -33,14 +33,15 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
 
 
 def exported(module: LightningModule) -> Any:
-    """The model that a module trains.
+    """The model that a module trains: its `tokenizer` (averaged weights, where it keeps them) or else its `model`.
 
     Raises:
-        TypeError: the module has no `model` with save_pretrained.
+        TypeError: the module has neither, with save_pretrained.
     """
-    model = getattr(module, "model", None)
-    if not hasattr(model, "save_pretrained"):
-        raise TypeError(
-            f"{type(module).__name__} cannot be exported: its `model` has no save_pretrained; use --export null"
-        )
-    return model
+    for name in ("tokenizer", "model"):
+        model = getattr(module, name, None)
+        if hasattr(model, "save_pretrained"):
+            return model
+    raise TypeError(
+        f"{type(module).__name__} cannot be exported: it has no `model` with save_pretrained; use --export null"
+    )

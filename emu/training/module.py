@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from emu.model.loss import next_targets
 from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer
+from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_kernels import linear_cross_entropy
 
@@ -31,7 +31,8 @@ class EmuModule(LightningModule):
     configuration, so that a recipe need not repeat them. Nothing is stored as hyperparameters; the run's `config.yaml` is the record.
 
     Args:
-        config: size and options of the model.
+        config: size and options of a new model.
+        pretrained: folder of a model to start from instead.
         optimizer: learning rate, schedule and weight decay.
         max_grad_norm: gradients are scaled down to this norm.
         max_skipped_steps: steps with a gradient that is not finite change nothing; so many of them in a row end the run.
@@ -43,13 +44,15 @@ class EmuModule(LightningModule):
 
     def __init__(
         self,
-        config: EmuConfig,
+        config: EmuConfig | None = None,
+        pretrained: str | None = None,
         optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
     ) -> None:
         super().__init__()
         self.config = config
+        self.pretrained = pretrained
         self.optimizer_options = optimizer
         self.max_grad_norm = max_grad_norm
         self.max_skipped_steps = max_skipped_steps
@@ -72,9 +75,14 @@ class EmuModule(LightningModule):
         if self.model is not None:
             return
         vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
-        if vocabulary is not None:
-            self.config = with_vocabulary(self.config, vocabulary)
-        self.model = EmuForCausalLM(self.config)
+        if self.pretrained is not None:
+            self.model = EmuForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
+            self.config = self.model.config
+            check_vocabulary(self.config, vocabulary)
+        else:
+            assert self.config is not None
+            self.config = self.config if vocabulary is None else with_vocabulary(self.config, vocabulary)
+            self.model = EmuForCausalLM(self.config)
         self.model.train()
         self.model.model.register_forward_hook(self._keep_hidden)
         if self.device_mesh is not None:
@@ -94,6 +102,8 @@ class EmuModule(LightningModule):
     def problems(self, trainer: Trainer) -> list[str]:
         """Everything that keeps this module from being trained by `trainer`, one sentence each."""
         found = self.optimizer_options.problems(trainer.max_steps)
+        if (self.config is None) == (self.pretrained is None):
+            found.append("give either model.config, for a new model, or model.pretrained, to start from a trained one")
         if not self.max_grad_norm > 0:
             found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
         if self.max_skipped_steps < 1:
@@ -232,7 +242,7 @@ class EmuModule(LightningModule):
             ValueError: the checkpoint belongs to another vocabulary.
         """
         state = checkpoint["emu"]
-        ours = None if self.config.vocabulary is None else Vocabulary.from_dict(self.config.vocabulary).fingerprint
+        ours = fingerprint(self.config)
         if state["vocabulary"] != ours:
             raise ValueError(
                 f"the checkpoint was trained with the vocabulary {state['vocabulary']}, the data has {ours}"
@@ -248,8 +258,9 @@ class EmuModule(LightningModule):
 
     def _start_meters(self) -> StepMeter:
         if self._meter is None:
-            if self.config.vocabulary is not None:
-                self._kinds = TokenKinds(Vocabulary.from_dict(self.config.vocabulary))
+            assert self.model is not None
+            table = self.model.config.vocabulary
+            self._kinds = TokenKinds(Vocabulary.from_dict(table)) if table is not None else None
             self._meter = StepMeter(
                 self._kinds.names if self._kinds else (), getattr(self._datamodule(), "source_names", ())
             )
@@ -315,23 +326,3 @@ class _WriteRows(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._module.write_row()
-
-
-def with_vocabulary(config: EmuConfig, vocabulary: Vocabulary) -> EmuConfig:
-    """The configuration for a vocabulary: its size, its special ids and its table.
-
-    Raises:
-        ValueError: the configuration holds the table of another vocabulary.
-    """
-    if config.vocabulary is not None and Vocabulary.from_dict(config.vocabulary).fingerprint != vocabulary.fingerprint:
-        ours = Vocabulary.from_dict(config.vocabulary).fingerprint
-        raise ValueError(
-            f"model.config is of the vocabulary {ours}, the data of {vocabulary.fingerprint}; leave config.vocabulary out"
-        )
-    config = copy.deepcopy(config)
-    config.vocabulary = vocabulary.to_dict()
-    config.vocab_size = vocabulary.size
-    config.pad_token_id = vocabulary.control("pad")
-    config.bos_token_id = vocabulary.control("bos")
-    config.eos_token_id = vocabulary.control("eos")
-    return config

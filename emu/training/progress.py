@@ -68,8 +68,9 @@ class StepProgressBar(ProgressBar):
         bar = self._bar
         if bar is None or trainer.global_step == bar.n:
             return
-        if time.time() - bar.last_print_t >= bar.mininterval and isinstance(outputs, dict) and "loss" in outputs:
-            bar.set_postfix_str(f"loss {float(outputs['loss']):.4f}", refresh=False)
+        if time.time() - bar.last_print_t >= bar.mininterval:
+            loss = latest_loss(trainer, outputs)
+            bar.set_postfix_str("" if loss is None else f"loss {loss:.4f}", refresh=False)
         bar.update(trainer.global_step - bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,3 +85,11 @@ class StepProgressBar(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def latest_loss(trainer: Trainer, outputs: Any) -> float | None:
+    """The loss that the step returned, or else one that the module logged for the progress bar, or None."""
+    if isinstance(outputs, dict) and "loss" in outputs:
+        return float(outputs["loss"])
+    logged = trainer.progress_bar_metrics
+    return next((float(value) for name, value in logged.items() if "loss" in name), None)
