@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emu describe", description="Write text about pictures.")
     parser.add_argument("images", type=Path, nargs="+", help="picture files")
     parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
-    parser.add_argument("--prompt", help="question behind the picture; by default none, the caption follows at once")
+    parser.add_argument("--prompt", default="Describe it.", help="question behind the picture (%(default)s)")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="what pictures are resized to (the model's own)"
     )

@@ -1,0 +1,40 @@
+"""The README: every Python block runs as it stands, every link leads somewhere, every command exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from emu.cli.main import available
+from emu.pipeline.folder import BUNDLED
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(not (BUNDLED / "digits").is_dir(), reason="the bundled model is not trained yet")
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:40] for block in BLOCKS])
+def test_python_blocks_run_as_they_stand(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+
+
+def test_there_is_an_example_of_every_job():
+    jobs = ("generate_images", "generate_videos", "first_frames", "generate_text", "tokenizer.encode", "labels=")
+    assert all(any(job in block for block in BLOCKS) for job in jobs)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), (
+            f"README.md links to {target}, which does not exist"
+        )
+
+
+def test_commands_exist():
+    commands = set(re.findall(r"^emu ([a-z-]+)", README, re.MULTILINE))
+    assert commands and commands <= set(available()), f"README.md names {commands - set(available())}"
+    targets = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
