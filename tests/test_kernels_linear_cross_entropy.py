@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu_kernels import linear_cross_entropy, linear_cross_entropy_cpu, reference
+from emu_kernels import linear_cross_entropy, linear_cross_entropy_chunked, reference
 from emu_kernels.testing import peak_cpu_bytes
 
 OPTIONS = {
@@ -93,7 +93,7 @@ def test_result_does_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.Mon
     case = make_case()
     expected = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
     wanted = gradients(expected, case)
-    monkeypatch.setattr(linear_cross_entropy_cpu, "chunk_size", lambda *_: chunk)
+    monkeypatch.setattr(linear_cross_entropy_chunked, "chunk_size", lambda *_: chunk)
     found = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, case), wanted)
@@ -103,7 +103,7 @@ def test_result_does_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.Mon
 def test_error_is_no_larger_than_that_of_the_plain_computation(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_cross_entropy_cpu, "BUFFER_BYTES", 2**14)  # several chunks and blocks of ids
+    monkeypatch.setitem(linear_cross_entropy_chunked.BUFFER_BYTES, "cpu", 2**14)  # several chunks and blocks of ids
     case = make_case(dtype, num_tokens=300, width=32, vocab=130)
     exact = {"hidden": case["hidden"].detach().double(), "weight": case["weight"].detach().double()}
     exact = {name: value.requires_grad_() for name, value in exact.items()}

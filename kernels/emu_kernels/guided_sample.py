@@ -75,8 +75,8 @@ def guided_sample(
         raise ValueError(f"top_k must be at least 0 (0 or None keep all), got {top_k}")
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    if not 0 <= draw < 2**32:
-        raise ValueError(f"draw must lie in 0..2**32 - 1, got {draw}")
+    if not 0 <= draw < 2**31:
+        raise ValueError(f"draw must lie in 0..2**31 - 1, got {draw}")
     return _sample_op(
         logits,
         float(scale),

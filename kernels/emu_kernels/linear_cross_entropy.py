@@ -21,7 +21,7 @@ from emu_kernels.checks import (
     check_shape,
     check_tensor,
 )
-from emu_kernels.linear_cross_entropy_cpu import backward_cpu, forward_cpu
+from emu_kernels.linear_cross_entropy_chunked import backward_chunked, forward_chunked
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -171,7 +171,7 @@ def _forward_op(
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
-    return forward_cpu(
+    return forward_chunked(
         hidden,
         weight,
         target,
@@ -283,7 +283,7 @@ def _backward_op(
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients whose logits gradient is `on_softmax * softmax - on_target * onehot(target)`, logits recomputed."""
-    return backward_cpu(
+    return backward_chunked(
         hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
     )
 

@@ -1,8 +1,18 @@
-"""Means to check kernels: peak memory of a call on CPU."""
+"""Means to check kernels without a GPU: peak memory of a call, Triton's interpreter, and compilation for a GPU."""
 
-from collections.abc import Callable
+import importlib
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -16,3 +26,94 @@ def peak_cpu_bytes(function: Callable[[], Any]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+class Interpreter:
+    """Runs functions that launch Triton kernels on CPU tensors, in a process of its own.
+
+    Triton reads TRITON_INTERPRET when it is first imported, so a process interprets either all kernels or none. Memory that
+    `torch.empty` returns there is filled with NaN, which shows what a kernel leaves unwritten.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_interpreter)
+
+    def call(self, module: str, function: str, *arguments: Any, **options: Any) -> Any:
+        """Result of `emu_kernels.<module>.<function>(*arguments, **options)`; tensors travel by value."""
+        return self._pool.submit(_interpret, module, function, arguments, options).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+def _start_interpreter() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def _interpret(module: str, function: str, arguments: tuple, options: dict) -> Any:
+    return getattr(importlib.import_module(f"emu_kernels.{module}"), function)(*arguments, **options)
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """What a kernel needs on the GPU that it was compiled for: bytes of shared memory, registers, bytes spilled per thread."""
+
+    shared_bytes: int
+    num_registers: int
+    spill_bytes: int
+    num_wgmma: int
+
+
+def compile_kernel(
+    kernel: Any,
+    pointers: Mapping[str, str],
+    constants: Mapping[str, Any],
+    options: Mapping[str, int],
+    capability: int = 90,
+) -> CompiledKernel:
+    """Compile a Triton kernel for an NVIDIA GPU that need not be there.
+
+    Args:
+        kernel: a function decorated with `triton.jit`.
+        pointers: types of the arguments that are not constants, as "*fp32" or "i32"; arguments not named are "i32".
+        constants: values of the `tl.constexpr` arguments and of arguments to specialise on.
+        options: num_warps and num_stages.
+        capability: compute capability times ten.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in signature.items() if kind[0] == "*"}
+    source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
+    registers, spilled = _resource_usage(compiled.asm["cubin"])
+    num_wgmma = compiled.asm["ptx"].count("wgmma.mma_async")
+    return CompiledKernel(compiled.metadata.shared, registers, spilled, num_wgmma)
+
+
+def _resource_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of local memory per thread of the kernel in a cubin."""
+    import triton
+
+    tools = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
+    tool = shutil.which("cuobjdump", path=tools) or shutil.which("cuobjdump")
+    if tool is None:
+        raise FileNotFoundError(
+            f"cuobjdump is neither in {tools} nor on PATH; install the CUDA toolkit or another triton"
+        )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    usage = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", report.stdout)
+    if usage is None:
+        raise ValueError(f"cuobjdump reported no resource usage: {report.stdout!r}")
+    return int(usage[1]), int(usage[2]) + int(usage[3])

@@ -1,4 +1,4 @@
-"""CPU implementation of the fused head and cross-entropy: plain torch over chunks of tokens.
+"""The fused head and cross-entropy in plain torch over chunks of tokens: the CPU path, and float32 and float64 on a GPU.
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 
-BUFFER_BYTES = 128 * 2**20
-CACHE_BYTES = 2**20
-MIN_CHUNK = 256
+BUFFER_BYTES = {"cpu": 128 * 2**20, "cuda": 384 * 2**20}
+CACHE_BYTES = {"cpu": 2**20, "cuda": 128 * 2**20}  # below this a larger chunk gains nothing
+MIN_CHUNK = {"cpu": 256, "cuda": 1024}
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,15 @@ class ChunkedHead:
         self.group = group
         self.softcap = softcap
         self.dtype = accumulation_dtype(hidden.dtype)
-        self.chunk = min(chunk_size(group.count, self.dtype, 2 if softcap else 1), group.num_tokens)
+        row_bytes = group.count * self.dtype.itemsize * (2 if softcap else 1)
+        self.chunk = min(chunk_size(row_bytes, hidden.device.type), group.num_tokens)
         self.buffer = hidden.new_empty(self.chunk, group.count, dtype=self.dtype)
         self.tanh = torch.empty_like(self.buffer) if softcap else None
-        num_blocks = 1 if weight.dtype == self.dtype else -(-group.count * hidden.shape[1] * 4 // BUFFER_BYTES)
+        num_blocks = (
+            1
+            if weight.dtype == self.dtype
+            else -(-group.count * hidden.shape[1] * 4 // BUFFER_BYTES[hidden.device.type])
+        )
         self.block = -(-group.count // num_blocks)
 
     def chunks(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
@@ -79,13 +84,13 @@ class ChunkedHead:
         return d_hidden
 
 
-def chunk_size(count: int, dtype: torch.dtype, num_buffers: int) -> int:
+def chunk_size(row_bytes: int, device: str) -> int:
     """Tokens per chunk: buffers in the cache when that leaves enough rows for a good product, else in BUFFER_BYTES."""
-    row_bytes = count * dtype.itemsize * num_buffers
-    return max(min(max(CACHE_BYTES // row_bytes, MIN_CHUNK), BUFFER_BYTES // row_bytes), 1)
+    rows = max(CACHE_BYTES[device] // row_bytes, MIN_CHUNK[device])
+    return max(min(rows, BUFFER_BYTES[device] // row_bytes), 1)
 
 
-def forward_cpu(
+def forward_chunked(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -106,7 +111,7 @@ def forward_cpu(
     num_tokens = hidden.shape[0]
     losses = hidden.new_zeros(num_tokens, dtype=dtype)
     lse = hidden.new_zeros(num_tokens, dtype=dtype)
-    best = torch.full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
+    best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=dtype)
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=dtype)
     kept, factors = keep_tokens(target, weights, ignore_index, dtype)
@@ -144,7 +149,7 @@ def _softmax_numerator(logits: Tensor) -> tuple[Tensor, Tensor]:
     return total, peak + total.log()
 
 
-def backward_cpu(
+def backward_chunked(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor | None,

@@ -1,0 +1,312 @@
+"""Triton implementation of the fused head and cross-entropy for 16-bit inputs on a GPU.
+
+Per chunk of tokens: one Triton product whose epilogue turns the float32 logits of a tile into exp(logit - tile maximum), stored
+in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic), with the tile's maximum and sum beside it; the
+float32 logit of the target is picked up on the way. The log-sum-exp follows from the partial results; a second kernel scales
+the buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
+of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
+(184,622 in Emu3) is not aligned. Everything is deterministic. One host sync per call reads the number of kept tokens.
+
+Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from emu_kernels.linear_cross_entropy_chunked import (
+    Group,
+    backward_chunked,
+    forward_chunked,
+    keep_tokens,
+    token_groups,
+)
+
+SCRATCH_BYTES = 448 * 2**20
+SCALE_TILES = 8
+CONFIG = {"BLOCK_ROWS": 128, "BLOCK_IDS": 256, "BLOCK_WIDTH": 64, "GROUP_ROWS": 8, "num_warps": 8, "num_stages": 3}
+
+
+@triton.jit
+def logits_kernel(
+    hidden_descriptor, weight_descriptor, target_ptr, exp_ptr, peak_ptr, total_ptr, best_ptr, picked_ptr, num_rows,
+    num_ids, width, exp_stride, num_tiles, softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """hidden (C, H), weight (V, H) -> peak, total, best (C, P), picked (C,) and, when STORE, exponentials (C, stride)."""
+    num_row_blocks = tl.cdiv(num_rows, BLOCK_ROWS)
+    # Programs that run together share tiles of the weight: GROUP_ROWS row blocks, then the next tile of ids.
+    program = tl.program_id(0)
+    group_size = GROUP_ROWS * num_tiles
+    first_block = program // group_size * GROUP_ROWS
+    blocks_in_group = tl.minimum(num_row_blocks - first_block, GROUP_ROWS)
+    row_block = first_block + program % group_size % blocks_in_group
+    tile = program % group_size // blocks_in_group
+
+    logits = tl.zeros((BLOCK_ROWS, BLOCK_IDS), dtype=tl.float32)
+    for start in range(0, width, BLOCK_WIDTH):
+        hidden = hidden_descriptor.load([row_block * BLOCK_ROWS, start])
+        weight = weight_descriptor.load([tile * BLOCK_IDS, start])
+        logits = tl.dot(hidden, weight.T, logits)
+
+    rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    ids = tile * BLOCK_IDS + tl.arange(0, BLOCK_IDS)
+    in_rows = rows < num_rows
+    slope = logits
+    if SOFTCAP:
+        tanh = 1.0 - 2.0 / (tl.exp(logits * (2.0 / softcap)) + 1.0)
+        logits = softcap * tanh
+        slope = 1.0 - tanh * tanh
+    logits = tl.where((ids < num_ids)[None, :], logits, float("-inf"))
+    target = tl.load(target_ptr + rows, mask=in_rows, other=-1)
+    is_target = ids[None, :] == target[:, None]
+    picked = tl.sum(tl.where(is_target, logits, 0.0), axis=1)
+    here = (target >= tile * BLOCK_IDS) & (target < (tile + 1) * BLOCK_IDS)
+    tl.store(picked_ptr + rows, picked, mask=in_rows & here)
+    peak = tl.max(logits, axis=1)
+    partial = rows.to(tl.int64) * num_tiles + tile
+    if ARGMAX:
+        best = tl.min(tl.where(logits == peak[:, None], ids[None, :], 2147483647), axis=1)
+        tl.store(best_ptr + partial, best, mask=in_rows)
+    exponential = tl.exp(logits - peak[:, None])
+    tl.store(peak_ptr + partial, peak, mask=in_rows)
+    tl.store(total_ptr + partial, tl.sum(exponential, axis=1), mask=in_rows)
+    if STORE:
+        if SOFTCAP:
+            exponential *= slope
+        place = exp_ptr + rows.to(tl.int64)[:, None] * exp_stride + ids[None, :]
+        tl.store(place, exponential.to(tl.float16), mask=in_rows[:, None])
+
+
+@triton.jit
+def scale_kernel(
+    exp_ptr, gradient_ptr, peak_ptr, lse_ptr, on_softmax_ptr, on_target_ptr, picked_ptr, target_ptr, exp_stride,
+    num_tiles, softcap, SOFTCAP: tl.constexpr, NUM_TILES: tl.constexpr, BLOCK_IDS: tl.constexpr,
+):  # fmt: skip
+    """In place: exponentials (C, stride) float16 -> on_softmax * softmax - on_target * onehot(target), 16 bits."""
+    row = tl.program_id(0).to(tl.int64)
+    tiles = tl.program_id(1) * NUM_TILES + tl.arange(0, NUM_TILES)
+    ids = tiles[:, None] * BLOCK_IDS + tl.arange(0, BLOCK_IDS)[None, :]
+    inside = (tiles < num_tiles)[:, None]
+    peak = tl.load(peak_ptr + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("-inf"))
+    factor = tl.load(on_softmax_ptr + row) * tl.exp(peak - tl.load(lse_ptr + row))  # (NUM_TILES,)
+    on_target = tl.load(on_target_ptr + row)
+    if SOFTCAP:
+        tanh = tl.load(picked_ptr + row) / softcap
+        on_target *= 1.0 - tanh * tanh
+    gradient = tl.load(exp_ptr + row * exp_stride + ids, mask=inside, other=0.0).to(tl.float32) * factor[:, None]
+    gradient = tl.where(ids == tl.load(target_ptr + row), gradient - on_target, gradient)
+    tl.store(gradient_ptr + row * exp_stride + ids, gradient.to(gradient_ptr.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """Per token of a chunk, float32: log-sum-exp, logit of the target, most likely id within the slice (or None)."""
+
+    lse: Tensor
+    picked: Tensor
+    best: Tensor | None
+
+
+class TritonHead:
+    """The products of the head on one slice of the vocabulary, over chunks of tokens that share one buffer."""
+
+    def __init__(self, weight: Tensor, group: Group, softcap: float, store: bool, config: dict[str, int]) -> None:
+        self.weight = weight[group.first : group.first + group.count]  # (V, H)
+        self.count, self.softcap, self.config = group.count, softcap, config
+        self.num_tiles = triton.cdiv(group.count, config["BLOCK_IDS"])
+        self.stride = self.num_tiles * config["BLOCK_IDS"]
+        fitting = SCRATCH_BYTES // (2 * self.stride) // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
+        self.chunk = min(max(fitting, config["BLOCK_ROWS"]), group.num_tokens)
+        rows = self.chunk if store else 0
+        self.buffer = weight.new_empty(rows, self.stride, dtype=torch.float16)
+        self.store = store
+
+    def logits(self, hidden: Tensor, target: Tensor, argmax: bool) -> ChunkResult:
+        """hidden (C, H), target (C,) within the slice or -1; leaves the tiles' exponentials in the buffer."""
+        num_rows, width = hidden.shape
+        partial = (num_rows, self.num_tiles)
+        self.peak = hidden.new_empty(partial, dtype=torch.float32)
+        total = torch.empty_like(self.peak)
+        best = torch.empty(partial if argmax else (0,), dtype=torch.int32, device=hidden.device)
+        self.picked = hidden.new_zeros(num_rows, dtype=torch.float32)
+        self.target = target
+        blocks = {key: self.config[key] for key in ("BLOCK_ROWS", "BLOCK_IDS", "BLOCK_WIDTH")}
+        grid = (triton.cdiv(num_rows, blocks["BLOCK_ROWS"]) * self.num_tiles,)
+        logits_kernel[grid](
+            TensorDescriptor.from_tensor(hidden, [blocks["BLOCK_ROWS"], blocks["BLOCK_WIDTH"]]),
+            TensorDescriptor.from_tensor(self.weight, [blocks["BLOCK_IDS"], blocks["BLOCK_WIDTH"]]),
+            target, self.buffer, self.peak, total, best, self.picked, num_rows, self.count, width, self.stride,
+            self.num_tiles, self.softcap, SOFTCAP=self.softcap > 0, STORE=self.store, ARGMAX=argmax, **self.config,
+        )  # fmt: skip
+        lse = torch.logsumexp(self.peak + total.log(), dim=1)
+        if not argmax:
+            return ChunkResult(lse, self.picked, None)
+        tile = self.peak.argmax(1, keepdim=True)  # the first of equal tiles has the lowest ids
+        return ChunkResult(lse, self.picked, best.gather(1, tile)[:, 0].long())
+
+    def gradients(
+        self,
+        hidden: Tensor,
+        lse: Tensor,
+        on_softmax: Tensor,
+        on_target: Tensor,
+        d_weight: Tensor | None,
+        wants_hidden: bool,
+    ) -> Tensor | None:
+        """Add to `d_weight` (V, H) float32 and return d hidden (C, H) float32 for the chunk that `logits` saw last."""
+        num_rows = hidden.shape[0]
+        gradient = self.buffer.view(hidden.dtype)
+        scale_kernel[(num_rows, triton.cdiv(self.num_tiles, SCALE_TILES))](
+            self.buffer, gradient, self.peak, lse, on_softmax, on_target, self.picked, self.target, self.stride,
+            self.num_tiles, self.softcap, SOFTCAP=self.softcap > 0, NUM_TILES=SCALE_TILES,
+            BLOCK_IDS=self.config["BLOCK_IDS"], num_warps=4,
+        )  # fmt: skip
+        d_logits = gradient[:num_rows, : self.count]  # (C, V)
+        if d_weight is not None:
+            _add_product(d_weight, d_logits.t(), hidden)
+        return _product(d_logits, self.weight) if wants_hidden else None
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in float32, from 16-bit factors."""
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, total in float32 and the factors in 16 bits."""
+    if left.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+    else:
+        total.addmm_(left.float(), right.float())
+
+
+def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Power of two that lifts gradients of logits of the size of `factors` into the range of float16; None elsewhere."""
+    if dtype != torch.float16 or factors.numel() == 0:
+        return None
+    largest = factors.abs().amax().clamp(min=2.0**-100)
+    return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
+
+
+def suits(hidden: Tensor) -> bool:
+    """Whether the kernels take these inputs: 16 bits, and rows that a tensor descriptor can address."""
+    return hidden.dtype in (torch.bfloat16, torch.float16) and hidden.shape[1] % 8 == 0
+
+
+def forward_triton(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    first: int,
+    count: int,
+    ranges: Tensor | None,
+    softcap: float,
+    ignore_index: int,
+    z_loss: float,
+    reduction: str,
+    argmax: bool,
+    grad_hidden: bool,
+    grad_weight: bool,
+    config: dict[str, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `linear_cross_entropy._forward_op`."""
+    if not suits(hidden):
+        return forward_chunked(
+            hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction, argmax,
+            grad_hidden, grad_weight,
+        )  # fmt: skip
+    hidden, weight = hidden.contiguous(), weight.contiguous()
+    num_tokens = hidden.shape[0]
+    losses, lse = (hidden.new_zeros(num_tokens, dtype=torch.float32) for _ in range(2))
+    best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
+    d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
+    d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=torch.float32)
+    kept, factors = keep_tokens(target, weights, ignore_index, torch.float32)
+    total = factors.sum()
+    scale = torch.where(total == 0, 0.0, 1.0 / total) if reduction == "mean" else torch.ones_like(total)
+    with_gradients = grad_hidden or grad_weight
+    amplifier = _amplifier(factors * scale, hidden.dtype)
+    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
+        head = TritonHead(weight, group, softcap, with_gradients, config or CONFIG)
+        for rows in chunk_rows(group, head.chunk):
+            states = hidden[rows]
+            result = head.logits(states, target[rows].long() - group.first, argmax)
+            if result.best is not None:
+                best[rows] = result.best + group.first
+            on_target = factors[rows] * scale
+            lse[rows] = result.lse
+            losses[rows] = on_target * (result.lse - result.picked + z_loss * result.lse.square())
+            if with_gradients:
+                on_target = on_target if amplifier is None else on_target * amplifier
+                on_softmax = on_target * (1.0 + 2.0 * z_loss * result.lse)
+                part = d_weight[group.first : group.first + group.count] if grad_weight else None
+                gradient = head.gradients(states, result.lse, on_softmax, on_target, part, grad_hidden)
+                if gradient is not None:
+                    d_hidden[rows] = gradient
+    if amplifier is not None:
+        d_hidden /= amplifier
+        d_weight /= amplifier
+    loss = losses if reduction == "none" else losses.sum()
+    return loss, lse, best, d_hidden, d_weight
+
+
+def backward_triton(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor | None,
+    on_softmax: Tensor,
+    on_target: Tensor | None,
+    lse: Tensor,
+    first: int,
+    count: int,
+    ranges: Tensor | None,
+    softcap: float,
+    grad_hidden: bool,
+    grad_weight: bool,
+    config: dict[str, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `linear_cross_entropy._backward_op`."""
+    if not suits(hidden):
+        return backward_chunked(
+            hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
+        )
+    hidden, weight = hidden.contiguous(), weight.contiguous()
+    d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
+    d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=torch.float32)
+    kept = on_softmax != 0 if on_target is None else (on_softmax != 0) | (on_target != 0)
+    on_target = torch.zeros_like(on_softmax) if on_target is None else on_target
+    amplifier = _amplifier(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
+    if amplifier is not None:
+        on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
+    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
+        head = TritonHead(weight, group, softcap, True, config or CONFIG)
+        for rows in chunk_rows(group, head.chunk):
+            states = hidden[rows]
+            ids = (
+                lse.new_full((len(states),), -1, dtype=torch.int64)
+                if target is None
+                else target[rows].long() - group.first
+            )
+            head.logits(states, ids, argmax=False)
+            part = d_weight[group.first : group.first + group.count] if grad_weight else None
+            gradient = head.gradients(states, lse[rows], on_softmax[rows], on_target[rows], part, grad_hidden)
+            if gradient is not None:
+                d_hidden[rows] = gradient
+    if amplifier is not None:
+        d_hidden /= amplifier
+        d_weight /= amplifier
+    return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype)
+
+
+def chunk_rows(group: Group, chunk: int) -> list[slice | Tensor]:
+    """Indices of the chunks' tokens."""
+    slices = [slice(start, min(start + chunk, group.num_tokens)) for start in range(0, group.num_tokens, chunk)]
+    return list(slices) if group.index is None else [group.index[rows] for rows in slices]
