@@ -230,9 +230,7 @@ class EmuModule(LightningModule):
             "noise_seed": self._noise_seed,
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
-            "vocabulary": None
-            if self.config.vocabulary is None
-            else Vocabulary.from_dict(self.config.vocabulary).fingerprint,
+            "vocabulary": fingerprint(self.config),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
