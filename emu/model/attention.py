@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
-        """x (B, S, hidden), rotary two (B or 1, S, D) -> (B, S, hidden)."""
+        """x (B, S, hidden), rotary two (B or 1, S, 1, D) -> (B, S, hidden)."""
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in linear(x, self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
         out = attend(q.to(v.dtype), k.to(v.dtype), v, self.layer)

@@ -41,9 +41,12 @@ class Block(GradientCheckpointingLayer):
         self.mlp = FeedForward(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = config.residual_dropout
 
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear = separate) -> Tensor:
-        """x (B, S, hidden), rotary two (B or 1, S, head_dim) -> (B, S, hidden)."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, attend, linear))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x), linear))
+        """x (B, S, hidden), rotary two (B or 1, S, 1, head_dim) -> (B, S, hidden)."""
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotary, attend, linear))
+        return x + self._drop(self.mlp(self.post_attention_layernorm(x), linear))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x

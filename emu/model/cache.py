@@ -63,7 +63,7 @@ class StaticCache:
         return (slots - self._offset[:, None]).clamp_min(0) if self.ragged else slots
 
     def rotary(self, embedding: EmuRotaryEmbedding, tokens: int) -> Rotary:
-        """Angles of the next tokens, (rows or 1, tokens, head_dim) each, from a table that is made once."""
+        """Angles of the next tokens, (rows or 1, tokens, 1, head_dim) each, from a table that is made once."""
         positions = self.positions(tokens)
         if embedding.depends_on_length:
             return embedding(self._keys, positions)

@@ -63,8 +63,9 @@ class EmuModel(EmuPreTrainedModel):
         return self.run(x, self.rotary_emb(x, position_ids), attend, linear)
 
     def run(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
-        """Embeddings (B, S, hidden) and angles (B or 1, S, head_dim) -> hidden states (B, S, hidden)."""
-        x = F.dropout(x, self.config.embedding_dropout, self.training)
+        """Embeddings (B, S, hidden) and angles (B or 1, S, 1, head_dim) -> hidden states (B, S, hidden)."""
+        if self.training and self.config.embedding_dropout:
+            x = F.dropout(x, self.config.embedding_dropout)
         for block in self.layers:
             x = block(x, rotary, attend, linear)
         return self.norm(x)

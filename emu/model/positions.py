@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from emu.model.config import EmuConfig
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines of the rotation of each token, (B or 1, S, head_dim) each."""
+"""Cosines of the rotation of each token, and its sines with the sign of the first half turned; (B or 1, S, 1, head_dim) each."""
 
 
 class EmuRotaryEmbedding(nn.Module):
@@ -49,25 +49,19 @@ class EmuRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
-        """Positions (B, S) -> cosines and sines (B, S, head_dim) in the dtype of x."""
+        """Positions (B, S) -> cosines and signed sines (B, S, 1, head_dim) in the dtype of x."""
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
-        angles = torch.cat([angles, angles], -1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
+        return torch.cat([cos, cos], -1).to(x.dtype)[..., None, :], torch.cat([-sin, sin], -1).to(x.dtype)[..., None, :]
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (B, S, heads, head_dim) by the angle of their token."""
-    return _Rotate.apply(x, *rotary) if torch.is_grad_enabled() else _turn(x, *rotary, 1)
+    return _Rotate.apply(x, *rotary) if torch.is_grad_enabled() else _turn(x, *rotary)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
-    cos, sin = cos[:, :, None], sin[:, :, None]  # (B, S, 1, head_dim)
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-    return out
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class _Rotate(torch.autograd.Function):
@@ -76,12 +70,12 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+        return _turn(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1), None, None
+        return _turn(grad, cos, -sin), None, None
 
 
 def segment_positions(segment_ids: Tensor) -> Tensor:
