@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emu.documents import Segment
 from emu.generation.decoding import decode_block, decode_open
+from emu.generation.interleaved import Writer
 from emu.generation.plan import OnRow, plan_block, read_codes, row_events
 from emu.generation.products import TILE, Products
-from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives
+from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives, own_header
 from emu.generation.sampling import Sampling, make_keys
 from emu.generation.session import Session
-from emu.layouts import Layout
+from emu.layouts import Cursor, Layout
 from emu.modality import Grid
 from emu.model import EmuForCausalLM
+
+TEXT = Sampling()
+CODES = Sampling(guidance_scale=3.0, top_k=2048)
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,72 @@ class Engine:
             tokens = sum(min(len(row) + 1, max_new_tokens) for row in written)
             self._tell(session, len(written), tokens)
         return written
+
+    def generate(
+        self,
+        prompt_ids: Tensor | Sequence[int],
+        *,
+        headers: Sequence[Sequence[int]] | None = None,
+        text: Sampling = TEXT,
+        codes: Sampling = CODES,
+        max_text_tokens: int = 256,
+        max_blocks: int = 4,
+        seed: int = 0,
+        stream: int = 0,
+    ) -> Iterator[Segment]:
+        """Continue one document with text and blocks in any order.
+
+        Blocks are guided against BOS and their own header; text is not guided.
+
+        Args:
+            prompt_ids: (n,) ids that begin with BOS and do not end within a header or a block; they may end in a header.
+            headers: the headers (BOI meta IMG) that the model may write; any readable one by default.
+            text: how tokens of text are drawn.
+            codes: how codes are drawn.
+            max_text_tokens: tokens of text after which the document ends.
+            max_blocks: number of blocks after which no other begins.
+            seed, stream: of the noise.
+
+        Yields:
+            `TextSegment`s and `CodeSegment`s, each when it is complete. `last_stats` counts what was done up to then.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; before any work.
+        """
+        (prompt,) = check_prompts([prompt_ids], self.model.config.vocab_size)
+        cursor = Cursor(self.layout, headers)
+        for index in prompt.tolist():
+            cursor.advance(index)
+        controls = self.layout.vocabulary.controls
+        header = own_header(prompt, self.layout)
+        if cursor.ended or (header is not None and header[-1] != controls["image"] and controls["eoi"] not in header):
+            raise ValueError(
+                "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
+            )
+        _check_count("max_text_tokens", max_text_tokens)
+        _check_count("max_blocks", max_blocks)
+        keys = make_keys(seed, 1, 1, self.model.device)
+        keys.stream.fill_(stream)
+        writer = Writer(
+            self.layout,
+            cursor,
+            prompt,
+            self._session,
+            text=text,
+            codes=codes,
+            keys=keys,
+            max_text_tokens=max_text_tokens,
+            max_blocks=max_blocks,
+        )
+        return self._told(writer)
+
+    @torch.no_grad()
+    def _told(self, writer: Writer) -> Iterator[Segment]:
+        begun = time.perf_counter()
+        for segment in writer.segments():
+            seconds = time.perf_counter() - begun
+            self.last_stats = GenerationStats(1, writer.tokens, writer.passes, writer.tokens / writer.passes, seconds)
+            yield segment
 
     def _modality(self, grid: Grid) -> str:
         for name, modality in self.layout.modalities.items():

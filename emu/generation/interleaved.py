@@ -1,0 +1,135 @@
+"""Documents of text and blocks in any order: the grammar says what may follow, the model what does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from emu.documents import CodeSegment, Segment, TextSegment
+from emu.generation.decoding import decode_block
+from emu.generation.plan import plan_block, read_codes
+from emu.generation.products import IdRange
+from emu.generation.prompts import own_header
+from emu.generation.sampling import Keys, Sampling
+from emu.generation.session import Session
+from emu.layouts import BlockTemplate, Cursor, Layout
+
+OpenSession = Callable[[list[Tensor], int, int], AbstractContextManager[Session]]
+"""(rows, guides, room) -> a session."""
+
+
+class Writer:
+    """Writes one document behind a prompt.
+
+    Args:
+        layout: the grammar.
+        cursor: stands behind the prompt.
+        prompt: (n,) int64 ids from BOS on.
+        open_session: makes sessions.
+        text, codes: how tokens of text and of blocks are drawn.
+        keys: of one sequence.
+        max_text_tokens, max_blocks: where a document ends that does not end by itself.
+
+    Attributes:
+        passes, tokens: forward passes and sampled tokens so far.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        cursor: Cursor,
+        prompt: Tensor,
+        open_session: OpenSession,
+        *,
+        text: Sampling,
+        codes: Sampling,
+        keys: Keys,
+        max_text_tokens: int,
+        max_blocks: int,
+    ) -> None:
+        self.layout, self.cursor, self.open_session = layout, cursor, open_session
+        self.text, self.codes, self.keys = text, codes, keys
+        self.prompt_length = len(prompt)
+        self.ids: list[int] = prompt.tolist()
+        self.text_left, self.blocks_left = max_text_tokens, max_blocks
+        self.passes = self.tokens = 0
+
+    def segments(self) -> Iterator[Segment]:
+        """The segments, each as soon as it is complete."""
+        first, count = self.layout.vocabulary.text
+        while not self.cursor.ended:
+            begun = len(self.ids)
+            if self.cursor.block is None:
+                self._write_text()
+            written = list(takewhile(lambda index: first <= index < first + count, self.ids[begun:]))
+            if written:
+                yield TextSegment(torch.tensor(written))
+            if self.cursor.block is None:
+                return
+            yield self._write_block(self.cursor.block)
+
+    def _write(self, index: int) -> None:
+        self.cursor.advance(index)
+        self.ids.append(index)
+
+    def _write_text(self) -> None:
+        """Text and the header behind it, up to an open block or the end of the document."""
+        longest = max(map(len, self.cursor.headers or [[]]))
+        with self.open_session([torch.tensor(self.ids)], 1, self.text_left + longest + 2) as session:
+            fed = len(self.ids)
+            while self.cursor.block is None and not self.cursor.ended:
+                allowed = self._allowed()
+                if not allowed:
+                    break
+                if len(allowed) == 1 and allowed[0][1] == 1:
+                    self._write(allowed[0][0])
+                    continue
+                if fed < len(self.ids):
+                    session.advance(torch.tensor([self.ids[fed:]], device=session.hidden.device))
+                    fed = len(self.ids)
+                offset = int(self.keys.draw(session.logits(allowed), self.text, len(self.ids) - self.prompt_length))
+                self._write(_pick(allowed, offset))
+                self.text_left -= 1
+                self.tokens += 1
+            self.passes += session.passes
+
+    def _allowed(self) -> tuple[IdRange, ...]:
+        begin = self.layout.vocabulary.controls["boi"]
+        allowed = self.cursor.allowed()
+        if not self.blocks_left:
+            allowed = tuple(span for span in allowed if span != (begin, 1))
+        if self.text_left <= 0:
+            # No more text: what is left is to end, or to open a block whose header is forced.
+            allowed = tuple(span for span in allowed if span[1] == 1)[:1]
+        return allowed
+
+    def _write_block(self, template: BlockTemplate) -> CodeSegment:
+        header = own_header(torch.tensor(self.ids), self.layout)
+        assert header is not None
+        name, _, meta = self.layout.parse_header(header.tolist())
+        plan = plan_block(template, torch.empty(1, 0, dtype=torch.int64))
+        rows = [torch.tensor(self.ids)]
+        if self.codes.guided:
+            rows.append(torch.cat([torch.tensor([self.layout.vocabulary.controls["bos"]]), header]))
+        starts = [torch.cat([row, plan.ids[0, : plan.given]]) for row in rows]
+        with self.open_session(starts, len(rows), len(template) - plan.given) as session:
+            place = len(self.ids) - self.prompt_length
+            ids = decode_block(session, plan, self.codes, self.keys, start=place).cpu()
+            self.passes += session.passes
+            self.tokens += len(plan.steps)
+        for index in ids[0].tolist():
+            self._write(index)
+        self.blocks_left -= 1
+        return CodeSegment(name, read_codes(template, ids)[0], meta)
+
+
+def _pick(ranges: tuple[IdRange, ...], offset: int) -> int:
+    for first, count in ranges:
+        if offset < count:
+            return first + offset
+        offset -= count
+    raise AssertionError("an offset lies within its ranges")
