@@ -53,15 +53,30 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x: Tensor, code_map: Tensor) -> Tensor:
         """[N, C, H, W] and code map [N, D, h, w], with H and W multiples of h and w -> [N, C, H, W]."""
-        scale, shift = self.conv_y(code_map), self.conv_b(code_map)  # [N, C, h, w]
-        n, c, h, w = scale.shape
-        normed = self.norm_layer(x)
-        cells = normed.view(n, c, h, x.shape[2] // h, w, x.shape[3] // w)  # every code covers one cell of pixels
-        scale, shift = scale[:, :, :, None, :, None], shift[:, :, :, None, :, None]
+        weight = torch.cat((self.conv_y.weight, self.conv_b.weight)).flatten(1)  # [2 C, D]
+        bias = torch.cat((self.conv_y.bias, self.conv_b.bias))
+        cells = code_map.flatten(2)  # [N, D, hw]
+        modulation = torch.baddbmm(bias[:, None], weight.expand(len(cells), -1, -1), cells)  # [N, 2 C, hw]
+        modulation = modulation.unflatten(2, code_map.shape[2:])
         if torch.is_grad_enabled():
-            return torch.addcmul(shift, cells, scale).view_as(x)
-        cells.mul_(scale).add_(shift)
-        return normed
+            if x.shape[-2:] != code_map.shape[-2:]:
+                modulation = F.interpolate(modulation, size=x.shape[-2:], mode="nearest")
+            scale, shift = modulation.chunk(2, dim=1)
+            return torch.addcmul(shift, self.norm_layer(x), scale)
+        return spread_(self.norm_layer(x), *modulation.chunk(2, dim=1))
+
+
+def spread_(normed: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """normed * scale + shift in place, [N, C, H, W]; the cells of the small maps [N, C, h, w] cover it.
+
+    Only a row of cells is widened at a time, so that no map of the full size is made.
+    """
+    n, c, h, w = scale.shape
+    rows = normed.view(n, c, h, normed.shape[2] // h, normed.shape[3])
+    widen = normed.shape[3] // w
+    for operation, small in ((rows.mul_, scale), (rows.add_, shift)):
+        operation(small.repeat_interleave(widen, dim=3)[:, :, :, None])
+    return normed
 
 
 def make_norm(channels: int, code_channels: int | None, groups: int) -> nn.Module:

@@ -8,12 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 LIBRARY_KEYS = {
-    "model_type",
-    "_attn_implementation",
-    "attn_implementation",
-    "name_or_path",
-    "_commit_hash",
-    "torch_dtype",
+    *("model_type", "_attn_implementation", "attn_implementation", "name_or_path", "_name_or_path", "_commit_hash"),
+    *("torch_dtype", "output_attentions"),
 }
 """Keys that transformers adds by itself when it saves or loads a configuration."""
 

@@ -7,7 +7,8 @@ The architecture is Emu3's (arXiv 2409.18869, section 2.2). An image costs one p
 decoder: the reference runs four identical frames, and only the few latent channels differ from one frame to the next.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +16,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from emu_tokenizers.checkpoint import read_settings, read_weights, write_folder
 from emu_tokenizers.checks import check_codes, check_frames, check_pixels
 from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.convert import config_from, config_to, weights_from, weights_to
 from emu_tokenizers.decoder import Decoder
 from emu_tokenizers.encoder import Encoder
-from emu_tokenizers.fingerprint import fingerprint
+from emu_tokenizers.fingerprint import STATISTICS, fingerprint
 from emu_tokenizers.initialization import init_weights
 from emu_tokenizers.registry import make_quantizer
 from emu_tokenizers.temporal import CausalConv3d, TemporalState
+from emu_tokenizers.vq import VectorQuantizer
 
 
 @dataclass
@@ -233,6 +237,82 @@ class VisionTokenizer(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module)
 
-    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Writes the tokenizer as a folder of config.json and safetensors."""
-        super().save_pretrained(save_directory, **options)
+    def save_pretrained(self, save_directory: str | os.PathLike, naming: str = "emu", **options: Any) -> None:
+        """Writes the tokenizer as a folder of config.json and model.safetensors.
+
+        Args:
+            save_directory: the folder, made where there is none.
+            naming: "emu" for ours, "transformers" for what `Emu3VQVAE.from_pretrained` reads, "emu3" for the names of
+                the Emu3 repository. The last two hold Emu3's architecture only, and no state of training.
+            options: of `PreTrainedModel.save_pretrained` (max_shard_size, push_to_hub), with our naming.
+
+        Raises:
+            ValueError: an unknown naming, or an architecture that it cannot hold.
+        """
+        if options and naming == "emu":
+            super().save_pretrained(save_directory, **options)
+            return
+        if naming == "emu":
+            settings = {**self.config.to_dict(), "architectures": [type(self).__name__]}
+            weights = self.state_dict()
+        else:
+            settings = config_to(self.config, naming)
+            weights = weights_to(self.state_dict(), naming)
+        settings["dtype"] = str(self.dtype).removeprefix("torch.")
+        write_folder(save_directory, settings, weights)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        source: str | os.PathLike,
+        config: VisionTokenizerConfig | None = None,
+        dtype: torch.dtype | None = None,
+        **hub: Any,
+    ) -> "VisionTokenizer":
+        """A tokenizer in evaluation mode from a folder or a repository on the Hub.
+
+        Reads what `save_pretrained` wrote in any naming, so also the folders of transformers' `Emu3VQVAE` and of the
+        Emu3 repository. Every weight must be there.
+
+        Args:
+            source: folder or repository.
+            config: replaces the configuration that is stored there (say, another clip rule).
+            dtype: of the weights; None keeps that of the file.
+            hub: where to look: revision, subfolder, cache_dir, token, local_files_only.
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or a file is missing in it.
+            ValueError: no vision tokenizer, a damaged file, or weights that do not fit the configuration.
+        """
+        settings = read_settings(source, **hub)
+        config = config_from(settings) if config is None else config
+        weights = read_weights(source, **hub)
+        foreign = settings.get("model_type") != VisionTokenizerConfig.model_type
+        tokenizer = cls(config)
+        tokenizer.load_weights(weights_from(weights) if foreign else weights, str(source))
+        return tokenizer.to(dtype or tokenizer.dtype).eval()
+
+    def load_weights(self, weights: Mapping[str, Tensor], source: str = "the given weights") -> None:
+        """Fills in weights by our names; a codebook without the state of its training starts that anew.
+
+        Raises:
+            ValueError: weights are missing, unknown or of another shape.
+        """
+        own = self.state_dict()
+        trained = any(name.endswith("codebook.embed_avg") for name in weights)
+        optional = () if trained else tuple(name for name in own if name.rsplit(".", 1)[-1] in STATISTICS)
+        missing = sorted(set(own) - set(weights) - set(optional))
+        unknown = sorted(set(weights) - set(own))
+        shapes = [
+            f"{name} is {tuple(weights[name].shape)} and should be {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ]
+        problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in unknown] + shapes
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:5])}{more}")
+        dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
+        self.to(dtype).load_state_dict(dict(weights), strict=False)
+        if not trained and isinstance(self.quantizer, VectorQuantizer):
+            self.quantizer.load_codes(self.quantizer.weight.clone())

@@ -1,0 +1,93 @@
+"""Folders of config.json and safetensors: read from disk or the Hub, written so that no half a folder is left."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers.utils import cached_file
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def find(source: str | os.PathLike, name: str, **hub: Any) -> Path | None:
+    """A file of a local folder or of a repository on the Hub; None if the folder or repository has no such file.
+
+    Raises:
+        FileNotFoundError: there is neither a folder nor a reachable repository of that name.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        path = folder / hub.get("subfolder", "") / name
+        return path if path.is_file() else None
+    try:
+        found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no folder {source}, and no repository of that name can be reached: {error}"
+        ) from error
+    return None if found is None else Path(found)
+
+
+def read_settings(source: str | os.PathLike, **hub: Any) -> dict[str, Any]:
+    """The config.json of a folder or repository.
+
+    Raises:
+        FileNotFoundError: it has none.
+        ValueError: it is no JSON object.
+    """
+    path = find(source, CONFIG, **hub)
+    if path is None:
+        raise FileNotFoundError(f"{source} holds no {CONFIG}; expected a folder written by save_pretrained")
+    try:
+        settings = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}, expected an object")
+    return settings
+
+
+def read_weights(source: str | os.PathLike, **hub: Any) -> dict[str, Tensor]:
+    """The weights of a folder or repository, in one file or in shards.
+
+    Raises:
+        FileNotFoundError: there are no safetensors.
+        ValueError: a file is damaged.
+    """
+    index = find(source, INDEX, **hub)
+    names = [WEIGHTS] if index is None else sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        path = find(source, name, **hub)
+        if path is None:
+            raise FileNotFoundError(f"{source} holds no {name}; expected a folder written by save_pretrained")
+        try:
+            weights |= safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or was not written to its end: {error}") from error
+    return weights
+
+
+def write_folder(folder: str | os.PathLike, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Writes config.json and model.safetensors; each appears under its name only when it is complete."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    _replace(target / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    _replace(target / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
