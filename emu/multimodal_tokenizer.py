@@ -155,6 +155,10 @@ class MultimodalTokenizer:
         header = self.layout.header(modality, grid, meta)
         return torch.cat([torch.tensor([self.vocabulary.controls["bos"]]), opening, torch.tensor(header)])
 
+    def question(self, items: Any) -> Tensor:
+        """A prompt for text: BOS and the items, (n,) int64."""
+        return self.encode(items)[:-1]
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write both tokenizers and the table that joins them into a folder."""
         folder = Path(folder)

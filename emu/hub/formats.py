@@ -110,7 +110,7 @@ def resolve(path: str | Path, revision: str | None = None) -> Path:
         FileNotFoundError: there is no such folder, and no such repository could be read.
     """
     folder = Path(path)
-    if folder.is_dir() or not _is_repository(str(path)):
+    if folder.is_dir() or not is_repository(str(path)):
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -124,6 +124,7 @@ def resolve(path: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def _is_repository(name: str) -> bool:
+def is_repository(name: str) -> bool:
+    """Whether a name has the form owner/name of a hub's repository."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

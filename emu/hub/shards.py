@@ -68,7 +68,7 @@ class ShardWriter:
         if count == 1:
             self._place(0).rename(self._folder / WEIGHTS)
             return
-        places = {}
+        places: dict[str, str] = {}
         for number, names in enumerate(self._written):
             shard = SHARD.format(number + 1, count)
             self._place(number).rename(self._folder / shard)

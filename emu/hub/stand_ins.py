@@ -17,13 +17,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from emu.hub.configs import NEWER_CONTROLS, original_config, original_vocabulary
+from emu.hub.configs import NEWER_CONTROLS, original_config
 from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
+from emu.hub.vision import emu_config as vision_config
+from emu.hub.vision import from_emu, released_config
 from emu.hub.vocabularies import CODE_WORD, WORDS
 from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
+from emu_tokenizers import VisionTokenizer
 
 CORPUS = (
     "You are a helpful assistant. USER: Please describe the image. ASSISTANT: a portrait of young girl. masterpiece, film grained, best "
@@ -124,7 +127,20 @@ def write_original(folder: str | Path, form: str = "emu3", *, seed: int = 0, num
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
     write_ranks(ranks, folder / RANKS_FILE)
     (folder / "emu3_vision_tokens.txt").write_text("\n".join(vision_words(num_codes)) + "\n")
-    assert original_vocabulary(table, form) == vocabulary
+    return folder
+
+
+def write_original_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
+    """A vision tokenizer in the format of baaivision/Emu3's `Emu3-VisionTokenizer`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    config = vision_config({**VISION, "codebook_size": num_codes}, "transformers")
+    tokenizer = VisionTokenizer(config).eval()
+    (folder / "config.json").write_text(json.dumps(released_config(config, "emu3"), indent=2))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 16 * 16, "max_pixels": 64 * 64}))
+    state = {name: tensor.contiguous() for name, tensor in from_emu(tokenizer, "emu3").items()}
+    save_file(state, folder / WEIGHTS, {"format": "pt"})
     return folder
 
 
@@ -143,8 +159,12 @@ def _loud(model: Any) -> Any:
 
 
 def write(form: str, folder: str | Path) -> Path:
-    """A stand-in of a format: "transformers", "emu3" or "emu3.5"."""
-    return write_transformers(folder) if form == "transformers" else write_original(folder, form)
+    """A stand-in of a format, "transformers", "emu3" or "emu3.5", with its vision tokenizer in or under its folder."""
+    if form == "transformers":
+        return write_transformers(folder)
+    if form == "emu3":
+        write_original_vision(Path(folder) / "vision_tokenizer")
+    return write_original(folder, form)
 
 
 if __name__ == "__main__":

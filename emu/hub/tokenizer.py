@@ -96,3 +96,9 @@ class ReleasedTokenizer(MultimodalTokenizer):
         except (KeyError, TypeError) as error:
             raise ValueError(f"{file} holds no templates and resize rule ({error}); save the model again") from error
         return tokenizer
+
+
+def read_own_tokenizer(folder: str | Path) -> MultimodalTokenizer:
+    """The tokenizer of a folder of ours, with its templates where it has any; errors as in `MultimodalTokenizer.from_pretrained`."""
+    kind = ReleasedTokenizer if (Path(folder) / TEMPLATES_FILE).is_file() else MultimodalTokenizer
+    return kind.from_pretrained(folder)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Engine
+from emu.hub.reading import is_released, read_released
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning
@@ -64,19 +65,30 @@ class Emu:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         deterministic: bool = False,
+        **options: Any,
     ) -> Emu:
-        """Read a folder that `save_pretrained` wrote, or the bundled model of this name ("digits").
+        """Read a folder that `save_pretrained` wrote, the bundled model of this name ("digits"), or a released Emu3 or Emu3.5.
 
         Args:
-            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one).
+            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one);
+                for released models also a hub's repository.
             device: where to generate; by default a GPU where there is one.
-            dtype: of the transformer; float32 by default.
+            dtype: of the transformer; float32 by default, for released models that of their files.
             deterministic: see `Emu`.
+            options: for released models (`emu.hub.reading.read_released`): `vision_tokenizer`, `text_tokenizer`, `templates`,
+                `device_map`, `quantization_config`, ...
 
         Raises:
             FileNotFoundError: there is no such folder, or parts of it are missing.
             ValueError: a file is damaged, or model and tokenizers do not belong together; the message names both fingerprints.
         """
+        if options or is_released(path):
+            parts = read_released(path, dtype=dtype or "auto", **options)
+            known = read_defaults(parts.folder, parts.tokenizer).to_dict()
+            defaults = GenerationDefaults.from_dict({**known, **parts.settings})
+            emu = cls(parts.model, parts.tokenizer, defaults, deterministic=deterministic)
+            placed = options.get("device_map") is not None and device is None
+            return emu if placed else emu.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = find_folder(path)
         tokenizer = read_tokenizer(folder)
         defaults = read_defaults(folder, tokenizer)
@@ -257,7 +269,7 @@ class Emu:
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
         documents = check_documents(documents)
         seeds = check_seeds(seed, len(documents))
-        ids = [self.tokenizer.encode(document)[:-1] for document in documents]  # without EOS
+        ids = [self.tokenizer.question(document) for document in documents]
         texts: list[str] = [""] * len(documents)
         engine = self._engine(deterministic)
         with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:

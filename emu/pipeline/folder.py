@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from emu.files import new_folder, write_file
+from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import TEXT_FOLDER, MultimodalTokenizer
@@ -75,7 +76,7 @@ def read_tokenizer(folder: Path) -> MultimodalTokenizer:
         ValueError: a file is damaged, or a tokenizer is not the one that the folder was saved with.
     """
     try:
-        return MultimodalTokenizer.from_pretrained(folder)
+        return read_own_tokenizer(folder)
     except FileNotFoundError:
         raise
     except (*DAMAGED, KeyError) as error:

@@ -1,0 +1,243 @@
+"""A released model as a whole: transformer, tokenizers, templates and generation settings, from the folders people have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emu.hub import templates as known
+from emu.hub.configs import ORIGINAL_DEFAULTS
+from emu.hub.formats import VISION_TYPES, detect, is_repository, read_config, read_json, resolve
+from emu.hub.names import VISION_PREFIX
+from emu.hub.sizes import Resize, size_of_ratio
+from emu.hub.templates import Templates
+from emu.hub.texts import read_text_tokenizer
+from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
+from emu.hub.vision import build, read_vision_tokenizer
+from emu.hub.vocabularies import read_vocabulary
+from emu.hub.weights import Checkpoint
+from emu.model import EmuForCausalLM
+from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.vocabulary import Vocabulary
+from emu_tokenizers import VisionTokenizer
+
+Pickles = str | Iterable[str]
+
+VISION_REPOSITORIES = {"emu3": "BAAI/Emu3-VisionTokenizer", "emu3.5": "BAAI/Emu3.5-VisionTokenizer"}
+"""Where the vision tokenizer of a hub's model is."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model.
+
+    Attributes:
+        folder: where it was read from.
+        model: the transformer.
+        tokenizer: of documents.
+        settings: generation defaults, by the names of `Emu.generate_images`.
+    """
+
+    folder: Path
+    model: EmuForCausalLM
+    tokenizer: MultimodalTokenizer
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def is_released(path: str | Path) -> bool:
+    """Whether a path is a folder in the format of another library, or a hub's repository."""
+    folder = Path(path)
+    if folder.is_dir():
+        return (folder / "config.json").is_file() and read_config(folder).get("model_type") not in (
+            "emu",
+            *VISION_TYPES,
+        )
+    return is_repository(str(path))
+
+
+def read_released(
+    path: str | Path,
+    *,
+    vision_tokenizer: str | Path | None = None,
+    text_tokenizer: str | Path | None = None,
+    templates: str | Templates | None = None,
+    split: str = "original",
+    allow_pickle: Pickles = (),
+    **options: Any,
+) -> Released:
+    """Read a model in any known format.
+
+    Args:
+        path: folder or hub repository of the transformer.
+        vision_tokenizer: its folder or repository, where it is not in or beside the model's folder.
+        text_tokenizer: the same for the text tokenizer.
+        templates: what stands around a user's words; by default what the format and the folder's name tell.
+        split: see `read_text_tokenizer`.
+        allow_pickle: names of pickled files that may be read.
+        options: of `EmuForCausalLM.from_pretrained` (`dtype`, `device_map`, ...).
+
+    Raises:
+        FileNotFoundError: a folder, a shard or a tokenizer is missing.
+        ValueError: an unknown architecture, a broken file, or parts that do not belong together.
+    """
+    allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    tokenizer = read_tokenizer(
+        path,
+        vision_tokenizer=vision_tokenizer,
+        text_tokenizer=text_tokenizer,
+        templates=templates,
+        split=split,
+        allow_pickle=allow_pickle,
+    )
+    folder = resolve(path)
+    model = EmuForCausalLM.from_pretrained(folder, allow_pickle=allow_pickle, **options)
+    return Released(folder, model.eval(), tokenizer, generation_settings(folder))
+
+
+def read_tokenizer(
+    path: str | Path,
+    *,
+    vision_tokenizer: str | Path | None = None,
+    text_tokenizer: str | Path | None = None,
+    templates: str | Templates | None = None,
+    split: str = "original",
+    allow_pickle: Pickles = (),
+) -> MultimodalTokenizer:
+    """The tokenizers of a model in any known format, joined; arguments and errors as in `read_released`."""
+    folder = resolve(path)
+    form = detect(folder)
+    if form == "emu":
+        return _read_own(folder, vision_tokenizer, allow_pickle)
+    vocabulary = read_vocabulary(folder, form, read_config(folder))
+    if vocabulary is None:
+        raise ValueError(
+            f"{folder} does not tell which ids are controls and codes (no vocabulary_map, no tokenizer.json); it holds a language model "
+            "only: open it with EmuForCausalLM.from_pretrained"
+        )
+    text = read_text_tokenizer(folder if text_tokenizer is None else resolve(text_tokenizer), vocabulary, split)
+    vision, place = _vision(folder, form, str(path), vision_tokenizer, allow_pickle)
+    check_codebook(vision, vocabulary, place, folder)
+    newer = form == "emu3.5"
+    return ReleasedTokenizer(
+        text,
+        vision,
+        layout="emu3.5" if newer else "emu3",
+        modalities=("image",) if newer else ("image", "video"),
+        vocabulary=vocabulary,
+        templates=_templates(templates, form, folder),
+        resize=_resize(folder, place, vision, newer),
+    )
+
+
+def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path, folder: Path) -> None:
+    """Whether a vision tokenizer has the codes that a vocabulary has ids for.
+
+    Raises:
+        ValueError: it has not; the message names both folders and both numbers.
+    """
+    count = vocabulary.range("vision")[1]
+    if vision.codebook_sizes != (count,):
+        raise ValueError(
+            f"the vision tokenizer in {place} has {' + '.join(map(str, vision.codebook_sizes))} codes, the model in {folder} has ids for "
+            f"{count}; give the vision tokenizer that the model was trained with: vision_tokenizer="
+        )
+
+
+def _read_own(folder: Path, vision_tokenizer: str | Path | None, allow_pickle: Pickles) -> MultimodalTokenizer:
+    tokenizer = read_own_tokenizer(folder)
+    if vision_tokenizer is None:
+        return tokenizer
+    place = resolve(vision_tokenizer)
+    found = read_vision_tokenizer(place, allow_pickle).fingerprint
+    saved = tokenizer.fingerprints.get("vision")
+    if found != saved:
+        raise ValueError(
+            f"the vision tokenizer in {place} has fingerprint {found}, the model in {folder} was trained with {saved} "
+            f"({folder / TOKENIZER_FILE}); leave vision_tokenizer out to use the folder's own"
+        )
+    return tokenizer
+
+
+def _vision(
+    folder: Path, form: str, path: str, given: str | Path | None, allow_pickle: Pickles
+) -> tuple[VisionTokenizer, Path]:
+    config = read_config(folder)
+    if given is None and config.get("vq_config") is not None:
+        checkpoint = Checkpoint.open(folder, allow_pickle)
+        inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
+        return build(config["vq_config"], inside, "transformers", str(folder)), folder
+    if given is None:
+        given = VISION_REPOSITORIES.get(form) if not Path(path).is_dir() else find_vision_folder(folder)
+    place = resolve(given or folder)
+    return read_vision_tokenizer(place, allow_pickle), place
+
+
+def find_vision_folder(folder: Path) -> Path:
+    """The vision tokenizer's folder inside a model's folder or beside it.
+
+    Raises:
+        FileNotFoundError: there is none, or several.
+    """
+    for places in ([folder / "vision_tokenizer"], sorted(folder.absolute().parent.iterdir())):
+        found = [place for place in places if _is_vision(place)]
+        if len(found) == 1:
+            return found[0]
+    raise FileNotFoundError(
+        f"{len(found)} vision tokenizers beside {folder} ({[place.name for place in found]}); expected one, e.g. a folder "
+        "Emu3-VisionTokenizer, or name it: vision_tokenizer="
+    )
+
+
+def _is_vision(place: Path) -> bool:
+    file = place / "config.json"
+    return file.is_file() and read_json(file).get("model_type") in VISION_TYPES
+
+
+def _templates(given: str | Templates | None, form: str, folder: Path) -> Templates:
+    if isinstance(given, Templates):
+        return given
+    if given is None:
+        given = "emu3.5-t2i" if form == "emu3.5" else "emu3-stage1" if "stage1" in folder.name.lower() else "emu3"
+    if given not in known.NAMED:
+        raise ValueError(
+            f"no templates {given!r}; known are {sorted(known.NAMED)}, or pass emu.hub.templates.Templates(...)"
+        )
+    return known.NAMED[given]
+
+
+def _resize(folder: Path, place: Path, vision: VisionTokenizer, newer: bool) -> Resize:
+    if newer:
+        return Resize(vision.spatial_factor, area=int(read_config(folder).get("image_area", 1024 * 1024)))
+    table: dict[str, Any] = {}
+    for file in (
+        place / "preprocessor_config.json",
+        folder / "preprocessor_config.json",
+        folder / "processor_config.json",
+    ):
+        if file.is_file():
+            table = read_json(file)
+            table = table.get("image_processor", table)
+            break
+    bounds = Resize(vision.spatial_factor)
+    return Resize(bounds.factor, int(table.get("min_pixels", bounds.least)), int(table.get("max_pixels", bounds.most)))
+
+
+def generation_settings(folder: str | Path) -> dict[str, Any]:
+    """Generation defaults of a released model, as its own scripts set them."""
+    folder = Path(folder)
+    form = detect(folder)
+    if form == "emu":
+        return {}
+    if form == "emu3.5":
+        image = "image" in folder.name.lower()
+        return {"size": [55 * 16, 73 * 16], "guidance_scale": 5.0 if image else 2.0, "top_k": 5120}
+    area = int(read_config(folder).get("image_area", ORIGINAL_DEFAULTS["image_area"]))
+    return {
+        "size": list(size_of_ratio("1:1", area)),
+        "guidance_scale": 3.0,
+        "top_k": 2048,
+        "negative_prompt": known.NEGATIVE_PROMPT,
+    }
