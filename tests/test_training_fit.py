@@ -6,11 +6,12 @@ import pytest
 import torch
 import yaml
 
+from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoints import list_checkpoints
 from emu.training.cli import resolve_words
 from emu.training.curves import read_curves
-from tests.training_toys import VOCABULARY, run, same, write_recipe
+from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 
 @pytest.fixture
@@ -90,6 +91,39 @@ def test_training_goes_on_from_a_pretrained_model(recipe, tmp_path):
     assert torch.allclose(tuned.model.lm_head.weight, first.model.lm_head.weight, atol=1e-7)
     with pytest.raises(ValueError, match="give either model.config"):
         run(recipe, "--trainer.default_root_dir", tmp_path / "none")
+
+
+def test_progress_counts_steps_of_the_whole_run_and_shows_the_loss(recipe, capsys):
+    run(recipe, "--trainer.enable_progress_bar", "true", "--trainer.max_steps", 6)
+    run(recipe, "--trainer.enable_progress_bar", "true", "--ckpt_path", "last")
+    shown = capsys.readouterr().err
+    assert "6/6" in shown and " 6/12" in shown and "12/12" in shown and "step/s" in shown
+    assert "Tip" not in shown and "GPU" not in shown
+
+
+def test_token_shards_are_trained_on_from_a_recipe(recipe, tmp_path):
+    documents = [TokenizedDocument(make_document(5 + i % 4, 0), (1, 3)) for i in range(20)]
+    write_shard(tmp_path / "shards", 0, documents, VOCABULARY, {})
+    write_manifest(tmp_path / "shards", 1, VOCABULARY, {"vocabulary": VOCABULARY.fingerprint})
+    config = yaml.safe_load(recipe.read_text())
+    options = {
+        "documents_per_step": {"mine": 6},
+        "row_length": 16,
+        "caption_dropout": 0.5,
+        "steps_per_epoch": 2,
+        "num_workers": 1,
+    }
+    shards = {"mine": str(tmp_path / "shards")}
+    config["data"] = {
+        "class_path": "emu.data.sharded.ShardData",
+        "init_args": {"sources": shards, "validation": shards, **options},
+    }
+    recipe.write_text(yaml.safe_dump(config))
+    run(recipe, "--trainer.max_steps", 3)
+    curves = read_curves(tmp_path / "run" / "metrics.csv")
+    assert "source_loss/mine" in curves[3] and "validation_loss/mine" in curves[2]
+    with pytest.raises(ValueError, match="row_lenght"):
+        run(recipe, "--data.row_lenght", 3)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class EmuCLI(LightningCLI):
                     "or name another folder with --trainer.default_root_dir"
                 )
             for _, path in found:
-                path.unlink()
+                path.unlink(missing_ok=True)
         return resolve_checkpoint(self.config.ckpt_path, folder)
 
 

@@ -12,6 +12,11 @@ from torch import Tensor
 from emu.vocabulary import Vocabulary
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class PartSums:
     """Weighted means of token losses over groups of tokens, e.g. one group a source.
 
@@ -33,10 +38,11 @@ class PartSums:
         """
         inside = groups >= 0
         # masked tokens go to group 0 with weight zero: no data-dependent shapes, no wait for the device
-        weights = weights.detach().double() * inside
+        dtype = exact_dtype(losses.device)
+        weights = weights.detach().to(dtype) * inside
         groups = groups.clamp(min=0)
-        self.sums = self.sums.to(losses.device)
-        self.sums[0].index_add_(0, groups, losses.detach().double() * weights)
+        self.sums = self.sums.to(losses.device, dtype)
+        self.sums[0].index_add_(0, groups, losses.detach().to(dtype) * weights)
         self.sums[1].index_add_(0, groups, weights)
 
     def means(self) -> dict[str, float]:
@@ -100,8 +106,8 @@ class StepMeter:
             loss_share: () what this rank contributes to the global loss of the step.
             tokens: () number of tokens that are no padding.
         """
-        self.counts = self.counts.to(loss_share.device)
-        self.counts[0] += loss_share.detach().double()
+        self.counts = self.counts.to(loss_share.device, exact_dtype(loss_share.device))
+        self.counts[0] += loss_share.detach()
         self.counts[1] += tokens
 
     def add_step(self, gradient_norm: float) -> None:
