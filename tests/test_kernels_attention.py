@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels import attention, reference
-from emu_kernels.attention_cpu import SHORT, TILE
+from emu_kernels.attention_tiled import SHORT, TILE
 from emu_kernels.testing import peak_cpu_bytes
 
 MASKS = {

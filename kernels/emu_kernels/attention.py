@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emu_kernels.attention_cpu import attention_backward_cpu, attention_cpu
+from emu_kernels.attention_backends import (
+    attention_backward_cuda,
+    attention_cuda,
+    choose_backend,
+    torch_attention,
+)
+from emu_kernels.attention_tiled import attention_backward_tiled, attention_tiled
 from emu_kernels.checks import (
     FLOATS,
     INTEGERS,
@@ -69,6 +75,10 @@ def attention(
     if scale is not None:
         check_positive("scale", scale)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if q.is_cuda:
+        backend = choose_backend(q, causal, segment_ids is not None or cu_seqlens is not None, window, softcap)
+        if backend != "triton":
+            return torch_attention(backend, q, k, v, causal, window, softcap, scale)
     out, _ = _forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
     return out
 
@@ -117,7 +127,7 @@ def _forward_op(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
-    return attention_cpu(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
+    return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
 
 
 @_forward_op.register_fake
@@ -153,7 +163,7 @@ def _backward_op(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    return attention_backward_cpu(grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale)
+    return attention_backward_tiled(grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale)
 
 
 @_backward_op.register_fake
@@ -175,18 +185,8 @@ def _backward_fake(
     return d_q, d_k, d_v
 
 
-@_forward_op.register_kernel("cuda")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
-    from emu_kernels.attention_backends import attention_cuda
-
-    return attention_cuda(*arguments)
-
-
-@_backward_op.register_kernel("cuda")
-def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from emu_kernels.attention_backends import attention_backward_cuda
-
-    return attention_backward_cuda(*arguments)
+_forward_op.register_kernel("cuda")(attention_cuda)
+_backward_op.register_kernel("cuda")(attention_backward_cuda)
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

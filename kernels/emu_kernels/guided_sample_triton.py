@@ -1,3 +1,4 @@
+# mypy: allow-incomplete-defs, allow-untyped-defs
 """Triton sampler: guidance, temperature, top-k and top-p by bisection in registers, then the exponential race.
 
 Legend: R guidance rows, B rows, K candidates. The same distribution and noise as the CPU path, in float32. A filter finds its

@@ -1,3 +1,4 @@
+# mypy: allow-incomplete-defs, allow-untyped-defs
 """Triton implementation of the fused head and cross-entropy for 16-bit inputs on a GPU.
 
 Per chunk of tokens: one Triton product whose epilogue turns the float32 logits of a tile into exp(logit - tile maximum), stored

@@ -1,3 +1,4 @@
+# mypy: allow-incomplete-defs, allow-untyped-defs
 """Triton search of the nearest codebook entry: scores stream through registers, doubtful vectors are searched again in float64.
 
 Legend: N vectors, K codes, D features. A program owns BLOCK_VECTORS vectors and walks over the codes in groups of

@@ -52,7 +52,6 @@ def _start_interpreter() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def _interpret(module: str, function: str, arguments: tuple, options: dict) -> Any:

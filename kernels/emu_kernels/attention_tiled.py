@@ -1,7 +1,8 @@
-"""CPU attention: torch's flash kernel over tiles of queries, each against only the keys that it can see.
+"""Attention in torch over tiles of queries, each against only the keys that it can see: the CPU path, and float64 on a GPU.
 
 The queries of a row are cut into tiles of at most TILE positions along document boundaries where possible, so that packed rows of
-short documents cost what the documents cost and memory stays linear in length. Legend: see `attention.py`.
+short documents cost what the documents cost and memory stays linear in length. A tile runs in torch's flash kernel for the CPU, or
+in plain products under a soft cap and on other devices. Legend: see `attention.py`.
 """
 
 import math
@@ -43,7 +44,7 @@ class Tile:
         return self.square and self.first == 0 and self.last == length and self.rows == slice(0, num_rows)
 
 
-def attention_cpu(
+def attention_tiled(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -63,9 +64,9 @@ def attention_cpu(
         tile_q, tile_k, tile_v = (
             x[rows, part].transpose(1, 2) for x, part in ((q, queries), (k, keys), (v, keys))
         )  # (B, H, S, D)
-        mask, is_causal = tile_mask(tile, causal, window, q.dtype)
-        if softcap:
-            tile_out, tile_lse = _softcap_forward(tile_q, tile_k, tile_v, mask, is_causal, softcap, scale)
+        mask, is_causal = tile_mask(tile, causal, window, q)
+        if softcap or q.device.type != "cpu":
+            tile_out, tile_lse = _plain_forward(tile_q, tile_k, tile_v, mask, is_causal, softcap, scale)
         else:
             tile_out, tile_lse = _flash(tile_q, tile_k, tile_v, 0.0, is_causal, attn_mask=mask, scale=scale)
         if tile.covers(q.shape[0], q.shape[1]):
@@ -75,7 +76,7 @@ def attention_cpu(
     return out, lse
 
 
-def attention_backward_cpu(
+def attention_backward_tiled(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -98,10 +99,10 @@ def attention_backward_cpu(
         tile_grad, tile_q, tile_out = (x[rows, queries].transpose(1, 2) for x in (grad, q, out))  # (B, H, S, D)
         tile_k, tile_v = (x[rows, keys].transpose(1, 2) for x in (k, v))
         tile_lse = lse[rows, :, queries]
-        mask, is_causal = tile_mask(tile, causal, window, q.dtype)
+        mask, is_causal = tile_mask(tile, causal, window, q)
         tensors = tile_grad, tile_q, tile_k, tile_v, tile_out, tile_lse
-        if softcap:
-            grads = _softcap_backward(*tensors, mask, is_causal, softcap, scale)
+        if softcap or q.device.type != "cpu":
+            grads = _plain_backward(*tensors, mask, is_causal, softcap, scale)
         else:
             grads = _flash_backward(*tensors, 0.0, is_causal, attn_mask=mask, scale=scale)
         tile_d_q, tile_d_k, tile_d_v = (x.transpose(1, 2) for x in grads)
@@ -183,36 +184,39 @@ def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: 
     return tiles
 
 
-def tile_mask(tile: Tile, causal: bool, window: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+def tile_mask(tile: Tile, causal: bool, window: int, like: Tensor) -> tuple[Tensor | None, bool]:
     """Additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
     length = tile.last - tile.first
     no_window = not window or window >= tile.key_last - tile.key_first
     if len(tile.spans) == 1 and no_window and (tile.square or not causal):
         return None, causal
-    query = torch.arange(tile.first, tile.last)[:, None]
-    key = torch.arange(tile.key_first, tile.key_last)[None]
-    visible = key <= query if causal else torch.ones(length, key.shape[1], dtype=torch.bool)
+    query = torch.arange(tile.first, tile.last, device=like.device)[:, None]
+    key = torch.arange(tile.key_first, tile.key_last, device=like.device)[None]
+    visible = key <= query if causal else (key == key).expand(length, -1)
     if not no_window:
-        visible &= (query - key).abs() < window
+        visible = visible & ((query - key).abs() < window)
     if tile.runs is not None:
         same = (tile.runs[:, :, None] == tile.runs[:, None]) & (tile.runs != 0)[:, None]
         visible = (visible & same)[:, None]  # (B, 1, queries, keys)
     elif len(tile.spans) > 1:
-        lengths = torch.tensor([last - first for first, last in tile.spans])
-        document = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        visible &= document[:, None] == document[None]
-    zero, hidden = torch.tensor([0.0, -math.inf], dtype=dtype)
+        lengths = torch.tensor([last - first for first, last in tile.spans], device=like.device)
+        document = torch.repeat_interleave(torch.arange(len(lengths), device=like.device), lengths)
+        visible = visible & (document[:, None] == document[None])
+    zero, hidden = like.new_tensor([0.0, -math.inf])
     return torch.where(visible, zero, hidden), False
 
 
-def _softcap_scores(
+def _plain_scores(
     q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, softcap: float, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Capped and masked scores and the tanh in them, (B, Hkv, Hq / Hkv, Sq, Sk) each."""
-    tanh = torch.tanh(q @ k.transpose(-1, -2) * (scale / softcap))
-    scores = softcap * tanh
+) -> tuple[Tensor, Tensor | None]:
+    """Masked scores and the tanh of the soft cap in them, (B, Hkv, Hq / Hkv, Sq, Sk) each."""
+    scores = q @ k.transpose(-1, -2) * scale
+    tanh = None
+    if softcap:
+        tanh = torch.tanh(scores / softcap)
+        scores = softcap * tanh
     if is_causal:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
+        hidden = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
         scores = scores.masked_fill_(hidden, -math.inf)
     elif mask is not None:
         scores += mask if mask.dim() == 2 else mask[:, None]
@@ -224,17 +228,17 @@ def _by_group(x: Tensor, num_groups: int) -> Tensor:
     return x.unflatten(1, (num_groups, -1)).to(accumulation_dtype(x.dtype))
 
 
-def _softcap_forward(
+def _plain_forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, softcap: float, scale: float
 ) -> tuple[Tensor, Tensor]:
     grouped_q, grouped_k, grouped_v = (_by_group(x, k.shape[1]) for x in (q, k, v))
-    scores, _ = _softcap_scores(grouped_q, grouped_k, mask, is_causal, softcap, scale)
+    scores, _ = _plain_scores(grouped_q, grouped_k, mask, is_causal, softcap, scale)
     lse = scores.logsumexp(-1).nan_to_num_(neginf=0.0)  # padding sees nothing
     out = scores.sub_(lse[..., None]).exp_() @ grouped_v
     return out.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
 
 
-def _softcap_backward(
+def _plain_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -248,11 +252,13 @@ def _softcap_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_groups = k.shape[1]
     grad, q, out, k, v = (_by_group(x, num_groups) for x in (grad, q, out, k, v))
-    scores, tanh = _softcap_scores(q, k, mask, is_causal, softcap, scale)
+    scores, tanh = _plain_scores(q, k, mask, is_causal, softcap, scale)
     p = scores.sub_(lse.unflatten(1, (num_groups, -1))[..., None]).exp_()  # (B, Hkv, G, Sq, Sk)
     d_v = (p.transpose(-1, -2) @ grad).sum(2)
     d_p = grad @ v.transpose(-1, -2)
-    d_scores = p * (d_p - (grad * out).sum(-1, keepdim=True)) * (1.0 - tanh.square()) * scale
+    d_scores = p * (d_p - (grad * out).sum(-1, keepdim=True)) * scale
+    if tanh is not None:
+        d_scores *= 1.0 - tanh.square()
     d_q = d_scores @ k
     d_k = (d_scores.transpose(-1, -2) @ q).sum(2)
     return d_q.flatten(1, 2), d_k, d_v

@@ -1,0 +1,194 @@
+"""Every Triton kernel in Triton's interpreter against float64 references: ragged sizes, memory poisoned with NaN."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from emu_kernels import guided_sample, reference
+from emu_kernels.linear_cross_entropy_chunked import backward_chunked, forward_chunked
+from emu_kernels.testing import Interpreter
+
+pytest.importorskip("triton")
+
+LOSS_BLOCKS = {"BLOCK_ROWS": 32, "BLOCK_IDS": 128, "BLOCK_WIDTH": 32, "GROUP_ROWS": 2}
+TILES = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "BLOCK_WIDTH": 16}
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Interpreter]:
+    process = Interpreter()
+    yield process
+    process.close()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.detach()).norm() / expected.detach().norm().clamp(min=1e-12))
+
+
+def loss_case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """hidden, weight, target, weights: 45 tokens, 24 features, 210 ids, none a multiple of a block."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(45, 24, generator=generator).half()
+    weight = torch.randn(210, 24, generator=generator).half()
+    target = torch.randint(60, 150, (45,), generator=generator)
+    target[3] = -100
+    weights = torch.rand(45, generator=generator)
+    weights[7] = 0.0
+    return hidden, weight, target, weights
+
+
+LOSSES = {
+    "mean": ("mean", False, (0, 210), False, 0.0, 0.0),
+    "weighted slice with z-loss": ("sum", True, (50, 110), False, 0.0, 0.1),
+    "own slices with soft cap": ("mean", True, (0, 210), True, 2.0, 0.1),
+    "each token": ("none", False, (0, 210), False, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_linear_cross_entropy(interpreter: Interpreter, name: str) -> None:
+    reduction, weighted, (first, count), own, softcap, z_loss = LOSSES[name]
+    hidden, weight, target, weights = loss_case()
+    ranges = torch.tensor([[0, 210], [50, 100]]).repeat(23, 1)[:45] if own else None
+    options = (target, weights if weighted else None, first, count, ranges, softcap, -100, z_loss, reduction)
+    wanted = True, reduction != "none", reduction != "none"
+    found = interpreter.call(
+        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, *wanted, config=LOSS_BLOCKS
+    )
+    expected = forward_chunked(hidden.double(), weight.double(), *options, *wanted)
+    assert torch.equal(found[2], expected[2])
+    assert all(relative_error(a, b) < 1e-6 for a, b in zip(found[:2], expected[:2], strict=True))
+    assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[3:], expected[3:], strict=True))
+
+
+@pytest.mark.parametrize("with_targets", [True, False])
+def test_linear_cross_entropy_backward(interpreter: Interpreter, with_targets: bool) -> None:
+    hidden, weight, target, weights = loss_case()
+    lse = reference.linear_cross_entropy(hidden.double(), weight.double(), target.abs(), softcap=2.0)[1]
+    on_target = 0.01 * weights if with_targets else None  # times a probability: below the normal numbers of float16
+    target = target.abs() if with_targets else None
+    options = 0, 210, None, 2.0, True, True
+    found = interpreter.call(
+        "linear_cross_entropy_triton", "backward_triton", hidden, weight, target, 0.02 * weights, on_target,
+        lse.float(), *options, config=LOSS_BLOCKS,
+    )  # fmt: skip
+    exact_on_target = on_target.double() if on_target is not None else None
+    expected = backward_chunked(
+        hidden.double(), weight.double(), target, 0.02 * weights.double(), exact_on_target, lse, *options
+    )
+    assert all(relative_error(a, b) < 1e-3 for a, b in zip(found, expected, strict=True))
+
+
+ATTENTION = {
+    "causal": {},
+    "full": {"causal": False},
+    "window": {"window": 9},
+    "documents": {"segment_ids": True},
+    "full documents and window": {"segment_ids": True, "window": 7, "causal": False},
+    "documents and soft cap": {"segment_ids": True, "softcap": 2.0},
+    "offsets": {"cu_seqlens": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_forward_and_backward(interpreter: Interpreter, name: str, dtype: torch.dtype) -> None:
+    options = dict(ATTENTION[name])
+    softcap = options.pop("softcap", None)
+    if "segment_ids" in options:
+        segment_ids = torch.full((1, 45), 7)
+        segment_ids[0, :5], segment_ids[0, 38:] = 1, 0
+        options["segment_ids"] = segment_ids
+    if "cu_seqlens" in options:
+        options["cu_seqlens"] = torch.tensor([0, 7, 20, 20, 41], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(1, 45, heads, 12, generator=generator).to(dtype) for heads in (2, 1, 1, 2))
+    arguments = (
+        options.get("segment_ids"), options.get("cu_seqlens"), options.get("causal", True),
+        options.get("window", 0), softcap or 0.0, 0.3,
+    )  # fmt: skip
+    out, lse = interpreter.call("attention_triton", "attention_triton", q, k, v, *arguments, config=TILES)
+    found = interpreter.call(
+        "attention_triton_backward", "attention_backward_triton", grad, q, k, v, out, lse, *arguments,
+        configs=(TILES, TILES),
+    )  # fmt: skip
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    expected = reference.attention(*exact, reference.visible(1, 45, **options), softcap, 0.3)
+    wanted = torch.autograd.grad(expected, exact, grad.double())
+    limit = 1e-6 if dtype == torch.float32 else 1e-3
+    assert all(relative_error(a, b) < limit for a, b in zip((out, *found), (expected, *wanted), strict=True))
+
+
+def test_attention_takes_views_of_one_projection(interpreter: Interpreter) -> None:
+    joint = torch.randn(2, 19, 4, 8, generator=torch.Generator().manual_seed(0))
+    q, k, v = joint.split((2, 1, 1), dim=2)
+    out, _ = interpreter.call(
+        "attention_triton", "attention_triton", q, k, v, None, None, True, 0, 0.0, 0.5, config=TILES
+    )
+    expected = reference.attention(q.double(), k.double(), v.double(), reference.visible(2, 19), scale=0.5)
+    assert relative_error(out, expected) < 1e-6
+
+
+SAMPLERS = {
+    "plain": (1, {}),
+    "guided top-k": (2, {"top_k": 17}),
+    "guided twice top-p": (3, {"top_p": 0.7}),
+    "all": (2, {"top_k": 50, "top_p": 0.8, "temperature": 0.7}),
+    "greedy": (2, {"temperature": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_draws_the_tokens_of_the_cpu_path(interpreter: Interpreter, name: str) -> None:
+    num_guides, options = SAMPLERS[name]
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(num_guides, 3, 517, generator=generator)
+    logits[:, 0, 100:] = -torch.inf
+    seed, stream, position = (torch.randint(0, 2**40, (3,), generator=generator) for _ in range(3))
+    expected = guided_sample(logits, (2.0, 1.5), **options, seed=seed, stream=stream, position=position, draw=3)
+    found = interpreter.call(
+        "guided_sample_triton", "guided_sample_triton", logits, 2.0, 1.5, options.get("temperature", 1.0),
+        options.get("top_k", 0), options.get("top_p", 1.0), seed, stream, position, 3,
+    )  # fmt: skip
+    assert torch.equal(found, expected)
+
+
+def test_sampler_takes_rows_longer_than_its_filter(interpreter: Interpreter) -> None:
+    logits = torch.randn(2, 1, 40_000, generator=torch.Generator().manual_seed(1))
+    key = [torch.tensor([number]) for number in (5, 6, 7)]
+    names = dict(zip(("seed", "stream", "position"), key, strict=True))
+    expected = guided_sample(logits, 2.0, top_k=100, top_p=0.9, **names)
+    found = interpreter.call("guided_sample_triton", "guided_sample_triton", logits, 2.0, 1.0, 1.0, 100, 0.9, *key, 0)
+    assert torch.equal(found, expected)
+
+
+def test_sampler_keeps_ties_as_the_cpu_path_does(interpreter: Interpreter) -> None:
+    logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 64, 5)
+    key = [torch.arange(64)] * 3
+    found = interpreter.call("guided_sample_triton", "guided_sample_triton", logits, 1.0, 1.0, 1.0, 2, 1.0, *key, 0)
+    names = dict(zip(("seed", "stream", "position"), key, strict=True))
+    assert torch.equal(found, guided_sample(logits, top_k=2, **names))
+    assert set(found.tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("width", [4, 21])
+def test_nearest_code(interpreter: Interpreter, width: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(37, width, generator=generator).to(dtype)
+    codebook = torch.randn(150, width, generator=generator).to(dtype)
+    codebook[75] = codebook[3]  # a tie, for which the lowest index wins
+    z[5] = codebook[3]
+    blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
+    found = interpreter.call("nearest_code_triton", "nearest_code_triton", z, codebook, blocks)
+    assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = (torch.randn(n, 4, generator=generator) + 3000.0 for n in (20, 100))
+    blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
+    found = interpreter.call("nearest_code_triton", "nearest_code_triton", z, codebook, blocks)
+    assert torch.equal(found, reference.nearest_code(z, codebook))
