@@ -31,7 +31,8 @@ def init_weights(module: nn.Module) -> None:
         _init_convolution(module, getattr(module, "start", "plain"))
     elif isinstance(module, nn.Linear):
         init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        init.zeros_(module.bias)
+        if module.bias is not None:
+            init.zeros_(module.bias)
     elif isinstance(module, nn.GroupNorm | nn.BatchNorm3d):
         init.ones_(module.weight)
         init.zeros_(module.bias)

@@ -1,7 +1,7 @@
 """Quantizers behind one interface: latents in, one result type out, and ids that decode to what forward gave.
 
-A quantizer sees latents [B, D, ...grid] and returns a `Quantized`. Subclasses work on rows [N, D] and fill four hooks:
-`search` (ids), `lookup` (vectors), and `learn` (what a training step adds: losses and moving averages).
+A quantizer sees latents [B, D, ...grid] and returns a `Quantized`. Subclasses work on rows [N, D] and fill three hooks:
+`search` (ids), `lookup` (vectors), and `learn` (what a step adds: the gradient's path, losses, moving averages).
 Arithmetic is float32 or wider whatever the model's dtype, and autocast is off inside: nearest codes are decided by
 small differences.
 """
@@ -35,8 +35,8 @@ class Quantized:
 
 
 def straight_through(latents: Tensor, vectors: Tensor) -> Tensor:
-    """`vectors` in value, bit for bit, with the gradient of `latents`."""
-    return vectors + (latents - latents.detach())
+    """`vectors` in value, bit for bit, with the gradient of `latents` alone."""
+    return vectors.detach() + (latents - latents.detach())
 
 
 class Quantizer(nn.Module):
@@ -63,8 +63,12 @@ class Quantizer(nn.Module):
         """Code vectors of codes: int64 [...], or [..., codebooks] -> [..., D]."""
         raise NotImplementedError
 
-    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-        """Losses of rows [N, D] with their ids and vectors [N, D]; in training mode, also moves the codebook."""
+    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step adds to rows [N, D] with their ids and vectors [N, D].
+
+        Returns:
+            The vectors with a gradient to the rows, and named losses. In training mode, also moves the codebook.
+        """
         raise NotImplementedError
 
     @property
@@ -85,13 +89,9 @@ class Quantizer(nn.Module):
                 self.prepare(rows.detach())
             ids = self.search(rows.detach())
             vectors = self.lookup(ids)
-            losses = self.learn(rows, ids, vectors)
-            vectors = self.gradient_path(rows, vectors).unflatten(0, grid).movedim(-1, 1)
+            vectors, losses = self.learn(rows, ids, vectors)
+            vectors = vectors.unflatten(0, grid).movedim(-1, 1)
         return Quantized(vectors.to(latents.dtype), ids.unflatten(0, grid), losses)
-
-    def gradient_path(self, rows: Tensor, vectors: Tensor) -> Tensor:
-        """How the gradient of the vectors reaches the latents; straight through unless a quantizer says otherwise."""
-        return straight_through(rows, vectors)
 
     def encode(self, latents: Tensor) -> Tensor:
         """Latents [B, D, ...grid] -> ids int64 [B, ...grid(, codebooks)]."""

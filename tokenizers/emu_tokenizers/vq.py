@@ -8,14 +8,16 @@ threshold kills every code when there are more codes than vectors), ranks agree 
 random choices are a function of the number of updates, so that a resumed run draws the same ones.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from emu_kernels import nearest_code
-from emu_tokenizers.quantizers import Quantizer
+from emu_tokenizers.quantizers import Quantizer, straight_through
 
 START_COUNT = 8.0
 """Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
@@ -161,7 +163,88 @@ class VectorQuantizer(Quantizer):
         if not self.started:
             self.codebook.start(rows)
 
-    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.training:
             self.codebook.update(rows.detach(), ids)
-        return {"commitment": F.mse_loss(rows, vectors)}
+        return straight_through(rows, vectors), {"commitment": F.mse_loss(rows, vectors)}
+
+
+class StackedQuantizer(Quantizer):
+    """Base of quantizers made of several `VectorQuantizer`s; ids have a last axis for them."""
+
+    def __init__(self, embed_dim: int, books: list[VectorQuantizer]) -> None:
+        super().__init__(embed_dim, tuple(book.codebook_sizes[0] for book in books))
+        self.books = nn.ModuleList(books)
+
+    @property
+    def started(self) -> bool:
+        return all(book.started for book in self.books)
+
+    def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
+        """What the next codebook sees, given rows [N, D] and the vectors of the codebooks before it."""
+        raise NotImplementedError
+
+    def join(self, vectors: list[Tensor]) -> Tensor:
+        """The vectors of all codebooks as one, [..., D]."""
+        raise NotImplementedError
+
+    def search(self, rows: Tensor) -> Tensor:
+        ids: list[Tensor] = []
+        vectors: list[Tensor] = []
+        for book in self.books:
+            ids.append(book.search(self.inputs(rows, vectors)))
+            vectors.append(book.lookup(ids[-1]))
+        return torch.stack(ids, dim=-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return self.join([book.lookup(part) for book, part in zip(self.books, ids.unbind(-1), strict=True)])
+
+    def prepare(self, rows: Tensor) -> None:
+        vectors: list[Tensor] = []
+        for book in self.books:
+            part = self.inputs(rows, vectors)
+            book.prepare(part)
+            vectors.append(book.lookup(book.search(part)))
+
+    def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        parts: list[Tensor] = []
+        losses = []
+        for book, column in zip(self.books, ids.unbind(-1), strict=True):
+            part = self.inputs(rows, parts)
+            parts.append(book.lookup(column))
+            losses.append(book.learn(part, column, parts[-1])[1]["commitment"])
+        return straight_through(rows, vectors), {"commitment": torch.stack(losses).mean()}
+
+
+class ResidualQuantizer(StackedQuantizer):
+    """Each codebook codes what the ones before it left over (arXiv 2203.01941); the vectors add up."""
+
+    def __init__(self, embed_dim: int, codebook_size: int, *, num_codebooks: int = 2, **options: Any) -> None:
+        super().__init__(
+            embed_dim, [VectorQuantizer(embed_dim, codebook_size, **options) for _ in range(num_codebooks)]
+        )
+
+    def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
+        for vector in vectors:
+            rows = rows - vector
+        return rows
+
+    def join(self, vectors: list[Tensor]) -> Tensor:
+        return torch.stack(vectors).sum(0)
+
+
+class MultiQuantizer(StackedQuantizer):
+    """The channels fall into equal groups, each with a codebook of its own (arXiv 2502.20321, section 3.2)."""
+
+    def __init__(self, embed_dim: int, codebook_size: int, *, num_codebooks: int = 2, **options: Any) -> None:
+        if embed_dim % num_codebooks:
+            raise ValueError(f"num_codebooks {num_codebooks} does not divide embed_dim {embed_dim}")
+        width = embed_dim // num_codebooks
+        super().__init__(embed_dim, [VectorQuantizer(width, codebook_size, **options) for _ in range(num_codebooks)])
+
+    def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
+        width = self.embed_dim // len(self.books)
+        return rows[:, len(vectors) * width : (len(vectors) + 1) * width]
+
+    def join(self, vectors: list[Tensor]) -> Tensor:
+        return torch.cat(vectors, dim=-1)
