@@ -134,12 +134,12 @@ def original_vocabulary(table: Mapping[str, Any], form: str) -> Vocabulary:
 
 
 def original_config(config: EmuConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Our configuration as the original's config.json, the inverse of `emu_config`.
+    """Our configuration as the original's config.json, the inverse of `emu_config`; the dropout of embeddings becomes that of the rest.
 
     Raises:
         ValueError: the model has what the original cannot say (another rotary setting, unequal dropouts).
     """
-    _check_dropouts(config, ("attention_dropout", "residual_dropout", "embedding_dropout"))
+    _check_dropouts(config)
     rope = dict(config.rope_parameters or {})
     theta, kind = rope.pop("rope_theta", config.rope_theta), rope.pop("rope_type", "default")
     if kind not in ("default", "linear", "dynamic"):
@@ -178,7 +178,7 @@ def transformers_config(config: EmuConfig) -> dict[str, Any]:
         raise ValueError(
             "the model has QK-norm, which transformers' Emu3 has not; convert it to 'emu' or 'emu3' instead"
         )
-    _check_dropouts(config, ("attention_dropout", "residual_dropout"))
+    _check_dropouts(config)
     table = {name: getattr(config, name) for name in SIZES}
     table |= {
         "rope_parameters": dict(config.rope_parameters or {}),
@@ -190,10 +190,10 @@ def transformers_config(config: EmuConfig) -> dict[str, Any]:
     return table
 
 
-def _check_dropouts(config: EmuConfig, names: tuple[str, ...]) -> None:
-    rates = {name: getattr(config, name) for name in names}
+def _check_dropouts(config: EmuConfig) -> None:
+    rates = {name: getattr(config, name) for name in ("attention_dropout", "residual_dropout")}
     if len(set(rates.values())) > 1:
         raise ValueError(
-            f"the model has the dropouts {rates}; the target format has one rate for all of them. Set them equal in config.json; "
-            "they matter in training only"
+            f"the model has the dropouts {rates}; the target format has one rate for both. Set them equal in config.json; they matter in "
+            "training only"
         )

@@ -44,15 +44,15 @@ class ShardWriter:
         self._bytes = self._total = 0
         self._written: list[list[str]] = []
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor.
+    def add(self, name: str, tensor: Tensor, keep_dtype: bool = False) -> None:
+        """Write a tensor, in its own dtype where asked.
 
         Raises:
             ValueError: the name was written before.
         """
         if name in self._open or any(name in names for names in self._written):
             raise ValueError(f"two tensors are called {name!r}; the source holds one of them twice")
-        if self._dtype is not None and tensor.is_floating_point():
+        if self._dtype is not None and not keep_dtype and tensor.is_floating_point():
             tensor = tensor.to(self._dtype)
         size = tensor.numel() * tensor.element_size()
         if self._open and self._bytes + size > self._max_bytes:

@@ -22,7 +22,7 @@ from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
 from emu.hub.vision import emu_config as vision_config
 from emu.hub.vision import from_emu, released_config
-from emu.hub.vocabularies import CODE_WORD, WORDS
+from emu.hub.vocabularies import vision_words
 from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
@@ -142,11 +142,6 @@ def write_original_vision(folder: str | Path, *, seed: int = 1, num_codes: int =
     state = {name: tensor.contiguous() for name, tensor in from_emu(tokenizer, "emu3").items()}
     save_file(state, folder / WEIGHTS, {"format": "pt"})
     return folder
-
-
-def vision_words(num_codes: int) -> list[str]:
-    """The lines of `emu3_vision_tokens.txt`."""
-    return [WORDS[name] for name in ("image", "boi", "eoi")] + [CODE_WORD.format(code) for code in range(num_codes)]
 
 
 def _loud(model: Any) -> Any:

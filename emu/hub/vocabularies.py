@@ -37,7 +37,8 @@ def read_vocabulary(folder: Path, form: str, config: Mapping[str, Any]) -> Vocab
     if form == "emu":
         return Vocabulary.from_dict(config["vocabulary"]) if config.get("vocabulary") else None
     if form != "transformers":
-        return original_vocabulary(config, form)
+        told = "boi_token_id" in config or config.get("vocab_size", 184622) in KNOWN_SIZES
+        return original_vocabulary(config, form) if told else None
     text = config.get("text_config", config) or {}
     size = int(text.get("vocab_size", 184622))
     words = config.get("vocabulary_map") or _tokenizer_words(folder)
@@ -101,3 +102,8 @@ def words_of_vocabulary(vocabulary: Vocabulary) -> dict[str, int]:
             name = {zero - 2: "<|im_start|>", zero - 1: "<|im_end|>"}.get(index, f"<|extra_{index - zero}|>")
             words[name] = index
     return words
+
+
+def vision_words(num_codes: int) -> list[str]:
+    """The lines of the original's `emu3_vision_tokens.txt`."""
+    return [WORDS[name] for name in ("image", "boi", "eoi")] + [CODE_WORD.format(code) for code in range(num_codes)]

@@ -1,0 +1,84 @@
+"""`emu convert SRC DST --to emu|transformers|emu3`: a model from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from emu.files import new_folder, write_file
+from emu.hub.convert import TARGETS, Source, convert, open_source
+from emu.hub.formats import resolve
+from emu.hub.ranks import SPLITS
+from emu.hub.reading import generation_settings
+from emu.hub.templates import NAMED
+from emu.pipeline import GenerationDefaults
+from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE, read_defaults
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    words = argparse.ArgumentParser(
+        prog="emu convert",
+        description="Convert a model between our format, transformers' Emu3 and the original Emu3. The source's format is found by itself.",
+    )
+    words.add_argument("source", help="folder or hub repository of the transformer")
+    words.add_argument("target", type=Path, help="folder to write; it appears when it is complete")
+    words.add_argument("--to", required=True, choices=TARGETS, help="format to write")
+    words.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights; by default as they are")
+    words.add_argument("--shard-size", default="5GB", help='most bytes of a file, e.g. "5GB" (default)')
+    words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the source")
+    words.add_argument("--text-tokenizer", help="the same for the text tokenizer")
+    words.add_argument(
+        "--templates", choices=sorted(NAMED), help="words around a user's prompt; by default the model's own"
+    )
+    words.add_argument("--split", choices=SPLITS, default="original", help="how text is cut before it becomes ids")
+    words.add_argument("--allow-pickle", action="append", default=[], metavar="FILE", help="read this pickled file")
+    words.add_argument("--language-model-only", action="store_true", help="leave the tokenizers out")
+    words.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
+    return words
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0.
+
+    Raises:
+        FileExistsError: the target exists.
+        FileNotFoundError, ValueError: the source cannot be read, or the target cannot express it.
+    """
+    given = parser().parse_args(arguments)
+    if given.target.exists() and not given.overwrite:
+        raise FileExistsError(f"{given.target} exists; choose another folder, or replace it with --overwrite")
+    source = open_source(
+        given.source,
+        vision_tokenizer=given.vision_tokenizer,
+        text_tokenizer=given.text_tokenizer,
+        templates=given.templates,
+        split=given.split,
+        allow_pickle=given.allow_pickle,
+        language_model_only=given.language_model_only,
+    )
+    with new_folder(given.target) as partial:
+        dtype = getattr(torch, given.dtype) if given.dtype else None
+        convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
+        if given.to == "emu" and source.tokenizer is not None:
+            write_file(partial / SETTINGS_FILE, _settings(given.source, source))
+    print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
+    return 0
+
+
+def _settings(path: str, source: Source) -> bytes:
+    """The content of `emu.json`: generation defaults, and the fingerprints of the tokenizers."""
+    assert source.tokenizer is not None
+    known = read_defaults(resolve(path), source.tokenizer).to_dict()
+    table = {
+        "format_version": FORMAT_VERSION,
+        "generation": GenerationDefaults.from_dict({**known, **generation_settings(resolve(path))}).to_dict(),
+        "fingerprints": source.tokenizer.fingerprints,
+    }
+    return (json.dumps(table, indent=2) + "\n").encode()

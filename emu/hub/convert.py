@@ -1,0 +1,232 @@
+"""Models from one format to another, tensor by tensor: one file of weights is in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from emu.files import write_file
+from emu.hub import names, vision
+from emu.hub.configs import original_config, original_vocabulary, transformers_config
+from emu.hub.formats import detect, read_config, resolve
+from emu.hub.language import check_tensors, read_emu_config
+from emu.hub.processors import text_words, tokenizer_table, write_processor
+from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
+from emu.hub.reading import read_tokenizer
+from emu.hub.shards import ShardWriter, parse_size
+from emu.hub.sizes import Resize
+from emu.hub.templates import Templates
+from emu.hub.tokenizer import ReleasedTokenizer
+from emu.hub.vocabularies import vision_words
+from emu.hub.weights import WEIGHTS, Checkpoint, num_bytes
+from emu.model import EmuConfig
+from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
+from emu.multimodal_tokenizer import MultimodalTokenizer
+
+TARGETS = ("emu", "transformers", "emu3")
+VISION_FOLDER = "vision_tokenizer"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to convert: its weights unread, its tokenizers read.
+
+    Attributes:
+        form: its format.
+        config: of the transformer, as ours.
+        checkpoint: its weights.
+        tokenizer: its tokenizers; None for a language model alone.
+    """
+
+    form: str
+    config: EmuConfig
+    checkpoint: Checkpoint
+    tokenizer: MultimodalTokenizer | None
+
+    @property
+    def language_names(self) -> list[str]:
+        """Names of the tensors of the transformer, in the source's own words."""
+        return [name for name in self.checkpoint.entries if names.of_language_model(name)]
+
+
+def open_source(
+    path: str | Path,
+    *,
+    vision_tokenizer: str | Path | None = None,
+    text_tokenizer: str | Path | None = None,
+    templates: str | Templates | None = None,
+    split: str = "original",
+    allow_pickle: str | Iterable[str] = (),
+    language_model_only: bool = False,
+) -> Source:
+    """Open a model of any format; arguments and errors as in `emu.hub.reading.read_released`."""
+    allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    folder = resolve(path)
+    form = detect(folder)
+    checkpoint, config = Checkpoint.open(folder, allow_pickle), read_emu_config(folder)
+    check_tensors(checkpoint, form, config)
+    if language_model_only or _is_alone(folder, form):
+        return Source(form, config, checkpoint, None)
+    tokenizer = read_tokenizer(
+        path,
+        vision_tokenizer=vision_tokenizer,
+        text_tokenizer=text_tokenizer,
+        templates=templates,
+        split=split,
+        allow_pickle=allow_pickle,
+    )
+    return Source(form, config, checkpoint, tokenizer)
+
+
+def _is_alone(folder: Path, form: str) -> bool:
+    if form == "emu":
+        return not (folder / TOKENIZER_FILE).is_file()
+    return form == "transformers" and read_config(folder)["model_type"] == "emu3_text_model"
+
+
+def convert(
+    source: Source,
+    folder: Path,
+    to: str,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str | int = "5GB",
+    progress: bool = False,
+) -> None:
+    """Write a model into an empty folder.
+
+    Args:
+        source: see `open_source`.
+        folder: must exist.
+        to: one of `TARGETS`.
+        dtype: of the transformer's weights; None keeps theirs.
+        max_shard_size: e.g. "5GB".
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: an unknown target, or the target cannot express the model; nothing was written then.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"no target {to!r}; expected one of {TARGETS}")
+    size = parse_size(max_shard_size)
+    {"emu": _to_emu, "transformers": _to_transformers, "emu3": _to_original}[to](source, folder)
+    writer = ShardWriter(folder, size, dtype)
+    whole = source.tokenizer is not None
+    total = sum(num_bytes(source.checkpoint.entries[name]) for name in source.language_names)
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, dynamic_ncols=True) as bar:
+        for name, tensor in source.checkpoint.tensors(source.language_names):
+            bar.update(tensor.numel() * tensor.element_size())
+            ours = names.to_emu(name, source.form)
+            if ours == "lm_head.weight" and source.config.tie_word_embeddings:
+                continue
+            writer.add(names.from_emu(ours, to, whole), tensor)
+        if to == "transformers" and source.tokenizer is not None and source.tokenizer.vision is not None:
+            for name, tensor in vision.from_emu(source.tokenizer.vision, to).items():
+                writer.add(f"vqmodel.{name}", tensor, keep_dtype=True)
+    writer.close()
+    _set_dtype(folder / "config.json", dtype)
+
+
+def _set_dtype(file: Path, dtype: torch.dtype | None) -> None:
+    if dtype is not None:
+        table = json.loads(file.read_text())
+        _write_json(file, {**table, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def _to_emu(source: Source, folder: Path) -> None:
+    source.config.architectures = ["EmuForCausalLM"]
+    if source.tokenizer is not None:
+        source.config.vocabulary = source.tokenizer.vocabulary.to_dict()
+        source.tokenizer.save_pretrained(folder)
+    source.config.save_pretrained(folder)
+
+
+def _to_transformers(source: Source, folder: Path) -> None:
+    from transformers import Emu3Config, Emu3TextConfig
+
+    text = transformers_config(source.config)
+    if source.tokenizer is None:
+        config = Emu3TextConfig(**text)
+        config.architectures = ["Emu3ForCausalLM"]
+        config.save_pretrained(folder)
+        return
+    tokenizer, tied = _emu3_parts(source, "transformers"), text.pop("tie_word_embeddings")
+    assert tokenizer.vision is not None
+    whole = Emu3Config(
+        text_config=text,
+        vq_config=vision.released_config(tokenizer.vision.config, "transformers"),
+        vocabulary_map=text_words(tokenizer.vocabulary, tokenizer.text),
+        tie_word_embeddings=tied,
+    )
+    whole.architectures = ["Emu3ForConditionalGeneration"]
+    resize = _resize(tokenizer)
+    write_processor(folder, tokenizer.text, tokenizer.vocabulary, (resize.least, resize.most))
+    whole.save_pretrained(folder)
+
+
+def _to_original(source: Source, folder: Path) -> None:
+    if source.tokenizer is None:
+        _write_json(folder / "config.json", original_config(source.config, None))
+        return
+    newer = source.config.qk_norm
+    tokenizer = _emu3_parts(source, "emu3")
+    table = original_config(source.config, tokenizer.vocabulary)
+    wanted = original_vocabulary(table, "emu3.5" if newer else "emu3")
+    given = tokenizer.vocabulary
+    if (wanted.text, wanted.ranges) != (given.text, given.ranges):
+        raise ValueError(
+            f"the vocabulary has text {given.text} and codes {dict(given.ranges)}; the original format counts text, controls and codes in "
+            f"this order: {wanted.text}, {dict(wanted.ranges)}. Keep the model in the format 'emu'"
+        )
+    assert tokenizer.vision is not None
+    ranks = ranks_of(tokenizer_table(tokenizer.text))
+    assert ranks is not None
+    vision_table = vision.released_config(tokenizer.vision.config, "emu3")
+    _write_json(folder / "config.json", table)
+    write_ranks(ranks, folder / RANKS_FILE)
+    words = vision_words(tokenizer.vocabulary.range("vision")[1])
+    write_file(folder / "emu3_vision_tokens.txt", ("\n".join(words) + "\n").encode())
+    inner, resize = folder / VISION_FOLDER, _resize(tokenizer)
+    inner.mkdir()
+    _write_json(inner / "config.json", vision_table)
+    _write_json(inner / "preprocessor_config.json", {"min_pixels": resize.least, "max_pixels": resize.most})
+    state = {name: tensor.contiguous() for name, tensor in vision.from_emu(tokenizer.vision, "emu3").items()}
+    save_file(state, inner / WEIGHTS, metadata={"format": "pt"})
+
+
+def _emu3_parts(source: Source, to: str) -> MultimodalTokenizer:
+    """The tokenizers, if a target can hold them.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    tokenizer = source.tokenizer
+    assert tokenizer is not None
+    wanted = "emu3.5" if to == "emu3" and source.config.qk_norm else "emu3"
+    if tokenizer.layout.name != wanted:
+        raise ValueError(
+            f"the model's layout is {tokenizer.layout.name!r}, the format {to!r} holds {wanted!r}; keep it in the format 'emu'"
+        )
+    if tokenizer.vision is None:
+        raise ValueError(
+            f"the model has no vision tokenizer, the format {to!r} needs one; pass language_model_only=True"
+        )
+    vision.released_config(tokenizer.vision.config, to)
+    tokenizer_table(tokenizer.text)
+    return tokenizer
+
+
+def _resize(tokenizer: MultimodalTokenizer) -> Resize:
+    found = tokenizer.resize if isinstance(tokenizer, ReleasedTokenizer) else None
+    return found or Resize()
+
+
+def _write_json(file: Path, table: dict[str, Any]) -> None:
+    write_file(file, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,184 @@
+"""Models go from one format to another and back without a changed bit."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoProcessor, Emu3ForCausalLM, Emu3ForConditionalGeneration, Emu3TextConfig
+
+from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionTokenizer, VisionTokenizerConfig
+from emu.cli.convert import main
+from emu.hub.formats import detect
+from emu.hub.reading import read_tokenizer
+from emu.hub.stand_ins import write, write_original
+from emu.hub.vision import build, emu_config, from_emu, released_config, same_tensors
+from emu.hub.weights import Checkpoint
+
+FORMATS = ("transformers", "emu3")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("released")
+    return {form: write(form, root / form) for form in FORMATS}
+
+
+def tensors(folder):
+    return dict(Checkpoint.open(folder).tensors())
+
+
+def convert(source, target, to, *options):
+    assert main([str(source), str(target), "--to", to, *options]) == 0
+    return target
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_there_and_back_gives_the_same_tensors(form, folders, tmp_path):
+    ours = convert(folders[form], tmp_path / "ours", "emu", "--shard-size", "60KB")
+    assert detect(ours) == "emu" and (ours / "model.safetensors.index.json").is_file()
+    back = convert(ours, tmp_path / "back", form)
+    assert detect(back) == form
+    assert same_tensors(tensors(back), tensors(folders[form]))
+    inner = "vision_tokenizer"
+    if form == "emu3":
+        assert same_tensors(load_file(back / inner / "model.safetensors"), tensors(folders[form] / inner))
+        for name in ("emu3.tiktoken", "emu3_vision_tokens.txt"):
+            assert (back / name).read_bytes() == (folders[form] / name).read_bytes()
+
+
+@pytest.mark.parametrize(("form", "to"), [("transformers", "emu3"), ("emu3", "transformers")])
+def test_formats_of_others_convert_into_each_other(form, to, folders, tmp_path):
+    target = convert(folders[form], tmp_path / "target", to)
+    assert detect(target) == to
+    one, other = (EmuForCausalLM.from_pretrained(folder) for folder in (folders[form], target))
+    assert same_tensors(one.state_dict(), other.state_dict())
+    before, after = (read_tokenizer(folder) for folder in (folders[form], target))
+    assert before.fingerprints == after.fingerprints
+
+
+def test_transformers_opens_what_was_converted_for_it(folders, tmp_path):
+    target = convert(folders["emu3"], tmp_path / "target", "transformers")
+    theirs = Emu3ForConditionalGeneration.from_pretrained(target).eval()
+    processor, ours = AutoProcessor.from_pretrained(target), Emu.from_pretrained(folders["emu3"])
+    ids = torch.randint(0, ours.model.config.vocab_size, (2, 7))
+    torch.testing.assert_close(theirs(input_ids=ids).logits, ours.model(ids).logits, atol=1e-5, rtol=1e-5)
+    image = Image.effect_noise((40, 32), 90).convert("RGB")
+    text = "You are a helpful assistant. USER: <image>def f(x). ASSISTANT:"
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+    wanted = inputs["input_ids"][0].clone()
+    codes = theirs.model.get_image_tokens(inputs["pixel_values"], inputs["image_sizes"])
+    wanted[wanted == processor.image_token_id] = codes.long()
+    assert ours.tokenizer.question([image, "def f(x)"]).tolist() == wanted.tolist()
+
+
+def test_a_converted_folder_is_an_emu(folders, tmp_path):
+    target = convert(folders["transformers"], tmp_path / "target", "emu")
+    one, other = Emu.from_pretrained(folders["transformers"]), Emu.from_pretrained(target)
+    assert one.defaults == other.defaults and one.tokenizer.fingerprints == other.tokenizer.fingerprints
+    options = {"size": (32, 24), "temperature": 0.0}
+    assert torch.equal(one.generate_images("x", **options)[0].codes, other.generate_images("x", **options)[0].codes)
+
+
+def test_dtype_and_shards_are_those_asked_for(folders, tmp_path):
+    target = convert(folders["emu3"], tmp_path / "target", "emu", "--dtype", "bfloat16", "--shard-size", "50KB")
+    model = EmuForCausalLM.from_pretrained(target)
+    assert model.dtype == torch.bfloat16
+    assert torch.equal(model.lm_head.weight, tensors(folders["emu3"])["lm_head.weight"].bfloat16())
+    for shard in target.glob("model-*.safetensors"):
+        assert len(load_file(shard)) == 1 or shard.stat().st_size < 60_000
+
+
+@pytest.mark.parametrize("to", ["emu", "emu3"])
+def test_a_language_model_alone_converts(to, tmp_path):
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "eos_token_id": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
+    Emu3ForCausalLM(Emu3TextConfig(**sizes)).save_pretrained(tmp_path / "source")
+    target = convert(tmp_path / "source", tmp_path / "target", to)
+    back = convert(target, tmp_path / "back", "transformers", "--language-model-only")
+    assert same_tensors(tensors(back), tensors(tmp_path / "source"))
+    assert type(Emu3ForCausalLM.from_pretrained(back)) is Emu3ForCausalLM
+
+
+def test_emu35_converts_to_ours_and_back(tmp_path):
+    source = write_original(tmp_path / "source", "emu3.5")
+    ours = convert(source, tmp_path / "ours", "emu", "--language-model-only")
+    back = convert(ours, tmp_path / "back", "emu3", "--language-model-only")
+    assert detect(back) == "emu3.5" and same_tensors(tensors(back), tensors(source))
+
+
+def test_names_of_vision_tokenizers_go_both_ways(folders):
+    tokenizer = read_tokenizer(folders["emu3"]).vision
+    for form in FORMATS:
+        again = build(released_config(tokenizer.config, form), from_emu(tokenizer, form), form, "memory")
+        assert again.fingerprint == tokenizer.fingerprint
+        assert emu_config(released_config(tokenizer.config, form), form).to_dict() == tokenizer.config.to_dict()
+
+
+def test_vision_codes_equal_those_of_transformers(folders):
+    theirs = Emu3ForConditionalGeneration.from_pretrained(folders["transformers"]).eval().model.vqmodel
+    ours = read_tokenizer(folders["transformers"]).vision
+    pixels = torch.rand(2, 3, 32, 48) * 2 - 1
+    codes = ours.encode(pixels)
+    assert torch.equal(codes, torch.stack(list(theirs.encode(pixels, torch.tensor([[32, 48]] * 2)).image_tokens)))
+    torch.testing.assert_close(ours.decode(codes), theirs.decode(codes), atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_target_cannot_say_is_refused_before_writing(tmp_path, folders):
+    text = TextTokenizer.train(["a few words to train on, and a few more"], 300)
+    small = {"codebook_size": 16, "base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4}
+    vision = VisionTokenizer(VisionTokenizerConfig(**small, spatial_factor=2, num_res_blocks=1, attn_resolutions=()))
+    tokenizer = MultimodalTokenizer(text, vision)
+    emu = Emu.from_pretrained(folders["emu3"])
+    config = emu.model.config.to_dict() | {"vocab_size": tokenizer.vocabulary.size, "vocabulary": None}
+    config |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    Emu(EmuForCausalLM(type(emu.model.config)(**config)), tokenizer).save_pretrained(tmp_path / "source")
+    for to in ("transformers", "emu3"):
+        with pytest.raises(ValueError, match="norm_groups 4"):
+            main([str(tmp_path / "source"), str(tmp_path / "target"), "--to", to])
+        assert not (tmp_path / "target").exists()
+
+
+def test_qk_norm_is_not_written_for_transformers(tmp_path):
+    source = write_original(tmp_path / "source", "emu3.5")
+    with pytest.raises(ValueError, match="QK-norm"):
+        main([str(source), str(tmp_path / "target"), "--to", "transformers", "--language-model-only"])
+
+
+def test_an_existing_target_is_kept(folders, tmp_path):
+    (tmp_path / "target").mkdir()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        main([str(folders["emu3"]), str(tmp_path / "target"), "--to", "emu"])
+    convert(folders["emu3"], tmp_path / "target", "emu", "--overwrite")
+
+
+def test_a_vision_tokenizer_of_other_codes_is_named(folders, tmp_path):
+    from emu.hub.stand_ins import write_original_vision
+
+    other = write_original_vision(tmp_path / "other", num_codes=32)
+    with pytest.raises(ValueError, match=r"other has 32 codes.*ids for 64.*vision_tokenizer="):
+        Emu.from_pretrained(folders["emu3"], vision_tokenizer=other)
+
+
+def test_a_vision_tokenizer_of_another_fingerprint_is_named(folders, tmp_path):
+    from emu.hub.stand_ins import write_original_vision
+
+    ours = convert(folders["emu3"], tmp_path / "ours", "emu")
+    other = write_original_vision(tmp_path / "other", seed=9)
+    with pytest.raises(ValueError, match="fingerprint .* was trained with"):
+        Emu.from_pretrained(ours, vision_tokenizer=other)
+
+
+def test_a_text_tokenizer_of_another_size_is_named(folders, tmp_path):
+    config = json.loads((folders["emu3"] / "config.json").read_text())
+    lines = (folders["emu3"] / "emu3.tiktoken").read_text().splitlines()
+    (tmp_path / "emu3.tiktoken").write_text("\n".join(lines[:300]))
+    with pytest.raises(ValueError, match=rf"300 text ids.*{config['pad_token_id']} before its first control"):
+        Emu.from_pretrained(folders["emu3"], text_tokenizer=tmp_path)
+
+
+def test_a_missing_vision_tokenizer_is_asked_for(tmp_path):
+    alone = write_original(tmp_path / "room" / "model")
+    with pytest.raises(FileNotFoundError, match="vision_tokenizer="):
+        Emu.from_pretrained(alone)
