@@ -1,11 +1,13 @@
 """`Emu`: what its jobs hand back, and what they refuse before they start."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from emu import Video
+from emu import Emu, Video
 
 PROMPTS = ["a red circle", "a ball", "a red circle"]
 
@@ -189,3 +191,38 @@ def test_clips_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
 def test_documents_that_cannot_be_meant_are_refused(tiny_emu, documents, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_emu.generate_text(documents)
+
+
+def test_a_document_goes_on_in_any_order(tiny_emu):
+    model, controls = copy.deepcopy(tiny_emu.model), tiny_emu.tokenizer.vocabulary.controls
+    model.lm_head.weight.data[controls["boi"]] *= 20  # so that half of the time a block begins
+    tiny_emu = Emu(model, tiny_emu.tokenizer, tiny_emu.defaults)
+    kinds = set()
+    for seed in range(8):
+        items = list(tiny_emu.generate(["a ball", picture()], size=(8, 12), frames=5, max_new_tokens=40, seed=seed))
+        assert all(isinstance(item, str | Image.Image | Video) for item in items)
+        assert all(item.size in ((12, 8), (8, 8)) for item in items if isinstance(item, Image.Image))
+        assert all(item.frames.shape == (5, 8, 12, 3) for item in items if isinstance(item, Video))
+        kinds |= {type(item) for item in items}
+    assert str in kinds and len(kinds) > 1
+
+
+def test_a_document_comes_piece_by_piece_and_is_repeatable(tiny_emu):
+    pieces = tiny_emu.generate("a ball", seed=3)
+    first = next(pieces)
+    again = next(tiny_emu.generate("a ball", seed=3))
+    assert first == again if isinstance(first, str) else type(first) is type(again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"document": []}, "empty"),
+        ({"document": 3}, "list of items"),
+        ({"max_blocks": 0}, "max_blocks is 0"),
+        ({"size": (9, 8)}, "factor 4"),
+    ],
+)
+def test_documents_to_go_on_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiny_emu.generate(**{"document": ["a"], **arguments})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,18 @@ from emu.documents import CodeSegment, Video
 from emu.generation import Engine
 from emu.modality import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.requests import GenerationDefaults, Size
+from emu.pipeline.requests import GenerationDefaults, Size, check_whole
 
 Clip = Video | np.ndarray | Sequence[Image.Image]
+
+
+class Made(NamedTuple):
+    """A generated block: what its codes stand for, the codes, and what it was made for."""
+
+    value: Any
+    codes: Tensor
+    prompt: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,22 @@ class Blocks:
         window: int,
         batch_size: int,
         progress: bool,
-    ) -> list[Tensor]:
-        """Codes of all blocks, those of a prompt side by side; `batch_size` blocks are drawn at a time, but whole prompts."""
+    ) -> list[Made]:
+        """Generate all blocks, those of a prompt side by side; `batch_size` blocks are drawn at a time, but whole prompts.
+
+        Raises:
+            TypeError, ValueError: a number is no positive whole one.
+        """
+        limit = max(1, check_whole("batch_size", batch_size, least=1) // self.streams)
+        window = check_whole("window", window, least=1)
         heads = [self._head(tokenizer, prompt) for prompt in self.prompts]
         negative = self._head(tokenizer, settings.negative_prompt)
-        limit = max(1, batch_size // self.streams)
-        codes: list[Tensor] = []
-        with tqdm(total=len(heads) * self.streams, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:
+        made: list[Made] = []
+        total = len(heads) * self.streams
+        with tqdm(total=total, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:
             for start in range(0, len(heads), limit):
                 part = slice(start, start + limit)
-                made = engine.generate_codes(
+                codes = engine.generate_codes(
                     heads[part],
                     [negative] * len(heads[part]),
                     self.grid,
@@ -74,18 +89,18 @@ class Blocks:
                     streams=self.streams,
                     prefix_codes=torch.stack(list(self.given[part])) if self.given else None,
                     window=window,
-                )
-                codes.extend(made.cpu())
-                bar.update(len(made))
-        return codes
+                ).cpu()
+                for number, one in enumerate(codes):
+                    prompt = start + number // self.streams
+                    segment = CodeSegment(self.modality, one, self.meta)
+                    value = tokenizer.decode_segment(segment)
+                    made.append(Made(value, one, self.prompts[prompt], self.seeds[prompt]))
+                bar.update(len(codes))
+        return made
 
     def _head(self, tokenizer: MultimodalTokenizer, prompt: str) -> Tensor:
         """Ids of a prompt and the header of its block; an empty prompt is the header alone."""
         return tokenizer.prompt([prompt] if prompt else [], self.modality, self.grid, self.meta)
-
-    def decode(self, tokenizer: MultimodalTokenizer, codes: Tensor) -> Any:
-        """The value of one block's codes."""
-        return tokenizer.decode_segment(CodeSegment(self.modality, codes, self.meta))
 
 
 def as_clips(first_frames: Any, count: int, fps: float) -> list[Video]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emu.generation import Engine
-from emu.hub.reading import is_released, read_released
+from emu.documents import CodeSegment
+from emu.generation import Engine, Sampling
+from emu.modality import Grid
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning
-from emu.pipeline.folder import check_vocabulary, find_folder, read_defaults, read_model, read_tokenizer, write_folder
+from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
 from emu.pipeline.requests import (
     GenerationDefaults,
     Size,
@@ -25,6 +26,7 @@ from emu.pipeline.requests import (
     check_seeds,
     check_size,
     check_whole,
+    chosen_top_k,
 )
 from emu.pipeline.results import ImageResult, VideoResult
 from emu_tokenizers import VisionTokenizer
@@ -82,17 +84,10 @@ class Emu:
             FileNotFoundError: there is no such folder, or parts of it are missing.
             ValueError: a file is damaged, or model and tokenizers do not belong together; the message names both fingerprints.
         """
-        if options or is_released(path):
-            parts = read_released(path, dtype=dtype or "auto", **options)
-            known = read_defaults(parts.folder, parts.tokenizer).to_dict()
-            defaults = GenerationDefaults.from_dict({**known, **parts.settings})
-            emu = cls(parts.model, parts.tokenizer, defaults, deterministic=deterministic)
-            placed = options.get("device_map") is not None and device is None
-            return emu if placed else emu.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        folder = find_folder(path)
-        tokenizer = read_tokenizer(folder)
-        defaults = read_defaults(folder, tokenizer)
-        emu = cls(read_model(folder, dtype), tokenizer, defaults, deterministic=deterministic)
+        parts = read_parts(path, dtype, options)
+        emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic)
+        if device is None and options.get("device_map") is not None:
+            return emu
         return emu.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -151,22 +146,22 @@ class Emu:
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
             temperature=temperature,
-            top_k=_top_k(top_k),
+            top_k=chosen_top_k(top_k),
             top_p=top_p,
         )
         prompts = check_prompts(prompts)
         blocks = Blocks(
             "image",
-            self._grid(settings.size),
+            self._clip_grid(settings)[1:],
             prompts,
             check_seeds(seed, len(prompts)),
             check_whole("images_per_prompt", images_per_prompt, least=1),
         )
-        codes = self._codes(blocks, settings, window, batch_size, deterministic, progress)
-        return [
-            ImageResult(blocks.decode(self.tokenizer, one), one, prompt, seed)
-            for one, (prompt, seed) in zip(codes, _repeated(blocks), strict=True)
-        ]
+        engine = self._engine(deterministic)
+        made = blocks.generate(
+            engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
+        )
+        return [ImageResult(*block) for block in made]
 
     def generate_videos(
         self,
@@ -211,7 +206,7 @@ class Emu:
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
             temperature=temperature,
-            top_k=_top_k(top_k),
+            top_k=chosen_top_k(top_k),
             top_p=top_p,
         )
         prompts = check_prompts(prompts)
@@ -221,18 +216,18 @@ class Emu:
         size = self._size(settings.size)
         blocks = Blocks(
             "video",
-            (-(-settings.frames // self._vision.temporal_factor), *self._grid(size)),
+            self._clip_grid(settings),
             prompts,
             check_seeds(seed, len(prompts)),
             check_whole("videos_per_prompt", videos_per_prompt, least=1),
             {"frames": settings.frames, "fps": settings.fps},
             [beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
         )
-        codes = self._codes(blocks, settings, window, batch_size, deterministic, progress)
-        return [
-            VideoResult(blocks.decode(self.tokenizer, one).images(), one, settings.fps, prompt, seed)
-            for one, (prompt, seed) in zip(codes, _repeated(blocks), strict=True)
-        ]
+        engine = self._engine(deterministic)
+        made = blocks.generate(
+            engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
+        )
+        return [VideoResult(clip.images(), codes, settings.fps, prompt, seed) for clip, codes, prompt, seed in made]
 
     def generate_text(
         self,
@@ -287,23 +282,77 @@ class Emu:
                 bar.update(len(indices))
         return texts
 
-    def _codes(
+    def generate(
         self,
-        blocks: Blocks,
-        settings: GenerationDefaults,
-        window: int,
-        batch_size: int,
-        deterministic: bool | None,
-        progress: bool,
-    ) -> list[Tensor]:
-        return blocks.generate(
-            self._engine(deterministic),
-            self.tokenizer,
-            settings,
-            window=check_whole("window", window, least=1),
-            batch_size=check_whole("batch_size", batch_size, least=1),
-            progress=progress,
+        document: Sequence[Any] | str,
+        *,
+        size: Size | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None | Literal["default"] = "default",
+        top_p: float | None = None,
+        max_new_tokens: int = 256,
+        max_blocks: int = 4,
+        seed: int = 0,
+        deterministic: bool | None = None,
+    ) -> Iterator[Any]:
+        """Continue a document with text, pictures and clips in the order that the model chooses.
+
+        Args:
+            document: its items so far (`str`, PIL images, `Video`, ...), or a single text.
+            size: (height, width) of the pictures and clips that the model may begin, beside the sizes that the document holds.
+            frames, fps: of the clips.
+            guidance_scale, temperature, top_k, top_p: how codes are drawn; text is drawn with the same temperature and `top_p`.
+            max_new_tokens: tokens of text after which the document ends.
+            max_blocks: pictures and clips after which none begins.
+            seed: of the noise.
+            deterministic: see `Emu`.
+
+        Returns:
+            An iterator over `str`, PIL images and `Video`, each as soon as it is finished.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be meant; nothing was generated.
+        """
+        settings = self.defaults.updated(
+            size=size,
+            frames=frames,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=chosen_top_k(top_k),
+            top_p=top_p,
         )
+        items = [document] if isinstance(document, str) else document
+        (items,) = check_documents([items])
+        prompt = self.tokenizer.question(items)
+        segments = self._engine(deterministic).generate(
+            prompt,
+            headers=self._headers(settings, prompt),
+            text=Sampling(1.0, settings.temperature, 0, settings.top_p),
+            codes=Sampling(settings.guidance_scale, settings.temperature, settings.top_k, settings.top_p),
+            max_text_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
+            max_blocks=check_whole("max_blocks", max_blocks, least=1),
+            seed=check_seeds(seed, 1)[0],
+        )
+        return map(self.tokenizer.decode_segment, segments)
+
+    def _headers(self, settings: GenerationDefaults, prompt: Tensor) -> list[list[int]]:
+        """Headers of the blocks that may begin: pictures and clips of the settings, and what the prompt holds already."""
+        layout, clip = self.tokenizer.layout, self._clip_grid(settings)
+        offered: dict[str, tuple[Grid, dict[str, Any]]] = {
+            "image": (clip[1:], {}),
+            "video": (clip, {"frames": settings.frames, "fps": settings.fps}),
+        }
+        headers = [layout.header(name, *block) for name, block in offered.items() if name in layout.modalities]
+        blocks = [segment for segment in layout.parse(prompt) if isinstance(segment, CodeSegment)]
+        for block in blocks:
+            modality = layout.modality(block.modality)
+            grid = modality.check_codes(block.codes, len(layout.code_ranges(modality.codebook)))
+            headers.append(layout.header(block.modality, grid, block.meta))
+        return headers
 
     @property
     def spatial_factor(self) -> int:
@@ -326,24 +375,12 @@ class Emu:
             raise ValueError("no size: the model has no default, so give size=(height, width) in pixels")
         return check_size(size, self._vision.spatial_factor)
 
-    def _grid(self, size: Size | None) -> Size:
-        height, width = self._size(size)
-        return height // self._vision.spatial_factor, width // self._vision.spatial_factor
+    def _clip_grid(self, settings: GenerationDefaults) -> tuple[int, int, int]:
+        """(time, height, width) in codes; a picture has the last two."""
+        (height, width), vision = self._size(settings.size), self._vision
+        time = -(-settings.frames // vision.temporal_factor)
+        return time, height // vision.spatial_factor, width // vision.spatial_factor
 
     def _engine(self, deterministic: bool | None) -> Engine:
         wanted = self.deterministic if deterministic is None else deterministic
         return Engine(self.model, self.tokenizer.layout, deterministic=wanted)
-
-
-def _repeated(blocks: Blocks) -> list[tuple[str, int]]:
-    """(prompt, seed) of every block."""
-    return [pair for pair in zip(blocks.prompts, blocks.seeds, strict=True) for _ in range(blocks.streams)]
-
-
-def _top_k(top_k: int | None | Literal["default"]) -> int | None:
-    """None for the default, 0 for all."""
-    if isinstance(top_k, str):
-        if top_k != "default":
-            raise TypeError(f'top_k is {top_k!r}; expected a whole number, None for all, or "default"')
-        return None
-    return top_k or 0

@@ -9,13 +9,15 @@ emu.json                            generation defaults, and the fingerprints of
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
 from emu.files import new_folder, write_file
+from emu.hub.reading import is_released, read_released
 from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -29,6 +31,30 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 DAMAGED = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, RuntimeError)
 """What libraries raise for files that are cut or do not fit each other."""
 BUNDLED = Path(__file__).parents[1] / "bundled"
+
+
+class Parts(NamedTuple):
+    """What an `Emu` is made of."""
+
+    model: EmuForCausalLM
+    tokenizer: MultimodalTokenizer
+    defaults: GenerationDefaults
+
+
+def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str, Any]) -> Parts:
+    """Read a folder of ours, a bundled model, or a released model with its options.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: see `Emu.from_pretrained`.
+    """
+    if options or is_released(path):
+        released = read_released(path, dtype=dtype or "auto", **options)
+        known = read_defaults(released.folder, released.tokenizer).to_dict()
+        return Parts(released.model, released.tokenizer, GenerationDefaults.from_dict({**known, **released.settings}))
+    folder = find_folder(path)
+    tokenizer = read_tokenizer(folder)
+    defaults = read_defaults(folder, tokenizer)
+    return Parts(read_model(folder, dtype), tokenizer, defaults)
 
 
 def find_folder(path: str | Path) -> Path:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Item = TypeVar("Item")
 Size = tuple[int, int]
@@ -182,3 +182,16 @@ def check_documents(documents: Any) -> list[list[Any]]:
         if not document:
             raise ValueError(f"document {index} is empty; expected at least one item to go on from")
     return [list(document) for document in documents]
+
+
+def chosen_top_k(top_k: int | None | Literal["default"]) -> int | None:
+    """What a call says about top-k, as settings say it: None for the default, 0 for all.
+
+    Raises:
+        TypeError: another word than "default".
+    """
+    if isinstance(top_k, str):
+        if top_k != "default":
+            raise TypeError(f'top_k is {top_k!r}; expected a whole number, None for all, or "default"')
+        return None
+    return top_k or 0
