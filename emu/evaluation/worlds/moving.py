@@ -79,13 +79,21 @@ class MovingWorld(World):
             number = number * LATTICE**2 + places[:, step]
         return number
 
-    def cells_of_clips(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def paths_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(colour (n,), places (n, num_steps)) of numbers of the clip variable."""
         places, rest = [], np.asarray(clips)
         for _ in range(self.num_steps):
             rest, place = np.divmod(rest, LATTICE**2)
             places.append(place)
         return rest, np.stack(places[::-1], axis=1)
+
+    def cells_of(self, clips: np.ndarray) -> np.ndarray:
+        """(n, num_steps, 16) int64 tile of each cell at each step."""
+        colour, places = self.paths_of(clips)
+        ball = tiles.kind_of(np.full_like(colour, _BALL), colour, np.ones_like(colour))
+        cells = np.zeros((*places.shape, LATTICE**2), np.int64)
+        np.put_along_axis(cells, places[..., None], np.broadcast_to(ball[:, None, None], (*places.shape, 1)), axis=2)
+        return cells
 
     def render(self, rows: np.ndarray, size: int = 32) -> np.ndarray:
         """uint8 clips (n, num_steps * frames_per_step, size, size, 3) of hidden states.
@@ -97,11 +105,8 @@ class MovingWorld(World):
 
     def render_clips(self, clips: np.ndarray, size: int = 32) -> np.ndarray:
         """Likewise, of numbers of the clip variable."""
-        colour, places = self.cells_of_clips(clips)
-        ball = tiles.kind_of(np.full_like(colour, _BALL), colour, np.ones_like(colour))
-        cells = np.zeros((*places.shape, LATTICE**2), np.int64)
-        np.put_along_axis(cells, places[..., None], np.broadcast_to(ball[:, None, None], (*places.shape, 1)), axis=2)
-        frames = tiles.draw(cells.reshape(-1, LATTICE**2), size).reshape(*places.shape, size, size, 3)
+        cells = self.cells_of(clips)
+        frames = tiles.draw(cells.reshape(-1, LATTICE**2), size).reshape(*cells.shape[:2], size, size, 3)
         return frames.repeat(self.frames_per_step, axis=1)
 
     def grade(self, pixels: np.ndarray) -> np.ndarray:

@@ -1,0 +1,219 @@
+"""Rendered worlds under Lightning: documents drawn anew for every step, and the excess over the known entropies as it falls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from emu.data.datamodule import MixtureDataModule
+from emu.data.sources import DocumentSource
+from emu.documents import TokenDocument
+from emu.evaluation.calibration import TaskScore, score_task
+from emu.evaluation.documents import FPS, WorldDocuments
+from emu.evaluation.models import ModelSample, ModelScore
+from emu.evaluation.patches import fit_tokenizer
+from emu.evaluation.suites import WORLDS_FILE
+from emu.evaluation.worlds import HELD_OUT, MovingWorld, World, suite
+from emu.evaluation.worlds.noise import key_of, uniforms
+from emu.generation import Engine
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE
+from emu.pipeline.requests import GenerationDefaults
+from emu.vocabulary import Vocabulary
+
+ENDLESS = 1 << 40
+GUIDED = ("text-to-image", "text-to-video")
+"""Tasks whose prompt is left out now and then, so that guidance has something to move away from."""
+
+
+class WorldSource:
+    """Documents of one task of one world; no document comes twice, since each is drawn from its key.
+
+    Args:
+        documents: of the world.
+        task: name of the task.
+        prompt_dropout: share of documents without their prompt.
+        split: where scenes come from.
+    """
+
+    def __init__(self, documents: WorldDocuments, task: str, prompt_dropout: float = 0.0, split: str = "train") -> None:
+        self.documents, self.task, self.prompt_dropout, self.split = documents, task, prompt_dropout, split
+        self.max_length = documents.max_length(task)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def document(self, index: int, key: int) -> TokenDocument:
+        """The document of this key."""
+        draws = self.documents.world.draw(key, 1, self.split)
+        dropped = uniforms(key_of("prompt", key), 0, 1, 1)[:, 0] < self.prompt_dropout
+        return self.documents.documents(self.task, draws, without_prompt=dropped)[0]
+
+
+class WorldsData(MixtureDataModule):
+    """All tasks of the worlds of shapes and of a rolling ball, in one mixture.
+
+    The tokenizers are made from nothing when the run starts: words from the captions, codes from the patches of rendered pictures.
+
+    Args:
+        documents_per_step: "world/task" -> how many of its documents a step holds; worlds are "one", "two" and "moving".
+        row_length: positions of a packed row.
+        size: pixels along a picture, 32, 64 or 128.
+        codebook_size: number of vision codes; 64 keep all patches of 32x32 pictures apart.
+        prompt_dropout: share of text-to-image and text-to-video documents without a caption.
+        unseen_kinds: hold four pairs of shape and colour out of training altogether.
+        layout: name of the layout.
+        seed, steps_per_epoch, num_workers: see `MixtureDataModule`.
+    """
+
+    def __init__(
+        self,
+        documents_per_step: dict[str, int],
+        row_length: int = 256,
+        *,
+        size: int = 32,
+        codebook_size: int = 64,
+        prompt_dropout: float = 0.1,
+        unseen_kinds: bool = False,
+        layout: str = "emu3",
+        seed: int = 0,
+        steps_per_epoch: int = 1000,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            documents_per_step, row_length, seed=seed, steps_per_epoch=steps_per_epoch, num_workers=num_workers
+        )
+        self.size, self.codebook_size, self.layout = size, codebook_size, layout
+        self.prompt_dropout, self.unseen_kinds = prompt_dropout, unseen_kinds
+
+    def problems(self, trainer: Any) -> list[str]:
+        """See `MixtureDataModule`."""
+        found = super().problems(trainer)
+        if self.size < 32 or self.size % 32:
+            found.append(f"size is {self.size}; expected a multiple of 32")
+        if not 0 <= self.prompt_dropout < 1:
+            found.append(f"prompt_dropout is {self.prompt_dropout}; expected a share of 0 or more, below 1")
+        return found
+
+    @cached_property
+    def worlds(self) -> dict[str, World]:
+        """The worlds by name."""
+        return suite(self.unseen_kinds)
+
+    @cached_property
+    def tokenizer(self) -> MultimodalTokenizer:
+        """Both tokenizers, the same for the same arguments."""
+        return fit_tokenizer(
+            list(self.worlds.values()), self.size, codebook_size=self.codebook_size, layout=self.layout
+        )
+
+    @cached_property
+    def documents(self) -> dict[str, WorldDocuments]:
+        """How scenes of each world are written; refuses tokenizers that do not keep them apart."""
+        found = {name: WorldDocuments(world, self.tokenizer, self.size) for name, world in self.worlds.items()}
+        for documents in found.values():
+            documents.check_distinct()
+        return found
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See `MixtureDataModule`."""
+        return self.tokenizer.vocabulary
+
+    def training_sources(self) -> Mapping[str, DocumentSource]:
+        """Every task of every world."""
+        return {
+            f"{name}/{task}": WorldSource(documents, task, self.prompt_dropout if task in GUIDED else 0.0)
+            for name, documents in self.documents.items()
+            for task in documents.world.tasks
+        }
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the tokenizers, generation defaults and the worlds' fingerprints beside the exported model."""
+        self.tokenizer.save_pretrained(folder)
+        defaults = GenerationDefaults(size=(self.size, self.size), frames=4, fps=FPS, guidance_scale=1.0, top_k=0)
+        settings = {
+            "format_version": FORMAT_VERSION,
+            "generation": defaults.to_dict(),
+            "fingerprints": self.tokenizer.fingerprints,
+        }
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        worlds = {name: world.fingerprint() for name, world in self.worlds.items()}
+        table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds}
+        (folder / WORLDS_FILE).write_text(json.dumps(table, indent=2) + "\n")
+
+
+class ExcessCurves(Callback):
+    """Scores fresh held-out documents of every trained task now and then: curves "excess/..." in bits, a line above the progress bar.
+
+    Args:
+        every_n_steps: steps between two scores.
+        documents: of each task, 30 or more.
+        samples: pictures and clips drawn for `samples.png` in the run's folder each time; 0 for none.
+    """
+
+    def __init__(self, every_n_steps: int = 250, documents: int = 64, samples: int = 8) -> None:
+        self.every_n_steps, self.num_documents, self.samples = every_n_steps, documents, samples
+        self._last = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score at every multiple of `every_n_steps`."""
+        if (
+            trainer.global_step % self.every_n_steps == 0
+            and trainer.global_step != self._last
+            and trainer.is_global_zero
+        ):
+            self._last = trainer.global_step
+            self._report(trainer, pl_module)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: WorldsData = trainer.datamodule  # type: ignore[attr-defined]
+        scores = self.scores(pl_module, data)
+        row = {f"excess/{name}": score.excess.value for name, score in scores.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        words = [f"{name} {score.excess.value:.2f} of {score.floor:.2f}" for name, score in scores.items()]
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(
+                f"step {trainer.global_step}, bits above the floor: " + ", ".join(words)
+            )
+        if self.samples:
+            write_samples(pl_module.model, data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png")
+
+    def scores(self, pl_module: LightningModule, data: WorldsData) -> dict[str, TaskScore]:
+        """Scores of the tasks that the mixture holds."""
+        found = {}
+        for name in data.source_names:
+            world, task = name.split("/")
+            documents = data.documents[world]
+            found[name] = score_task(documents.world, task, ModelScore(pl_module.model, documents), self.num_documents)
+        return found
+
+
+def write_samples(model: Any, documents: Mapping[str, WorldDocuments], count: int, file: Path, scale: int = 3) -> None:
+    """One row of pictures for each world, and one for each frame of clips, drawn at guidance 1 from held-out prompts."""
+    rows: list[np.ndarray] = []
+    for some in documents.values():
+        is_clip = isinstance(some.world, MovingWorld)
+        task = "text-to-video" if is_clip else "text-to-image"
+        given = some.world.draw(1, count, HELD_OUT).values("caption")
+        codes = ModelSample(Engine(model, some.tokenizer.layout), some).codes(task, given, seed=0)
+        pixels = some.pixels(codes)
+        rows += [_row(frame) for frame in (pixels.swapaxes(0, 1) if is_clip else [pixels])]
+    picture = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(file)
+
+
+def _row(pictures: Sequence[np.ndarray] | np.ndarray, gap: int = 2) -> np.ndarray:
+    """(H + 2, n (W + 2), 3) pictures beside each other on white."""
+    return np.concatenate([np.pad(one, ((0, gap), (0, gap), (0, 0)), constant_values=255) for one in pictures], axis=1)
