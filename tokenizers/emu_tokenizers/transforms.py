@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
+import struct
+import warnings
+from pathlib import Path
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+MAX_PIXELS = 1 << 27
+"""Largest picture that `open_image` reads: about 11,600 x 11,600 pixels."""
 
 
 def to_pixels(image: Image.Image | np.ndarray) -> Tensor:
@@ -43,8 +52,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"a picture of {image.size[0]}x{image.size[1]} pixels is empty")
     try:
+        image.load()
         image = ImageOps.exif_transpose(image)
-    except OSError as error:
+    except (OSError, SyntaxError, struct.error) as error:  # Pillow's readers raise these on damaged files
         raise ValueError(f"the picture cannot be read to its end: {error}") from error
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
         image = _sixteen_bit_to_eight(image)
@@ -77,3 +87,90 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 def to_image(pixels: Tensor) -> Image.Image:
     """One picture (3, H, W) in [-1, 1] as a PIL image."""
     return Image.fromarray(to_frames(pixels))
+
+
+def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB picture from a file.
+
+    Args:
+        path: a file in any format that Pillow reads; of an animated one, the first frame.
+        max_pixels: largest width times height; checked against the header, before anything is decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, is larger than `max_pixels`, is empty, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is no picture that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}") from error
+    with image:
+        if image.size[0] * image.size[1] > max_pixels:
+            raise ValueError(f"{path} has {image.size[0]}x{image.size[1]} pixels, more than {max_pixels} allowed")
+        try:
+            return to_rgb(image)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def smart_size(
+    height: int,
+    width: int,
+    factor: int = 8,
+    min_pixels: int = 512 * 512,
+    max_pixels: int = 1024 * 1024,
+    max_ratio: float = 5.0,
+) -> tuple[int, int]:
+    """The size that Emu3 brings a picture to: multiples of the factor, an area within limits, the shape about kept.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        factor: the tokenizer's spatial factor.
+        min_pixels: smallest area.
+        max_pixels: largest area.
+        max_ratio: largest ratio of the sides.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        ValueError: a side below the factor, or sides in a ratio above `max_ratio`.
+
+    Source: baaivision/Emu3, emu3/tokenizer/image_processing_emu3visionvq.py.
+    """
+    if min(height, width) < factor:
+        raise ValueError(f"a picture of {width}x{height} pixels has a side below the factor {factor}")
+    if max(height, width) / min(height, width) > max_ratio:
+        raise ValueError(f"a picture of {width}x{height} pixels is longer than {max_ratio} times its width")
+    new_height, new_width = (max(factor, round(side / factor) * factor) for side in (height, width))
+    if new_height * new_width > max_pixels:
+        scale = math.sqrt(height * width / max_pixels)
+        new_height, new_width = (max(factor, int(side / scale / factor) * factor) for side in (height, width))
+    elif new_height * new_width < min_pixels:
+        scale = math.sqrt(min_pixels / (height * width))
+        new_height, new_width = (math.ceil(side * scale / factor) * factor for side in (height, width))
+    return new_height, new_width
+
+
+def smart_resize(image: Image.Image, factor: int = 8, **limits: float) -> Image.Image:
+    """A picture at its `smart_size`, upright, RGB, resampled bicubically.
+
+    Args:
+        image: PIL image of any mode.
+        factor: the tokenizer's spatial factor.
+        limits: min_pixels, max_pixels, max_ratio of `smart_size`.
+
+    Raises:
+        ValueError: as `smart_size` and `to_rgb`.
+    """
+    image = to_rgb(image)
+    height, width = smart_size(image.size[1], image.size[0], factor, **limits)  # type: ignore[arg-type]
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
