@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from emu.documents import Segment
-from emu.generation.decoding import decode_block, decode_open
+from emu.generation.blocks import BlockJob
+from emu.generation.decoding import decode_open
 from emu.generation.interleaved import Writer
-from emu.generation.plan import OnRow, plan_block, read_codes, row_events
+from emu.generation.plan import OnRow
 from emu.generation.products import TILE, Products
-from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives, own_header
+from emu.generation.prompts import Prompts, check_count, check_prompts, own_header, repeated
 from emu.generation.sampling import Sampling, make_keys
 from emu.generation.session import Session
 from emu.layouts import Cursor, Layout
@@ -113,31 +114,22 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument does not fit; before any work.
         """
-        sampling = Sampling(guidance_scale, temperature, top_k, top_p)
         grid = tuple(int(length) for length in grid)
-        modality = modality or self._modality(grid)
-        template = self.layout.block(modality, grid)
-        prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
-        check_headers(prompts, self.layout, modality, grid)
-        rows = [prompts]
-        if sampling.guided:
-            rows.append(negatives(prompts, negative_ids, self.layout, self.model.config.vocab_size))
-        _check_count("streams", streams)
-        _check_count("window", window)
-        keys = make_keys(seed, len(prompts), streams, self.model.device)
-        known = known_codes(prefix_codes, template, grid, len(prompts)).repeat_interleave(streams, 0)
-        plan = plan_block(template, known)
-        if not plan.steps:
-            return read_codes(template, plan.ids)
-        known_ids = plan.ids[:, : plan.given]
-        starts = [[torch.cat([p, k]) for p, k in zip(_repeat(side, streams), known_ids, strict=True)] for side in rows]
-        on_sampled = None if on_row is None else row_events(on_row, template, len(grid), known.shape[1])
-        with self._session(
-            [row for side in starts for row in side], len(starts), len(template) - plan.given
-        ) as session:
-            ids = decode_block(session, plan, sampling, keys, on_sampled)
-            self._tell(session, len(keys.seed), len(keys.seed) * len(plan.steps))
-        return read_codes(template, ids.cpu())
+        job = BlockJob(
+            layout=self.layout,
+            vocab_size=self.model.config.vocab_size,
+            modality=modality or self._modality(grid),
+            grid=grid,
+            sampling=Sampling(guidance_scale, temperature, top_k, top_p),
+            window=check_count("window", window),
+        )
+        job.prepare(prompt_ids, negative_ids, prefix_codes, check_count("streams", streams))
+        keys = make_keys(seed, job.sequences // streams, streams, self.model.device)
+        if job.plan.steps:
+            with self._session(job.fed_first, job.guides, job.room) as session:
+                job.run(session, keys, on_row)
+                self._tell(session, job.sequences, job.sequences * len(job.plan.steps))
+        return job.codes
 
     @torch.no_grad()
     def generate_text(
@@ -165,13 +157,13 @@ class Engine:
             TypeError, ValueError: an argument does not fit; before any work.
         """
         sampling = Sampling(1.0, temperature, top_k, top_p)
-        _check_count("max_new_tokens", max_new_tokens)
-        _check_count("streams", streams)
+        check_count("max_new_tokens", max_new_tokens)
+        check_count("streams", streams)
         prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
         keys = make_keys(seed, len(prompts), streams, self.model.device)
         vocabulary = self.layout.vocabulary
         end = vocabulary.controls["eos"]
-        with self._session(_repeat(prompts, streams), 1, max_new_tokens) as session:
+        with self._session(repeated(prompts, streams), 1, max_new_tokens) as session:
             ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, max_new_tokens, sampling, keys)
             written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
             tokens = sum(min(len(row) + 1, max_new_tokens) for row in written)
@@ -219,8 +211,8 @@ class Engine:
             raise ValueError(
                 "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
             )
-        _check_count("max_text_tokens", max_text_tokens)
-        _check_count("max_blocks", max_blocks)
+        check_count("max_text_tokens", max_text_tokens)
+        check_count("max_blocks", max_blocks)
         keys = make_keys(seed, 1, 1, self.model.device)
         keys.stream.fill_(stream)
         writer = Writer(
@@ -268,12 +260,3 @@ class Engine:
     def _tell(self, session: Session, sequences: int, tokens: int) -> None:
         each = tokens / sequences / session.passes
         self.last_stats = GenerationStats(sequences, tokens, session.passes, each, session.seconds)
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-
-
-def _repeat(rows: Sequence[Tensor], times: int) -> list[Tensor]:
-    return [row for row in rows for _ in range(times)]

@@ -37,6 +37,22 @@ def check_prompts(prompts: Prompts, vocab_size: int, name: str = "prompt_ids") -
     return [row.to(device="cpu", dtype=torch.int64) for row in rows]
 
 
+def check_count(name: str, value: int) -> int:
+    """`value`, a whole number of at least 1.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+    return value
+
+
+def repeated(rows: Sequence[Tensor], times: int) -> list[Tensor]:
+    """Each row so many times, side by side."""
+    return [row for row in rows for _ in range(times)]
+
+
 def check_headers(
     prompts: Sequence[Tensor], layout: Layout, modality: str, grid: Grid, name: str = "prompt_ids"
 ) -> None:

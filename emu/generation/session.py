@@ -84,6 +84,10 @@ class Session:
         self.hidden = self.model.forward_block(ids, self.cache, self.products, by_row=self.by_row)
         self.passes += 1
 
-    def logits(self, ranges: tuple[IdRange, ...], place: int = -1) -> Tensor:
-        """(guides, sequences, K) of the token behind the fed one at `place`, over the ids of these ranges."""
-        return self.products.head(ranges)(self.hidden[:, place]).unflatten(0, (self.guides, -1))
+    def logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
+        """(guides, sequences, K) of the token behind the last one, over the ids of these ranges."""
+        return self.products.head(ranges)(self.hidden[:, -1]).unflatten(0, (self.guides, -1))
+
+    def window_logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
+        """(guides, sequences, m, K) of the tokens behind each of the last pass."""
+        return self.products.head(ranges)(self.hidden).unflatten(0, (self.guides, -1))

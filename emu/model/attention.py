@@ -99,18 +99,21 @@ def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
 
     The numbers and their arrangement in memory are then those of the row in a batch of one, and so is the result, bit for bit.
     """
+    starts = cache.starts()
 
     def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
         out = torch.zeros_like(q)
-        for row, begin in enumerate(cache.begins):
-            skipped = max(begin - cache.length, 0)  # slots of this block before the row begins
-            new, seen = tokens - skipped, keys.shape[2] - begin
+        for row, (begin, start) in enumerate(zip(cache.begins, starts, strict=True)):
+            skipped = max(begin - start, 0)  # slots of this block before the row begins
+            new, seen = tokens - skipped, slice(begin, start + tokens)
             if new <= 0:
                 continue
-            mask = causal_mask(new, seen, q.device)[None, None] if new > 1 else None
-            own = keys[row : row + 1, :, begin:].contiguous(), values[row : row + 1, :, begin:].contiguous()
-            out[row : row + 1, skipped:] = _attend(mask, 0.0, q[row : row + 1, skipped:].contiguous(), *own)
+            own_keys, own_values = (part[row : row + 1, :, seen].contiguous() for part in (keys, values))
+            mask = causal_mask(new, own_keys.shape[2], q.device)[None, None] if new > 1 else None
+            out[row : row + 1, skipped:] = _attend(
+                mask, 0.0, q[row : row + 1, skipped:].contiguous(), own_keys, own_values
+            )
         return out
 
     return attend

@@ -24,7 +24,7 @@ class StaticCache:
 
     Attributes:
         keys, values: per layer, (rows, kv_heads, capacity, head_dim).
-        length: slots written so far, the same for all rows.
+        length: slots written so far, the same for all rows until `truncate` tells them apart; then the longest.
         begins: the offsets as numbers.
     """
 
@@ -38,6 +38,8 @@ class StaticCache:
         self.rows, self.capacity, self.length = rows, capacity, 0
         self._new = 0  # tokens of the block that is being written
         self._slots = torch.arange(capacity, device=device)
+        self._every_row = torch.arange(rows, device=device)[:, None]
+        self._ends: Tensor | None = None  # slots written in each row, once they differ
         self._angles: Rotary | None = None
         self.offset = torch.zeros(rows, dtype=torch.int64, device=device)
 
@@ -57,9 +59,19 @@ class StaticCache:
         self._bias = torch.zeros(missing.shape, dtype=self._keys.dtype, device=missing.device)
         self._bias.masked_fill_(missing, float("-inf"))
 
+    def starts(self) -> list[int]:
+        """The slot behind the last token of each row."""
+        return [self.length] * self.rows if self._ends is None else self._ends.tolist()
+
+    def _next_slots(self, tokens: int) -> Tensor:
+        """(rows or 1, tokens) slots of the next tokens."""
+        if self._ends is None:
+            return self._slots[None, self.length : self.length + tokens]
+        return self._ends[:, None] + self._slots[:tokens]
+
     def positions(self, tokens: int) -> Tensor:
         """(rows or 1, tokens) positions of the next tokens; 0 where a slot does not exist for its row."""
-        slots = self._slots[None, self.length : self.length + tokens]
+        slots = self._next_slots(tokens)
         return (slots - self._offset[:, None]).clamp_min(0) if self.ragged else slots
 
     def rotary(self, embedding: EmuRotaryEmbedding, tokens: int) -> Rotary:
@@ -81,15 +93,15 @@ class StaticCache:
         A slot before the beginning of its row sees itself alone, so that no softmax is empty.
         """
         end = self.length + tokens
-        if tokens == 1:
+        if tokens == 1 and self._ends is None:
             bias = self._bias[:, None, None, :end]
             return bias if self.ragged and self.length else None
-        new, all_slots = self._slots[self.length : end, None], self._slots[:end]
-        bias = torch.zeros(tokens, end, dtype=self._keys.dtype, device=new.device)
+        new, all_slots = self._next_slots(tokens)[..., None], self._slots[:end]  # (rows or 1, tokens, 1), (end,)
+        bias = torch.zeros(len(new), tokens, end, dtype=self._keys.dtype, device=new.device)
         bias.masked_fill_(all_slots > new, float("-inf"))
-        if not self.ragged:
-            return bias[None, None]
-        return (bias + self._bias[:, None, :end]).masked_fill_(all_slots == new, 0)[:, None]
+        if self.ragged:
+            bias = (bias + self._bias[:, None, :end]).masked_fill_(all_slots == new, 0)
+        return bias[:, None]
 
     def begin(self, tokens: int) -> None:
         """Reserve the slots of the next tokens.
@@ -106,12 +118,19 @@ class StaticCache:
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write (rows, kv_heads, new tokens, head_dim) of a layer; returns (rows, kv_heads, length + new tokens, head_dim)."""
         start, end = self.length, self.length + self._new
-        self.keys[layer][:, :, start:end] = keys
-        self.values[layer][:, :, start:end] = values
+        if self._ends is None:
+            self.keys[layer][:, :, start:end] = keys
+            self.values[layer][:, :, start:end] = values
+        else:
+            slots = self._next_slots(self._new)
+            self.keys[layer][self._every_row, :, slots] = keys.transpose(1, 2)
+            self.values[layer][self._every_row, :, slots] = values.transpose(1, 2)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def commit(self) -> None:
         """Count the tokens of the block as written, after its last layer."""
+        if self._ends is not None:
+            self._ends = self._ends + self._new
         self.length, self._new = self.length + self._new, 0
 
     def copy_row(self, row: int, source: StaticCache, source_row: int) -> None:
@@ -121,12 +140,20 @@ class StaticCache:
         self._keys[:, row, :, start:end] = source._keys[:, source_row, :, first : source.length]
         self._values[:, row, :, start:end] = source._values[:, source_row, :, first : source.length]
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int | Tensor) -> None:
         """Forget what was written behind the first `length` slots; no memory moves.
+
+        Args:
+            length: slots that stay, one number for all rows or (rows,) int64. After the latter each row goes on behind its own end.
 
         Raises:
             ValueError: fewer slots were written.
         """
+        if isinstance(length, Tensor):
+            self._ends = length.to(self._slots.device)
+            length = int(length.max())
+        else:
+            self._ends = None
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate a cache of {self.length} written slots to {length}")
         self.length = length
