@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.adversarial import AdversarialOptions, PatchDiscriminator, adaptive_weight, discriminator_loss
 from emu_tokenizers.losses import RandomFeatures, TokenizerLosses
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.training import TokenizerModule
@@ -108,6 +109,65 @@ def test_the_average_of_the_weights_is_what_the_module_hands_out(tmp_path):
     assert averaged is not raw
     assert not torch.equal(raw.encoder.conv_in.weight, averaged.encoder.conv_in.weight)
     assert torch.equal(raw.quantizer.weight, averaged.quantizer.weight)
+
+
+def test_the_discriminator_starts_late_and_does_not_count_as_a_step(tmp_path):
+    options = AdversarialOptions(start_step=3, base_channels=8, num_layers=1, adaptive=True)
+    module = make_module(adversarial=options)
+    before = [p.clone() for p in module.discriminator.parameters()]
+    fit(module, 3, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.discriminator.parameters(), strict=True))
+    module = make_module(adversarial=options)
+    fit(module, 5, tmp_path)
+    assert not all(torch.equal(a, b) for a, b in zip(before, module.discriminator.parameters(), strict=True))
+
+
+def test_an_adversarial_run_resumes_bit_for_bit(tmp_path):
+    options = {"adversarial": AdversarialOptions(start_step=1, base_channels=8, num_layers=1)}
+    straight, resumed = make_module(**options), make_module(**options)
+    fit(straight, 6, tmp_path, callbacks=[SaveAt(4, tmp_path / "four.ckpt")])
+    fit(resumed, 6, tmp_path, first=4, resume=tmp_path / "four.ckpt")
+    expected, found = straight.state_dict(), resumed.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_the_adaptive_weight_balances_the_gradients():
+    weight = torch.ones(3, requires_grad=True)
+    other, generator = (weight * 10).sum(), (weight * 2).sum()
+    assert adaptive_weight(other, generator, weight).item() == pytest.approx(5.0, rel=1e-3)
+
+
+def test_hinge_losses_are_zero_for_a_sure_discriminator():
+    assert discriminator_loss(torch.full((2,), 2.0), torch.full((2,), -2.0)) == 0
+    assert discriminator_loss(torch.zeros(2), torch.zeros(2)) == 1
+
+
+def test_a_discriminator_too_deep_for_the_frames_says_so():
+    with pytest.raises(ValueError, match="num_layers"):
+        PatchDiscriminator()(torch.zeros(1, 3, 8, 8))
+
+
+class Teacher(torch.nn.Module):
+    """Mean colour of each 4x4 patch: features that codes can learn."""
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(frames, 4) + 0.1
+
+
+def test_codes_learn_the_features_of_a_frozen_teacher(tmp_path):
+    torch.manual_seed(0)
+    module = make_module(teacher=Teacher(), teacher_dim=3, losses={"l2": 1.0, "commitment": 0.25, "alignment": 1.0})
+    batch = next(iter(KeyedBatches(1)))
+    before = {kind: module._reconstruct(pixels, 0)[0]["alignment"].item() for kind, pixels in batch.items()}
+    fit(module, 30, tmp_path)
+    after = {kind: module._reconstruct(pixels, 99)[0]["alignment"].item() for kind, pixels in batch.items()}
+    assert all(after[kind] < 0.6 * before[kind] for kind in batch)
+
+
+def test_a_teacher_of_another_width_is_refused():
+    module = make_module(teacher=Teacher(), teacher_dim=5, losses={"l2": 1.0, "alignment": 1.0})
+    with pytest.raises(ValueError, match=r"expected \[N, 5, h, w\]"):
+        module._reconstruct(torch.zeros(1, 3, 8, 8), 0)
 
 
 def test_training_on_some_frames_gives_the_pixels_of_those_frames():

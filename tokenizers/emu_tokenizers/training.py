@@ -13,15 +13,24 @@ from collections.abc import Mapping
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from emu_tokenizers.adversarial import (
+    AdversarialOptions,
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from emu_tokenizers.alignment import FeatureAlignment
 from emu_tokenizers.config import VisionTokenizerConfig
 from emu_tokenizers.losses import TokenizerLosses
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.vision import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]
+Pairs = list[tuple[Tensor, Tensor]]
 
 DEFAULT_LOSSES = {"l2": 1.0, "commitment": 0.25}
 
@@ -39,6 +48,10 @@ class TokenizerModule(LightningModule):
         gradient_clip: largest norm of the gradient.
         average_decay: decay of a moving average of the weights, 0 for none. The average is what `tokenizer` returns.
         frames_per_clip: frames of each clip to reconstruct in a training step, None for all.
+        adversarial: a discriminator and its settings; None for none.
+        teacher: frozen model whose features the codes are aligned with, frames (N, 3, H, W) -> (N, C, h, w); weighed by
+            the loss "alignment".
+        teacher_dim: channels C of its features.
     """
 
     def __init__(
@@ -53,12 +66,22 @@ class TokenizerModule(LightningModule):
         gradient_clip: float = 1.0,
         average_decay: float = 0.0,
         frames_per_clip: int | None = None,
+        adversarial: AdversarialOptions | None = None,
+        teacher: nn.Module | None = None,
+        teacher_dim: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         config = VisionTokenizerConfig.preset(config) if isinstance(config, str) else config
         self.model = VisionTokenizer(config).train()
-        self.losses = TokenizerLosses(losses or DEFAULT_LOSSES, self.model.quantizer.loss_names)
+        losses = dict(losses or DEFAULT_LOSSES)
+        aligned = () if teacher is None else ("alignment",)
+        self.losses = TokenizerLosses(losses, self.model.quantizer.loss_names + aligned)
+        self.alignment = None if teacher is None else FeatureAlignment(teacher, config.embed_dim, teacher_dim)
+        self.adversarial, self.discriminator = adversarial, None
+        if adversarial is not None:
+            width, depth = adversarial.base_channels, adversarial.num_layers
+            self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
         self.lr, self.lr_warmup_steps = lr, lr_warmup_steps
         self.quantizer_warmup_steps = quantizer_warmup_steps
         self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
@@ -74,10 +97,16 @@ class TokenizerModule(LightningModule):
         """The trained tokenizer in evaluation mode: the averaged weights where there are some."""
         return (self.model if self.average is None else self.average.module).eval()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over all parameters of the tokenizer."""
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW over all parameters of the tokenizer, and one for the discriminator where there is one."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        if self.alignment is not None:
+            parameters += list(self.alignment.project.parameters())
+        settings = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(parameters, lr=self.lr, **settings)]
+        if self.adversarial is not None and self.discriminator is not None:
+            optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings))
+        return optimizers
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine to 1 % over the trainer's steps."""
@@ -90,27 +119,65 @@ class TokenizerModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step on images (B, 3, H, W), clips (B, T, 3, H, W), or a mapping of both."""
         step = self.global_step
-        optimizer = self.optimizers()
+        optimizers = self.optimizers()
+        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        losses = [self._losses(pixels, step) for pixels in parts_of(batch).values()]
-        total = torch.stack([self.losses.total(part) for part in losses]).mean()
+        parts = parts_of(batch)
+        passes = {kind: self._reconstruct(pixels, step) for kind, pixels in parts.items()}
+        total = torch.stack([self.losses.total(losses) for losses, *_ in passes.values()]).mean()
+        pairs = [(found, wanted) for _, found, wanted in passes.values()]
+        extra = self._fool_discriminator(total, pairs, step)
         optimizer.zero_grad()
-        self.manual_backward(total)
+        self.manual_backward(total + extra)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         optimizer.step()
+        self._train_discriminator(pairs, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
         if (step + 1) % self.trainer.log_every_n_steps == 0:
-            self._log_training(total, dict(zip(parts_of(batch), losses, strict=True)))
+            self._log_training(total, {kind: losses for kind, (losses, *_) in passes.items()})
 
-    def _losses(self, pixels: Tensor, step: int) -> dict[str, Tensor]:
+    def _reconstruct(self, pixels: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Named losses of images or clips, and the frames [N, 3, H, W] that were found and wanted."""
         frames = self._drawn_frames(pixels, step)
         out = self.model(pixels, quantize=step >= self.quantizer_warmup_steps, frame_indices=frames)
         if out.ids is not None:
             self.train_codes.add(out.ids)
-        wanted = pixels if frames is None else pixels[:, frames]
-        return self.losses(as_frames(out.reconstruction), as_frames(wanted), out.losses)
+        found, wanted = as_frames(out.reconstruction), as_frames(pixels if frames is None else pixels[:, frames])
+        reported = dict(out.losses)
+        if self.alignment is not None and out.vectors is not None:
+            reported["alignment"] = self.alignment(out.vectors, pixels)
+        return self.losses(found, wanted, reported), found, wanted
+
+    def _fool_discriminator(self, other: Tensor, pairs: Pairs, step: int) -> Tensor:
+        """Weighted loss of the tokenizer against the discriminator; zero before its start."""
+        options = self.adversarial
+        if options is None or self.discriminator is None or step < options.start_step:
+            return other.new_zeros(())
+        self.discriminator.requires_grad_(False)
+        loss = torch.stack([generator_loss(self.discriminator(found)) for found, _ in pairs]).mean()
+        self.discriminator.requires_grad_(True)
+        weight: Tensor | float = options.weight
+        if options.adaptive:
+            weight = weight * adaptive_weight(other, loss, self.model.decoder.conv_out.weight)
+        self.log_dict({"train/generator": loss.detach(), "train/generator_weight": float(weight)})
+        return weight * loss
+
+    def _train_discriminator(self, pairs: Pairs, step: int) -> None:
+        """One step of the discriminator. It uses the plain optimizer: Lightning counts the steps of its own as steps."""
+        if self.adversarial is None or self.discriminator is None or step < self.adversarial.start_step:
+            return
+        optimizer = self.optimizers(use_pl_optimizer=False)[1]
+        losses = [
+            discriminator_loss(self.discriminator(wanted), self.discriminator(found.detach()))
+            for found, wanted in pairs
+        ]
+        loss = torch.stack(losses).mean()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.log("train/discriminator", loss.detach())
 
     def _drawn_frames(self, pixels: Tensor, step: int) -> Tensor | None:
         """Indices of the frames that this step reconstructs, None for all."""

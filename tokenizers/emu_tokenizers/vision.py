@@ -38,12 +38,14 @@ class VisionTokenizerOutput:
         ids: codes, int64 (B, h, w) or (B, t, h, w), a last axis for several codebooks; None without quantization.
         losses: named scalar losses of the quantizer, unweighted.
         latents: what was quantized, (B, D, t, h, w).
+        vectors: what was decoded, the code vectors of the ids, (B, D, t, h, w).
     """
 
     reconstruction: Tensor
     ids: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
     latents: Tensor | None = None
+    vectors: Tensor | None = None
 
 
 class VisionTokenizer(PreTrainedModel):
@@ -119,7 +121,7 @@ class VisionTokenizer(PreTrainedModel):
         if not clip:
             reconstruction = reconstruction[:, 0]
             ids = None if ids is None else ids[:, 0]
-        return VisionTokenizerOutput(reconstruction, ids, losses, latents)
+        return VisionTokenizerOutput(reconstruction, ids, losses, latents, vectors)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
