@@ -13,7 +13,7 @@ from emu.cli.convert import main
 from emu.hub.formats import detect
 from emu.hub.reading import read_tokenizer
 from emu.hub.stand_ins import write, write_original
-from emu.hub.vision import build, emu_config, from_emu, released_config, same_tensors
+from emu.hub.vision import build, released_config, released_tensors, same_tensors
 from emu.hub.weights import Checkpoint
 
 FORMATS = ("transformers", "emu3")
@@ -111,9 +111,8 @@ def test_emu35_converts_to_ours_and_back(tmp_path):
 def test_names_of_vision_tokenizers_go_both_ways(folders):
     tokenizer = read_tokenizer(folders["emu3"]).vision
     for form in FORMATS:
-        again = build(released_config(tokenizer.config, form), from_emu(tokenizer, form), form, "memory")
+        again = build(released_config(tokenizer, form), released_tensors(tokenizer, form), "memory")
         assert again.fingerprint == tokenizer.fingerprint
-        assert emu_config(released_config(tokenizer.config, form), form).to_dict() == tokenizer.config.to_dict()
 
 
 def test_vision_codes_equal_those_of_transformers(folders):
@@ -135,7 +134,7 @@ def test_what_a_target_cannot_say_is_refused_before_writing(tmp_path, folders):
     config |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     Emu(EmuForCausalLM(type(emu.model.config)(**config)), tokenizer).save_pretrained(tmp_path / "source")
     for to in ("transformers", "emu3"):
-        with pytest.raises(ValueError, match="norm_groups 4"):
+        with pytest.raises(ValueError, match="norm groups"):
             main([str(tmp_path / "source"), str(tmp_path / "target"), "--to", to])
         assert not (tmp_path / "target").exists()
 

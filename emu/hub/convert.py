@@ -128,7 +128,7 @@ def convert(
                 continue
             writer.add(names.from_emu(ours, to, whole), tensor)
         if to == "transformers" and source.tokenizer is not None and source.tokenizer.vision is not None:
-            for name, tensor in vision.from_emu(source.tokenizer.vision, to).items():
+            for name, tensor in vision.released_tensors(source.tokenizer.vision, to).items():
                 writer.add(f"vqmodel.{name}", tensor, keep_dtype=True)
     writer.close()
     _set_dtype(folder / "config.json", dtype)
@@ -161,7 +161,7 @@ def _to_transformers(source: Source, folder: Path) -> None:
     assert tokenizer.vision is not None
     whole = Emu3Config(
         text_config=text,
-        vq_config=vision.released_config(tokenizer.vision.config, "transformers"),
+        vq_config=vision.released_config(tokenizer.vision, "transformers"),
         vocabulary_map=text_words(tokenizer.vocabulary, tokenizer.text),
         tie_word_embeddings=tied,
     )
@@ -188,7 +188,7 @@ def _to_original(source: Source, folder: Path) -> None:
     assert tokenizer.vision is not None
     ranks = ranks_of(tokenizer_table(tokenizer.text))
     assert ranks is not None
-    vision_table = vision.released_config(tokenizer.vision.config, "emu3")
+    vision_table = vision.released_config(tokenizer.vision, "emu3")
     _write_json(folder / "config.json", table)
     write_ranks(ranks, folder / RANKS_FILE)
     words = vision_words(tokenizer.vocabulary.range("vision")[1])
@@ -197,8 +197,7 @@ def _to_original(source: Source, folder: Path) -> None:
     inner.mkdir()
     _write_json(inner / "config.json", vision_table)
     _write_json(inner / "preprocessor_config.json", {"min_pixels": resize.least, "max_pixels": resize.most})
-    state = {name: tensor.contiguous() for name, tensor in vision.from_emu(tokenizer.vision, "emu3").items()}
-    save_file(state, inner / WEIGHTS, metadata={"format": "pt"})
+    save_file(vision.released_tensors(tokenizer.vision, "emu3"), inner / WEIGHTS, metadata={"format": "pt"})
 
 
 def _emu3_parts(source: Source, to: str) -> MultimodalTokenizer:
@@ -218,7 +217,7 @@ def _emu3_parts(source: Source, to: str) -> MultimodalTokenizer:
         raise ValueError(
             f"the model has no vision tokenizer, the format {to!r} needs one; pass language_model_only=True"
         )
-    vision.released_config(tokenizer.vision.config, to)
+    vision.released_config(tokenizer.vision, to)
     tokenizer_table(tokenizer.text)
     return tokenizer
 

@@ -168,7 +168,7 @@ def _vision(
     if given is None and config.get("vq_config") is not None:
         checkpoint = Checkpoint.open(folder, allow_pickle)
         inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
-        return build(config["vq_config"], inside, "transformers", str(folder)), folder
+        return build(config["vq_config"], inside, str(folder)), folder
     if given is None:
         given = VISION_REPOSITORIES.get(form) if not Path(path).is_dir() else find_vision_folder(folder)
     place = resolve(given or folder)

@@ -20,13 +20,12 @@ from safetensors.torch import save_file
 from emu.hub.configs import NEWER_CONTROLS, original_config
 from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
-from emu.hub.vision import emu_config as vision_config
-from emu.hub.vision import from_emu, released_config
 from emu.hub.vocabularies import vision_words
 from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.convert import config_from
 
 CORPUS = (
     "You are a helpful assistant. USER: Please describe the image. ASSISTANT: a portrait of young girl. masterpiece, film grained, best "
@@ -53,8 +52,8 @@ VISION: dict[str, Any] = {
 }
 
 
-def small_ranks(num_merges: int = 150) -> dict[bytes, int]:
-    """Ranks of a byte-level BPE fitted to a few sentences."""
+def small_ranks(num_text: int = 0, num_merges: int = 150) -> dict[bytes, int]:
+    """Ranks of a byte-level BPE fitted to a few sentences, with tokens that no text has up to `num_text`."""
     ranks = {bytes([byte]): byte for byte in range(256)}
     words = [[bytes([byte]) for byte in (" " + word).encode()] for word in CORPUS.split(" ") * 2]
     for _ in range(num_merges):
@@ -64,7 +63,7 @@ def small_ranks(num_merges: int = 150) -> dict[bytes, int]:
         words = [_merged(word, left, right) for word in words]
     for token in (b"(x", b"\n\n"):  # where Emu3's split and GPT-2's differ
         ranks.setdefault(token, len(ranks))
-    return ranks
+    return ranks | {b"\xff" + number.to_bytes(4, "big"): number for number in range(len(ranks), num_text)}
 
 
 def _merged(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
@@ -89,14 +88,17 @@ def small_vocabulary(num_text: int, num_codes: int, form: str = "emu3") -> Vocab
 
 
 def write_transformers(
-    folder: str | Path, *, seed: int = 0, num_codes: int = 64, split: str = "original", **model: Any
+    folder: str | Path, *, seed: int = 0, num_text: int = 0, num_codes: int = 64, split: str = "original", **model: Any
 ) -> Path:
-    """`Emu3ForConditionalGeneration` with its `Emu3Processor`; `model` overrides fields of the text configuration."""
+    """`Emu3ForConditionalGeneration` with its `Emu3Processor`; `model` overrides fields of the text configuration.
+
+    With `num_text=151643, num_codes=32768` the ids are those of the released model.
+    """
     from transformers import Emu3Config, Emu3ForConditionalGeneration
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = from_ranks(small_ranks(), split)
+    text = from_ranks(small_ranks(num_text), split)
     vocabulary = small_vocabulary(text.size, num_codes)
     settings = {**MODEL, **model, "vocab_size": vocabulary.size}
     settings |= {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
@@ -135,12 +137,9 @@ def write_original_vision(folder: str | Path, *, seed: int = 1, num_codes: int =
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    config = vision_config({**VISION, "codebook_size": num_codes}, "transformers")
-    tokenizer = VisionTokenizer(config).eval()
-    (folder / "config.json").write_text(json.dumps(released_config(config, "emu3"), indent=2))
+    table = {**VISION, "codebook_size": num_codes, "model_type": "emu3_vqgan"}
+    VisionTokenizer(config_from(table)).save_pretrained(folder, naming="emu3")
     (folder / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 16 * 16, "max_pixels": 64 * 64}))
-    state = {name: tensor.contiguous() for name, tensor in from_emu(tokenizer, "emu3").items()}
-    save_file(state, folder / WEIGHTS, {"format": "pt"})
     return folder
 
 
