@@ -1,0 +1,138 @@
+"""The files of the demo's folder that people look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu.demo.captions import DIGIT_NAMES
+from emu.demo.digits import DIRECTIONS, FPS
+from emu.demo.measure import Findings
+from emu.demo.pictures import as_png, captioned_sheet, curves, moving_sheet, one_clip, pairs_sheet, sheet
+from emu.demo.report import Figure, report_page
+from emu.files import write_file
+from emu.media import can_write_mp4, gif_bytes, mp4_bytes
+from emu.training.curves import read_curves
+
+EXAMPLE = """from emu import Emu
+
+emu = Emu.from_pretrained("demo/model")
+seven = emu.generate_images("a handwritten seven")[0].image
+print(emu.generate_text([[seven, "Which digit is it?"]])[0])
+emu.generate_videos("moving left", first_frames=[seven])[0].save("seven.gif")
+"""
+ROWS = 8
+CLIP_ZOOM = 6
+
+
+def write_gallery(folder: Path, findings: Findings, goals: Mapping[str, float]) -> None:
+    """Write sheets, clips, curves and the report."""
+    figures = {
+        "samples": samples_figure(findings.samples),
+        "captions": captions_figure(findings.samples),
+        "clips": clips_figure(findings.samples),
+        "image_to_video": moved_figure(findings.samples),
+        "continuations": continuations_figure(findings.samples),
+        "reconstructions": reconstructions_figure(findings.samples),
+        "loss": loss_figure(folder / "runs" / "transformer" / "metrics.csv"),
+        "codebook": codebook_figure(folder / "runs" / "vision_tokenizer" / "metrics.csv"),
+    }
+    for name, figure in figures.items():
+        write_file(folder / f"{name}.{figure.kind}", figure.data)
+    write_clips(folder / "clips", findings.samples["clips"])
+    page = report_page(findings.metrics, goals, list(figures.values()), EXAMPLE)
+    write_file(folder / "report.html", page.encode())
+
+
+def samples_figure(samples: Mapping[str, Any]) -> Figure:
+    """Generated pictures, a column a digit."""
+    labels = samples["image_labels"]
+    columns = [samples["images"][labels == digit][:ROWS] for digit in range(10)]
+    rows = torch.stack(columns, dim=1).flatten(0, 1)
+    note = 'Drawn from the captions "a handwritten zero", "a handwritten one", ...; a column a caption, nothing picked.'
+    return Figure("Text to image", note, as_png(sheet(rows, 10)))
+
+
+def captions_figure(samples: Mapping[str, Any]) -> Figure:
+    """Held-out pictures with what the model calls them; wrong answers first, so that they are not hidden."""
+    right = samples["text_right"]
+    order = torch.cat([(~right).nonzero()[:, 0][:12], right.nonzero()[:, 0][:48]])
+    texts = [samples["texts"][index] for index in order.tolist()]
+    picture = captioned_sheet(samples["described"][order], texts, right[order].tolist(), 12)
+    note = 'Held-out pictures and the answer to "Which digit is it?"; up to twelve wrong answers (red) come first.'
+    return Figure("Image to text", note, as_png(picture), smooth=True)
+
+
+def clips_figure(samples: Mapping[str, Any]) -> Figure:
+    """Generated clips, a column a digit and a row a direction."""
+    clips: Tensor = samples["clips"]
+    rows = clips.unflatten(0, (10, len(DIRECTIONS))).transpose(0, 1).flatten(0, 1)
+    note = f'Clips for captions like "a handwritten seven moving left"; rows: {", ".join(DIRECTIONS)}.'
+    return Figure("Text to video", note, moving_sheet(rows, 10, FPS), "gif")
+
+
+def moved_figure(samples: Mapping[str, Any]) -> Figure:
+    """Held-out pictures set in motion."""
+    note = f"Held-out pictures, asked to be {', '.join('moving ' + way for way in DIRECTIONS)}, in turn."
+    return Figure("Image to video", note, moving_sheet(samples["moved"][:20], 10, FPS), "gif")
+
+
+def continuations_figure(samples: Mapping[str, Any]) -> Figure:
+    """Real clips above their continuations."""
+    pairs = torch.cat([samples["continued_real"][:10], samples["continued"][:10]])
+    note = "Above, real held-out clips; below, the same first half and the model's own second half."
+    return Figure("Video continuation", note, moving_sheet(pairs, 10, FPS), "gif")
+
+
+def reconstructions_figure(samples: Mapping[str, Any]) -> Figure:
+    """Held-out pictures above their reconstructions."""
+    picture = pairs_sheet(samples["originals"][:32], samples["reconstructions"][:32], 16)
+    note = "Held-out pictures, and below each what is left of it after its 16 codes."
+    return Figure("Reconstructions", note, as_png(picture))
+
+
+def loss_figure(table: Path) -> Figure:
+    """Losses of the transformer."""
+    rows = read_curves(table)
+    train = {name: points(rows, name) for name in names(rows, "loss")}
+    held_out = {name: points(rows, name) for name in names(rows, "validation_loss")}
+    panels = {"Training": train} | ({"Held-out digits": held_out} if held_out else {})
+    note = "Loss per token by task; the tasks share one model."
+    return Figure("Learning", note, curves(panels, dict.fromkeys(panels, "nats per token")), smooth=True)
+
+
+def codebook_figure(table: Path) -> Figure:
+    """Use of the codebook and quality of the vision tokenizer."""
+    rows = read_curves(table)
+    panels = {
+        "Codes used": {name: points(rows, f"{name}/codebook_use") for name in ("train", "val")},
+        "Quality": {f"held-out {kind}s": points(rows, f"val/{kind}/psnr") for kind in ("image", "video")},
+    }
+    labels = {"Codes used": "share of the codebook", "Quality": "PSNR in dB"}
+    note = "Share of the 512 codes in use (training: within each ten steps), and reconstructions of held-out digits."
+    return Figure("Vision tokenizer", note, curves(panels, labels), smooth=True)
+
+
+def points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of a column."""
+    return [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
+
+
+def names(rows: Mapping[int, Mapping[str, float]], start: str) -> Sequence[str]:
+    """Columns that are `start` or parts of it."""
+    return sorted({name for row in rows.values() for name in row if name == start or name.startswith(f"{start}/")})
+
+
+def write_clips(folder: Path, clips: Tensor) -> None:
+    """One enlarged clip per digit, the directions in turn: GIF, and MP4 where PyAV is installed."""
+    ways = list(DIRECTIONS)
+    for digit, name in enumerate(DIGIT_NAMES):
+        way = digit % len(ways)
+        frames = one_clip(clips[digit * len(ways) + way], CLIP_ZOOM)
+        write_file(folder / f"{name}_{ways[way]}.gif", gif_bytes(frames, FPS))
+        if can_write_mp4():
+            write_file(folder / f"{name}_{ways[way]}.mp4", mp4_bytes(frames, FPS))

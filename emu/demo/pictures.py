@@ -1,0 +1,91 @@
+"""Pictures of what the demo made: sheets of samples, clips and curves."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from emu.media import gif_bytes, png_bytes
+
+ZOOM = 3
+GAP = 2
+BACKGROUND, RIGHT, WRONG = (40, 44, 52), (152, 195, 121), (224, 108, 117)
+
+
+def sheet(canvases: Tensor, columns: int, zoom: int = ZOOM) -> Image.Image:
+    """Pictures (N, H, W) uint8 side by side, `columns` in a row, enlarged without smoothing."""
+    count, height, width = canvases.shape
+    rows = math.ceil(count / columns)
+    page = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), BACKGROUND, dtype=np.uint8)
+    for number, canvas in enumerate(canvases.numpy()):
+        row, column = divmod(number, columns)
+        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+        page[top : top + height, left : left + width] = canvas[..., None]
+    return Image.fromarray(page).resize((page.shape[1] * zoom, page.shape[0] * zoom), Image.Resampling.NEAREST)
+
+
+def moving_sheet(clips: Tensor, columns: int, fps: float, zoom: int = ZOOM) -> bytes:
+    """Clips (N, T, H, W) uint8 side by side as one endless GIF."""
+    return gif_bytes([sheet(frame, columns, zoom) for frame in clips.unbind(dim=1)], fps)
+
+
+def one_clip(clip: Tensor, zoom: int) -> list[Image.Image]:
+    """Frames (T, H, W) uint8 as enlarged RGB pictures."""
+    size = (clip.shape[2] * zoom, clip.shape[1] * zoom)
+    return [Image.fromarray(frame.numpy()).convert("RGB").resize(size, Image.Resampling.NEAREST) for frame in clip]
+
+
+def pairs_sheet(above: Tensor, below: Tensor, columns: int) -> Image.Image:
+    """Two sets of pictures (N, H, W), each of the first above its partner of the second."""
+    rows = [torch.cat(pair) for pair in zip(above.split(columns), below.split(columns), strict=True)]
+    return sheet(torch.cat(rows), columns)
+
+
+def captioned_sheet(canvases: Tensor, texts: Sequence[str], right: Sequence[bool], columns: int) -> Image.Image:
+    """Pictures (N, H, W) with a text below each, green where it is right and red where it is not."""
+    zoom, line = 2, 14
+    height, width = canvases.shape[1] * zoom, canvases.shape[2] * zoom
+    rows = math.ceil(len(canvases) / columns)
+    page = Image.new("RGB", (columns * (width + 6) + 6, rows * (height + line + 6) + 6), BACKGROUND)
+    pen = ImageDraw.Draw(page)
+    for number, canvas in enumerate(canvases):
+        row, column = divmod(number, columns)
+        left, top = 6 + column * (width + 6), 6 + row * (height + line + 6)
+        page.paste(one_clip(canvas[None], zoom)[0], (left, top))
+        pen.text((left + 2, top + height + 1), texts[number][:12], fill=RIGHT if right[number] else WRONG)
+    return page
+
+
+def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], labels: Mapping[str, str]) -> bytes:
+    """Curves over steps as PNG.
+
+    Args:
+        panels: title -> name of a curve -> its (step, value) points.
+        labels: title -> label of the vertical axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(panels), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4)
+        axes.set(title=title, xlabel="step", ylabel=labels[title])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=110)
+    return written.getvalue()
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A PNG file."""
+    return png_bytes(picture)
