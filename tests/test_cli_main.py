@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,15 @@ def test_nothing_and_nonsense_are_wrong_requests(capsys):
     assert "usage" in capsys.readouterr().out
     assert main(["fitt"]) == 2
     assert "no command 'fitt'" in capsys.readouterr().err
+
+
+def test_waiting_threads_do_not_spin_unless_the_user_says_so(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_version_is_told(capsys):

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # Threads that spin while they wait take the cores from whoever else wants them, each other included; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = available()
     if not words or words[0] in ("-h", "--help"):

@@ -94,42 +94,42 @@ class StepMeter:
     def __init__(self, kinds: Sequence[str], sources: Sequence[str]) -> None:
         self.kinds = PartSums(kinds)
         self.sources = PartSums(sources)
-        self.counts = torch.zeros(
-            3, dtype=torch.float64
-        )  # sum of step losses (this rank's share), tokens, gradient norms
+        # sums of step losses (this rank's share), of tokens, of positions of rows, of gradient norms
+        self.counts = torch.zeros(4, dtype=torch.float64)
         self.num_steps = 0
 
-    def add_batch(self, loss_share: Tensor, tokens: Tensor) -> None:
+    def add_batch(self, loss_share: Tensor, segment_ids: Tensor) -> None:
         """Add a batch.
 
         Args:
             loss_share: () what this rank contributes to the global loss of the step.
-            tokens: () number of tokens that are no padding.
+            segment_ids: (R, S) of its rows, 0 for padding.
         """
         self.counts = self.counts.to(loss_share.device, exact_dtype(loss_share.device))
         self.counts[0] += loss_share.detach()
-        self.counts[1] += tokens
+        self.counts[1] += (segment_ids > 0).sum()
+        self.counts[2] += segment_ids.numel()
 
     def add_step(self, gradient_norm: float) -> None:
         """Add an optimizer step."""
-        self.counts[2] += gradient_norm
+        self.counts[3] += gradient_norm
         self.num_steps += 1
 
     def gather(self, group: Any | None, world_size: int) -> None:
         """Sum everything over the ranks; afterwards all hold the same."""
         if world_size > 1:
-            shared = torch.cat([self.counts[:2], self.kinds.sums.flatten(), self.sources.sums.flatten()])
+            shared = torch.cat([self.counts[:3], self.kinds.sums.flatten(), self.sources.sums.flatten()])
             dist.all_reduce(shared, group=group)
-            sizes = [2, self.kinds.sums.numel(), self.sources.sums.numel()]
+            sizes = [3, self.kinds.sums.numel(), self.sources.sums.numel()]
             counts, kinds, sources = shared.split(sizes)
-            self.counts[:2] = counts
+            self.counts[:3] = counts
             self.kinds.sums = kinds.view_as(self.kinds.sums).clone()
             self.sources.sums = sources.view_as(self.sources.sums).clone()
 
     def row(self) -> dict[str, float]:
-        """Means since the last reset: loss, gradient_norm, loss/<kind of token> and source_loss/<source>."""
-        loss, _, norm = (self.counts / max(1, self.num_steps)).tolist()
-        row = {"loss": loss, "gradient_norm": norm}
+        """Since the last reset: mean loss, gradient norm, loss/<kind of token>, source_loss/<source>, and how full the rows were."""
+        loss, tokens, positions, norm = (self.counts / max(1, self.num_steps)).tolist()
+        row = {"loss": loss, "gradient_norm": norm, "row_fill": tokens / max(1.0, positions)}
         row |= {f"loss/{name}": mean for name, mean in self.kinds.means().items()}
         return row | {f"source_loss/{name}": mean for name, mean in self.sources.means().items()}
 

@@ -147,7 +147,7 @@ class EmuModule(LightningModule):
         output = self(batch)
         loss, share = self._global(output.loss, batch.loss_weights.sum())
         meter = self._start_meters()
-        meter.add_batch(share / self.trainer.accumulate_grad_batches, (batch.segment_ids > 0).sum())
+        meter.add_batch(share / self.trainer.accumulate_grad_batches, batch.segment_ids)
         self._add_parts(batch, meter.kinds, meter.sources)
         return loss
 
