@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+PRECISION = "tf32x3"  # of products of float32: three tensor-core products, about the accuracy of float32
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
@@ -66,8 +67,8 @@ def cap_scores(scores, softcap):
 
 @triton.jit
 def _attend(
-    out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, stop, length, scale, softcap, width,
-    MASKED: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, stop, length, scale, softcap,
+    WIDTH: tl.constexpr, MASKED: tl.constexpr, SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Continue the softmax of a tile of queries over the tiles of keys in start..stop."""
@@ -75,9 +76,9 @@ def _attend(
     for tile in range(start, stop, BLOCK_KEYS):
         keys = tile + tl.arange(0, BLOCK_KEYS)
         place = keys[:, None].to(tl.int64)
-        inside = (keys[:, None] < length) & (feature[None, :] < width)
+        inside = (keys[:, None] < length) & (feature[None, :] < WIDTH)
         k = tl.load(k_ptr + place * k_stride + feature[None, :], mask=inside, other=0.0)
-        scores = tl.dot(q, k.T, input_precision=PRECISION)
+        scores = tl.dot(q, k.T, input_precision=PRODUCT)
         if SOFTCAP:
             scores, _ = cap_scores(scores * scale, softcap)
             scores *= LOG2_E
@@ -92,7 +93,7 @@ def _attend(
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weights, axis=1)
         v = tl.load(v_ptr + place * v_stride + feature[None, :], mask=inside, other=0.0)
-        out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None], input_precision=PRECISION)
+        out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None], input_precision=PRODUCT)
         peak = new_peak
     return out, peak, total
 
@@ -100,8 +101,8 @@ def _attend(
 @triton.jit
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride, k_row_stride, k_stride,
-    k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, width, window, softcap, scale,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+    k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window, softcap, scale, WIDTH: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """q (B, S, Hq, D), k and v (B, S, Hkv, D), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32."""
@@ -121,7 +122,7 @@ def forward_kernel(
     full_start = tl.minimum(tl.maximum(full_start, start), tl.maximum(stop, start))
     full_stop = tl.maximum(full_stop, full_start)
 
-    mask = inside[:, None] & (feature[None, :] < width)
+    mask = inside[:, None] & (feature[None, :] < WIDTH)
     q_place = q_ptr + row * q_row_stride + head * q_head_stride + positions[:, None].to(tl.int64) * q_stride
     q = tl.load(q_place + feature[None, :], mask=mask, other=0.0)
     k_ptr += row * k_row_stride + head // group * k_head_stride
@@ -129,23 +130,26 @@ def forward_kernel(
     out = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
     peak = tl.full((BLOCK_QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
-    out, peak, total = _attend(
-        out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, full_start, length, scale, softcap,
-        width, True, SOFTCAP, PRECISION, BLOCK_KEYS, BLOCK_WIDTH,
-    )  # fmt: skip
+    if WINDOW or PACKED:
+        out, peak, total = _attend(
+            out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, full_start, length, scale, softcap,
+            WIDTH, True, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+        )  # fmt: skip
+    else:
+        full_start = 0
     out, peak, total = _attend(
         out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, full_start, full_stop, length, scale,
-        softcap, width, False, SOFTCAP, PRECISION, BLOCK_KEYS, BLOCK_WIDTH,
+        softcap, WIDTH, False, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
     out, peak, total = _attend(
         out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, full_stop, stop, length, scale, softcap,
-        width, True, SOFTCAP, PRECISION, BLOCK_KEYS, BLOCK_WIDTH,
+        WIDTH, True, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
 
     empty = total == 0.0
     out = out / tl.where(empty, 1.0, total)[:, None]
     lse = tl.where(empty, 0.0, (peak + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
-    out_place = ((row * length + positions[:, None]) * num_heads + head) * width + feature[None, :]
+    out_place = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=mask)
     tl.store(lse_ptr + (row * num_heads + head) * length + positions, lse, mask=inside)
 
@@ -218,7 +222,7 @@ def attention_triton(
     grid = (triton.cdiv(length, config["BLOCK_QUERIES"]), batch * num_heads)
     forward_kernel[grid](
         q, k, v, out, lse, bounds, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], length, num_heads,
-        num_heads // k.shape[2], width, window, softcap, scale, CAUSAL=causal, WINDOW=window > 0,
-        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, PRECISION="ieee", **config,
+        num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal, WINDOW=window > 0,
+        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, PRODUCT=PRECISION, **config,
     )  # fmt: skip
     return out, lse

@@ -6,6 +6,8 @@ The probabilities come back from the log-sum-exp of the forward, and D_i = out_i
 `attention.py`.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from emu_kernels.attention_triton import (
     LOG2_E,
+    PRECISION,
     cap_scores,
     check_strides,
     document_bounds,
@@ -23,15 +26,15 @@ from emu_kernels.attention_triton import (
 
 @triton.jit
 def dot_kernel(
-    out_ptr, grad_ptr, result_ptr, length, num_heads, width, BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr
+    out_ptr, grad_ptr, result_ptr, length, num_heads, WIDTH: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr
 ):  # fmt: skip
     """out and grad (B, S, Hq, D) -> their dot products (B, Hq, S) float32."""
     row = (tl.program_id(1) // num_heads).to(tl.int64)
     head = tl.program_id(1) % num_heads
     positions = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     feature = tl.arange(0, BLOCK_WIDTH)
-    mask = (positions < length)[:, None] & (feature < width)[None, :]
-    place = ((row * length + positions[:, None]) * num_heads + head) * width + feature[None, :]
+    mask = (positions < length)[:, None] & (feature < WIDTH)[None, :]
+    place = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     out = tl.load(out_ptr + place, mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
     result_place = (row * num_heads + head) * length + positions
@@ -41,8 +44,8 @@ def dot_kernel(
 @triton.jit
 def _accumulate_keys(
     d_k, d_v, k, v, keys, q_ptr, grad_ptr, lse_ptr, dot_ptr, bounds_ptr, row, q_stride, grad_stride, start, stop,
-    length, width, window, softcap, scale, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
+    length, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Add the gradients that the queries start..stop of one head send to a tile of keys; tiles are (keys, queries)."""
@@ -50,37 +53,36 @@ def _accumulate_keys(
     for tile in range(start, stop, BLOCK_QUERIES):
         positions = tile + tl.arange(0, BLOCK_QUERIES)
         inside = positions < length
-        mask = inside[:, None] & (feature < width)[None, :]
+        mask = inside[:, None] & (feature < WIDTH)[None, :]
         place = positions[:, None].to(tl.int64)
         q = tl.load(q_ptr + place * q_stride + feature[None, :], mask=mask, other=0.0)
         grad = tl.load(grad_ptr + place * grad_stride + feature[None, :], mask=mask, other=0.0)
         lse = tl.load(lse_ptr + positions, mask=inside, other=float("inf"))
         dot = tl.load(dot_ptr + positions, mask=inside, other=0.0)
-        scores = tl.dot(k, q.T, input_precision=PRECISION)  # (keys, queries)
+        scores = tl.dot(k, q.T, input_precision=PRODUCT)  # (keys, queries)
         slope = scores
         if SOFTCAP:
             scores, slope = cap_scores(scores * scale, softcap)
             weights = tl.exp2((scores - lse[None, :]) * LOG2_E)
         else:
             weights = tl.exp2(scores * (scale * LOG2_E) - (lse * LOG2_E)[None, :])
-        if MASKED:
-            first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-            seen = (keys[:, None] >= first[None, :]) & (keys[:, None] < last[None, :]) & inside[None, :]
-            weights = tl.where(seen, weights, 0.0)
-        d_v = tl.dot(weights.to(grad.dtype), grad, d_v, input_precision=PRECISION)
-        d_scores = weights * (tl.dot(v, grad.T, input_precision=PRECISION) - dot[None, :])
+        first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
+        seen = (keys[:, None] >= first[None, :]) & (keys[:, None] < last[None, :]) & inside[None, :]
+        weights = tl.where(seen, weights, 0.0)
+        d_v = tl.dot(weights.to(grad.dtype), grad, d_v, input_precision=PRODUCT)
+        d_scores = weights * (tl.dot(v, grad.T, input_precision=PRODUCT) - dot[None, :])
         if SOFTCAP:
             d_scores *= slope
-        d_k = tl.dot(d_scores.to(q.dtype), q, d_k, input_precision=PRECISION)
+        d_k = tl.dot(d_scores.to(q.dtype), q, d_k, input_precision=PRODUCT)
     return d_k, d_v
 
 
 @triton.jit
 def key_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride,
-    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, width, window,
-    softcap, scale, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window,
+    softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, S, Hq, D), lse and dot (B, Hq, S)."""
     num_key_heads = num_heads // group
@@ -89,16 +91,11 @@ def key_kernel(
     keys = tl.program_id(0) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
     inside = keys < length
     feature = tl.arange(0, BLOCK_WIDTH)
-    mask = inside[:, None] & (feature < width)[None, :]
+    mask = inside[:, None] & (feature < WIDTH)[None, :]
     first, last = query_interval(keys, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start = tl.min(tl.where(inside, first, length), axis=0) // BLOCK_QUERIES * BLOCK_QUERIES
     start = tl.maximum(start, 0)
     stop = tl.minimum(tl.max(tl.where(inside, last, 0), axis=0), length)
-    # Tiles of queries that all see all of these keys need no mask.
-    full_start = tl.cdiv(tl.max(tl.where(inside, first, 0), axis=0), BLOCK_QUERIES) * BLOCK_QUERIES
-    full_stop = tl.min(tl.where(inside, last, length), axis=0) // BLOCK_QUERIES * BLOCK_QUERIES
-    full_start = tl.minimum(tl.maximum(full_start, start), tl.maximum(stop, start))
-    full_stop = tl.maximum(full_stop, full_start)
 
     place = keys[:, None].to(tl.int64)
     k_place = k_ptr + row * k_row_stride + key_head * k_head_stride + place * k_stride
@@ -110,24 +107,14 @@ def key_kernel(
     for member in range(0, group):
         head = key_head * group + member
         head_q = q_ptr + row * q_row_stride + head * q_head_stride
-        head_grad = grad_ptr + (row * length * num_heads + head) * width
+        head_grad = grad_ptr + (row * length * num_heads + head) * WIDTH
         statistics = (row * num_heads + head) * length
         d_k, d_v = _accumulate_keys(
             d_k, d_v, k, v, keys, head_q, head_grad, lse_ptr + statistics, dot_ptr + statistics, bounds_ptr, row,
-            q_stride, num_heads * width, start, full_start, length, width, window, softcap, scale, CAUSAL, WINDOW,
-            PACKED, SOFTCAP, True, PRECISION, BLOCK_QUERIES, BLOCK_WIDTH,
+            q_stride, num_heads * WIDTH, start, stop, length, window, softcap, scale, WIDTH, CAUSAL, WINDOW,
+            PACKED, SOFTCAP, PRODUCT, BLOCK_QUERIES, BLOCK_WIDTH,
         )  # fmt: skip
-        d_k, d_v = _accumulate_keys(
-            d_k, d_v, k, v, keys, head_q, head_grad, lse_ptr + statistics, dot_ptr + statistics, bounds_ptr, row,
-            q_stride, num_heads * width, full_start, full_stop, length, width, window, softcap, scale, CAUSAL, WINDOW,
-            PACKED, SOFTCAP, False, PRECISION, BLOCK_QUERIES, BLOCK_WIDTH,
-        )  # fmt: skip
-        d_k, d_v = _accumulate_keys(
-            d_k, d_v, k, v, keys, head_q, head_grad, lse_ptr + statistics, dot_ptr + statistics, bounds_ptr, row,
-            q_stride, num_heads * width, full_stop, stop, length, width, window, softcap, scale, CAUSAL, WINDOW,
-            PACKED, SOFTCAP, True, PRECISION, BLOCK_QUERIES, BLOCK_WIDTH,
-        )  # fmt: skip
-    out_place = ((row * length + place) * num_key_heads + key_head) * width + feature[None, :]
+    out_place = ((row * length + place) * num_key_heads + key_head) * WIDTH + feature[None, :]
     tl.store(d_k_ptr + out_place, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=mask)
     tl.store(d_v_ptr + out_place, d_v.to(d_v_ptr.dtype.element_ty), mask=mask)
 
@@ -135,9 +122,9 @@ def key_kernel(
 @triton.jit
 def query_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, dot_ptr, d_q_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride,
-    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, width, window,
-    softcap, scale, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window,
+    softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradient of q, (B, S, Hq, D)."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -146,7 +133,7 @@ def query_kernel(
     positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = positions < length
     feature = tl.arange(0, BLOCK_WIDTH)
-    mask = inside[:, None] & (feature < width)[None, :]
+    mask = inside[:, None] & (feature < WIDTH)[None, :]
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     first = tl.where(inside, first, length)
     last = tl.where(inside, last, 0)
@@ -156,7 +143,7 @@ def query_kernel(
     place = positions[:, None].to(tl.int64)
     q_place = q_ptr + row * q_row_stride + head * q_head_stride + place * q_stride + feature[None, :]
     q = tl.load(q_place, mask=mask, other=0.0)
-    grad_place = ((row * length + place) * num_heads + head) * width + feature[None, :]
+    grad_place = ((row * length + place) * num_heads + head) * WIDTH + feature[None, :]
     grad = tl.load(grad_ptr + grad_place, mask=mask, other=0.0)
     statistics = (row * num_heads + head) * length + positions
     lse = tl.load(lse_ptr + statistics, mask=inside, other=0.0)
@@ -167,10 +154,10 @@ def query_kernel(
     for tile in range(start, stop, BLOCK_KEYS):
         keys = tile + tl.arange(0, BLOCK_KEYS)
         key_place = keys[:, None].to(tl.int64)
-        key_mask = (keys < length)[:, None] & (feature < width)[None, :]
+        key_mask = (keys < length)[:, None] & (feature < WIDTH)[None, :]
         k = tl.load(k_ptr + key_place * k_stride + feature[None, :], mask=key_mask, other=0.0)
         v = tl.load(v_ptr + key_place * v_stride + feature[None, :], mask=key_mask, other=0.0)
-        scores = tl.dot(q, k.T, input_precision=PRECISION)
+        scores = tl.dot(q, k.T, input_precision=PRODUCT)
         slope = scores
         if SOFTCAP:
             scores, slope = cap_scores(scores * scale, softcap)
@@ -179,10 +166,10 @@ def query_kernel(
             weights = tl.exp2(scores * (scale * LOG2_E) - (lse * LOG2_E)[:, None])
         seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
         weights = tl.where(seen, weights, 0.0)
-        d_scores = weights * (tl.dot(grad, v.T, input_precision=PRECISION) - dot[:, None])
+        d_scores = weights * (tl.dot(grad, v.T, input_precision=PRODUCT) - dot[:, None])
         if SOFTCAP:
             d_scores *= slope
-        d_q = tl.dot(d_scores.to(k.dtype), k, d_q, input_precision=PRECISION)
+        d_q = tl.dot(d_scores.to(k.dtype), k, d_q, input_precision=PRODUCT)
     tl.store(d_q_ptr + grad_place, (d_q * scale).to(d_q_ptr.dtype.element_ty), mask=mask)
 
 
@@ -193,7 +180,7 @@ def backward_configs(dtype: torch.dtype, width: int) -> tuple[dict[str, int], di
         key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
         query = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
     elif block_width <= 128:
-        key = {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
+        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
         query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2}
     else:
         key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 1}
@@ -230,12 +217,18 @@ def attention_backward_triton(
         out, grad, dot, length, num_heads, width, BLOCK_QUERIES=64, BLOCK_WIDTH=key_config["BLOCK_WIDTH"]
     )
     numbers = (
-        bounds, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], length, num_heads, num_heads // k.shape[2], width,
-        window, softcap, scale,
+        bounds, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], length, num_heads, num_heads // k.shape[2], window, softcap, scale,
     )  # fmt: skip
-    flags = {"CAUSAL": causal, "WINDOW": window > 0, "PACKED": bounds is not None, "SOFTCAP": softcap > 0.0}
+    flags: dict[str, Any] = {
+        "WIDTH": width,
+        "PRODUCT": PRECISION,
+        "CAUSAL": causal,
+        "WINDOW": window > 0,
+        "PACKED": bounds is not None,
+        "SOFTCAP": softcap > 0.0,
+    }
     key_grid = (triton.cdiv(length, key_config["BLOCK_KEYS"]), batch * k.shape[2])
-    key_kernel[key_grid](q, k, v, grad, lse, dot, d_k, d_v, *numbers, **flags, PRECISION="ieee", **key_config)
+    key_kernel[key_grid](q, k, v, grad, lse, dot, d_k, d_v, *numbers, **flags, **key_config)
     query_grid = (triton.cdiv(length, query_config["BLOCK_QUERIES"]), batch * num_heads)
-    query_kernel[query_grid](q, k, v, grad, lse, dot, d_q, *numbers, **flags, PRECISION="ieee", **query_config)
+    query_kernel[query_grid](q, k, v, grad, lse, dot, d_q, *numbers, **flags, **query_config)
     return d_q, d_k, d_v

@@ -29,7 +29,7 @@ from emu_kernels.linear_cross_entropy_chunked import (
 
 SCRATCH_BYTES = 448 * 2**20
 SCALE_TILES = 8
-CONFIG = {"BLOCK_ROWS": 128, "BLOCK_IDS": 256, "BLOCK_WIDTH": 64, "GROUP_ROWS": 8, "num_warps": 8, "num_stages": 3}
+CONFIG = {"BLOCK_ROWS": 128, "BLOCK_IDS": 256, "BLOCK_WIDTH": 64, "GROUP_ROWS": 8, "num_warps": 8, "num_stages": 4}
 
 
 @triton.jit

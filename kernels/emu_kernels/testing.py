@@ -70,7 +70,7 @@ class CompiledKernel:
 
 def compile_kernel(
     kernel: Any,
-    pointers: Mapping[str, str],
+    types: Mapping[str, str],
     constants: Mapping[str, Any],
     options: Mapping[str, int],
     capability: int = 90,
@@ -79,7 +79,8 @@ def compile_kernel(
 
     Args:
         kernel: a function decorated with `triton.jit`.
-        pointers: types of the arguments that are not constants, as "*fp32" or "i32"; arguments not named are "i32".
+        types: of the arguments that are not constants, as "*fp32" or "i32"; those not named are "i32", and "i32:16" is one
+            that is a multiple of 16. Pointers are taken to be so.
         constants: values of the `tl.constexpr` arguments and of arguments to specialise on.
         options: num_warps and num_stages.
         capability: compute capability times ten.
@@ -89,8 +90,10 @@ def compile_kernel(
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in signature.items() if kind[0] == "*"}
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    multiples = [name for name, kind in signature.items() if kind[0] == "*" or kind.endswith(":16")]
+    signature = {name: kind.removesuffix(":16") for name, kind in signature.items()}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in multiples}
     source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
     registers, spilled = _resource_usage(compiled.asm["cubin"])
