@@ -124,6 +124,32 @@ def test_vision_codes_equal_those_of_transformers(folders):
     torch.testing.assert_close(ours.decode(codes), theirs.decode(codes), atol=1e-4, rtol=1e-4)
 
 
+def test_emu35_and_its_tokenizer_are_an_emu(tmp_path):
+    source = write("emu3.5", tmp_path / "Emu3.5-Image")
+    emu = Emu.from_pretrained(source)
+    assert emu.tokenizer.layout.name == "emu3.5" and emu.spatial_factor == 16
+    assert (emu.defaults.size, emu.defaults.guidance_scale, emu.defaults.top_k) == ((880, 1168), 5.0, 5120)
+    options = {"size": (48, 64), "temperature": 0.0}
+    codes = emu.generate_images("a cat", **options)[0].codes
+    assert codes.shape == (3, 4)
+    again = Emu.from_pretrained(convert(source, tmp_path / "ours", "emu"))
+    assert torch.equal(again.generate_images("a cat", **options)[0].codes, codes)
+    assert again.tokenizer.fingerprints == emu.tokenizer.fingerprints
+    with pytest.raises(ValueError, match=r"emu3\.5|architecture"):
+        main([str(source), str(tmp_path / "target"), "--to", "emu3"])
+
+
+def test_a_pickled_vision_tokenizer_is_read_only_by_name(tmp_path):
+    source = write("emu3.5", tmp_path / "model")
+    inner = source / "vision_tokenizer"
+    torch.save({"state_dict": load_file(inner / "model.safetensors")}, inner / "model.ckpt")
+    wanted = Emu.from_pretrained(source).tokenizer.vision.fingerprint
+    (inner / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.ckpt.*allow_pickle"):
+        Emu.from_pretrained(source)
+    assert Emu.from_pretrained(source, allow_pickle="model.ckpt").tokenizer.vision.fingerprint == wanted
+
+
 def test_what_a_target_cannot_say_is_refused_before_writing(tmp_path, folders):
     text = TextTokenizer.train(["a few words to train on, and a few more"], 300)
     small = {"codebook_size": 16, "base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4}

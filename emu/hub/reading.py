@@ -15,7 +15,7 @@ from emu.hub.sizes import Resize, size_of_ratio
 from emu.hub.templates import Templates
 from emu.hub.texts import read_text_tokenizer
 from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
-from emu.hub.vision import build, read_vision_tokenizer
+from emu.hub.vision import build, is_vision_tokenizer, read_vision_tokenizer
 from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuForCausalLM
@@ -182,18 +182,13 @@ def find_vision_folder(folder: Path) -> Path:
         FileNotFoundError: there is none, or several.
     """
     for places in ([folder / "vision_tokenizer"], sorted(folder.absolute().parent.iterdir())):
-        found = [place for place in places if _is_vision(place)]
+        found = [place for place in places if is_vision_tokenizer(place)]
         if len(found) == 1:
             return found[0]
     raise FileNotFoundError(
         f"{len(found)} vision tokenizers beside {folder} ({[place.name for place in found]}); expected one, e.g. a folder "
         "Emu3-VisionTokenizer, or name it: vision_tokenizer="
     )
-
-
-def _is_vision(place: Path) -> bool:
-    file = place / "config.json"
-    return file.is_file() and read_json(file).get("model_type") in VISION_TYPES
 
 
 def _templates(given: str | Templates | None, form: str, folder: Path) -> Templates:

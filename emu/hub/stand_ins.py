@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from emu.hub.configs import NEWER_CONTROLS, original_config
+from emu.hub.ibq import ibq_config
 from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
 from emu.hub.vocabularies import vision_words
@@ -25,7 +26,7 @@ from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.convert import config_from
+from emu_tokenizers.convert import config_from, weights_to
 
 CORPUS = (
     "You are a helpful assistant. USER: Please describe the image. ASSISTANT: a portrait of young girl. masterpiece, film grained, best "
@@ -143,6 +144,25 @@ def write_original_vision(folder: str | Path, *, seed: int = 1, num_codes: int =
     return folder
 
 
+def write_newer_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
+    """A vision tokenizer in the format of baaivision/Emu3.5, in safetensors."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    inner = {"ch": 32, "out_ch": 3, "ch_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [4]}
+    inner |= {"in_channels": 3, "resolution": 64, "z_channels": 8, "double_z": False}
+    table = {"ddconfig": inner, "n_embed": num_codes, "embed_dim": 8, "beta": 0.25}
+    tokenizer = VisionTokenizer(ibq_config(table)).eval()
+    state = weights_to(tokenizer.state_dict(), "emu3")
+    state["quantize.embedding.weight"] = tokenizer.state_dict()["quantizer.embedding.weight"]
+    for name in ("quant_conv", "post_quant_conv"):
+        state[f"{name}.weight"] = state.pop(f"{name}.conv.weight")[:, :, 0]
+        state[f"{name}.bias"] = state.pop(f"{name}.conv.bias")
+    (folder / "config.yaml").write_text(json.dumps(table))
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
+    return folder
+
+
 def _loud(model: Any) -> Any:
     """Larger weights than at the start of training, so that a random model's choices are far apart."""
     with torch.no_grad():
@@ -156,8 +176,8 @@ def write(form: str, folder: str | Path) -> Path:
     """A stand-in of a format, "transformers", "emu3" or "emu3.5", with its vision tokenizer in or under its folder."""
     if form == "transformers":
         return write_transformers(folder)
-    if form == "emu3":
-        write_original_vision(Path(folder) / "vision_tokenizer")
+    write_vision = write_original_vision if form == "emu3" else write_newer_vision
+    write_vision(Path(folder) / "vision_tokenizer")
     return write_original(folder, form)
 
 

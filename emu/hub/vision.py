@@ -12,18 +12,22 @@ from typing import Any
 from torch import Tensor
 
 from emu.hub.formats import VISION_TYPES, read_config
+from emu.hub.ibq import read_ibq, read_settings
 from emu.hub.weights import Checkpoint
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.convert import config_from, config_to, weights_from, weights_to
 
 
 def read_vision_tokenizer(folder: str | Path, allow_pickle: str | Iterable[str] = ()) -> VisionTokenizer:
-    """The vision tokenizer of a folder: ours, transformers' `Emu3VQVAE`, or the original's.
+    """The vision tokenizer of a folder: ours, transformers' `Emu3VQVAE`, or the originals' of Emu3 and Emu3.5.
 
     Raises:
         FileNotFoundError: the folder or its weights are missing.
         ValueError: another architecture, a broken file, pickled weights that were not allowed, or tensors that do not fit.
     """
+    settings = read_settings(folder)
+    if settings is not None:
+        return read_ibq(folder, settings, allow_pickle)
     kind = read_config(folder).get("model_type")
     if kind not in VISION_TYPES:
         raise ValueError(
@@ -33,6 +37,13 @@ def read_vision_tokenizer(folder: str | Path, allow_pickle: str | Iterable[str] 
     if not checkpoint.pickled:
         return VisionTokenizer.from_pretrained(folder)
     return build(read_config(folder), dict(checkpoint.tensors()), str(folder))
+
+
+def is_vision_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a vision tokenizer in a known format."""
+    if read_settings(folder) is not None:
+        return True
+    return (folder / "config.json").is_file() and read_config(folder).get("model_type") in VISION_TYPES
 
 
 def build(table: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> VisionTokenizer:

@@ -1,0 +1,93 @@
+"""The vision tokenizer of Emu3.5: a plain 2D autoencoder with index backpropagation quantization.
+
+Its folder holds `config.yaml` (or config.json) with `ddconfig`, `n_embed` and `embed_dim`, and a state dict in safetensors or pickled
+(`src/vision_tokenizer/` of baaivision/Emu3.5). Names follow the same rules as those of Emu3's tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from emu.hub.formats import read_json
+from emu.hub.weights import Checkpoint
+from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.convert import CODEBOOK, weights_from
+
+KEYS = {"ddconfig", "n_embed", "embed_dim"}
+NOT_WEIGHTS = ("loss.", "discriminator.", "ema.")
+"""Parts of a training checkpoint that encoding and decoding do not need."""
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """The settings of an Emu3.5 tokenizer's folder, or None where it is none."""
+    for name in ("config.yaml", "config.json"):
+        file = Path(folder) / name
+        if file.is_file():
+            table = read_json(file) if name.endswith(".json") else yaml.safe_load(file.read_text())
+            if isinstance(table, dict) and set(table) >= KEYS:
+                return table
+    return None
+
+
+def ibq_config(table: Mapping[str, Any]) -> VisionTokenizerConfig:
+    """Our configuration of an Emu3.5 tokenizer.
+
+    Raises:
+        ValueError: it has parts that ours has not.
+    """
+    inner = table["ddconfig"]
+    if inner.get("double_z", True):
+        raise ValueError(
+            "ddconfig has double_z true; the vision tokenizer here has single latents, so it cannot be read"
+        )
+    levels = range(len(inner["ch_mult"]))
+    sides = [inner["resolution"] // 2**level for level in levels]
+    return VisionTokenizerConfig(
+        spatial_factor=2 ** (len(levels) - 1),
+        temporal_factor=1,
+        codebook_size=table["n_embed"],
+        embed_dim=table["embed_dim"],
+        latent_channels=inner["z_channels"],
+        in_channels=inner["in_channels"],
+        out_channels=inner["out_ch"],
+        base_channels=inner["ch"],
+        channel_multiplier=list(inner["ch_mult"]),
+        num_res_blocks=inner["num_res_blocks"],
+        attn_resolutions=[level for level in levels if sides[level] in inner["attn_resolutions"]],
+        spatial_norm=False,
+        quantizer="ibq",
+        quantizer_options={"normalize": True} if table.get("l2_normalize") else None,
+    )
+
+
+def ibq_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names and shapes of an Emu3.5 tokenizer's tensors."""
+    ours = weights_from({name: tensor for name, tensor in state.items() if not name.startswith(NOT_WEIGHTS)})
+    if CODEBOOK in ours:
+        ours["quantizer.embedding.weight"] = ours.pop(CODEBOOK)[0]
+    for name in ("quant_conv", "post_quant_conv"):
+        for part in ("weight", "bias"):
+            tensor = ours.pop(f"{name}.{part}", None)
+            if tensor is not None:  # a 2D convolution is a 3D one of a single frame
+                ours[f"{name}.conv.{part}"] = tensor[:, :, None] if part == "weight" else tensor
+    return ours
+
+
+def read_ibq(
+    folder: str | Path, settings: Mapping[str, Any], allow_pickle: str | Iterable[str] = ()
+) -> VisionTokenizer:
+    """The tokenizer of a folder whose settings were read.
+
+    Raises:
+        FileNotFoundError: its weights are missing.
+        ValueError: a broken file, pickled weights that were not allowed, or tensors that do not fit the settings.
+    """
+    checkpoint = Checkpoint.open(folder, allow_pickle)
+    tokenizer = VisionTokenizer(ibq_config(settings)).eval()
+    tokenizer.load_weights(ibq_tensors(dict(checkpoint.tensors())), str(folder))
+    return tokenizer
