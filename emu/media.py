@@ -62,3 +62,19 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return written.getvalue()
+
+
+def tiled(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """One picture of several, row by row, each in a cell of the size of the largest.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not images:
+        raise ValueError("no pictures to put side by side; expected at least one")
+    columns = min(columns, len(images))
+    width, height = (max(image.size[side] for image in images) + gap for side in (0, 1))
+    sheet = Image.new("RGB", (width * columns + gap, height * -(-len(images) // columns) + gap), "white")
+    for number, image in enumerate(images):
+        sheet.paste(image.convert("RGB"), (gap + number % columns * width, gap + number // columns * height))
+    return sheet

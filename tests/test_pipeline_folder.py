@@ -61,6 +61,12 @@ def test_a_missing_folder_is_named_with_what_there_is():
         Emu.from_pretrained("nowhere")
 
 
+@pytest.mark.parametrize("device", ["tpu9", "cuda:99"])
+def test_an_unknown_device_is_refused(saved, device):
+    with pytest.raises(ValueError, match=device):
+        Emu.from_pretrained(saved, device=device)
+
+
 @pytest.mark.parametrize("part", ["config.json", "model.safetensors", "multimodal_tokenizer.json", "text_tokenizer"])
 def test_a_half_written_folder_is_refused_with_what_it_lacks(copy, part):
     target = copy / part

@@ -49,7 +49,7 @@ def test_every_line_gives_one_picture_with_its_seed(run, tmp_path):
     lines = [{"prompt": "a red circle", "seed": 5}, {"prompt": "a ball", "size": [16, 8], "label": 7}, {"prompt": ""}]
     assert run(generate_images, *lines) == 0
     names = ["000001-seed5.png", "000002-seed1.png", "000003-seed2.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "manifest.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "manifest.jsonl", "overview.png"]
     records = manifest(tmp_path)
     assert [record["files"] for record in records] == [[name] for name in names]
     assert [record["seed"] for record in records] == [5, 1, 2]
@@ -111,7 +111,7 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_is_done(run, tmp_
 def test_a_second_run_does_only_what_is_left(run, tmp_path, monkeypatch):
     lines = [{"prompt": f"a ball {index}"} for index in range(4)]
     assert run(generate_images, *lines[:2]) == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("0*.png")}
     drawn = counted(monkeypatch)
     assert run(generate_images, *lines) == 0
     assert drawn == ["a ball 2", "a ball 3"]
@@ -169,7 +169,7 @@ def counted(monkeypatch):
 def test_pictures_do_not_depend_on_the_batch(run, tmp_path, tiny_emu, batch_size):
     lines = [{"prompt": prompt, "size": [16, 16]} for prompt in ("a", "a red circle", "a ball")]
     assert run(generate_images, *lines, options=["--batch-size", batch_size, "--deterministic"]) == 0
-    for line, path in enumerate(sorted((tmp_path / "out").glob("*.png"))):
+    for line, path in enumerate(sorted((tmp_path / "out").glob("0*.png"))):
         (alone,) = tiny_emu.generate_images(lines[line]["prompt"], seed=line, size=(16, 16), deterministic=True)
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), np.asarray(alone.image))
@@ -182,6 +182,11 @@ def test_clips_are_written_as_frames_and_animations(run, tmp_path):
     assert len(list((tmp_path / "out" / "000002-seed1").glob("*.png"))) == 8
     with Image.open(tmp_path / "out" / "000002-seed1.gif") as image:
         assert image.size == (8, 8)
+    with Image.open(tmp_path / "out" / "overview.png") as image:
+        assert image.size == (
+            82,
+            22,
+        )  # two rows; the longer one has eight frames of 8 pixels, 2 pixels between them and around
     records = manifest(tmp_path)
     assert [(record["frames"], record["fps"]) for record in records] == [(5, 5), (8, 4)]
     assert records[0]["files"][:2] == ["000001-seed0", "000001-seed0.gif"]

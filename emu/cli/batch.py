@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from emu.files import write_file
+from emu.media import png_bytes, tiled
 from emu.pipeline import Emu, GenerationDefaults
 from emu.pipeline.requests import batches, check_seeds, check_size
 
-MANIFEST = "manifest.jsonl"
+MANIFEST, OVERVIEW = "manifest.jsonl", "overview.png"
+OVERVIEW_LINES = 64
+"""So many of the first finished lines stand in the overview."""
 SETTINGS = ("size", "guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
 CARRIED = ("id", "label")
 """Keys of a line that generation does not read and the manifest repeats."""
@@ -177,10 +181,11 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
 
-    def close(self, requests: Sequence[Request]) -> None:
-        """Rewrite the file with one record for each finished line of the prompt file, in order."""
+    def close(self, requests: Sequence[Request]) -> list[list[Path]]:
+        """Rewrite the file with one record for each finished line of the prompt file, in order; returns their files."""
         records = [self._records[request.line] for request in requests if self.is_finished(request)]
         write_file(self.file, b"".join(map(_json_line, records)))
+        return [[self.file.parent / name for name in record["files"]] for record in records]
 
     def _ends_with_newline(self) -> bool:
         with self.file.open("rb") as file:
@@ -201,7 +206,9 @@ def run(
     problems: dict[int, str],
     manifest: Manifest,
     make: Callable[[list[Request]], list[list[Path]]],
+    show: Callable[[list[Path]], Image.Image],
     *,
+    columns: int,
     batch_size: int,
     unit: str,
 ) -> int:
@@ -212,6 +219,8 @@ def run(
         problems: what is wrong with the others, by number.
         manifest: of the output folder.
         make: generates and writes the outputs of some requests, and returns their files.
+        show: a picture of the files of one request, for `overview.png`.
+        columns: how many of them stand side by side there.
         batch_size: requests that are made at a time.
         unit: what is counted.
 
@@ -229,7 +238,10 @@ def run(
                 manifest.add(request, files)
                 made += 1
             bar.update(len(indices))
-    manifest.close(requests)
+    finished = manifest.close(requests)
+    if finished:
+        sheet = tiled([show(files) for files in finished[:OVERVIEW_LINES]], columns)
+        write_file(manifest.file.with_name(OVERVIEW), png_bytes(sheet))
     before = len(requests) - len(todo)
     print(f"{made} {unit}s made, {before} were finished before, {len(problems)} bad lines; see {manifest.file}")
     return 1 if problems else 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
+from emu.cli.pictures import open_picture
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,4 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         return [[file] for file in files]
 
     manifest = Manifest(options.output, f"{options.model} {emu.fingerprint}")
-    return run(requests, problems, manifest, make, batch_size=options.batch_size, unit="image")
+    return run(requests, problems, manifest, make, picture, columns=8, batch_size=options.batch_size, unit="image")
+
+
+def picture(files: list[Path]) -> Image.Image:
+    """What the overview shows of a line."""
+    return open_picture(files[0])

@@ -10,9 +10,10 @@ from PIL import Image, ImageSequence
 
 from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
 from emu.cli.pictures import open_picture
-from emu.media import can_write_mp4
+from emu.media import can_write_mp4, tiled
 
 VIDEO_SETTINGS = (*SETTINGS, "frames", "fps")
+OVERVIEW_FRAMES = 16
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +58,14 @@ def main(arguments: Sequence[str]) -> int:
         return files
 
     manifest = Manifest(options.output, f"{options.model} {emu.fingerprint}")
-    return run(requests, problems, manifest, make, batch_size=options.batch_size, unit="clip")
+    return run(requests, problems, manifest, make, strip, columns=1, batch_size=options.batch_size, unit="clip")
+
+
+def strip(files: list[Path]) -> Image.Image:
+    """What the overview shows of a line: up to 16 of its frames side by side."""
+    frames = sorted(files[0].glob("*.png"))
+    step = -(-len(frames) // OVERVIEW_FRAMES)
+    return tiled([open_picture(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
 
 
 def first_frames(given: Any, folder: Path) -> list[Image.Image]:

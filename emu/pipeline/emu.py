@@ -21,6 +21,7 @@ from emu.pipeline.requests import (
     GenerationDefaults,
     Size,
     batches,
+    check_device,
     check_documents,
     check_prompts,
     check_seeds,
@@ -82,13 +83,15 @@ class Emu:
 
         Raises:
             FileNotFoundError: there is no such folder, or parts of it are missing.
-            ValueError: a file is damaged, or model and tokenizers do not belong together; the message names both fingerprints.
+            ValueError: there is no such device, a file is damaged, or model and tokenizers do not belong together (the message names
+                both fingerprints).
         """
+        target = check_device(device)
         parts = read_parts(path, dtype, options)
         emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic)
         if device is None and options.get("device_map") is not None:
             return emu
-        return emu.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return emu.to(target)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write everything that `from_pretrained` reads; the folder appears when it is complete, an earlier one is replaced."""

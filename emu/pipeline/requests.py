@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Size = tuple[int, int]
 
@@ -101,6 +103,21 @@ def check_whole(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} is {value}; expected {least} or more")
     return int(value)
+
+
+def check_device(device: str | torch.device | None) -> torch.device:
+    """The device to generate on: the one given, else a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"no device {device!r}; expected cpu, cuda, cuda:1, ...") from error
+    if found.type == "cuda" and not (torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device is {device!r}, and this machine has {torch.cuda.device_count()} usable GPUs")
+    return found
 
 
 def check_size(size: Any, factor: int = 1) -> Size:
