@@ -23,6 +23,7 @@ from emu.evaluation.suites import WORLDS_FILE
 from emu.evaluation.worlds import HELD_OUT, MovingWorld, World, suite
 from emu.evaluation.worlds.noise import key_of, uniforms
 from emu.generation import Engine
+from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE
 from emu.pipeline.requests import GenerationDefaults
@@ -187,7 +188,9 @@ class ExcessCurves(Callback):
                 f"step {trainer.global_step}, bits above the floor: " + ", ".join(words)
             )
         if self.samples:
-            write_samples(pl_module.model, data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png")
+            write_samples(
+                _model_of(pl_module), data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png"
+            )
 
     def scores(self, pl_module: LightningModule, data: WorldsData) -> dict[str, TaskScore]:
         """Scores of the tasks that the mixture holds."""
@@ -195,11 +198,21 @@ class ExcessCurves(Callback):
         for name in data.source_names:
             world, task = name.split("/")
             documents = data.documents[world]
-            found[name] = score_task(documents.world, task, ModelScore(pl_module.model, documents), self.num_documents)
+            found[name] = score_task(
+                documents.world, task, ModelScore(_model_of(pl_module), documents), self.num_documents
+            )
         return found
 
 
-def write_samples(model: Any, documents: Mapping[str, WorldDocuments], count: int, file: Path, scale: int = 3) -> None:
+def _model_of(module: LightningModule) -> EmuForCausalLM:
+    model = module.model
+    assert isinstance(model, EmuForCausalLM)
+    return model
+
+
+def write_samples(
+    model: EmuForCausalLM, documents: Mapping[str, WorldDocuments], count: int, file: Path, scale: int = 3
+) -> None:
     """One row of pictures for each world, and one for each frame of clips, drawn at guidance 1 from held-out prompts."""
     rows: list[np.ndarray] = []
     for some in documents.values():

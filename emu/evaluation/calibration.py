@@ -32,6 +32,10 @@ ODDS_DIGITS = 9
 COMPANY_BITS = 0.01
 
 
+class TooFewAnswers(ValueError):
+    """So few of the samples are possible answers that their odds cannot be tested."""
+
+
 @dataclass(frozen=True)
 class TaskScore:
     """A model's bits on one task.
@@ -158,6 +162,7 @@ def measure_attributes(
 
     Raises:
         ValueError: an unknown task or attribute, or too few samples; the message says how many are needed. Checked before sampling.
+        TooFewAnswers: almost nothing that was sampled is a possible answer.
     """
     question = world.task(task)
     given = world.draw(seed, n, HELD_OUT, rules=rules).values(question.given)
@@ -196,7 +201,7 @@ def _test(world: World, task: str, name: str, law: np.ndarray, target: np.ndarra
         groups.append((counts, odds))
         counted, prompts = counted + counts, prompts + odds * some.sum()
     if not groups:
-        raise ValueError(
+        raise TooFewAnswers(
             f"of {len(target)} samples only {int(legal.sum())} are possible answers, too few to test {name!r}; train longer, or take more"
         )
     total = counted.sum()

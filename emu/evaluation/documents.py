@@ -182,10 +182,8 @@ class WorldDocuments:
         if task == "continuation":
             end = torch.tensor(layout.header(*self.header("clip")))
             return [torch.cat([begin, end])] * len(given)
-        if question.target == "caption":
-            end = self._question.ids
-        else:
-            end = torch.tensor(layout.header(*self.header(question.target)))
+        asks_text = question.target == "caption"
+        end = self._question.ids if asks_text else torch.tensor(layout.header(*self.header(question.target)))
         shown = self.segments(question.given, given, 0.0)
         return [torch.cat([begin, layout.build([segment], add_special=False).ids, end]) for segment in shown]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,11 +21,11 @@ ROWS_PER_PASS = 8
 class CodeEngine(Protocol):
     """What sampling needs of an engine; `emu.generation.Engine` is one."""
 
-    def generate_codes(
-        self, prompt_ids: Sequence[Tensor], negative_ids: None, grid: tuple[int, ...], **options: object
-    ) -> Tensor: ...
+    @property
+    def generate_codes(self) -> Callable[..., Tensor]: ...
 
-    def generate_text(self, prompt_ids: Sequence[Tensor], **options: object) -> list[Tensor]: ...
+    @property
+    def generate_text(self) -> Callable[..., list[Tensor]]: ...
 
 
 @torch.no_grad()

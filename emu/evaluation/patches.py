@@ -2,8 +2,8 @@
 
 Rendered worlds are made of few distinct patches. Their k-means centres are a vector quantizer of patches, and a `VisionTokenizer` can hold
 it exactly: its convolutions reduce to their centre taps, its residual branches to nothing, and its norms to constants, so that a code says
-what is in its cell and nothing about the neighbours. Such codes are the easiest that a transformer can get; a tokenizer trained by gradients
-gives one cell different codes in different company.
+what is in its cell and nothing about the neighbours. Such codes are the easiest that a transformer can get; a tokenizer trained by
+gradients gives one cell different codes in different company.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from emu.evaluation.documents import QUESTION
 from emu.evaluation.worlds import ShapesWorld, World
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.blocks import FrameAttention, ResidualBlock
+from emu_tokenizers.blocks import FrameAttention, ResidualBlock, SpatialNorm
+from emu_tokenizers.vq import VectorQuantizer
 
 MAX_COMPONENTS = 96
 CAPTIONS_OF_A_WORLD = 1000
@@ -119,17 +120,21 @@ def _assemble(basis: Tensor, middle: Tensor, codes: Tensor, patch: int) -> Visio
             _zero(module.out_proj)
     encoder, decoder = tokenizer.encoder, tokenizer.decoder
     signs = torch.cat([torch.eye(embed_dim), -torch.eye(embed_dim), torch.zeros(2, embed_dim)])  # (width, D)
-    deviation = CARRIER * (2 / width) ** 0.5  # of a frame inside the norm, whatever it shows
-    _set(encoder.conv_in, signs @ basis, signs @ basis @ -middle)
-    encoder.conv_in.bias[-2:] = torch.tensor([CARRIER, -CARRIER])
-    encoder.norm_out.weight.fill_(deviation)
+    offset = signs @ basis @ -middle
+    offset[-2:] = torch.tensor([CARRIER, -CARRIER])
+    _set(encoder.conv_in, signs @ basis, offset)
+    encoder.norm_out.weight.fill_(
+        CARRIER * (2 / width) ** 0.5
+    )  # the deviation inside the norm, whatever the frame shows
     encoder.norm_out.bias.zero_()
     _set(encoder.conv_out, signs.T, torch.zeros(embed_dim))
-    for conv in (tokenizer.quant_conv, tokenizer.post_quant_conv):
-        _set(conv, torch.eye(embed_dim), torch.zeros(embed_dim))
-    _zero(decoder.conv_in)
-    _zero(decoder.norm_out.conv_y)
-    _set(decoder.norm_out.conv_b, signs, torch.zeros(width))
+    for causal in (tokenizer.quant_conv, tokenizer.post_quant_conv):
+        _set(causal.conv, torch.eye(embed_dim), torch.zeros(embed_dim))
+    norm = decoder.norm_out
+    assert isinstance(norm, SpatialNorm) and isinstance(tokenizer.quantizer, VectorQuantizer)
+    for layer in (decoder.conv_in, norm.conv_y):
+        _zero(layer)
+    _set(norm.conv_b, signs, torch.zeros(width))
     _set(decoder.conv_out, basis.T @ signs.T, middle)
     tokenizer.quantizer.load_codes(codes)
     return tokenizer.eval()
@@ -140,13 +145,13 @@ def _zero(layer: nn.Module) -> None:
         parameter.zero_()
 
 
-def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+def _set(layer: nn.Conv2d | nn.Conv3d, weight: Tensor, bias: Tensor) -> None:
     """Make a convolution the linear map `weight` (out, in) at its centre tap."""
-    convolution = layer if hasattr(layer, "weight") else next(m for m in layer.modules() if hasattr(m, "weight"))
-    _zero(convolution)
-    centre = tuple(length // 2 for length in convolution.weight.shape[2:])
-    convolution.weight[(slice(None), slice(None), *centre)] = weight
-    convolution.bias.copy_(bias)
+    _zero(layer)
+    taps = layer.weight.flatten(2)  # a view: (out, in, taps), the middle one at the centre
+    taps[:, :, taps.shape[2] // 2] = weight
+    assert layer.bias is not None
+    layer.bias.copy_(bias)
 
 
 def fit_tokenizer(

@@ -1,0 +1,67 @@
+"""Exact joint probabilities of two variables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ConditionalTable:
+    """Joint probabilities of (target, given) and what follows from them.
+
+    Args:
+        target: (m,) int64.
+        given: (m,) int64.
+        weights: (m,) probabilities; pairs may repeat.
+    """
+
+    def __init__(self, target: np.ndarray, given: np.ndarray, weights: np.ndarray) -> None:
+        kept = weights > 0
+        target, given, weights = target[kept], given[kept], weights[kept]
+        self._radix = int(target.max()) + 1
+        keys, inverse = np.unique(given * self._radix + target, return_inverse=True)
+        self._keys = keys  # sorted by given, then target
+        self.joint = np.bincount(inverse, weights)
+        self.given, self.target = np.divmod(keys, self._radix)
+        self.given_values, starts = np.unique(self.given, return_index=True)
+        self._bounds = np.append(starts, len(keys))
+        self.marginal = np.add.reduceat(self.joint, starts)
+
+    def _places(self, given: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(self.given_values, given).clip(max=len(self.given_values) - 1)
+        wrong = self.given_values[places] != given
+        if wrong.any():
+            raise ValueError(
+                f"{int(wrong.sum())} of {len(wrong)} prompts never occur in this world, e.g. number {np.asarray(given)[wrong][0]}"
+            )
+        return places
+
+    def log2_probability(self, target: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n,) float64 log2 P(target | given), -inf where impossible."""
+        target, given = np.asarray(target, np.int64), np.asarray(given, np.int64)
+        places = self._places(given)
+        keys = given * self._radix + target
+        at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        found = (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
+        with np.errstate(divide="ignore"):
+            return np.log2(np.where(found, self.joint[at], 0.0) / self.marginal[places])
+
+    def entropy(self) -> float:
+        """H(target | given) in bits."""
+        marginal = np.repeat(self.marginal, np.diff(self._bounds))
+        return float((self.joint * np.log2(marginal / self.joint)).sum())
+
+    def outcomes(self, given: int) -> tuple[np.ndarray, np.ndarray]:
+        """The possible targets of one prompt, ascending, and their probabilities."""
+        place = int(self._places(np.array([given]))[0])
+        span = slice(self._bounds[place], self._bounds[place + 1])
+        return self.target[span], self.joint[span] / self.marginal[place]
+
+    def reduced(self, values: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n, number of values) odds of a function of the target, `values[target]`, for each prompt."""
+        width = int(values.max()) + 1
+        wanted, inverse = np.unique(given, return_inverse=True)
+        law = np.zeros((len(wanted), width))
+        for i, one in enumerate(wanted.tolist()):
+            targets, odds = self.outcomes(one)
+            law[i] = np.bincount(values[targets], odds, minlength=width)
+        return law[inverse]

@@ -1,0 +1,122 @@
+"""Skills and suites on oracles: true answers are right, broken ones are not, and models of other worlds are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from emu.cli.evaluate import main
+from emu.demo.worlds import WorldsData, WorldSource
+from emu.evaluation.documents import WorldDocuments
+from emu.evaluation.patches import fit_tokenizer
+from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, iou, measure_skill
+from emu.evaluation.suites import WORLDS_FILE, Options, trained_worlds
+from emu.evaluation.worlds import MovingWorld, moving, shapes, suite
+
+
+def oracle(world):
+    """Samples from the exact law that includes the held-out combinations."""
+    variable = "clip" if isinstance(world, MovingWorld) else "picture"
+    table = world.table(variable, "caption", full=True)
+
+    def sample(task, captions, seed):
+        rng = np.random.default_rng(seed)
+        return np.array([rng.choice(targets, p=odds) for targets, odds in map(table.outcomes, captions)])
+
+    return sample
+
+
+@pytest.mark.parametrize("skill", SHAPES_SKILLS + VIDEO_SKILLS, ids=lambda skill: skill.name)
+def test_the_truth_has_every_skill_and_chance_has_none(skill):
+    world = suite()[skill.world]
+    assert measure_skill(skill, world, oracle(world), 60).value == 1
+    chance = oracle(world)
+    shuffled = measure_skill(skill, world, lambda task, captions, seed: chance(task, np.roll(captions, 1), seed), 60)
+    nothing = measure_skill(skill, world, lambda task, captions, seed: np.full(len(captions), -1), 60)
+    assert nothing.value == 0
+    if skill.name not in ("two objects: number", "legal path"):
+        assert shuffled.value < 0.7
+
+
+def test_a_ball_that_jumps_has_no_legal_path():
+    world = moving()
+    clips = world.draw(0, 30).values("clip")
+    colour, places = world.paths_of(clips)
+    places[:, 2] = (places[:, 2] + 8) % 16
+    jumped = world._number(colour, places)
+    skills = {skill.name: skill for skill in VIDEO_SKILLS}
+    share = measure_skill(skills["legal path"], world, lambda task, captions, seed: jumped, 30)
+    assert share.value == 0
+
+
+def test_overlap_of_boxes():
+    box = np.array([[0, 0, 7, 7]])
+    assert iou(box, box)[0] == 1
+    assert iou(box, np.array([[0, 4, 7, 11]]))[0] == pytest.approx(32 / 96)
+    assert iou(box, np.array([[8, 8, 15, 15]]))[0] == 0
+    assert iou(np.array([[5, 5, 2, 2]]), box)[0] == 0
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(ValueError, match="30 are needed"):
+        measure_skill(SHAPES_SKILLS[0], shapes(1), oracle(shapes(1)), 10)
+    with pytest.raises(ValueError, match="160 are needed"):
+        guidance_sweep(shapes(1), None, (1.0,), 50)
+    with pytest.raises(ValueError, match="200 are needed"):
+        Options(samples=10).check()
+    with pytest.raises(ValueError, match="30 are needed"):
+        Options(documents=3).check()
+
+
+def test_models_of_other_worlds_are_refused(tmp_path):
+    tokenizer = fit_tokenizer(list(suite().values()))
+    with pytest.raises(FileNotFoundError, match="emu fit --config shapes"):
+        trained_worlds(tmp_path, tokenizer)
+    table = {
+        "size": 32,
+        "unseen_kinds": False,
+        "worlds": {name: world.fingerprint() for name, world in suite().items()},
+    }
+    (tmp_path / WORLDS_FILE).write_text(json.dumps(table))
+    assert set(trained_worlds(tmp_path, tokenizer)) == {"one", "two", "moving"}
+    table["worlds"]["two"] = "0" * 16
+    (tmp_path / WORLDS_FILE).write_text(json.dumps(table))
+    with pytest.raises(ValueError, match="fingerprint 0000000000000000, this library makes"):
+        trained_worlds(tmp_path, tokenizer)
+
+
+def test_the_command_refuses_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="200 are needed"):
+        main(["nowhere", "--samples", "3"])
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        main([str(tmp_path / "nowhere")])
+
+
+def test_training_documents_are_a_pure_function_of_their_key():
+    data = WorldsData({"one/text-to-image": 2, "moving/text-to-video": 1}, seed=3)
+    sources = data.training_sources()
+    assert set(data.source_names) == {"one/text-to-image", "moving/text-to-video"}
+    for name in ("one/text-to-image", "two/image-to-text", "moving/continuation"):
+        source = sources[name]
+        some = [source.document(0, key) for key in range(20)]
+        assert all(len(document) <= source.max_length <= data.row_length for document in some)
+        assert all(
+            (one.ids == two.ids).all()
+            for one, two in zip(some, [source.document(5, key) for key in range(20)], strict=True)
+        )
+        assert len({tuple(document.ids.tolist()) for document in some}) > 10
+    (batch, again) = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert (batch.input_ids == again.input_ids).all()
+
+
+def test_prompts_are_dropped_as_often_as_asked():
+    world = shapes(1)
+    documents = WorldDocuments(world, fit_tokenizer([world, shapes(2)]))
+    source = WorldSource(documents, "text-to-image", prompt_dropout=0.3)
+    lengths = np.array([len(source.document(0, key)) for key in range(300)])
+    assert 0.2 < (lengths == lengths.min()).mean() < 0.4
+
+
+def test_settings_that_cannot_work_are_listed():
+    found = WorldsData({"one/text-to-image": 1}, size=40, prompt_dropout=1.0).problems(None)
+    assert any("multiple of 32" in line for line in found) and any("prompt_dropout" in line for line in found)
