@@ -54,7 +54,7 @@ class SpatialNorm(nn.Module):
     def forward(self, x: Tensor, code_map: Tensor) -> Tensor:
         """[N, C, H, W] and code map [N, D, h, w], with H and W multiples of h and w -> [N, C, H, W]."""
         weight = torch.cat((self.conv_y.weight, self.conv_b.weight)).flatten(1)  # [2 C, D]
-        bias = torch.cat((self.conv_y.bias, self.conv_b.bias))
+        bias = torch.cat([conv.bias for conv in (self.conv_y, self.conv_b) if conv.bias is not None])
         cells = code_map.flatten(2)  # [N, D, hw]
         modulation = torch.baddbmm(bias[:, None], weight.expand(len(cells), -1, -1), cells)  # [N, 2 C, hw]
         modulation = modulation.unflatten(2, code_map.shape[2:])
@@ -160,6 +160,8 @@ class Level(nn.Module):
         attended = [] if num_heads is None else [out for _, out in widths]
         self.attn = nn.ModuleList(FrameAttention(width, num_heads or 1) for width in attended)
         self.attn_norms = nn.ModuleList(make_norm(width, code_channels, groups) for width in attended)
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H', W'] with half, double or the same size."""
@@ -167,9 +169,9 @@ class Level(nn.Module):
             x = block(x, code_map)
             if self.attn:
                 x = x + self.attn[index](self.attn_norms[index](x, code_map))
-        if hasattr(self, "downsample"):
-            return self.downsample(x)
-        return self.upsample(x) if hasattr(self, "upsample") else x
+        for change in (self.downsample, self.upsample):
+            x = x if change is None else change(x)
+        return x
 
 
 class Downsample(nn.Module):

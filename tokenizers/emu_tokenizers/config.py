@@ -31,6 +31,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+POSITIVE = (
+    *("spatial_factor", "temporal_factor", "codebook_size", "embed_dim", "latent_channels", "in_channels"),
+    *("out_channels", "base_channels", "num_res_blocks", "num_attention_heads", "norm_groups"),
+)
+
+
 def value_errors(cls: type) -> type:
     """Turns the errors of a strict dataclass, which are plain exceptions, into `ValueError`."""
     init = cls.__init__  # type: ignore[misc]
@@ -125,9 +131,7 @@ class VisionTokenizerConfig(PreTrainedConfig):
             raise ValueError(f"chunk must be 'causal' or 'independent', got {self.chunk!r}")
 
     def _check_positive(self) -> None:
-        names = ("spatial_factor", "temporal_factor", "codebook_size", "embed_dim", "latent_channels", "in_channels")
-        names += ("out_channels", "base_channels", "num_res_blocks", "num_attention_heads", "norm_groups")
-        for name in names:
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.channel_multiplier or min(self.channel_multiplier) < 1:

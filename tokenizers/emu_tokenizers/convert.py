@@ -46,7 +46,6 @@ CONFIG_NAMES = {  # ours: (transformers, the Emu3 repository)
     "channel_multiplier": ("channel_multiplier", "ch_mult"),
     "num_res_blocks": ("num_res_blocks", "num_res_blocks"),
     "attn_resolutions": ("attn_resolutions", "attn_resolutions"),
-    "num_attention_heads": ("num_attention_heads", None),
 }
 MODEL_TYPES = {"transformers": "emu3_vqgan", "emu3": "Emu3VisionVQ"}
 ARCHITECTURES = {"transformers": "Emu3VQVAE", "emu3": "Emu3VisionVQModel"}
@@ -67,11 +66,9 @@ def config_from(settings: Mapping[str, Any]) -> VisionTokenizerConfig:
     if settings.get("double_latent") or settings.get("double_z"):
         raise ValueError("a tokenizer with a double latent (double_latent, double_z) cannot be loaded")
     column = 0 if kind == MODEL_TYPES["transformers"] else 1
-    found = {
-        ours: settings[names[column]]
-        for ours, names in CONFIG_NAMES.items()
-        if names[column] is not None and names[column] in settings
-    }
+    found = {ours: settings[names[column]] for ours, names in CONFIG_NAMES.items() if names[column] in settings}
+    if column == 0:
+        found["num_attention_heads"] = settings.get("num_attention_heads", 1)
     levels = len(found.get("channel_multiplier", VisionTokenizerConfig.channel_multiplier))
     return VisionTokenizerConfig(**found, spatial_factor=2 ** (levels - 1))
 
@@ -88,6 +85,7 @@ def config_to(config: VisionTokenizerConfig, naming: str) -> dict[str, Any]:
         (config.patch_size != 1, "patches before the first convolution"),
         (not config.spatial_norm, "no spatial norm"),
         (config.quantizer != "vq", f"the quantizer {config.quantizer!r}"),
+        (naming == "emu3" and config.num_attention_heads != 1, "several attention heads"),
         (any(width % config.norm_groups for width in config.widths) or config.norm_groups != 32, "other norm groups"),
     ]
     wrong = [reason for failed, reason in reasons if failed]
@@ -96,9 +94,10 @@ def config_to(config: VisionTokenizerConfig, naming: str) -> dict[str, Any]:
             f"Emu3's tokenizer cannot hold this architecture: {', '.join(wrong)}; save it with naming='emu'"
         )
     column = 0 if naming == "transformers" else 1
-    found = {names[column]: getattr(config, ours) for ours, names in CONFIG_NAMES.items() if names[column]}
+    found: dict[str, Any] = {names[column]: getattr(config, ours) for ours, names in CONFIG_NAMES.items()}
     if naming == "transformers":
         found |= {"double_latent": False, "hidden_size": config.widths[-1], "attention_dropout": 0.0}
+        found["num_attention_heads"] = config.num_attention_heads
     else:
         found |= {"double_z": False, "dropout": 0.0}
     return found | {"model_type": MODEL_TYPES[naming], "architectures": [ARCHITECTURES[naming]]}

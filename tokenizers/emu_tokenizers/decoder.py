@@ -71,7 +71,10 @@ class Decoder(nn.Module):
             both = block(both, state)
         for conv in self.time_conv:
             both = silu(conv(both, state))
-        return both.chunk(2) if self.conditioned else (both, both)
+        if not self.conditioned:
+            return both, both
+        latents, vectors = both.chunk(2)
+        return latents, vectors
 
     def spatial(self, latents: Tensor, code_map: Tensor) -> Tensor:
         """Latent maps [N, C, h, w] and code maps [N, D, h, w] of single frames -> pixels [N, 3, H, W]."""

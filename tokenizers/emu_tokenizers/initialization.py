@@ -39,6 +39,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 def _init_convolution(conv: nn.Conv2d | nn.Conv3d, start: Start) -> None:
+    assert conv.bias is not None
     weight = torch.empty_like(conv.weight)
     nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
     bound = 1 / math.sqrt(conv.weight[0].numel())

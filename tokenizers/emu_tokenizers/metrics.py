@@ -48,7 +48,9 @@ def ssim(reconstruction: Tensor, pixels: Tensor) -> Tensor:
     if min(pixels.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(pixels.shape[-2:])}")
     left, right = (to_bytes(x).float().flatten(0, -4) / 255 for x in (reconstruction, pixels))
-    return structural_similarity_index_measure(left, right, data_range=1.0, reduction="none")
+    found = structural_similarity_index_measure(left, right, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found
 
 
 @dataclass(frozen=True)

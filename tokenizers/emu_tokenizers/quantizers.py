@@ -46,8 +46,10 @@ class Quantizer(nn.Module):
         embed_dim: width D of a code vector.
         codebook_sizes: number of codes of each codebook.
         loss_names: names of the losses that it reports.
+        starts_from_data: whether training should first run without it, so that its codes can start from latents.
     """
 
+    starts_from_data: bool = False
     loss_names: tuple[str, ...] = ("commitment",)
 
     def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ for bit (given a loader that does).
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -43,7 +44,7 @@ class TokenizerModule(LightningModule):
         losses: name -> weight, see `emu_tokenizers.losses`.
         lr: highest learning rate.
         lr_warmup_steps: steps of linear warm-up; a cosine to 1 % of `lr` follows, over the trainer's `max_steps`.
-        quantizer_warmup_steps: steps without quantization before the codebook starts from a batch.
+        quantizer_warmup_steps: steps without quantization before a codebook that starts from data does so.
         weight_decay, betas: of AdamW.
         gradient_clip: largest norm of the gradient.
         average_decay: decay of a moving average of the weights, 0 for none. The average is what `tokenizer` returns.
@@ -83,7 +84,7 @@ class TokenizerModule(LightningModule):
             width, depth = adversarial.base_channels, adversarial.num_layers
             self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
         self.lr, self.lr_warmup_steps = lr, lr_warmup_steps
-        self.quantizer_warmup_steps = quantizer_warmup_steps
+        self.quantizer_warmup_steps = quantizer_warmup_steps if self.model.quantizer.starts_from_data else 0
         self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
         self.frames_per_clip = frames_per_clip
         self.average = None
@@ -95,14 +96,20 @@ class TokenizerModule(LightningModule):
     @property
     def tokenizer(self) -> VisionTokenizer:
         """The trained tokenizer in evaluation mode: the averaged weights where there are some."""
-        return (self.model if self.average is None else self.average.module).eval()
+        return self._evaluated().eval()
+
+    def _evaluated(self) -> VisionTokenizer:
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, VisionTokenizer)
+        return self.average.module
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW over all parameters of the tokenizer, and one for the discriminator where there is one."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self.alignment is not None:
             parameters += list(self.alignment.project.parameters())
-        settings = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
+        settings: dict[str, Any] = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(parameters, lr=self.lr, **settings)]
         if self.adversarial is not None and self.discriminator is not None:
             optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings))
@@ -135,7 +142,7 @@ class TokenizerModule(LightningModule):
         self._train_discriminator(pairs, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        if (step + 1) % self.trainer.log_every_n_steps == 0:
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_training(total, {kind: losses for kind, (losses, *_) in passes.items()})
 
     def _reconstruct(self, pixels: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -168,7 +175,9 @@ class TokenizerModule(LightningModule):
         """One step of the discriminator. It uses the plain optimizer: Lightning counts the steps of its own as steps."""
         if self.adversarial is None or self.discriminator is None or step < self.adversarial.start_step:
             return
-        optimizer = self.optimizers(use_pl_optimizer=False)[1]
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[1]
         losses = [
             discriminator_loss(self.discriminator(wanted), self.discriminator(found.detach()))
             for found, wanted in pairs
@@ -207,8 +216,7 @@ class TokenizerModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Reconstructs a batch through the codes (without them before the codebook has started)."""
-        model = self.model if self.average is None else self.average.module
-        model.eval()
+        model = self.tokenizer
         for kind, pixels in parts_of(batch).items():
             out = model(pixels, quantize=model.quantizer.started)
             if out.ids is not None:

@@ -60,7 +60,7 @@ class VisionTokenizer(PreTrainedModel):
     config: VisionTokenizerConfig
     base_model_prefix = ""
     main_input_name = "pixels"
-    input_modalities = ("image", "video")
+    input_modalities = ["image", "video"]
     _no_split_modules = ["Level", "MiddleBlock"]
 
     def __init__(self, config: VisionTokenizerConfig) -> None:
@@ -219,10 +219,13 @@ class VisionTokenizer(PreTrainedModel):
         batch = vectors.shape[0]
         if self._independent:
             vectors, state = vectors.transpose(1, 2).flatten(0, 1)[:, :, None], None  # (B t, D, 1, h, w)
-        maps = self.decoder.temporal(self.post_quant_conv(vectors, state), vectors, state)
+        latents, code_map = self.decoder.temporal(self.post_quant_conv(vectors, state), vectors, state)
         if self._independent:
-            maps = [x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3) for x in maps]  # (B, C, T, h, w)
-        latents, code_map = (x.index_select(2, frames).transpose(1, 2).flatten(0, 1) for x in maps)
+            latents, code_map = (
+                x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)  # (B, C, T, h, w)
+                for x in (latents, code_map)
+            )
+        latents, code_map = (x.index_select(2, frames).transpose(1, 2).flatten(0, 1) for x in (latents, code_map))
         size = self._frames_per_pass(latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2)
         parts = zip(latents.split(size), code_map.split(size), strict=True)
         return torch.cat([self.decoder.spatial(*part) for part in parts]).unflatten(0, (batch, -1))
@@ -239,7 +242,9 @@ class VisionTokenizer(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         init_weights(module)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, naming: str = "emu", **options: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, naming: str = "emu", **options: Any
+    ) -> None:
         """Writes the tokenizer as a folder of config.json and model.safetensors.
 
         Args:
@@ -292,7 +297,7 @@ class VisionTokenizer(PreTrainedModel):
         foreign = settings.get("model_type") != VisionTokenizerConfig.model_type
         tokenizer = cls(config)
         tokenizer.load_weights(weights_from(weights) if foreign else weights, str(source))
-        return tokenizer.to(dtype or tokenizer.dtype).eval()
+        return tokenizer.eval() if dtype is None else nn.Module.to(tokenizer, dtype).eval()
 
     def load_weights(self, weights: Mapping[str, Tensor], source: str = "the given weights") -> None:
         """Fills in weights by our names; a codebook without the state of its training starts that anew.
@@ -315,6 +320,6 @@ class VisionTokenizer(PreTrainedModel):
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:5])}{more}")
         dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
-        self.to(dtype).load_state_dict(dict(weights), strict=False)
+        nn.Module.to(self, dtype).load_state_dict(dict(weights), strict=False)
         if not trained and isinstance(self.quantizer, VectorQuantizer):
             self.quantizer.load_codes(self.quantizer.weight.clone())

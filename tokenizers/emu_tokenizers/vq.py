@@ -121,6 +121,8 @@ class VectorQuantizer(Quantizer):
         kmeans_iters: rounds of k-means on the first quantized training batch; 0 keeps the random start.
     """
 
+    starts_from_data = True
+
     def __init__(
         self,
         embed_dim: int,
@@ -172,13 +174,19 @@ class VectorQuantizer(Quantizer):
 class StackedQuantizer(Quantizer):
     """Base of quantizers made of several `VectorQuantizer`s; ids have a last axis for them."""
 
+    starts_from_data = True
+
     def __init__(self, embed_dim: int, books: list[VectorQuantizer]) -> None:
         super().__init__(embed_dim, tuple(book.codebook_sizes[0] for book in books))
         self.books = nn.ModuleList(books)
 
+    def each(self) -> list[VectorQuantizer]:
+        """The codebooks, in order."""
+        return [book for book in self.books if isinstance(book, VectorQuantizer)]
+
     @property
     def started(self) -> bool:
-        return all(book.started for book in self.books)
+        return all(book.started for book in self.each())
 
     def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
         """What the next codebook sees, given rows [N, D] and the vectors of the codebooks before it."""
@@ -191,17 +199,17 @@ class StackedQuantizer(Quantizer):
     def search(self, rows: Tensor) -> Tensor:
         ids: list[Tensor] = []
         vectors: list[Tensor] = []
-        for book in self.books:
+        for book in self.each():
             ids.append(book.search(self.inputs(rows, vectors)))
             vectors.append(book.lookup(ids[-1]))
         return torch.stack(ids, dim=-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        return self.join([book.lookup(part) for book, part in zip(self.books, ids.unbind(-1), strict=True)])
+        return self.join([book.lookup(part) for book, part in zip(self.each(), ids.unbind(-1), strict=True)])
 
     def prepare(self, rows: Tensor) -> None:
         vectors: list[Tensor] = []
-        for book in self.books:
+        for book in self.each():
             part = self.inputs(rows, vectors)
             book.prepare(part)
             vectors.append(book.lookup(book.search(part)))
@@ -209,7 +217,7 @@ class StackedQuantizer(Quantizer):
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         parts: list[Tensor] = []
         losses = []
-        for book, column in zip(self.books, ids.unbind(-1), strict=True):
+        for book, column in zip(self.each(), ids.unbind(-1), strict=True):
             part = self.inputs(rows, parts)
             parts.append(book.lookup(column))
             losses.append(book.learn(part, column, parts[-1])[1]["commitment"])
