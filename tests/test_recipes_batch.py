@@ -182,11 +182,8 @@ def test_clips_are_written_as_frames_and_animations(run, tmp_path):
     assert len(list((tmp_path / "out" / "000002-seed1").glob("*.png"))) == 8
     with Image.open(tmp_path / "out" / "000002-seed1.gif") as image:
         assert image.size == (8, 8)
-    with Image.open(tmp_path / "out" / "overview.png") as image:
-        assert image.size == (
-            82,
-            22,
-        )  # two rows; the longer one has eight frames of 8 pixels, 2 pixels between them and around
+    with Image.open(tmp_path / "out" / "overview.png") as image:  # rows of up to eight frames, with gaps of 2 pixels
+        assert image.size == (2 + (2 + 8 * 10) + 2, 2 + 2 * (2 + 10 + 2))
     records = manifest(tmp_path)
     assert [(record["frames"], record["fps"]) for record in records] == [(5, 5), (8, 4)]
     assert records[0]["files"][:2] == ["000001-seed0", "000001-seed0.gif"]
