@@ -6,7 +6,8 @@ in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic)
 float32 logit of the target is picked up on the way. The log-sum-exp follows from the partial results; a second kernel scales
 the buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
 of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
-(184,622 in Emu3) is not aligned. Everything is deterministic. One host sync per call reads the number of kept tokens.
+(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits once or twice at the
+start of a call, to check targets and to learn how many tokens are kept.
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
 """
@@ -183,7 +184,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left @ right, total in float32 and the factors in 16 bits."""
     if left.is_cuda:
-        torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(left.float(), right.float())
 
@@ -194,6 +195,12 @@ def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
         return None
     largest = factors.abs().amax().clamp(min=2.0**-100)
     return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x in rows without gaps, from an address that a tensor descriptor takes."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 def suits(hidden: Tensor) -> bool:
@@ -224,7 +231,7 @@ def forward_triton(
             hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction, argmax,
             grad_hidden, grad_weight,
         )  # fmt: skip
-    hidden, weight = hidden.contiguous(), weight.contiguous()
+    hidden, weight = aligned(hidden), aligned(weight)
     num_tokens = hidden.shape[0]
     losses, lse = (hidden.new_zeros(num_tokens, dtype=torch.float32) for _ in range(2))
     best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
@@ -279,7 +286,7 @@ def backward_triton(
         return backward_chunked(
             hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
         )
-    hidden, weight = hidden.contiguous(), weight.contiguous()
+    hidden, weight = aligned(hidden), aligned(weight)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=torch.float32)
     kept = on_softmax != 0 if on_target is None else (on_softmax != 0) | (on_target != 0)
