@@ -1,6 +1,7 @@
 """Metadata and settings that must agree with each other."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_dependencies_are_what_the_packages_import():
             imported |= set(re.findall(r"^(?:from|import) (\w+)", file.read_text(), re.MULTILINE))
     names = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
     ours = {"emu", "emu_tokenizers", "emu_kernels"}
-    standard = __import__("sys").stdlib_module_names
+    standard = sys.stdlib_module_names
     outside = {normalised(names.get(name, name)) for name in imported - ours - set(standard)}
     optional = {normalised(name) for extra in PROJECT["optional-dependencies"].values() for name in extra}
     assert outside <= wanted | optional, f"not in pyproject's dependencies: {sorted(outside - wanted - optional)}"
