@@ -40,6 +40,8 @@ def in_processes(function, *arguments, count=1):
         process.start()
     for process in processes:
         process.join(120)
+    for process in processes:
+        process.kill()
     return [process.exitcode for process in processes]
 
 

@@ -197,7 +197,7 @@ class EmuModule(LightningModule):
         total, weight = sums.sums.sum(dim=1).tolist()
         row = {f"validation_loss/{name}": mean for name, mean in sums.means().items()}
         row["validation_loss"] = total / weight if weight else math.nan
-        self.log("validation_loss", row["validation_loss"], logger=False)
+        self.log("validation_loss", row["validation_loss"], logger=False, sync_dist=self.trainer.world_size > 1)
         for logger in self.loggers:
             logger.log_metrics(row, step=self.trainer.global_step)
 
