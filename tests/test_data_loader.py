@@ -35,7 +35,7 @@ def test_steps_hold_fixed_counts_and_epochs_hold_everything_once():
     references = [reference for step in range(7) for reference in mixture.references(step)]
     for step in range(7):
         assert [reference.source for reference in mixture.references(step)] == ["a"] * 3 + ["b"] * 2
-    of_a = [reference.index for reference in references if reference.source == "a"]
+    of_a = [reference.number for reference in references if reference.source == "a"]
     assert all(sorted(of_a[i : i + 7]) == list(range(7)) for i in range(0, 21, 7))
     keys = [reference.key for reference in references]
     assert len(set(keys)) == len(keys)
