@@ -75,6 +75,12 @@ class Vocabulary:
             first += count
         return cls(size=first, ranges=ranges, controls=controls, text=(0, text_size))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Vocabulary, (self.size, dict(self.ranges), dict(self.controls), self.text)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
     def control(self, name: str) -> int:
         """Id of the control `name`."""
         return self.controls[name]

@@ -1,6 +1,7 @@
 """The table of ids: every id has one owner, and the table survives JSON."""
 
 import json
+import pickle
 
 import pytest
 
@@ -50,6 +51,10 @@ def test_impossible_tables_are_refused_by_name(change, message):
     table = {"size": 32, "ranges": {"vision": (16, 4)}, "controls": {name: 8 + i for i, name in enumerate(CONTROLS)}}
     with pytest.raises(ValueError, match=message):
         Vocabulary(**{**table, **change})
+
+
+def test_a_table_goes_to_other_processes_and_into_sets():
+    assert pickle.loads(pickle.dumps(EMU3)) == EMU3 and len({EMU3, pickle.loads(pickle.dumps(EMU3))}) == 1
 
 
 def test_a_missing_codebook_is_named():
