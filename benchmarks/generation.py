@@ -1,11 +1,15 @@
 """Speed of the engine beside transformers' documented call for Emu3 image generation, on one CPU thread and random weights.
 
     python benchmarks/generation.py --configs A B --batches 1 4 --repeats 3
+    python benchmarks/generation.py --windows 1 2 4 8 16 --repeats 3
 
 A has the vocabulary of the released model and a small body (the head dominates), B and C have the proportions of the released model
 (head 10 % of the weights, vision slice 18 % of the vocabulary). The baseline is `generate(prefix_allowed_tokens_fn, guidance_scale,
 negative_prompt_ids, ...)` of transformers' Emu3 page, without the tokenizer call that its prefix function makes for every token.
 Process CPU seconds are compared, because they do not depend on what else the machine does. Rows go to a CSV in results/.
+
+`--windows` measures several tokens per pass instead. How many of them are right depends on the model, so a small one is trained first on
+16 x 16 grids of 64 codes with smooth and noisy regions; tokens per pass on it say nothing about a released checkpoint.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from transformers import Emu3Config, Emu3ForConditionalGeneration
@@ -220,8 +225,81 @@ def measure(name: str, batch: int, grid: tuple[int, int], repeats: int, dtype: t
     return rows
 
 
+def smooth_grids(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 16, 16) codes below 64: blurred noise, with a little noise on top."""
+    field = torch.randn(count, 1, 22, 22, generator=generator)
+    blurred = F.avg_pool2d(field, 7, 1)[:, 0] * 7  # unit variance
+    noisy = 32 + 12 * blurred + 1.0 * torch.randn(count, 16, 16, generator=generator)
+    return noisy.round().clamp(0, 63).long()
+
+
+def trained_model(steps: int) -> tuple[EmuForCausalLM, Emu3Layout, Tensor]:
+    """A model of these grids, its layout and its prompt."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.build(16, {"vision": 64})
+    layout, controls = Emu3Layout(vocabulary), vocabulary.controls
+    prompt = torch.tensor([controls["bos"], controls["boi"], 1, 2, controls["image"]])
+    config = EmuConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        rope_theta=10000.0,
+        qk_norm=True,
+    )
+    model = EmuForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    generator, template = torch.Generator().manual_seed(1), layout.block("image", (16, 16))
+    weights = torch.cat([torch.zeros(len(prompt)), template.free.float()]).repeat(4, 1)
+    for _ in range(steps):
+        rows = [torch.cat([prompt, template.fill(codes)]) for codes in smooth_grids(4, generator)]
+        ids = torch.stack(rows)
+        optimizer.zero_grad()
+        loss = model(ids, labels=ids, loss_weights=weights).loss
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    sys.stdout.write(f"{steps} steps of 4 grids, loss {loss.item():.3f} nats a code\n")
+    return model.eval(), layout, prompt
+
+
+def measure_windows(windows: list[int], batches: list[int], repeats: int, steps: int) -> list[dict[str, object]]:
+    """One CSV row per window and batch."""
+    model, layout, prompt = trained_model(steps)
+    engine, rows = Engine(model, layout), list[dict[str, object]]()
+    for batch in batches:
+        base: tuple[float, Tensor] | None = None
+        for window in windows:
+            pairs = []
+            for _ in range(repeats + 1):  # the first warms up
+                cpu = time.process_time()
+                codes = engine.generate_codes(
+                    [prompt] * batch, grid=(16, 16), seed=list(range(batch)), guidance_scale=1.0, window=window
+                )
+                pairs.append(time.process_time() - cpu)
+            median = statistics.median(pairs[1:])
+            base = base or (median, codes)
+            stats = engine.last_stats
+            assert stats is not None
+            rows.append(
+                {
+                    "window": window,
+                    "batch": batch,
+                    "passes": stats.passes,
+                    "tokens_per_pass": f"{stats.tokens_per_pass:.2f}",
+                    "cpu_s_median": f"{median:.3f}",
+                    "speedup": f"{base[0] / median:.2f}",
+                    "same_codes": bool(torch.equal(codes, base[1])),
+                    "training_steps": steps,
+                }
+            )
+    return rows
+
+
 def main() -> None:
-    """Run the configurations asked for and write the CSV."""
+    """Run what is asked for and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="+", choices=sorted(SETUPS), default=["A", "B"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
@@ -229,7 +307,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "generation_cpu.csv")
+    parser.add_argument(
+        "--windows", nargs="+", type=int, help="measure these windows on a model trained for the purpose"
+    )
+    parser.add_argument("--steps", type=int, default=400, help="training steps of that model")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     machine = {
@@ -238,21 +320,27 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    begun = options.output.exists()
-    with options.output.open("a", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
-        for name in options.configs:
-            for batch in options.batches:
-                for row in measure(name, batch, tuple(options.grid), options.repeats, getattr(torch, options.dtype)):
-                    row |= machine
-                    if writer is None:
-                        writer = csv.DictWriter(file, list(row))
-                        if not begun:
-                            writer.writeheader()
-                    writer.writerow(row)
-                    file.flush()
-                    sys.stdout.write(f"{row}\n")
+    if options.windows:
+        output = options.output or RESULTS / "generation_windows_cpu.csv"
+        write_rows(output, measure_windows(options.windows, options.batches, options.repeats, options.steps), machine)
+        return
+    for name in options.configs:
+        for batch in options.batches:
+            rows = measure(name, batch, tuple(options.grid), options.repeats, getattr(torch, options.dtype))
+            write_rows(options.output or RESULTS / "generation_cpu.csv", rows, machine)
+
+
+def write_rows(path: Path, rows: list[dict[str, object]], machine: dict[str, object]) -> None:
+    """Append rows to a CSV, which gets a header when it is new, and show them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *machine], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow(row | machine)
+            sys.stdout.write(f"{row}\n")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Products:
     """Layers of a model that read the same input as one product, and slices of its head.
 
     Args:
-        model: its weights are copied where packing pays, so make a new object when they change (`is_current`).
+        model: its weights are copied where packing pays and for tiles, so make a new object when they change (`is_current`).
         tile: number of rows of every product, or None for whatever comes.
     """
 
@@ -42,8 +42,10 @@ class Products:
         parameters = list(model.parameters())
         size = sum(p.numel() * p.element_size() for p in parameters)
         on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
-        self._pack = on_cpu and size <= PACK_UP_TO and torch.backends.mkldnn.is_available()
-        self._packed_state = self._state()
+        known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        self._pack = on_cpu and size <= PACK_UP_TO and known
+        self._copies = self._pack or tile is not None
+        self._packed_state = self._state() if self._copies else None
 
     def _state(self) -> tuple[list[tuple[int, int]], Tensor]:
         """Where the weights are, how often they were written, and a sample of what they are."""
@@ -52,7 +54,9 @@ class Products:
         return [(p.data_ptr(), p._version) for p in parameters], torch.stack(samples)
 
     def is_current(self) -> bool:
-        """Whether the model still has the weights that were packed."""
+        """Whether the model still has the weights that were copied, if any were."""
+        if self._packed_state is None:
+            return True
         (places, samples), (places_now, samples_now) = self._packed_state, self._state()
         return places == places_now and torch.equal(samples, samples_now)
 
@@ -64,7 +68,7 @@ class Products:
         return self._layers[key](x)
 
     def _prepare(self, layers: Sequence[nn.Module]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        if not self._pack and self._tile is None:
+        if not self._copies:
             return lambda x: tuple(layer(x) for layer in layers)
         if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
             weights = [cast(Tensor, layer.weight).detach() for layer in layers]
@@ -75,9 +79,11 @@ class Products:
 
     def head(self, ranges: tuple[IdRange, ...]) -> Product:
         """Hidden states (..., hidden) -> logits (..., K) of the ids of these ranges, in order."""
+        if not self._copies:
+            return lambda x: _joined([self._model.project(x, *span) for span in ranges])
         if ranges not in self._heads:
             rows = [self._model.lm_head.weight.detach()[first : first + count] for first, count in ranges]
-            product = self._product(torch.cat(rows) if len(rows) > 1 else rows[0])
+            product = self._product(_joined(rows, 0))
             self._heads[ranges] = lambda x: product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         return self._heads[ranges]
 
@@ -94,6 +100,10 @@ class Products:
         sample = torch.randn(self._tile, width, generator=torch.Generator().manual_seed(0)).to(weight)
         rows = self._tile if _rows_are_independent(product, sample) else 1
         return lambda x: _by_tiles(product, x, rows)
+
+
+def _joined(parts: Sequence[Tensor], axis: int = -1) -> Tensor:
+    return torch.cat(list(parts), axis) if len(parts) > 1 else parts[0]
 
 
 def _packed(weight: Tensor, tile: int | None) -> Product:

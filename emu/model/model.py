@@ -97,8 +97,8 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **options)
         hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
-        folder, options = hub.loading_options(pretrained_model_name_or_path, options)
-        return hub.forget_renaming(super().from_pretrained(folder, *args, **options))
+        folder, options, adapter = hub.loading_options(pretrained_model_name_or_path, options)
+        return hub.finish(super().from_pretrained(folder, *args, **options), adapter)
 
     def forward(
         self,
@@ -142,11 +142,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            position_ids = (
-                segment_positions(segment_ids)
-                if segment_ids is not None
-                else torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]
-            )
+            position_ids = _positions(input_ids, segment_ids, past)
         attend = self._attend(input_ids, segment_ids, attention_mask, past_key_values, past)
         hidden = self.model(input_ids, position_ids, attend)
         loss = logits = None
@@ -252,3 +248,10 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if not 0 <= first < first + count <= self.config.vocab_size:
             raise ValueError(f"ids {first}..{first + count - 1} are outside the vocabulary of {self.config.vocab_size}")
         return F.linear(hidden, self.lm_head.weight[first : first + count])
+
+
+def _positions(input_ids: Tensor, segment_ids: Tensor | None, past: int) -> Tensor:
+    """(B or 1, S): from the start of each segment, or behind what a cache holds."""
+    if segment_ids is not None:
+        return segment_positions(segment_ids)
+    return torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]
