@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -23,14 +24,24 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the name `path` when the block ends well; a folder of that name is replaced.
+def new_folder(path: Path, ours: Collection[str] = ("*",)) -> Iterator[Path]:
+    """A temporary folder to fill, which takes the name `path` when the block ends well.
+
+    Args:
+        path: the name; what an earlier folder of that name holds is replaced where it is ours and kept where it is not.
+        ours: patterns (as of `fnmatch`) of the names that such a folder holds; all of them by default.
 
     Raises:
         NotADirectoryError: there is a file of that name.
+        ValueError: the name is the folder that we work in, or one around it.
     """
+    path = path.absolute()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; a folder of that name cannot be written")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(
+            f"{path} is the working folder or one around it; name a folder of its own, e.g. {path / 'new'}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
     try:
@@ -38,17 +49,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             _flush(file)
         partial.chmod(0o777 & ~_umask())
-        if path.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f"{path.name}.replaced-", dir=path.parent))
-            os.replace(path, replaced)
-            os.replace(partial, path)
-            shutil.rmtree(replaced)
-        else:
-            os.replace(partial, path)
+        _take_name(partial, path, ours)
         _flush(path.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _take_name(partial: Path, path: Path, ours: Collection[str]) -> None:
+    if not path.exists():
+        os.replace(partial, path)
+        return
+    replaced = Path(tempfile.mkdtemp(prefix=f"{path.name}.replaced-", dir=path.parent))
+    os.replace(path, replaced)
+    os.replace(partial, path)
+    for entry in list(replaced.iterdir()):
+        if not any(fnmatch(entry.name, pattern) for pattern in ours) and not (path / entry.name).exists():
+            os.replace(entry, path / entry.name)
+    shutil.rmtree(replaced)
 
 
 def _flush(path: Path) -> None:

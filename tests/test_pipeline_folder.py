@@ -38,11 +38,21 @@ def test_a_saved_folder_holds_no_pickle_and_no_leftovers(saved):
     assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
 
 
-def test_saving_replaces_a_folder_as_a_whole(tiny_emu, copy):
-    (copy / "stale.txt").write_text("from before")
+def test_saving_replaces_a_model_as_a_whole_and_keeps_what_is_no_part_of_it(tiny_emu, copy):
+    (copy / "notes.txt").write_text("mine")
+    (copy / "model-00002-of-00002.safetensors").write_text("of an earlier model")
     tiny_emu.save_pretrained(copy)
-    assert not (copy / "stale.txt").exists()
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert not (copy / "model-00002-of-00002.safetensors").exists()
+    assert [path.name for path in copy.parent.iterdir()] == ["tiny"]
     assert Emu.from_pretrained(copy).defaults == tiny_emu.defaults
+
+
+def test_the_working_folder_is_no_place_for_a_model(tiny_emu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "..", tmp_path):
+        with pytest.raises(ValueError, match="working folder"):
+            tiny_emu.save_pretrained(folder)
 
 
 def test_a_failed_save_leaves_the_earlier_model(tiny_emu, copy, monkeypatch):
@@ -139,10 +149,10 @@ def test_written_files_are_whole_or_absent(tmp_path):
     write_file(tmp_path / "new" / "file", b"first")
     write_file(tmp_path / "new" / "file", b"second")
     assert (tmp_path / "new" / "file").read_bytes() == b"second"
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder") as partial:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder", ()) as partial:
         (partial / "half").write_text("")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file"), new_folder(tmp_path / "file"):
+    with pytest.raises(NotADirectoryError, match="is a file"), new_folder(tmp_path / "file", ()):
         pass

@@ -165,3 +165,23 @@ def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Si
     (segment,) = tokenizer.segments(clip)
     assert isinstance(segment, CodeSegment)
     return segment.codes
+
+
+def headers(
+    tokenizer: MultimodalTokenizer, prompt: Tensor, offered: Mapping[str, tuple[Grid, Mapping[str, Any]]]
+) -> list[list[int]]:
+    """Headers of the blocks that may stand in a document: those offered, and those that its prompt holds already.
+
+    Args:
+        tokenizer: of the document.
+        prompt: (n,) int64 ids.
+        offered: (grid, meta) by modality; modalities that the layout does not hold are left out.
+    """
+    layout = tokenizer.layout
+    found = [layout.header(name, *block) for name, block in offered.items() if name in layout.modalities]
+    for segment in layout.parse(prompt):
+        if isinstance(segment, CodeSegment):
+            modality = layout.modality(segment.modality)
+            grid = modality.check_codes(segment.codes, len(layout.code_ranges(modality.codebook)))
+            found.append(layout.header(segment.modality, grid, segment.meta))
+    return found

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from emu.documents import CodeSegment
 from emu.generation import Engine, Sampling
-from emu.modality import Grid
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning
+from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, headers
 from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
 from emu.pipeline.requests import (
     GenerationDefaults,
@@ -94,7 +91,13 @@ class Emu:
         return emu.to(target)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything that `from_pretrained` reads; the folder appears when it is complete, an earlier one is replaced."""
+        """Write everything that `from_pretrained` reads; the folder appears when it is complete.
+
+        A model that the folder held is replaced as a whole; files in it that are no part of a model stay.
+
+        Raises:
+            ValueError: the folder is the working folder, or one around it.
+        """
         write_folder(Path(folder), self.model, self.tokenizer, self.defaults)
 
     def to(self, device: str | torch.device) -> Emu:
@@ -330,10 +333,11 @@ class Emu:
         )
         items = [document] if isinstance(document, str) else document
         (items,) = check_documents([items])
-        prompt = self.tokenizer.question(items)
+        prompt, clip = self.tokenizer.question(items), self._clip_grid(settings)
+        offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
         segments = self._engine(deterministic).generate(
             prompt,
-            headers=self._headers(settings, prompt),
+            headers=headers(self.tokenizer, prompt, offered),
             text=Sampling(1.0, settings.temperature, 0, settings.top_p),
             codes=Sampling(settings.guidance_scale, settings.temperature, settings.top_k, settings.top_p),
             max_text_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
@@ -341,21 +345,6 @@ class Emu:
             seed=check_seeds(seed, 1)[0],
         )
         return map(self.tokenizer.decode_segment, segments)
-
-    def _headers(self, settings: GenerationDefaults, prompt: Tensor) -> list[list[int]]:
-        """Headers of the blocks that may begin: pictures and clips of the settings, and what the prompt holds already."""
-        layout, clip = self.tokenizer.layout, self._clip_grid(settings)
-        offered: dict[str, tuple[Grid, dict[str, Any]]] = {
-            "image": (clip[1:], {}),
-            "video": (clip, {"frames": settings.frames, "fps": settings.fps}),
-        }
-        headers = [layout.header(name, *block) for name, block in offered.items() if name in layout.modalities]
-        blocks = [segment for segment in layout.parse(prompt) if isinstance(segment, CodeSegment)]
-        for block in blocks:
-            modality = layout.modality(block.modality)
-            grid = modality.check_codes(block.codes, len(layout.code_ranges(modality.codebook)))
-            headers.append(layout.header(block.modality, grid, block.meta))
-        return headers
 
     @property
     def spatial_factor(self) -> int:

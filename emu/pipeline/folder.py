@@ -21,13 +21,15 @@ from emu.hub.reading import is_released, read_released
 from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
-from emu.multimodal_tokenizer import TEXT_FOLDER, MultimodalTokenizer
+from emu.multimodal_tokenizer import TEXT_FOLDER, VISION_FOLDER, MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
 from emu.vocabulary import Vocabulary
 
 SETTINGS_FILE = "emu.json"
 FORMAT_VERSION = 1
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+OUR_FILES = ("*.json", "model*.safetensors", TEXT_FOLDER, VISION_FOLDER, "*.partial")
+"""What a model's folder holds, and what goes when another model takes its name."""
 DAMAGED = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, RuntimeError)
 """What libraries raise for files that are cut or do not fit each other."""
 BUNDLED = Path(__file__).parents[1] / "bundled"
@@ -82,13 +84,13 @@ def find_folder(path: str | Path) -> Path:
 def write_folder(
     folder: Path, model: EmuForCausalLM, tokenizer: MultimodalTokenizer, defaults: GenerationDefaults
 ) -> None:
-    """Write all parts beside `folder`, then give them its name; a folder of that name is replaced as a whole."""
+    """Write all parts beside `folder`, then give them its name; a model of that name is replaced as a whole, other files in it stay."""
     settings = {
         "format_version": FORMAT_VERSION,
         "generation": defaults.to_dict(),
         "fingerprints": tokenizer.fingerprints,
     }
-    with new_folder(folder) as partial:
+    with new_folder(folder, OUR_FILES) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         write_file(partial / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())

@@ -11,6 +11,8 @@ from torch import Tensor
 from emu.files import new_folder, write_file
 from emu.media import gif_bytes, mp4_bytes, png_bytes
 
+FRAME_FILES = ("[0-9][0-9][0-9][0-9]*.png",)
+
 
 @dataclass(frozen=True)
 class ImageResult:
@@ -52,7 +54,7 @@ class VideoResult:
     seed: int
 
     def save(self, path: str | Path) -> None:
-        """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames where the name has no suffix.
+        """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames where the name has no suffix; it replaces frames.
 
         Raises:
             ValueError: another suffix.
@@ -63,7 +65,7 @@ class VideoResult:
         elif path.suffix == ".mp4":
             write_file(path, mp4_bytes(self.frames, self.fps))
         elif not path.suffix:
-            with new_folder(path) as folder:
+            with new_folder(path, FRAME_FILES) as folder:
                 for index, frame in enumerate(self.frames):
                     about = {"prompt": self.prompt, "seed": str(self.seed), "frame": str(index), "fps": str(self.fps)}
                     (folder / f"{index:04d}.png").write_bytes(png_bytes(frame, about))
