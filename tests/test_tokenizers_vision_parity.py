@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
@@ -158,3 +158,36 @@ def test_folders_that_cannot_be_loaded_are_named(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="bert"):
         VisionTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_vqgan_names_of_emu3_5_are_read(tmp_path):
+    torch.manual_seed(0)
+    small = {"base_channels": 32, "latent_channels": 8, "embed_dim": 8, "codebook_size": 64, "num_res_blocks": 1}
+    config = VisionTokenizerConfig.preset("emu3.5", **small)
+    ours = VisionTokenizer(config).eval()
+    theirs = weights_to(ours.state_dict(), "emu3")
+    for name in ("quant_conv.conv", "post_quant_conv.conv"):
+        theirs[name.replace(".conv", "") + ".weight"] = theirs.pop(name + ".weight")[:, :, 0]
+        theirs[name.replace(".conv", "") + ".bias"] = theirs.pop(name + ".bias")
+    theirs["quantize.embedding.weight"] = ours.quantizer.embedding.weight
+    assert "decoder.up.4.attn.0.norm.weight" in theirs
+    save_file({name: tensor.detach().contiguous() for name, tensor in theirs.items()}, tmp_path / "model.safetensors")
+    loaded = VisionTokenizer.from_pretrained(tmp_path, config=config)
+    image = pixels(1, 3, 32, 48)
+    assert loaded.encode(image).shape == (1, 2, 3)
+    assert torch.equal(loaded.encode(image), ours.encode(image))
+    assert loaded.fingerprint == ours.fingerprint
+
+
+def test_the_preset_of_emu3_5_has_its_size():
+    with torch.device("meta"):
+        tokenizer = VisionTokenizer(VisionTokenizerConfig.preset("emu3.5"))
+    total = sum(p.numel() for p in tokenizer.parameters())
+    assert abs(total / 455e6 - 1) < 0.02
+
+
+def test_the_preset_of_emu3_has_its_size():
+    with torch.device("meta"):
+        tokenizer = VisionTokenizer(VisionTokenizerConfig.preset("emu3"))
+    total = sum(p.numel() for p in tokenizer.parameters()) + tokenizer.quantizer.codebook.embed.numel()
+    assert total == 270_740_287

@@ -16,6 +16,19 @@ LIBRARY_KEYS = {
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2409.18869, section 2.2; widths from baaivision/Emu3 (emu3/tokenizer/configuration_emu3visionvq.py)
     "emu3": {},
+    # arXiv 2510.26583: 16x, images only, 131,072 codes of width 256; widths from TencentARC/SEED-Voken (IBQ), doubled
+    "emu3.5": {
+        "spatial_factor": 16,
+        "temporal_factor": 1,
+        "channel_multiplier": (1, 1, 2, 2, 4),
+        "num_res_blocks": 4,
+        "attn_resolutions": (4,),
+        "latent_channels": 256,
+        "embed_dim": 256,
+        "codebook_size": 131072,
+        "spatial_norm": False,
+        "quantizer": "ibq",
+    },
     # 24x24 or 32x32 pictures and short clips on a CPU: seconds to train, 512 codes
     "small": {
         "spatial_factor": 4,

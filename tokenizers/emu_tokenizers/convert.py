@@ -13,7 +13,7 @@ from torch import Tensor
 from emu_tokenizers.config import VisionTokenizerConfig
 
 CODEBOOK = "quantizer.codebook.embed"
-THEIR_CODEBOOKS = ("quantize.embedding.weight", "quantizer.embedding.weight")
+THEIR_CODEBOOKS = ("quantize.embedding.weight",)
 
 RENAMES = [  # the Emu3 repository's name, transformers' name
     (r"(?<!_block)\.down\.(\d+)\.", r".down_block.down.\1."),
@@ -103,14 +103,21 @@ def config_to(config: VisionTokenizerConfig, naming: str) -> dict[str, Any]:
     return found | {"model_type": MODEL_TYPES[naming], "architectures": [ARCHITECTURES[naming]]}
 
 
-def weights_from(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under any naming, as `VisionTokenizer.load_weights` wants them: transformers' names, our codebook."""
+def weights_from(weights: Mapping[str, Tensor], quantizer: str = "vq") -> dict[str, Tensor]:
+    """Weights under any naming, as `VisionTokenizer.load_weights` wants them: transformers' names, our codebook.
+
+    The VQGAN names of Emu3.5's tokenizer (IBQ, without temporal layers) are the Emu3 repository's; its 1x1 convolutions
+    around the codebook have no time axis.
+    """
     found = {}
     for name, tensor in weights.items():
         new = "." + re.sub(r"^(model\.)?(vqmodel\.)?", "", name)
         if new[1:] in THEIR_CODEBOOKS:
-            found[CODEBOOK] = tensor[None]
+            found.update({CODEBOOK: tensor[None]} if quantizer == "vq" else {"quantizer.embedding.weight": tensor})
             continue
+        if re.fullmatch(r"\.(post_)?quant_conv\.(weight|bias)", new):
+            new = new.replace("quant_conv.", "quant_conv.conv.")
+            tensor = tensor[:, :, None] if tensor.ndim == 4 else tensor
         for pattern, replacement in RENAMES:
             new = re.sub(pattern, replacement, new)
         if PROJECTION.search(new) and tensor.ndim == 4:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from emu_tokenizers.checkpoint import read_settings, read_weights, write_folder
 from emu_tokenizers.checks import check_codes, check_frames, check_pixels
 from emu_tokenizers.config import VisionTokenizerConfig
-from emu_tokenizers.convert import config_from, config_to, weights_from, weights_to
+from emu_tokenizers.convert import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
 from emu_tokenizers.decoder import Decoder
 from emu_tokenizers.encoder import Encoder
 from emu_tokenizers.fingerprint import STATISTICS, fingerprint
@@ -283,7 +283,8 @@ class VisionTokenizer(PreTrainedModel):
 
         Args:
             source: folder or repository.
-            config: replaces the configuration that is stored there (say, another clip rule).
+            config: replaces the configuration that is stored there (say, another clip rule), or stands for one that is
+                missing: `VisionTokenizerConfig.preset("emu3.5")` for safetensors of Emu3.5's tokenizer.
             dtype: of the weights; None keeps that of the file.
             hub: where to look: revision, subfolder, cache_dir, token, local_files_only.
 
@@ -291,12 +292,12 @@ class VisionTokenizer(PreTrainedModel):
             FileNotFoundError: no such folder or repository, or a file is missing in it.
             ValueError: no vision tokenizer, a damaged file, or weights that do not fit the configuration.
         """
-        settings = read_settings(source, **hub)
-        config = config_from(settings) if config is None else config
+        if config is None:
+            config = config_from(read_settings(source, **hub))
         weights = read_weights(source, **hub)
-        foreign = settings.get("model_type") != VisionTokenizerConfig.model_type
+        own = any(name.startswith("quantizer.") and name not in THEIR_CODEBOOKS for name in weights)
         tokenizer = cls(config)
-        tokenizer.load_weights(weights_from(weights) if foreign else weights, str(source))
+        tokenizer.load_weights(weights if own else weights_from(weights, config.quantizer), str(source))
         return tokenizer.eval() if dtype is None else nn.Module.to(tokenizer, dtype).eval()
 
     def load_weights(self, weights: Mapping[str, Tensor], source: str = "the given weights") -> None:
