@@ -48,7 +48,7 @@ def guided_sample(
         seed: (B,) int64, all bits count.
         stream: (B,) int64, which of the sequences that share a seed; the low 32 bits count.
         position: (B,) int64, place of the token in its sequence; the low 32 bits count.
-        draw: number of the draw when one position needs several.
+        draw: number of the draw when one position needs several, below 2**31.
 
     Returns:
         (B,) int64, offsets of the candidates drawn.
@@ -57,18 +57,29 @@ def guided_sample(
         ValueError: a shape, device or number does not fit.
         TypeError: a dtype is not supported.
     """
+    _check_tensors(logits, seed, stream, position)
+    scale, part_scale = _scale_pair(scale)
+    top_k = top_k or 0
+    top_p = 1.0 if top_p is None else float(top_p)
+    _check_numbers(temperature, top_k, top_p, draw)
+    top_k = top_k if top_k < logits.shape[2] else 0
+    numbers = float(scale), float(part_scale), float(temperature), top_k, top_p
+    return _sample_op(logits, *numbers, seed, stream, position, draw)
+
+
+def _check_tensors(logits: Tensor, seed: Tensor, stream: Tensor, position: Tensor) -> None:
     check_tensor("logits", logits, "(R, B, K)", 3, FLOATS)
     check_not_empty("logits", logits, 2, "candidates")
-    num_guides, num_rows, num_candidates = logits.shape
+    num_guides, num_rows, _ = logits.shape
     if num_guides not in (1, 2, 3):
         raise ValueError(f"logits must have 1, 2 or 3 guidance rows (R, B, K), got {num_guides}")
     for name, value in (("seed", seed), ("stream", stream), ("position", position)):
         check_tensor(name, value, "(B,)", 1, (torch.int64,))
         check_shape(name, value, (num_rows,), "the rows of logits")
         check_like(name, value, "logits", logits)
-    scale, part_scale = _scale_pair(scale)
-    top_k = top_k or 0
-    top_p = 1.0 if top_p is None else float(top_p)
+
+
+def _check_numbers(temperature: float, top_k: int, top_p: float, draw: int) -> None:
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be a finite number of at least 0, got {temperature}")
     if top_k < 0:
@@ -77,18 +88,6 @@ def guided_sample(
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
     if not 0 <= draw < 2**31:
         raise ValueError(f"draw must lie in 0..2**31 - 1, got {draw}")
-    return _sample_op(
-        logits,
-        float(scale),
-        float(part_scale),
-        float(temperature),
-        top_k if top_k < num_candidates else 0,
-        top_p,
-        seed,
-        stream,
-        position,
-        draw,
-    )
 
 
 def _scale_pair(scale: float | tuple[float, float]) -> tuple[float, float]:

@@ -75,19 +75,10 @@ def linear_cross_entropy(
     cap = _check_options(z_loss, softcap, reduction)
     first, count, ranges = _resolve_range(vocab_range, hidden, weight)
     needs_grad = torch.is_grad_enabled() and reduction != "none"
-    options = (first, count, ranges, cap)
+    wanted = return_argmax, needs_grad and hidden.requires_grad, needs_grad and weight.requires_grad
+    options = first, count, ranges, cap
     loss, lse, argmax, _, _ = _forward_op(
-        hidden,
-        weight,
-        target,
-        weights,
-        *options,
-        ignore_index,
-        z_loss,
-        reduction,
-        return_argmax,
-        needs_grad and hidden.requires_grad,
-        needs_grad and weight.requires_grad,
+        hidden, weight, target, weights, *options, ignore_index, z_loss, reduction, *wanted
     )
     results = [loss]
     if return_lse:
