@@ -14,13 +14,16 @@ import torch
 
 from emu.hub import names
 from emu.hub.configs import emu_config
-from emu.hub.formats import detect, read_config, resolve
+from emu.hub.formats import detect, read_config, read_json, resolve
 from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuConfig, EmuForCausalLM
 
+ADAPTER = "adapter_config.json"
+"""File of a folder that PEFT wrote."""
 
-def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+
+def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dict[str, Any], Path | None]:
     """What `PreTrainedModel.from_pretrained` needs to read the language model of a folder, whichever library wrote it.
 
     Args:
@@ -28,7 +31,8 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[Path, di
         options: the caller's, for `from_pretrained`; `allow_pickle` names pickled files that may be read.
 
     Returns:
-        The folder, and the options with our configuration and the table of names.
+        The folder, the options with our configuration and the table of names, and the folder of the adapter to put on the model, if
+        `path` is one.
 
     Raises:
         FileNotFoundError: the folder, a shard or the weights are missing.
@@ -39,8 +43,9 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[Path, di
     allow_pickle: str | Iterable[str] = options.pop("allow_pickle", ())
     folder = resolve(path, options.get("revision"))
     folder = folder / options.pop("subfolder", "")
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return folder, options
+    adapter = None
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        adapter, folder = folder, _base_of(folder)
     form = detect(folder)
     checkpoint = Checkpoint.open(folder, allow_pickle)
     config = options.get("config")
@@ -51,7 +56,17 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[Path, di
     options["use_safetensors"] = not checkpoint.pickled
     if names.TO_EMU[form]:
         options["key_mapping"] = names.TO_EMU[form]
-    return folder, options
+    return str(folder), options, adapter
+
+
+def _base_of(adapter: Path) -> Path:
+    base = read_json(adapter / ADAPTER).get("base_model_name_or_path")
+    if not base or not resolve(base).is_dir():
+        raise FileNotFoundError(
+            f"{adapter / ADAPTER} was trained on the model {base!r}, which is not there; load that model and call its "
+            f"load_adapter({str(adapter)!r})"
+        )
+    return resolve(base)
 
 
 def read_emu_config(folder: str | Path) -> EmuConfig:
@@ -97,8 +112,10 @@ def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: 
             )
 
 
-def forget_renaming(loaded: Any) -> Any:
-    """What `from_pretrained` returned, without the memory of foreign names, so that `save_pretrained` writes ours."""
+def finish(loaded: Any, adapter: Path | None) -> Any:
+    """What `from_pretrained` returned, without the memory of foreign names (`save_pretrained` writes ours), with its adapter."""
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model._weight_conversions = []
+    if adapter is not None:
+        model.load_adapter(str(adapter))
     return loaded

@@ -1,0 +1,136 @@
+"""Fine-tuning a released model with low-rank adapters (LoRA, arXiv 2106.09685), through PEFT.
+
+    python -m emu.training.lora --config lora-emu3 --model.pretrained Emu3-Gen --data.sources.mine shards
+
+The base model stays frozen in its own precision; only the adapters learn. What is exported is the adapter: `model.load_adapter(folder)`
+puts it on the base model again, and `EmuForCausalLM.from_pretrained(folder)` reads both. `merge: true` exports a whole model instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from emu.hub.formats import resolve
+from emu.hub.language import read_emu_config
+from emu.model import EmuForCausalLM
+from emu.training.cli import EmuCLI
+from emu.training.module import EmuModule
+from emu.training.schedules import OptimizerOptions
+from emu.training.vocabularies import check_vocabulary
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LoraModule(EmuModule):
+    """Adapters on a frozen model in training.
+
+    Args:
+        pretrained: folder of the base model, in any format that `EmuForCausalLM.from_pretrained` reads.
+        rank: of the adapters.
+        alpha: their scale is alpha / rank.
+        dropout: of their input.
+        targets: projections that get one.
+        dtype: of the frozen weights; adapters are float32.
+        checkpointing: recompute activations in the backward pass.
+        merge: export the base model with the adapters added to its weights.
+        optimizer, max_grad_norm, max_skipped_steps: see `EmuModule`.
+
+    Raises:
+        ImportError: PEFT is not installed.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        rank: int = 16,
+        alpha: float = 32.0,
+        dropout: float = 0.05,
+        targets: tuple[str, ...] = PROJECTIONS,
+        dtype: str = "bfloat16",
+        checkpointing: bool = True,
+        merge: bool = False,
+        optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4, weight_decay=0.0),  # noqa: B008 (frozen)
+        max_grad_norm: float = 1.0,
+        max_skipped_steps: int = 10,
+    ) -> None:
+        super().__init__(None, pretrained, optimizer, max_grad_norm, max_skipped_steps)
+        self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
+        self.base_dtype, self.checkpointing, self.merge = dtype, checkpointing, merge
+        self.strict_loading = False  # checkpoints hold the adapters alone
+
+    def configure_model(self) -> None:
+        """Load the base model, freeze it and add adapters, once."""
+        if self.model is not None:
+            return
+        from peft import LoraConfig
+
+        assert self.pretrained is not None
+        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
+        config = read_emu_config(resolve(self.pretrained))
+        check_vocabulary(config, vocabulary)
+        for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
+            setattr(config, name, 0.0)  # adapters have their own
+        model = EmuForCausalLM.from_pretrained(self.pretrained, config=config, dtype=DTYPES[self.base_dtype])
+        self.config = model.config
+        model.requires_grad_(False)
+        settings = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        model.add_adapter(LoraConfig(**settings, target_modules=list(self.targets)))  # type: ignore[arg-type]
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if self.checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = model.train()
+        self.model.model.register_forward_hook(self._keep_hidden)
+
+    def problems(self, trainer: Any) -> list[str]:
+        """See `EmuModule`."""
+        found = super().problems(trainer)
+        if self.base_dtype not in DTYPES:
+            found.append(f"model.dtype is {self.base_dtype!r}; expected one of {list(DTYPES)}")
+        if self.rank < 1:
+            found.append(f"model.rank is {self.rank}; expected 1 or more")
+        unknown = sorted(set(self.targets) - set(PROJECTIONS))
+        if unknown or not self.targets:
+            found.append(f"model.targets {list(self.targets)} should name projections of {list(PROJECTIONS)}")
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was trained; the base model is where it was."""
+        super().on_save_checkpoint(checkpoint)
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+
+    def on_fit_end(self) -> None:
+        """Add the adapters to the weights, if that is asked for, before the model is exported."""
+        if self.merge and self.model is not None:
+            merge_adapters(self.model)
+
+
+def merge_adapters(model: EmuForCausalLM) -> None:
+    """Add the adapters of a model to its weights and take them away."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+
+
+def fit(arguments: Sequence[str]) -> LoraModule:
+    """Fine-tune in this process; see `emu.training.cli.fit`."""
+    module = EmuCLI(LoraModule, arguments, name="python -m emu.training.lora").fit()
+    assert isinstance(module, LoraModule)
+    return module
+
+
+if __name__ == "__main__":
+    fit(sys.argv[1:])

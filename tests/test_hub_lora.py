@@ -1,0 +1,103 @@
+"""LoRA on a tiny stand-in of Emu3: the recipe runs, only the adapters learn, and what is exported loads."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lora]'")
+
+from emu import Emu, EmuForCausalLM
+from emu.cli.convert import main as convert
+from emu.cli.tokenize import main as tokenize
+from emu.hub.stand_ins import write
+from emu.hub.weights import Checkpoint
+from emu.recipes import find_recipe
+from emu.training.lora import fit
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lora")
+    convert([str(write("emu3", root / "released")), str(root / "base"), "--to", "emu"])
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number, 40, 200)).save(root / f"{number}.png")
+    lines = [json.dumps({"items": [{"caption": "a blue square"}, {"image": f"{i}.png"}]}) for i in range(4)]
+    (root / "pictures.jsonl").write_text("\n".join(lines))
+    words = ["--tokenizer", str(root / "base"), "--size", "32", "32", "--output", str(root / "shards")]
+    assert tokenize([str(root / "pictures.jsonl"), *words]) == 0
+    return root
+
+
+def recipe(base, tmp_path, **model):
+    table = yaml.safe_load(find_recipe("lora-emu3", ".yaml").read_text())
+    table["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "max_steps": 6, "log_every_n_steps": 1}
+    table["trainer"] |= {
+        "accumulate_grad_batches": 1,
+        "default_root_dir": str(tmp_path / "run"),
+        "enable_progress_bar": False,
+    }
+    table["model"] |= {"pretrained": str(base / "base"), "dtype": "float32", "rank": 4, "dropout": 0.0, **model}
+    table["model"]["optimizer"] |= {"lr": 1e-2, "warmup_steps": 1}
+    table["data"]["init_args"] |= {"sources": {"pictures": str(base / "shards")}, "row_length": 128}
+    table["data"]["init_args"] |= {"documents_per_step": {"pictures": 4}, "tokenizer": str(base / "base")}
+    file = tmp_path / "lora.yaml"
+    file.write_text(yaml.safe_dump(table))
+    return ["--config", str(file)]
+
+
+def test_only_the_adapters_learn_and_the_loss_falls(base, tmp_path):
+    before = dict(Checkpoint.open(base / "base").tensors())
+    module = fit(recipe(base, tmp_path))
+    trained = [name for name, parameter in module.model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    state = module.model.state_dict()
+    for name, tensor in before.items():
+        found = state.get(name, state.get(name.replace(".weight", ".base_layer.weight")))
+        assert torch.equal(found, tensor), name
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    assert losses[-1] < losses[0]
+
+
+def test_the_adapter_is_exported_alone_and_loads_on_its_base(base, tmp_path):
+    module = fit(recipe(base, tmp_path))
+    folder = tmp_path / "run" / "model"
+    assert (folder / "adapter_model.safetensors").is_file() and not (folder / "model.safetensors").exists()
+    ids = torch.randint(0, 300, (1, 9))
+    wanted = module.model.eval()(ids).logits
+    torch.testing.assert_close(EmuForCausalLM.from_pretrained(folder)(ids).logits, wanted)
+    emu = Emu.from_pretrained(base / "base")
+    assert not torch.allclose(emu.model(ids).logits, wanted)
+    emu.model.load_adapter(str(folder))
+    torch.testing.assert_close(emu.model.eval()(ids).logits, wanted)
+    assert emu.generate_images("a blue square", size=(32, 32))[0].codes.shape == (4, 4)
+
+
+def test_a_merged_model_is_a_whole_one(base, tmp_path):
+    module = fit(recipe(base, tmp_path, merge=True))
+    emu = Emu.from_pretrained(tmp_path / "run" / "model")
+    ids = torch.randint(0, 300, (1, 9))
+    torch.testing.assert_close(emu.model(ids).logits, module.model.eval()(ids).logits)
+    assert not torch.allclose(emu.model(ids).logits, EmuForCausalLM.from_pretrained(base / "base")(ids).logits)
+    assert emu.generate_images("a blue square", size=(32, 32))[0].codes.shape == (4, 4)
+
+
+def test_a_run_goes_on_from_its_checkpoint(base, tmp_path):
+    words = recipe(base, tmp_path)
+    whole = fit(words)
+    again = [*words, "--trainer.default_root_dir", str(tmp_path / "again")]
+    fit([*again, "--trainer.max_steps", "3", "--model.optimizer.total_steps", "6"])
+    checkpoint = next((tmp_path / "again" / "checkpoints").iterdir())
+    names = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert names and all("lora_" in name for name in names)
+    resumed = fit([*again, "--ckpt_path", "last"])
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor)
+
+
+def test_wrong_settings_are_named_before_work(base, tmp_path):
+    with pytest.raises(ValueError, match=r"rank is 0[\s\S]*embed_tokens"):
+        fit(recipe(base, tmp_path, rank=0, targets=["embed_tokens"]))
