@@ -67,10 +67,12 @@ class TextTokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"expected a str to tokenise, got {type(text).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
             raise ValueError(
                 "the text holds half of a surrogate pair, which no encoding can write; decode its source with errors='replace'"
-            )
+            ) from error
         return self._backend.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
