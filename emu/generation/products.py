@@ -41,7 +41,8 @@ class Products:
         self._heads: dict[tuple[IdRange, ...], Product] = {}
         parameters = list(model.parameters())
         size = sum(p.numel() * p.element_size() for p in parameters)
-        on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+        plain = all(type(p) is nn.Parameter for p in parameters)  # quantized weights are tensors of their own kind
+        on_cpu = plain and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
         known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         self._pack = on_cpu and size <= PACK_UP_TO and known
         self._copies = self._pack or tile is not None
