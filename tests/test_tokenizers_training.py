@@ -92,6 +92,45 @@ def test_a_few_steps_lower_the_loss_and_use_the_codebook(tmp_path):
     assert codes.unique().numel() > 4
 
 
+def test_training_goes_on_from_a_saved_tokenizer(tmp_path):
+    first = make_module()
+    fit(first, 5, tmp_path)
+    first.tokenizer.save_pretrained(tmp_path / "saved")
+    second = make_module(start_from=str(tmp_path / "saved"))
+    batch = next(iter(KeyedBatches(1)))["video"]
+    assert torch.equal(second.tokenizer.encode(batch), first.tokenizer.encode(batch))
+    assert second.quantizer_warmup_steps == 0
+    second.model.train()
+    fit(second, 2, tmp_path)
+
+
+def test_an_image_tokenizer_becomes_a_video_tokenizer(tmp_path):
+    config = VisionTokenizerConfig.preset("small", **TINY, temporal_factor=1)
+    image_tokenizer = VisionTokenizer(config).eval()
+    image_tokenizer.save_pretrained(tmp_path)
+    module = make_module(start_from=str(tmp_path))
+    frames = torch.rand(2, 3, 8, 8) * 2 - 1
+    spatial = image_tokenizer.encoder.spatial(frames)
+    assert torch.equal(module.model.encoder.spatial(frames), spatial)
+    assert torch.equal(module.model.quantizer.weight, image_tokenizer.quantizer.weight)
+    last_tap = module.model.quant_conv.conv.weight[:, :, -1:]
+    assert torch.equal(last_tap, image_tokenizer.quant_conv.conv.weight)
+    assert (module.model.quant_conv.conv.weight[:, :, :-1] == 0).all()
+
+
+def test_a_tokenizer_of_another_width_is_no_start(tmp_path):
+    VisionTokenizer(VisionTokenizerConfig.preset("small", **{**TINY, "base_channels": 16})).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not fit"):
+        make_module(start_from=str(tmp_path))
+
+
+def test_bfloat16_training_keeps_the_codebook_in_float32(tmp_path):
+    module = make_module()
+    fit(module, 5, tmp_path, precision="bf16-mixed")
+    assert module.model.quantizer.weight.dtype == torch.float32
+    assert all(torch.isfinite(p).all() for p in module.model.parameters())
+
+
 def test_validation_before_the_first_step_leaves_the_codebook_alone(tmp_path):
     module = make_module()
     codes = module.model.quantizer.weight.clone()

@@ -143,3 +143,31 @@ def weights_to(weights: Mapping[str, Tensor], naming: str) -> dict[str, Tensor]:
             name = name[1:]
         found[name] = tensor
     return found
+
+
+def inflate(image_weights: Mapping[str, Tensor], video_weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an image tokenizer spread into a video tokenizer of the same widths.
+
+    The convolutions around the codebook see the newest frame only (the last tap, arXiv 2409.04410, section 3.3); the
+    temporal layers stay as `video_weights` has them, which pass their frames on when they are new.
+
+    Args:
+        image_weights: of a tokenizer with `temporal_factor` 1.
+        video_weights: freshly made, of the same configuration with a larger factor.
+    """
+    found = {}
+    for name, fresh in video_weights.items():
+        given = image_weights.get(name)
+        if given is None:
+            found[name] = fresh
+        elif given.shape == fresh.shape:
+            found[name] = given
+        elif given.ndim == fresh.ndim == 5 and given.shape[:2] == fresh.shape[:2]:
+            spread = fresh.new_zeros(fresh.shape)
+            spread[:, :, -1:] = given
+            found[name] = spread
+        else:
+            raise ValueError(
+                f"{name} is {tuple(given.shape)} in the image tokenizer and {tuple(fresh.shape)} in the other"
+            )
+    return found

@@ -26,6 +26,7 @@ from emu_tokenizers.adversarial import (
 )
 from emu_tokenizers.alignment import FeatureAlignment
 from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.convert import inflate
 from emu_tokenizers.losses import TokenizerLosses
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.vision import VisionTokenizer
@@ -53,6 +54,11 @@ class TokenizerModule(LightningModule):
         teacher: frozen model whose features the codes are aligned with, frames (N, 3, H, W) -> (N, C, h, w); weighed by
             the loss "alignment".
         teacher_dim: channels C of its features.
+        start_from: folder or repository of a tokenizer to go on from: all weights, or those of an image tokenizer where
+            `config` has a larger temporal factor. Its codebook is kept, without a warm-up.
+
+    Raises:
+        ValueError: an unknown loss, or a tokenizer to start from that does not fit `config`.
     """
 
     def __init__(
@@ -70,11 +76,12 @@ class TokenizerModule(LightningModule):
         adversarial: AdversarialOptions | None = None,
         teacher: nn.Module | None = None,
         teacher_dim: int = 0,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         config = VisionTokenizerConfig.preset(config) if isinstance(config, str) else config
-        self.model = VisionTokenizer(config).train()
+        self.model = make_model(config, start_from)
         losses = dict(losses or DEFAULT_LOSSES)
         aligned = () if teacher is None else ("alignment",)
         self.losses = TokenizerLosses(losses, self.model.quantizer.loss_names + aligned)
@@ -84,7 +91,7 @@ class TokenizerModule(LightningModule):
             width, depth = adversarial.base_channels, adversarial.num_layers
             self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
         self.lr, self.lr_warmup_steps = lr, lr_warmup_steps
-        self.quantizer_warmup_steps = quantizer_warmup_steps if self.model.quantizer.starts_from_data else 0
+        self.quantizer_warmup_steps = quantizer_warmup_steps if self._needs_warmup() else 0
         self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
         self.frames_per_clip = frames_per_clip
         self.average = None
@@ -92,6 +99,9 @@ class TokenizerModule(LightningModule):
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
         self.train_codes = CodeCounter(self.model.codebook_sizes)
         self.val_codes = CodeCounter(self.model.codebook_sizes)
+
+    def _needs_warmup(self) -> bool:
+        return self.model.quantizer.starts_from_data and not self.model.quantizer.started
 
     @property
     def tokenizer(self) -> VisionTokenizer:
@@ -229,6 +239,18 @@ class TokenizerModule(LightningModule):
         """Logs the use of the codebook over all validation batches."""
         if any(int(counts.sum()) for counts in self.val_codes.counts):
             self._log_codes("val", self.val_codes)
+
+
+def make_model(config: VisionTokenizerConfig, start_from: str | None) -> VisionTokenizer:
+    """A tokenizer in training mode, new or going on from a saved one."""
+    model = VisionTokenizer(config)
+    if start_from is not None:
+        given = VisionTokenizer.from_pretrained(start_from, dtype=torch.float32)
+        weights = given.state_dict()
+        if given.temporal_factor == 1 and config.temporal_factor > 1:
+            weights = inflate(weights, model.state_dict())
+        model.load_weights(weights, start_from)
+    return model.train()
 
 
 def parts_of(batch: Batch) -> dict[str, Tensor]:
