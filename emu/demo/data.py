@@ -21,11 +21,11 @@ from emu.pipeline.folder import BUNDLED
 from emu.vocabulary import Vocabulary
 
 DOCUMENTS_PER_STEP = {
-    "text_to_image": 10,
-    "image_to_text": 16,
-    "text_to_video": 10,
-    "video_continuation": 3,
-    "image_to_video": 3,
+    "text_to_image": 8,
+    "image_to_text": 14,
+    "text_to_video": 9,
+    "video_continuation": 6,
+    "image_to_video": 4,
 }
 VALIDATION_DIGITS = 50
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,11 @@ def reconstructions_figure(samples: Mapping[str, Any]) -> Figure:
 
 
 def loss_figure(table: Path) -> Figure:
-    """Losses of the transformer."""
+    """Losses of the transformer by task."""
     rows = read_curves(table)
-    train = {name: points(rows, name) for name in names(rows, "loss")}
-    held_out = {name: points(rows, name) for name in names(rows, "validation_loss")}
-    panels = {"Training": train} | ({"Held-out digits": held_out} if held_out else {})
-    note = "Loss per token by task; the tasks share one model."
+    panels = {"Training": columns(rows, "source_loss/"), "Held-out digits": columns(rows, "validation_loss/")}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    note = "Loss per token, captions and headers included; the tasks share one model."
     return Figure("Learning", note, curves(panels, dict.fromkeys(panels, "nats per token")), smooth=True)
 
 
@@ -109,7 +108,7 @@ def codebook_figure(table: Path) -> Figure:
     """Use of the codebook and quality of the vision tokenizer."""
     rows = read_curves(table)
     panels = {
-        "Codes used": {name: points(rows, f"{name}/codebook_use") for name in ("train", "val")},
+        "Codes used": {"training": points(rows, "train/codebook_use"), "held out": points(rows, "val/codebook_use")},
         "Quality": {f"held-out {kind}s": points(rows, f"val/{kind}/psnr") for kind in ("image", "video")},
     }
     labels = {"Codes used": "share of the codebook", "Quality": "PSNR in dB"}
@@ -122,9 +121,10 @@ def points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[flo
     return [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
 
 
-def names(rows: Mapping[int, Mapping[str, float]], start: str) -> Sequence[str]:
-    """Columns that are `start` or parts of it."""
-    return sorted({name for row in rows.values() for name in row if name == start or name.startswith(f"{start}/")})
+def columns(rows: Mapping[int, Mapping[str, float]], start: str) -> dict[str, list[tuple[float, float]]]:
+    """Points of the columns whose names begin so, by the rest of their names."""
+    found = sorted({name for row in rows.values() for name in row if name.startswith(start)})
+    return {name.removeprefix(start).replace("_", " "): points(rows, name) for name in found}
 
 
 def write_clips(folder: Path, clips: Tensor) -> None:

@@ -177,6 +177,7 @@ def measure_text_to_video(emu: Emu, judge: ClipJudge, counts: SampleCounts, prog
     metrics = {
         "video_direction_accuracy": share(judge.directions(clips), wanted[:, 1]),
         "video_digit_accuracy": share(judge.digits(clips), wanted[:, 0]),
+        "video_last_frame_digit_accuracy": share(judge.digits(clips[:, -1:]), wanted[:, 0]),
         "video_samples": len(clips),
     }
     return Findings(metrics, {"clips": clips[:: counts.clips_per_prompt]})

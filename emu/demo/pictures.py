@@ -77,7 +77,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], la
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, points in lines.items():
             if points:
-                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4)
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker="." if len(points) < 20 else "")
         axes.set(title=title, xlabel="step", ylabel=labels[title])
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

@@ -189,7 +189,7 @@ def train_transformer(folder: Path, plan: DemoPlan, tokenizer: MultimodalTokeniz
     words += [] if plan.num_digits is None else ["--data.num_digits", str(plan.num_digits)]
     module = training.fit([*words, *plan.transformer_options])
     assert module.model is not None
-    defaults = GenerationDefaults(size=(CANVAS, CANVAS), frames=FRAMES, fps=FPS, guidance_scale=3.0, top_k=0)
+    defaults = GenerationDefaults(size=(CANVAS, CANVAS), frames=FRAMES, fps=FPS, guidance_scale=3.0, top_k=0, top_p=0.9)
     emu = Emu(module.model.eval(), tokenizer, defaults)
     emu.save_pretrained(folder / "model")
     return emu
@@ -198,7 +198,7 @@ def train_transformer(folder: Path, plan: DemoPlan, tokenizer: MultimodalTokeniz
 def _common(run: Path, steps: int, plan: DemoPlan, progress: bool) -> list[str]:
     return [
         *("--trainer.default_root_dir", str(run), "--overwrite", "true", "--seed_everything", str(plan.seed)),
-        *("--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(max(1, steps // 3))),
+        *("--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(max(1, steps // 6))),
         *("--trainer.enable_progress_bar", str(progress).lower(), "--data.seed", str(plan.seed)),
     ]
 
