@@ -13,7 +13,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -50,17 +49,15 @@ check: lint types test
 
 setup: $(READY)
 
-# torch first: without a GPU its CPU build, from wherever pip is configured to look, else from PyTorch's own index.
+# torch first, by its exact version: pip takes a CPU build of it from wherever it is configured to look (PIP_EXTRA_INDEX_URL), else the
+# default build.
 $(READY): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(GPU),yes)
 	grep -v -i -E '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
 else
 	cp constraints.txt $(VENV)/constraints.txt
-	$(BIN)/python -c 'import torch' 2>/dev/null \
-	  || $(BIN)/pip install -q 'torch==2.13.0+cpu' -c constraints.txt 2>/dev/null \
-	  || $(BIN)/pip install -q 'torch==2.13.0+cpu' -c constraints.txt --extra-index-url $(CPU_INDEX) \
-	  || $(BIN)/pip install -q torch -c constraints.txt
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q torch==2.13.0 -c constraints.txt
 endif
 	$(BIN)/pip install -q -e '.[dev,video]' -c $(VENV)/constraints.txt
 	touch $(READY)
