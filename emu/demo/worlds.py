@@ -163,6 +163,7 @@ class ExcessCurves(Callback):
     def __init__(self, every_n_steps: int = 250, documents: int = 64, samples: int = 8) -> None:
         self.every_n_steps, self.num_documents, self.samples = every_n_steps, documents, samples
         self._last = -1
+        self._twin: EmuForCausalLM | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,7 +179,8 @@ class ExcessCurves(Callback):
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: WorldsData = trainer.datamodule  # type: ignore[attr-defined]
-        scores = self.scores(pl_module, data)
+        model = self._copy_of(pl_module)
+        scores = self.scores(model, data)
         row = {f"excess/{name}": score.excess.value for name, score in scores.items()}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
@@ -188,26 +190,25 @@ class ExcessCurves(Callback):
                 f"step {trainer.global_step}, bits above the floor: " + ", ".join(words)
             )
         if self.samples:
-            write_samples(
-                _model_of(pl_module), data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png"
-            )
+            write_samples(model, data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png")
 
-    def scores(self, pl_module: LightningModule, data: WorldsData) -> dict[str, TaskScore]:
+    def _copy_of(self, pl_module: LightningModule) -> EmuForCausalLM:
+        """The model as it is now, without what training hooks onto its forward passes."""
+        trained = pl_module.model
+        assert isinstance(trained, EmuForCausalLM)
+        if self._twin is None:
+            self._twin = EmuForCausalLM(trained.config).to(trained.device).eval()  # type: ignore[arg-type]
+        self._twin.load_state_dict(trained.state_dict())
+        return self._twin
+
+    def scores(self, model: EmuForCausalLM, data: WorldsData) -> dict[str, TaskScore]:
         """Scores of the tasks that the mixture holds."""
         found = {}
         for name in data.source_names:
             world, task = name.split("/")
             documents = data.documents[world]
-            found[name] = score_task(
-                documents.world, task, ModelScore(_model_of(pl_module), documents), self.num_documents
-            )
+            found[name] = score_task(documents.world, task, ModelScore(model, documents), self.num_documents)
         return found
-
-
-def _model_of(module: LightningModule) -> EmuForCausalLM:
-    model = module.model
-    assert isinstance(model, EmuForCausalLM)
-    return model
 
 
 def write_samples(
