@@ -149,6 +149,19 @@ def test_documents_without_prompt_show_the_target_alone(all_documents):
     assert len(documents.tokenizer.layout.parse(without.ids)) == 1
 
 
+def test_prompts_can_teach_too(all_documents):
+    for name, task, codes in (
+        ("one", "image-to-text", 16),
+        ("moving", "continuation", 32),
+        ("two", "boxes-to-image", 8),
+    ):
+        draws = all_documents[name].world.draw(0, 1)
+        (plain,) = all_documents[name].documents(task, draws)
+        (taught,) = all_documents[name].documents(task, draws, prompt_weight=0.5)
+        assert (taught.weights - plain.weights).sum() == pytest.approx(codes / 2)
+        assert (taught.weights[plain.weights > 0] == plain.weights[plain.weights > 0]).all()
+
+
 @pytest.mark.parametrize(("name", "task"), questions())
 def test_true_answers_are_read_as_themselves(all_documents, name, task):
     documents = all_documents[name]

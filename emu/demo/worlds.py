@@ -20,7 +20,7 @@ from emu.evaluation.documents import FPS, WorldDocuments
 from emu.evaluation.models import ModelSample, ModelScore
 from emu.evaluation.patches import fit_tokenizer
 from emu.evaluation.suites import WORLDS_FILE
-from emu.evaluation.worlds import HELD_OUT, MovingWorld, World, suite
+from emu.evaluation.worlds import HELD_OUT, TRAIN, MovingWorld, World, suite
 from emu.evaluation.worlds.noise import key_of, uniforms
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
@@ -41,11 +41,14 @@ class WorldSource:
         documents: of the world.
         task: name of the task.
         prompt_dropout: share of documents without their prompt.
-        split: where scenes come from.
+        prompt_weight: loss weight of codes in the prompt.
     """
 
-    def __init__(self, documents: WorldDocuments, task: str, prompt_dropout: float = 0.0, split: str = "train") -> None:
-        self.documents, self.task, self.prompt_dropout, self.split = documents, task, prompt_dropout, split
+    def __init__(
+        self, documents: WorldDocuments, task: str, prompt_dropout: float = 0.0, prompt_weight: float = 0.0
+    ) -> None:
+        self.documents, self.task = documents, task
+        self.prompt_dropout, self.prompt_weight = prompt_dropout, prompt_weight
         self.max_length = documents.max_length(task)
 
     def __len__(self) -> int:
@@ -53,9 +56,9 @@ class WorldSource:
 
     def document(self, index: int, key: int) -> TokenDocument:
         """The document of this key."""
-        draws = self.documents.world.draw(key, 1, self.split)
+        draws = self.documents.world.draw(key, 1, TRAIN)
         dropped = uniforms(key_of("prompt", key), 0, 1, 1)[:, 0] < self.prompt_dropout
-        return self.documents.documents(self.task, draws, without_prompt=dropped)[0]
+        return self.documents.documents(self.task, draws, without_prompt=dropped, prompt_weight=self.prompt_weight)[0]
 
 
 class WorldsData(MixtureDataModule):
@@ -69,6 +72,7 @@ class WorldsData(MixtureDataModule):
         size: pixels along a picture, 32, 64 or 128.
         codebook_size: number of vision codes; 64 keep all patches of 32x32 pictures apart.
         prompt_dropout: share of text-to-image and text-to-video documents without a caption.
+        prompt_weight: loss weight of codes in prompts: what a picture that is to be described teaches about pictures.
         unseen_kinds: hold four pairs of shape and colour out of training altogether.
         layout: name of the layout.
         seed, steps_per_epoch, num_workers: see `MixtureDataModule`.
@@ -82,6 +86,7 @@ class WorldsData(MixtureDataModule):
         size: int = 32,
         codebook_size: int = 64,
         prompt_dropout: float = 0.1,
+        prompt_weight: float = 0.0,
         unseen_kinds: bool = False,
         layout: str = "emu3",
         seed: int = 0,
@@ -92,7 +97,7 @@ class WorldsData(MixtureDataModule):
             documents_per_step, row_length, seed=seed, steps_per_epoch=steps_per_epoch, num_workers=num_workers
         )
         self.size, self.codebook_size, self.layout = size, codebook_size, layout
-        self.prompt_dropout, self.unseen_kinds = prompt_dropout, unseen_kinds
+        self.prompt_dropout, self.prompt_weight, self.unseen_kinds = prompt_dropout, prompt_weight, unseen_kinds
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
@@ -131,7 +136,9 @@ class WorldsData(MixtureDataModule):
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """Every task of every world."""
         return {
-            f"{name}/{task}": WorldSource(documents, task, self.prompt_dropout if task in GUIDED else 0.0)
+            f"{name}/{task}": WorldSource(
+                documents, task, self.prompt_dropout if task in GUIDED else 0.0, self.prompt_weight
+            )
             for name, documents in self.documents.items()
             for task in documents.world.tasks
         }

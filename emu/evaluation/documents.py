@@ -133,13 +133,16 @@ class WorldDocuments:
         ids = torch.tensor(self.tokenizer.layout.encode_text(QUESTION), dtype=torch.int64)
         return TextSegment(ids, 0.0)
 
-    def documents(self, task: str, draws: Draws, *, without_prompt: np.ndarray | None = None) -> list[TokenDocument]:
+    def documents(
+        self, task: str, draws: Draws, *, without_prompt: np.ndarray | None = None, prompt_weight: float = 0.0
+    ) -> list[TokenDocument]:
         """Documents of a task; weights are 1 on the target and 0 elsewhere.
 
         Args:
             task: name of the task.
             draws: scenes.
             without_prompt: (n,) bool, documents that show the target alone, so that a model learns what guidance moves away from.
+            prompt_weight: weight of codes in the prompt, above 0 for training that models prompts too.
 
         Raises:
             ValueError: the world has no such task.
@@ -147,15 +150,22 @@ class WorldDocuments:
         question = self.world.task(task)
         targets = self.segments(question.target, draws.values(question.target))
         if task == "continuation":
-            return [self._continuation(target) for target in targets]
+            return [self._with_prompt(self._continuation(target), prompt_weight) for target in targets]
         givens = self.segments(question.given, draws.values(question.given), 0.0)
         documents = []
         for i, (given, target) in enumerate(zip(givens, targets, strict=True)):
             parts = [] if without_prompt is not None and without_prompt[i] else [given]
             if question.target == "caption":
                 parts.append(self._question)
-            documents.append(self._target_only(self.tokenizer.layout.build([*parts, target]), question.target))
+            document = self._target_only(self.tokenizer.layout.build([*parts, target]), question.target)
+            documents.append(self._with_prompt(document, prompt_weight))
         return documents
+
+    def _with_prompt(self, document: TokenDocument, weight: float) -> TokenDocument:
+        if weight == 0:
+            return document
+        prompt = self._codes_in(document.ids) * (document.weights == 0)
+        return TokenDocument(document.ids, document.weights + weight * prompt)
 
     def _target_only(self, document: TokenDocument, variable: str) -> TokenDocument:
         if variable == "caption":
