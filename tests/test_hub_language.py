@@ -6,7 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Emu3ForCausalLM, Emu3ForConditionalGeneration, Emu3TextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Emu3ForCausalLM,
+    Emu3ForConditionalGeneration,
+    Emu3TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from emu import EmuForCausalLM
 from emu.hub.formats import detect
@@ -90,6 +97,24 @@ def test_the_original_format_is_read_tensor_by_tensor(folders):
             assert torch.equal(model.state_dict()[name], tensor), name
         assert model.config.qk_norm == (form == "emu3.5")
         assert model.config.embedding_dropout == model.config.attention_dropout == 0.0
+
+
+def test_query_norms_are_those_of_qwen3(folders):
+    """Emu3.5 starts from Qwen3, whose model in transformers has the same parts under the same names."""
+    ours = EmuForCausalLM.from_pretrained(folders["emu3.5"], dtype=torch.float64)
+    fields = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    fields += ("num_key_value_heads", "rms_norm_eps", "rope_parameters", "max_position_embeddings")
+    config = Qwen3Config(**{name: getattr(ours.config, name) for name in fields})
+    with torch.no_grad():
+        for block in ours.model.layers:
+            block.self_attn.q_norm.weight.uniform_(0.5, 2.0)
+            block.self_attn.k_norm.weight.uniform_(0.5, 2.0)
+    theirs = Qwen3ForCausalLM(config).double().eval()
+    theirs.load_state_dict(ours.state_dict())
+    ids, mask = padded_batch(config.vocab_size)
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-11, rtol=1e-11)
+    found, wanted = ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits
+    torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], atol=1e-11, rtol=1e-11)
 
 
 def test_what_was_read_is_saved_under_our_names(folders, tmp_path):

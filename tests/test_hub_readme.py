@@ -1,0 +1,42 @@
+"""The README's section on released weights works as it stands, on small stand-ins of the same names."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from emu.cli.main import main
+from emu.hub.stand_ins import write_original, write_original_vision
+
+README = Path(__file__).parents[1] / "README.md"
+HEADING = "## Run released Emu3 weights"
+
+
+@pytest.fixture
+def section():
+    text = README.read_text()
+    if HEADING not in text:
+        pytest.skip("the README has no section on released weights")
+    return re.split(r"\n## ", text.split(HEADING)[1])[0].replace("512", "32")
+
+
+def test_python_and_commands_of_the_section_run(section, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Emu3-Gen", "Emu3-Chat"):
+        write_original(name, hidden_size=32)
+    write_original_vision("Emu3-VisionTokenizer")
+    Image.new("RGB", (32, 32)).save("cat.png")
+    Path("pictures.jsonl").write_text(json.dumps({"items": [{"caption": "a cat"}, {"image": "cat.png"}]}) + "\n")
+    blocks = re.findall(r"```(python|bash|)\n(.*?)```", section, re.DOTALL)
+    assert {language for language, _ in blocks} >= {"python"}
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+            continue
+        for line in block.splitlines():
+            words = line.split("#")[0].split()
+            if words[:1] == ["emu"]:
+                assert main(words[1:]) == 0, line
+    assert Path("girl.png").is_file() and Path("shards").is_dir() and Path("emu3-back").is_dir()
