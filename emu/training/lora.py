@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -39,9 +40,6 @@ class LoraModule(EmuModule):
         checkpointing: recompute activations in the backward pass.
         merge: export the base model with the adapters added to its weights.
         optimizer, max_grad_norm, max_skipped_steps: see `EmuModule`.
-
-    Raises:
-        ImportError: PEFT is not installed.
     """
 
     def __init__(
@@ -91,6 +89,8 @@ class LoraModule(EmuModule):
     def problems(self, trainer: Any) -> list[str]:
         """See `EmuModule`."""
         found = super().problems(trainer)
+        if find_spec("peft") is None:
+            found.append("adapters need PEFT, which is not installed; run pip install 'emu-tokens[lora]'")
         if self.base_dtype not in DTYPES:
             found.append(f"model.dtype is {self.base_dtype!r}; expected one of {list(DTYPES)}")
         if self.rank < 1:
