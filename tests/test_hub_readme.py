@@ -29,7 +29,7 @@ def test_python_and_commands_of_the_section_run(section, tmp_path, monkeypatch):
     write_original_vision("Emu3-VisionTokenizer")
     Image.new("RGB", (32, 32)).save("cat.png")
     Path("pictures.jsonl").write_text(json.dumps({"items": [{"caption": "a cat"}, {"image": "cat.png"}]}) + "\n")
-    blocks = re.findall(r"```(python|bash|)\n(.*?)```", section, re.DOTALL)
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", section, re.DOTALL)
     assert {language for language, _ in blocks} >= {"python"}
     for language, block in blocks:
         if language == "python":
