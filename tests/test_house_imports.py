@@ -95,7 +95,9 @@ def test_import_emu_is_light():
 
 
 def test_every_export_loads_and_needs_no_trainer():
-    loaded = run_python("import sys, emu\nfor name in emu.__all__: getattr(emu, name)\nprint(*sys.modules)").split()
+    ask_for_all = "import sys, emu\nfor name in emu.__all__: getattr(emu, name)\nprint(*sys.modules)"
+    known = "from transformers import AutoConfig; AutoConfig.for_model('emu')"
+    loaded = run_python(f"{ask_for_all}\n{known}").split()
     assert not {"lightning", "datasets", "sklearn", "matplotlib"} & set(loaded)
 
 
@@ -111,7 +113,10 @@ def test_an_unknown_export_is_named():
     [
         "import emu; from transformers import AutoConfig, AutoModelForCausalLM",
         pytest.param("from transformers import AutoConfig, AutoModelForCausalLM; import emu", marks=pytest.mark.slow),
-        "from emu import Emu3Layout; from transformers import AutoConfig, AutoModelForCausalLM",
+        pytest.param(
+            "from emu import Emu3Layout; from transformers import AutoConfig, AutoModelForCausalLM",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "import emu_tokenizers, emu; from transformers import AutoConfig, AutoModelForCausalLM",
             marks=pytest.mark.slow,
