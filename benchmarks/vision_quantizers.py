@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, Trainer
+
 from emu_tokenizers import VisionTokenizerConfig
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.training import TokenizerModule
-from lightning.pytorch import Callback, Trainer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "vision_quantizers.csv"
 COLOURS = np.array([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
