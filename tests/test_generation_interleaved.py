@@ -14,7 +14,7 @@ from emu.vocabulary import Vocabulary
 class Melody(Modality):
     """A made-up modality: notes of two codebooks in turn behind a forced opening, a forced mark between bars of two."""
 
-    name, rank, codebook = "melody", 1, "note"
+    name, rank, codebook = "tune", 1, "note"
 
     def accepts(self, value):
         return False
@@ -74,7 +74,7 @@ def engine_of(kind=Emu3Layout, likely=(), **options) -> Engine:
     with torch.no_grad():
         for name in likely:
             model.lm_head.weight[CONTROLS[name]] *= 2.5
-    layout = kind(VOCABULARY, Letters(), ["image", "video", "melody"])
+    layout = kind(VOCABULARY, Letters(), ["image", "video", "tune"])
     return Engine(model, layout, **options)
 
 
@@ -82,7 +82,7 @@ def engine_of(kind=Emu3Layout, likely=(), **options) -> Engine:
 def test_a_made_up_modality_is_generated_from_its_template_alone(guidance):
     engine = engine_of()
     layout = engine.layout
-    prompts = [torch.tensor([CONTROLS["bos"], *text, *layout.header("melody", (5,))]) for text in ([], [1, 2, 3])]
+    prompts = [torch.tensor([CONTROLS["bos"], *text, *layout.header("tune", (5,))]) for text in ([], [1, 2, 3])]
     heard = []
     codes = engine.generate_codes(
         prompts, grid=(5,), guidance_scale=guidance, on_row=lambda row, part: heard.append(part)
@@ -91,8 +91,8 @@ def test_a_made_up_modality_is_generated_from_its_template_alone(guidance):
     assert engine.last_stats.passes == 10
     assert len(heard) == 1 and torch.equal(heard[0], codes)
     for ids, one in zip(prompts, codes, strict=True):
-        last = layout.parse(torch.cat([ids, layout.block("melody", (5,)).fill(one)]))[-1]
-        assert last.modality == "melody" and torch.equal(last.codes, one)
+        last = layout.parse(torch.cat([ids, layout.block("tune", (5,)).fill(one)]))[-1]
+        assert last.modality == "tune" and torch.equal(last.codes, one)
     begun = engine.generate_codes(prompts, grid=(5,), guidance_scale=guidance, prefix_codes=codes[:, :3])
     assert torch.equal(begun, codes)
 
@@ -108,7 +108,7 @@ def test_what_is_written_obeys_the_grammar(kind):
     layout = engine.layout
     headers = [
         layout.header("image", (2, 3)),
-        layout.header("melody", (3,)),
+        layout.header("tune", (3,)),
         layout.header("video", (1, 2, 2), {"frames": 4, "fps": 8}),
     ]
     prompt = torch.tensor([CONTROLS["bos"], 3, 4])

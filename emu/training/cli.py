@@ -3,7 +3,7 @@
     emu fit --config digits
     emu fit --config recipes/digits.yaml --trainer.max_steps 100 --model.optimizer.lr 5e-4
     emu fit --config digits --ckpt_path last          # go on where the run was stopped
-    torchrun --nproc_per_node 2 -m emu.training.cli --config digits --trainer.devices 2
+    torchrun --nproc_per_node 2 -m emu.cli.main fit --config digits --trainer.devices 2
 
 A run's folder is `trainer.default_root_dir`, `runs/<recipe>` by default. It holds `config.yaml` (the merged configuration: a recipe that
 repeats the run), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end `model/`, which `from_pretrained` reads.
@@ -12,7 +12,6 @@ repeats the run), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end `
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -272,9 +271,3 @@ def fit_tokenizer(arguments: Sequence[str]) -> LightningModule:
     from emu_tokenizers.training import TokenizerModule
 
     return EmuCLI(TokenizerModule, arguments, name="emu fit-tokenizer").fit()
-
-
-if __name__ == "__main__":
-    from emu.cli.main import run
-
-    sys.exit(run("emu fit", lambda: None if fit(sys.argv[1:]) else None))
