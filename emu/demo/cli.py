@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emu.demo.machine import wait_passively
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code is 1 where a goal was missed."""
@@ -20,7 +18,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
     options = parser.parse_args(arguments)
-    wait_passively()
     from emu.demo.run import DemoPlan, run_demo
 
     plan = replace(DemoPlan(), seed=options.seed)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES = 1 << 30
+MAX_THREADS = 2
 
 
-def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait: where they spin, a busy machine is several times slower.
-
-    Works only before torch is imported; settings of the user's own stay.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def few_threads() -> None:
+    """At most two threads: at the demo's sizes more of them only wait for each other."""
+    torch.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
 
 
 def keep_memory() -> None:

@@ -184,7 +184,11 @@ def measure_text_to_video(emu: Emu, judge: ClipJudge, counts: SampleCounts, prog
 
 
 def measure_continuation(emu: Emu, judge: ClipJudge, digits: Digits, counts: SampleCounts, progress: bool) -> Findings:
-    """Held-out clips continued from their first half, without words; digit and direction are judged on what was added."""
+    """Held-out clips continued from their first half, without words; digit and direction are judged on what was added.
+
+    The direction can only be as right as the codes of the first half show it: how often it can be read off their decoded frames is the
+    figure beside it.
+    """
     digits = digits.first(counts.continued)
     ways = torch.arange(len(digits)) % len(DIRECTIONS)
     real = draw_clips(digits.images, ways, torch.zeros(len(digits), 2))
@@ -193,6 +197,7 @@ def measure_continuation(emu: Emu, judge: ClipJudge, digits: Digits, counts: Sam
     added = clips[:, FRAMES // 2 :]
     metrics = {
         "video_continuation_direction_accuracy": share(judge.directions(clips[:, FRAMES // 2 - 1 :]), ways),
+        "video_continuation_given_direction_accuracy": share(judge.directions(clips[:, : FRAMES // 2]), ways),
         "video_continuation_digit_accuracy": share(judge.digits(added), digits.labels),
     }
     return Findings(metrics, {"continued": clips, "continued_real": real})

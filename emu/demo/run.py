@@ -16,7 +16,7 @@ from emu.demo.captions import corpus, drawable_prompts
 from emu.demo.digits import CANVAS, FPS, FRAMES, SHIFTS, Digits, draw_stills, load_digits
 from emu.demo.gallery import write_gallery
 from emu.demo.judge import ClipJudge, DigitJudge, check_extra
-from emu.demo.machine import Clock, keep_memory, peak_gib
+from emu.demo.machine import Clock, few_threads, keep_memory, peak_gib
 from emu.demo.measure import (
     Findings,
     SampleCounts,
@@ -110,6 +110,7 @@ def run_demo(
     """
     check_extra()
     keep_memory()
+    few_threads()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     clock = Clock()
