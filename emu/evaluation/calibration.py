@@ -78,8 +78,9 @@ class AttributeTest:
         world: name of the world.
         task: name of the task.
         attribute: what was counted.
-        legal: share of the samples that the prompt allows at all; only these are counted.
-        test: against the true odds.
+        legal: share of the samples that the prompt allows at all.
+        test: against the true odds, over all samples that show a scene and a value that the prompt allows. Wrong answers count too: what
+            is hard to get right is not what is rare.
         observed: (k,) mean share of each value among the counted samples.
         expected: (k,) its true share for the same prompts.
     """
@@ -190,19 +191,21 @@ def _check_sample_size(name: str, law: np.ndarray) -> None:
 def _test(world: World, task: str, name: str, law: np.ndarray, target: np.ndarray, legal: np.ndarray) -> AttributeTest:
     values = world.attribute_of(world.task(task).target, name)
     width = law.shape[1]
+    value = np.where((target >= 0) & (target < len(values)), values[np.clip(target, 0, len(values) - 1)], -1)
+    shown = (value >= 0) & (law[np.arange(len(law)), np.maximum(value, 0)] > 0)
     counted, prompts, groups = np.zeros(width), np.zeros(width), []
     odds_of_group, member = np.unique(law.round(ODDS_DIGITS), axis=0, return_inverse=True)
     for number, odds in enumerate(odds_of_group):
         odds = odds / odds.sum()
-        some = (member.ravel() == number) & legal
+        some = (member.ravel() == number) & shown
         if (odds > 0).sum() < 2 or some.sum() < samples_needed(odds):
             continue
-        counts = np.bincount(values[target[some]], minlength=width)
+        counts = np.bincount(value[some], minlength=width)
         groups.append((counts, odds))
         counted, prompts = counted + counts, prompts + odds * some.sum()
     if not groups:
         raise TooFewAnswers(
-            f"of {len(target)} samples only {int(legal.sum())} are possible answers, too few to test {name!r}; train longer, or take more"
+            f"of {len(target)} samples only {int(shown.sum())} show a possible {name}, too few to test it; train longer, or take more"
         )
     total = counted.sum()
     return AttributeTest(
