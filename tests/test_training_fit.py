@@ -54,6 +54,17 @@ def test_resuming_equals_an_unbroken_run_bit_for_bit(recipe, tmp_path):
     assert timeless[0] == timeless[1]
 
 
+def test_a_callback_may_run_the_model_between_steps(recipe, tmp_path):
+    seldom = ("--trainer.log_every_n_steps", 3)
+    plain = run(recipe, *seldom)
+    scored = (
+        "--trainer.callbacks+=tests.training_toys.ScoreBetweenSteps",
+        "--trainer.default_root_dir",
+        tmp_path / "scored",
+    )
+    assert same(run(recipe, *seldom, *scored).model.state_dict(), plain.model.state_dict())
+
+
 def test_the_saved_configuration_repeats_the_run(recipe, tmp_path):
     first = run(recipe, "--trainer.max_steps", 3, "--model.optimizer.lr", 5e-3)
     again = tmp_path / "again"

@@ -2,6 +2,7 @@
 
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from emu.data import FunctionSource, ListSource
 from emu.data.datamodule import MixtureDataModule
@@ -80,3 +81,11 @@ def same(ours, theirs):
     if isinstance(ours, (list, tuple)):
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     return ours == theirs
+
+
+class ScoreBetweenSteps(Callback):
+    """Runs the model on something else after every step, as a callback that measures it does."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with torch.no_grad():
+            pl_module.model(torch.zeros(1, 7, dtype=torch.long))

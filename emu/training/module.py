@@ -145,6 +145,7 @@ class EmuModule(LightningModule):
         )
         self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         output = self(batch)
+        self._measure = False  # what else runs the model before the next step is not measured
         loss, share = self._global(output.loss, batch.loss_weights.sum())
         meter = self._start_meters()
         meter.add_batch(share / self.trainer.accumulate_grad_batches, batch.segment_ids)
@@ -185,6 +186,7 @@ class EmuModule(LightningModule):
         assert self.model is not None
         self._measure = True
         self.model(input_ids=batch.input_ids, segment_ids=batch.segment_ids, logits_to_keep=1)
+        self._measure = False
         self._add_parts(batch, None, self._validation)
 
     def on_validation_epoch_end(self) -> None:
