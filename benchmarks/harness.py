@@ -1,10 +1,12 @@
 """Measure contenders side by side: alternating order, medians with spread, peak memory, one CSV and one plot per op.
 
 A contender is a function without arguments that does the whole of the work to be timed. All contenders of a case run in every
-round, each round starting with another one, so that drifting clocks and busy neighbours meet all of them alike.
+round, each round starting with another one, so that drifting clocks and busy neighbours meet all of them alike. On a CPU that
+others use too, set OMP_WAIT_POLICY=PASSIVE, as the command line of Emu does: threads that spin while they wait multiply times.
 """
 
 import csv
+import os
 import platform
 import statistics
 import time
@@ -33,7 +35,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a results table; times in milliseconds, memory in MiB, percent_of_floor = 100 * floor / median."""
+    """One line of a results table; times in milliseconds, memory in MiB, percent_of_floor = 100 * floor / time.
+
+    `cpu_ms` is the processor time of all threads, which a busy neighbour does not stretch; on a CPU the floor is held against it.
+    """
 
     op: str
     case: str
@@ -41,9 +46,11 @@ class Row:
     median_ms: float
     low_ms: float
     high_ms: float
+    cpu_ms: float
     peak_mib: float | None
     percent_of_floor: float | None
     rounds: int
+    device: str
     machine: str
     versions: str
     day: str
@@ -61,6 +68,8 @@ def machine_name(device: str) -> str:
 def versions(device: str) -> str:
     """The libraries that the numbers belong to."""
     found = [f"torch {torch.__version__}"]
+    if device == "cpu" and "OMP_WAIT_POLICY" in os.environ:
+        found.append(f"OMP_WAIT_POLICY {os.environ['OMP_WAIT_POLICY']}")
     if device == "cuda":
         import triton
 
@@ -68,15 +77,15 @@ def versions(device: str) -> str:
     return ", ".join(found)
 
 
-def seconds(function: Callable[[], Any], device: str) -> float:
-    """Wall time of one call, device included."""
+def seconds(function: Callable[[], Any], device: str) -> tuple[float, float]:
+    """Wall time of one call, device included, and processor time."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     function()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def peak_bytes(function: Callable[[], Any], device: str) -> int:
@@ -94,37 +103,42 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 def measure(
     op: str, case: str, contenders: Sequence[Contender], device: str, rounds: int, warm_up: int = 1
 ) -> list[Row]:
-    """Rows of one case, in the order of the contenders."""
+    """Rows of one case, in the order of the contenders; the memory is that of the last warm-up call."""
+    peaks: dict[str, int] = {}
     for contender in contenders:
-        for _ in range(warm_up):
+        for _ in range(warm_up - 1):
             contender.function()
-    times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+        peaks[contender.name] = peak_bytes(contender.function, device)
+    wall: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    processor: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         start = number % len(contenders)
         for contender in [*contenders[start:], *contenders[:start]]:
-            times[contender.name].append(1e3 * seconds(contender.function, device))
-    floors = [statistics.median(times[c.name]) for c in contenders if c.floor]
-    rows = []
-    for contender in contenders:
-        ordered = sorted(times[contender.name])
-        median = statistics.median(ordered)
-        rows.append(
-            Row(
-                op,
-                case,
-                contender.name,
-                round(median, 4),
-                round(ordered[len(ordered) // 5], 4),
-                round(ordered[-1 - len(ordered) // 5], 4),
-                round(peak_bytes(contender.function, device) / 2**20, 1) if contender.measure_memory else None,
-                round(100 * floors[0] / median, 1) if floors else None,
-                rounds,
-                machine_name(device),
-                versions(device),
-                date.today().isoformat(),
-            )
+            elapsed, busy = seconds(contender.function, device)
+            wall[contender.name].append(1e3 * elapsed)
+            processor[contender.name].append(1e3 * busy)
+    held = wall if device == "cuda" else processor
+    medians = {contender.name: statistics.median(held[contender.name]) for contender in contenders}
+    floors = [medians[contender.name] for contender in contenders if contender.floor]
+    return [
+        Row(
+            op=op,
+            case=case,
+            contender=contender.name,
+            median_ms=round(statistics.median(wall[contender.name]), 4),
+            low_ms=round(min(wall[contender.name]), 4),
+            high_ms=round(max(wall[contender.name]), 4),
+            cpu_ms=round(statistics.median(processor[contender.name]), 4),
+            peak_mib=round(peaks[contender.name] / 2**20, 1) if contender.measure_memory else None,
+            percent_of_floor=round(100 * floors[0] / medians[contender.name], 1) if floors else None,
+            rounds=rounds,
+            device=device,
+            machine=machine_name(device),
+            versions=versions(device),
+            day=date.today().isoformat(),
         )
-    return rows
+        for contender in contenders
+    ]
 
 
 def report(rows: Sequence[Row], name: str) -> Path:
@@ -132,7 +146,7 @@ def report(rows: Sequence[Row], name: str) -> Path:
     for row in rows:
         memory = "" if row.peak_mib is None else f"{row.peak_mib:10.1f} MiB"
         floor = "" if row.percent_of_floor is None else f"{row.percent_of_floor:7.1f}% of floor"
-        print(f"{row.case:40s} {row.contender:28s} {row.median_ms:12.3f} ms {memory} {floor}")
+        print(f"{row.case:40s} {row.contender:28s} {row.median_ms:12.3f} ms {row.cpu_ms:12.3f} ms cpu {memory} {floor}")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
     with path.open("w", newline="") as file:
@@ -152,14 +166,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     cases = list(dict.fromkeys(row.case for row in rows))
     names = list(dict.fromkeys(row.contender for row in rows))
+    time_field = "cpu_ms" if rows[0].device == "cpu" else "median_ms"
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 1.5 + 0.32 * len(rows)))
-    for axis, field, unit in ((axes[0], "median_ms", "milliseconds"), (axes[1], "peak_mib", "peak MiB")):
+    for axis, field, unit in ((axes[0], time_field, "milliseconds"), (axes[1], "peak_mib", "peak MiB")):
         for number, name in enumerate(names):
             found = {row.case: getattr(row, field) or 0.0 for row in rows if row.contender == name}
             places = [index + 0.8 * number / len(names) for index in range(len(cases))]
             axis.barh(places, [found.get(case, 0.0) for case in cases], 0.8 / len(names), label=name)
         axis.set_yticks(
-            [index + 0.4 for index in range(len(cases))], cases if field == "median_ms" else [""] * len(cases)
+            [index + 0.4 for index in range(len(cases))], cases if field == time_field else [""] * len(cases)
         )
         axis.invert_yaxis()
         axis.set_xlabel(unit)

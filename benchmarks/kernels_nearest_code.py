@@ -31,7 +31,7 @@ def floor_step(z: Tensor, codebook: Tensor) -> Callable[[], Any]:
     if z.is_cuda:
         duration = 2.0 * len(z) * codebook.numel() / FLOAT32_RATE
         return lambda: time.sleep(duration)
-    left = torch.randn(512, 512)
+    left = torch.randn(256, 256)
     repeats = max(round(len(z) * codebook.numel() / 512**3), 1)
     return lambda: [left @ left for _ in range(repeats)]
 

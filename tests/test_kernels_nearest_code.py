@@ -70,7 +70,7 @@ def test_compiled_equals_eager_and_passes_opcheck() -> None:
 def test_the_table_of_distances_is_never_held() -> None:
     """1,024 x 32,768 float32 distances take 128 MiB."""
     z, codebook = torch.randn(1024, 4), torch.randn(32_768, 4)
-    assert peak_cpu_bytes(lambda: nearest_code(z, codebook)) < 6 * 2**20
+    assert peak_cpu_bytes(lambda: nearest_code(z, codebook)) < 8 * 2**20
 
 
 BAD_ARGUMENTS = {

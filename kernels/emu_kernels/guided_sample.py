@@ -206,7 +206,7 @@ def exponential_noise(
     return to_exponential(words.transpose(1, 2, 0).reshape(seed.shape[0], -1)[:, :num_candidates])
 
 
-def to_exponential(words: NDArray[np.uint64]) -> NDArray[np.float32]:
+def to_exponential(words: NDArray[np.uint32]) -> NDArray[np.float32]:
     """-log1p(-u) with u = (word + 1/2) / 2**32: full relative precision near zero, where the winners are, and never zero.
 
     u rounds up to 1 once in 2**25 words: infinity, which never wins.

@@ -1,6 +1,10 @@
 """The fused head and cross-entropy in plain torch over chunks of tokens: the CPU path, and float32 and float64 on a GPU.
 
-Legend: T tokens, H features, V ids in the slice, C tokens of a chunk.
+A chunk of tokens goes over the slice of the vocabulary in blocks, which one thread keeps in its cache: logits, their exponentials
+against the block's own maximum, and sums in one go. Once the log-sum-exp is known, a second pass scales each stored block to the
+gradient of its logits and feeds it to the two other products while it is at hand.
+
+Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P blocks of N ids.
 """
 
 from collections.abc import Iterator
@@ -11,9 +15,12 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 
-BUFFER_BYTES = {"cpu": 128 * 2**20, "cuda": 384 * 2**20}
-CACHE_BYTES = {"cpu": 2**20, "cuda": 128 * 2**20}  # below this a larger chunk gains nothing
-MIN_CHUNK = {"cpu": 256, "cuda": 1024}
+BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 384 * 2**20}  # of the stored blocks of a chunk
+# One thread works in its cache. Several meet after every operation, which is dear when a core is busy elsewhere: large blocks.
+CACHE_BYTES = 2 * 2**20
+BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 128 * 2**20}
+CHUNK = {"cpu": 512, "cuda": 1024}
+MIN_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -27,24 +34,22 @@ class Group:
 
 
 class ChunkedHead:
-    """The head's three products on one slice of the vocabulary, with the logits of a chunk of tokens in one buffer."""
+    """The head's three products on one slice of the vocabulary; with `stored` the blocks of a chunk are kept for gradients."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, group: Group, softcap: float) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, group: Group, softcap: float, stored: bool) -> None:
         self.hidden = hidden
         self.weight = weight[group.first : group.first + group.count]  # (V, H)
         self.group = group
         self.softcap = softcap
+        self.stored = stored
         self.dtype = accumulation_dtype(hidden.dtype)
-        row_bytes = group.count * self.dtype.itemsize * (2 if softcap else 1)
-        self.chunk = min(chunk_size(row_bytes, hidden.device.type), group.num_tokens)
-        self.buffer = hidden.new_empty(self.chunk, group.count, dtype=self.dtype)
-        self.tanh = torch.empty_like(self.buffer) if softcap else None
-        num_blocks = (
-            1
-            if weight.dtype == self.dtype
-            else -(-group.count * hidden.shape[1] * 4 // BUFFER_BYTES[hidden.device.type])
-        )
-        self.block = -(-group.count // num_blocks)
+        item_bytes = self.dtype.itemsize * (2 if softcap else 1)
+        self.chunk, self.block = sizes(group.num_tokens, group.count, item_bytes, stored, hidden.device.type)
+        self.num_blocks = -(-group.count // self.block)
+        shape = (self.num_blocks if stored else 1, self.chunk, self.block)
+        self.buffer = hidden.new_empty(shape, dtype=self.dtype)
+        self.slopes = torch.empty_like(self.buffer) if softcap else None
+        self.peaks = hidden.new_empty((self.chunk, self.num_blocks), dtype=self.dtype)
 
     def chunks(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
         """Pairs (tokens of the chunk as an index, hidden states (C, H) in the accumulation dtype)."""
@@ -54,40 +59,98 @@ class ChunkedHead:
                 rows = self.group.index[rows]
             yield rows, self.hidden[rows].to(self.dtype)
 
-    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, self.group.count, self.block):
-            ids = slice(start, min(start + self.block, self.group.count))
-            yield ids, self.weight[ids].to(self.dtype)
+    def _blocks(self, num_rows: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """(number, first id, weight (N, H), buffer (C, N)) of each block."""
+        for number, start in enumerate(range(0, self.group.count, self.block)):
+            weight = self.weight[start : start + self.block].to(self.dtype)
+            yield number, start, weight, self.buffer[number if self.stored else 0, :num_rows, : len(weight)]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(C, H) -> (C, V), a view of the buffer, soft-capped."""
-        logits = self.buffer[: hidden.shape[0]]
-        for ids, weight in self._blocks():
-            torch.mm(hidden, weight.t(), out=logits[:, ids])
-        if self.tanh is not None:
-            torch.tanh(logits.div_(self.softcap), out=self.tanh[: hidden.shape[0]])
-            torch.mul(self.tanh[: hidden.shape[0]], self.softcap, out=logits)
-        return logits
-
-    def gradients(self, d_logits: Tensor, hidden: Tensor, d_weight: Tensor | None, wants_hidden: bool) -> Tensor | None:
-        """Add to `d_weight` (all ids, H) and return d hidden (C, H); `d_logits` (C, V) is overwritten."""
-        if self.tanh is not None:
-            d_logits.mul_(self.tanh[: hidden.shape[0]].square_().neg_().add_(1.0))
-        if d_weight is not None:
-            first = self.group.first
-            d_weight[first : first + self.group.count].addmm_(d_logits.t(), hidden)
-        if not wants_hidden:
+    def _slope(self, number: int, block: Tensor) -> Tensor | None:
+        """Where the soft cap's derivative for a block is kept, (C, N)."""
+        if self.slopes is None:
             return None
-        d_hidden = torch.zeros_like(hidden)
-        for ids, weight in self._blocks():
-            d_hidden.addmm_(d_logits[:, ids], weight)
+        return self.slopes[number if self.stored else 0, : block.shape[0], : block.shape[1]]
+
+    def _logits(self, hidden: Tensor, weight: Tensor, block: Tensor, slope: Tensor | None) -> None:
+        """Write the soft-capped logits of a block, and the cap's derivative."""
+        torch.mm(hidden, weight.t(), out=block)
+        if slope is not None:
+            torch.tanh(block.div_(self.softcap), out=block)
+            torch.mul(block, block, out=slope).neg_().add_(1.0)
+            block.mul_(self.softcap)
+
+    def statistics(self, hidden: Tensor, target: Tensor, argmax: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-sum-exp, logit of the target within the slice, and the most likely id if `argmax`; (C,) each.
+
+        Leaves exp(logit - maximum of the block) in the buffer, and the maxima in `peaks`.
+        """
+        num_rows = hidden.shape[0]
+        peaks = self.peaks[:num_rows]
+        totals = torch.empty_like(peaks)  # (C, P)
+        picked = hidden.new_zeros(num_rows)
+        best = target.new_zeros((num_rows, self.num_blocks if argmax else 0), dtype=torch.int64)
+        for number, start, weight, block in self._blocks(num_rows):
+            self._logits(hidden, weight, block, self._slope(number, block))
+            inside, place = within(target, start, len(weight))
+            picked = torch.where(inside, block.gather(1, place)[:, 0], picked)
+            if argmax:
+                best[:, number] = block.argmax(1) + start
+            peak = block.amax(1)
+            peaks[:, number] = peak
+            totals[:, number] = block.sub_(peak[:, None]).exp_().sum(1)
+        lse = (peaks + totals.log_()).logsumexp(1)
+        if argmax:
+            best = best.gather(1, peaks.argmax(1, keepdim=True))  # the first of equal blocks has the lowest ids
+        return lse, picked, best.flatten()
+
+    def gradients(
+        self,
+        hidden: Tensor,
+        target: Tensor | None,
+        lse: Tensor,
+        on_softmax: Tensor,
+        on_target: Tensor | None,
+        d_weight: Tensor | None,
+        wants_hidden: bool,
+    ) -> Tensor | None:
+        """Add to `d_weight` (V, H) and return d hidden (C, H), of the stored blocks or of recomputed ones."""
+        num_rows = hidden.shape[0]
+        d_hidden = torch.zeros_like(hidden) if wants_hidden else None
+        for number, start, weight, block in self._blocks(num_rows):
+            slope = self._slope(number, block)
+            if self.stored:
+                block.mul_((on_softmax * (self.peaks[:num_rows, number] - lse).exp())[:, None])
+            else:
+                self._logits(hidden, weight, block, slope)
+                block.sub_(lse[:, None]).exp_().mul_(on_softmax[:, None])
+            if target is not None and on_target is not None:
+                inside, place = within(target, start, len(weight))
+                block.scatter_add_(1, place, torch.where(inside, -on_target, 0.0)[:, None])
+            if slope is not None:
+                block.mul_(slope)
+            if d_weight is not None:
+                d_weight[start : start + len(weight)].addmm_(block.t(), hidden)
+            if d_hidden is not None:
+                d_hidden.addmm_(block, weight)
         return d_hidden
 
 
-def chunk_size(row_bytes: int, device: str) -> int:
-    """Tokens per chunk: buffers in the cache when that leaves enough rows for a good product, else in BUFFER_BYTES."""
-    rows = max(CACHE_BYTES[device] // row_bytes, MIN_CHUNK[device])
-    return max(min(rows, BUFFER_BYTES[device] // row_bytes), 1)
+def within(target: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+    """Whether each target (C,) lies in a block, and its column there, (C, 1), clamped to the block."""
+    place = target - start
+    return (place >= 0) & (place < count), place.clamp(0, count - 1)[:, None]
+
+
+def sizes(num_tokens: int, count: int, item_bytes: int, stored: bool, device: str) -> tuple[int, int]:
+    """Tokens per chunk and ids per block: a chunk's stored blocks fit BUFFER_BYTES, and one block fits the cache or BLOCK_BYTES."""
+    chunk = CHUNK[device]
+    if stored:
+        chunk = min(chunk, max(BUFFER_BYTES[device] // (count * item_bytes), 1))
+    chunk = min(chunk, num_tokens)
+    block_bytes = CACHE_BYTES if device == "cpu" and torch.get_num_threads() == 1 else BLOCK_BYTES[device]
+    block = max(block_bytes // (chunk * item_bytes), MIN_BLOCK)
+    num_blocks = -(-count // block)
+    return chunk, -(-count // num_blocks)
 
 
 def forward_chunked(
@@ -120,33 +183,23 @@ def forward_chunked(
         total = float(kept.sum() if weights is None else factors.sum())
         scale = 1.0 / total if total else 0.0
     for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
-        head = ChunkedHead(hidden, weight, group, softcap)
+        head = ChunkedHead(hidden, weight, group, softcap, grad_hidden or grad_weight)
+        part = d_weight[group.first : group.first + group.count] if grad_weight else None
         for rows, states in head.chunks():
-            ids = (target[rows] - group.first).long()[:, None]  # (C, 1)
-            logits = head.logits(states)
+            ids = target[rows].long() - group.first  # (C,)
+            chunk_lse, picked, chunk_best = head.statistics(states, ids, argmax)
             if argmax:
-                best[rows] = logits.argmax(1) + group.first
+                best[rows] = chunk_best + group.first
             on_target = factors[rows] * scale
-            picked = logits.gather(1, ids)[:, 0]
-            total_exp, chunk_lse = _softmax_numerator(logits)
             lse[rows] = chunk_lse
             losses[rows] = on_target * (chunk_lse - picked + z_loss * chunk_lse.square())
-            if grad_hidden or grad_weight:
-                logits.mul_((on_target * (1.0 + 2.0 * z_loss * chunk_lse) / total_exp)[:, None])
-                logits.scatter_add_(1, ids, -on_target[:, None])
-                gradient = head.gradients(logits, states, d_weight if grad_weight else None, grad_hidden)
+            if head.stored:
+                on_softmax = on_target * (1.0 + 2.0 * z_loss * chunk_lse)
+                gradient = head.gradients(states, ids, chunk_lse, on_softmax, on_target, part, grad_hidden)
                 if gradient is not None:
                     d_hidden[rows] = gradient
     loss = losses if reduction == "none" else losses.sum()
     return loss, lse, best, d_hidden, d_weight
-
-
-def _softmax_numerator(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Overwrite (C, V) logits by exp(logits - row maximum); returns the row sums and the log-sum-exp, (C,) each."""
-    peak = logits.amax(1)
-    logits.sub_(peak[:, None]).exp_()
-    total = logits.sum(1)
-    return total, peak + total.log()
 
 
 def backward_chunked(
@@ -171,13 +224,12 @@ def backward_chunked(
     if on_target is not None:
         kept = kept | (on_target != 0)
     for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
-        head = ChunkedHead(hidden, weight, group, softcap)
+        head = ChunkedHead(hidden, weight, group, softcap, stored=False)
+        part = d_weight[group.first : group.first + group.count] if grad_weight else None
         for rows, states in head.chunks():
-            logits = head.logits(states)
-            logits.sub_(lse[rows, None]).exp_().mul_(on_softmax[rows, None])
-            if target is not None and on_target is not None:
-                logits.scatter_add_(1, (target[rows] - group.first).long()[:, None], -on_target[rows, None])
-            gradient = head.gradients(logits, states, d_weight if grad_weight else None, grad_hidden)
+            ids = None if target is None else target[rows].long() - group.first
+            factor = None if on_target is None else on_target[rows]
+            gradient = head.gradients(states, ids, lse[rows], on_softmax[rows], factor, part, grad_hidden)
             if gradient is not None:
                 d_hidden[rows] = gradient.to(d_hidden.dtype)
     return d_hidden, d_weight.to(weight.dtype)

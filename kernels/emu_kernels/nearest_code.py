@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emu_kernels.checks import FLOATS, accumulation_dtype, check_like, check_not_empty, check_shape, check_tensor
 
-TABLE_ENTRIES = 2**19
+TABLE_ENTRIES = 2**20
 
 
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
