@@ -143,17 +143,21 @@ def sharded_over_two(rank, recipe, port, words):
     one_of_two(rank, recipe, port, ("--trainer.strategy", sharding, *words))
 
 
-def test_two_processes_that_share_the_weights_train_as_one(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_that_share_the_weights_train_as_one(tmp_path, optimizer):
     recipe = write_recipe(tmp_path)
-    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone")
-    assert in_processes(sharded_over_two, recipe, free_port(), (), count=2) == [0, 0]
+    words, error = ("--model.optimizer.name", optimizer), 2e-4
+    if optimizer == "muon":
+        error = 2e-2  # its products are bfloat16: an update's last bits depend on the order of the gradient's sums
+    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone", *words)
+    assert in_processes(sharded_over_two, recipe, free_port(), words, count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     for step, row in theirs.items():
         for name in row.keys() - {"tokens_per_second", "row_fill"}:
-            assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
+            assert ours[step][name] == pytest.approx(row[name], rel=error), (step, name)
     model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
     for name, weight in alone.model.state_dict().items():
-        assert torch.allclose(model.state_dict()[name], weight, atol=1e-4), name
+        assert torch.allclose(model.state_dict()[name], weight, atol=error / 2), name
 
 
 @pytest.mark.parametrize("two", [one_of_two, sharded_over_two])

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from emu.hub.formats import resolve
 from emu.hub.language import read_emu_config
+from emu.hub.repositories import resolve
 from emu.model import EmuForCausalLM
 from emu.training.cli import EmuCLI
 from emu.training.module import EmuModule

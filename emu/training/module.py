@@ -20,6 +20,7 @@ from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
+from emu.training.weighting import LossWeighting, weigh
 from emu.vocabulary import Vocabulary
 from emu_kernels import linear_cross_entropy
 
@@ -34,6 +35,7 @@ class EmuModule(LightningModule):
         config: size and options of a new model.
         pretrained: folder of a model to start from instead.
         optimizer: learning rate, schedule and weight decay.
+        weighting: how much text, controls and each modality's codes count in the loss.
         max_grad_norm: gradients are scaled down to this norm.
         max_skipped_steps: steps with a gradient that is not finite change nothing; so many of them in a row end the run.
 
@@ -47,6 +49,7 @@ class EmuModule(LightningModule):
         config: EmuConfig | None = None,
         pretrained: str | None = None,
         optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008 (frozen)
+        weighting: LossWeighting = LossWeighting(),  # noqa: B008 (frozen)
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
     ) -> None:
@@ -54,6 +57,7 @@ class EmuModule(LightningModule):
         self.config = config
         self.pretrained = pretrained
         self.optimizer_options = optimizer
+        self.weighting = weighting
         self.max_grad_norm = max_grad_norm
         self.max_skipped_steps = max_skipped_steps
         self.model: EmuForCausalLM | None = None
@@ -101,7 +105,7 @@ class EmuModule(LightningModule):
 
     def problems(self, trainer: Trainer) -> list[str]:
         """Everything that keeps this module from being trained by `trainer`, one sentence each."""
-        found = self.optimizer_options.problems(trainer.max_steps)
+        found = self.optimizer_options.problems(trainer.max_steps) + self.weighting.problems()
         if (self.config is None) == (self.pretrained is None):
             found.append("give either model.config, for a new model, or model.pretrained, to start from a trained one")
         if not self.max_grad_norm > 0:
@@ -144,6 +148,7 @@ class EmuModule(LightningModule):
             derive_key("noise", self._noise_seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
         )
         self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        batch = self._weighed(batch)
         output = self(batch)
         self._measure = False  # what else runs the model before the next step is not measured
         loss, share = self._global(output.loss, batch.loss_weights.sum())
@@ -253,6 +258,14 @@ class EmuModule(LightningModule):
 
     # Inside
 
+    def _weighed(self, batch: Packed) -> Packed:
+        if self.weighting.changes_nothing or self._kinds is None:
+            return batch
+        weights = weigh(
+            batch.input_ids, batch.loss_weights, self._kinds, self.weighting, self._group(), self._world_size()
+        )
+        return batch._replace(loss_weights=weights)
+
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
@@ -261,6 +274,7 @@ class EmuModule(LightningModule):
             assert self.model is not None
             table = self.model.config.vocabulary
             self._kinds = TokenKinds(Vocabulary.from_dict(table)) if table is not None else None
+            self.weighting.check(self._kinds)
             self._meter = StepMeter(
                 self._kinds.names if self._kinds else (), getattr(self._datamodule(), "source_names", ())
             )

@@ -1,0 +1,80 @@
+"""How much the parts of the vocabulary count in the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from emu.training.meters import TokenKinds
+
+
+@dataclass(frozen=True)
+class LossWeighting:
+    """Weights of the tokens of each kind, on top of the weights that the documents carry.
+
+    Attributes:
+        kinds: kind -> factor; kinds are "text", "control" and the names of the codebooks, e.g. "vision". 1 where a kind is not named.
+            Emu3 trains with 0.5 on vision tokens (arXiv 2409.18869, section 2.3).
+        mean: "tokens", one mean over all tokens of a step, or "kinds", the mean of the kinds' own means, each times its factor: then a step
+            with many codes and few words listens to both alike.
+    """
+
+    kinds: dict[str, float] = field(default_factory=dict)
+    mean: Literal["tokens", "kinds"] = "tokens"
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether documents' own weights are used as they are."""
+        return self.mean == "tokens" and all(factor == 1 for factor in self.kinds.values())
+
+    def problems(self) -> list[str]:
+        """What is wrong with the numbers, one sentence each."""
+        bad = {kind: factor for kind, factor in self.kinds.items() if not (factor >= 0 and math.isfinite(factor))}
+        return [f"weighting.kinds.{kind} is {factor}; expected 0 or more" for kind, factor in bad.items()]
+
+    def check(self, kinds: TokenKinds | None) -> None:
+        """Refuse kinds that the vocabulary does not have.
+
+        Raises:
+            ValueError: there are such kinds, or no vocabulary to tell kinds apart.
+        """
+        known = kinds.names if kinds is not None else ()
+        unknown = sorted(set(self.kinds) - set(known))
+        if unknown or (kinds is None and not self.changes_nothing):
+            raise ValueError(
+                f"model.weighting names {unknown or 'kinds'}; the vocabulary has the kinds {', '.join(known) or 'none'}"
+            )
+
+
+def weigh(
+    ids: Tensor, weights: Tensor, kinds: TokenKinds, weighting: LossWeighting, group: Any | None = None, ranks: int = 1
+) -> Tensor:
+    """Weights of the tokens of a step under a weighting.
+
+    Args:
+        ids: (R, S) int64 of this rank's rows.
+        weights: (R, S) float32 that the documents carry.
+        kinds: of the vocabulary.
+        weighting: the factors.
+        group: process group of the ranks that share the step.
+        ranks: their number.
+
+    Returns:
+        (R, S) weights. With `mean="kinds"` the weights of each kind that occurs in the step add up to its factor times the step's number
+        of weighted tokens over the number of kinds, so that losses of both means are alike in size.
+    """
+    numbers = kinds(ids).clamp(min=0)
+    factors = torch.tensor([weighting.kinds.get(name, 1.0) for name in kinds.names], device=weights.device)
+    if weighting.mean == "kinds":
+        sums = torch.zeros_like(factors).index_add_(0, numbers.flatten(), weights.flatten())
+        if ranks > 1:
+            dist.all_reduce(sums, group=group)
+        present = (sums > 0).sum().clamp(min=1)
+        factors = factors * sums.sum() / (present * sums.clamp(min=torch.finfo(sums.dtype).tiny))
+        factors = torch.where(sums > 0, factors, 0.0)
+    return weights * factors[numbers]
