@@ -4,10 +4,10 @@ import csv
 
 import pytest
 import torch
-from tests.training_toys import VOCABULARY, run, write_recipe
 
 from emu.training.meters import TokenKinds
 from emu.training.weighting import LossWeighting, weigh
+from tests.training_toys import VOCABULARY, run, write_recipe
 
 KINDS = TokenKinds(VOCABULARY)
 FIRST = VOCABULARY.ranges["vision"][0]

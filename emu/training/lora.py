@@ -56,7 +56,9 @@ class LoraModule(EmuModule):
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
     ) -> None:
-        super().__init__(None, pretrained, optimizer, max_grad_norm, max_skipped_steps)
+        super().__init__(
+            pretrained=pretrained, optimizer=optimizer, max_grad_norm=max_grad_norm, max_skipped_steps=max_skipped_steps
+        )
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
         self.base_dtype, self.checkpointing, self.merge = dtype, checkpointing, merge
         self.strict_loading = False  # checkpoints hold the adapters alone
