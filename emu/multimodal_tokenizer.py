@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -177,15 +178,24 @@ class MultimodalTokenizer:
         partial.write_text(json.dumps(table, indent=2) + "\n")
         partial.replace(folder / FILE_NAME)
 
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Put what `save_pretrained` writes into a hub's repository; options, result and errors as in `Emu.push_to_hub`."""
+        hub = importlib.import_module("emu.hub.repositories")  # a floor above, and needed only here
+        return hub.push(repository, self.save_pretrained, kind="MultimodalTokenizer", **options)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MultimodalTokenizer:
-        """Read what `save_pretrained` wrote.
+        """Read what `save_pretrained` wrote, from a folder or a hub's repository; with templates, where the folder has any.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
             ValueError: a tokenizer in it is not the one it was saved with.
         """
+        if not Path(folder).is_dir():
+            folder = importlib.import_module("emu.hub.repositories").resolve(folder)
         folder = Path(folder)
+        if cls is MultimodalTokenizer and (folder / "templates.json").is_file():
+            return importlib.import_module("emu.hub.tokenizer").ReleasedTokenizer.from_pretrained(folder)
         file = folder / FILE_NAME
         if not file.is_file():
             raise FileNotFoundError(

@@ -11,9 +11,9 @@ import torch
 
 from emu.files import new_folder, write_file
 from emu.hub.convert import TARGETS, Source, convert, open_source
-from emu.hub.formats import resolve
 from emu.hub.ranks import SPLITS
 from emu.hub.reading import generation_settings
+from emu.hub.repositories import resolve
 from emu.hub.templates import NAMED
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE, read_defaults

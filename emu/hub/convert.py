@@ -15,11 +15,12 @@ from tqdm import tqdm
 from emu.files import write_file
 from emu.hub import names, vision
 from emu.hub.configs import original_config, original_vocabulary, transformers_config
-from emu.hub.formats import detect, read_config, resolve
+from emu.hub.formats import detect, read_config
 from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
 from emu.hub.reading import read_tokenizer
+from emu.hub.repositories import resolve
 from emu.hub.shards import ShardWriter, parse_size
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates

@@ -27,9 +27,6 @@ VISION_TYPES = {"emu_vision_tokenizer": "emu", "emu3_vqgan": "transformers", "Em
 QUERY_NORM = "model.layers.0.self_attn.q_norm.weight"
 """Weight that Emu3.5 has and Emu3 has not."""
 
-DOWNLOADS = ("*.json", "*.safetensors", "*.tiktoken", "*.txt", "*.yaml", "*.model")
-"""Files that are fetched from a hub: neither code nor pickles."""
-
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
@@ -99,32 +96,3 @@ def stored_names(folder: Path) -> set[str]:
     if not (folder / "model.safetensors").is_file():
         return set()
     return set(Checkpoint.open(folder).entries)
-
-
-def resolve(path: str | Path, revision: str | None = None) -> Path:
-    """A folder on this machine: the path itself, or what a hub's repository of that name holds.
-
-    Only configuration, tokenizer files and safetensors are fetched.
-
-    Raises:
-        FileNotFoundError: there is no such folder, and no such repository could be read.
-    """
-    folder = Path(path)
-    if folder.is_dir() or not is_repository(str(path)):
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(DOWNLOADS)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise FileNotFoundError(
-            f"no folder {path!r}, and no repository of that name could be read ({type(error).__name__}); give a folder, or check the "
-            "name, the network and HF_HUB_OFFLINE"
-        ) from error
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form owner/name of a hub's repository."""
-    parts = name.split("/")
-    return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

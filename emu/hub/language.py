@@ -14,7 +14,8 @@ import torch
 
 from emu.hub import names
 from emu.hub.configs import emu_config
-from emu.hub.formats import detect, read_config, read_json, resolve
+from emu.hub.formats import detect, read_config, read_json
+from emu.hub.repositories import PLACES, resolve
 from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuConfig, EmuForCausalLM
@@ -41,11 +42,13 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
     """
     options = dict(options)
     allow_pickle: str | Iterable[str] = options.pop("allow_pickle", ())
-    folder = resolve(path, options.get("revision"))
+    allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    places = {name: options.pop(name) for name in PLACES if name in options}
+    folder = resolve(path, files=allow_pickle, **places)
     folder = folder / options.pop("subfolder", "")
     adapter = None
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
-        adapter, folder = folder, _base_of(folder)
+    if is_adapter(folder):
+        adapter, folder = folder, base_of(folder)
     form = detect(folder)
     checkpoint = Checkpoint.open(folder, allow_pickle)
     config = options.get("config")
@@ -59,7 +62,17 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
     return str(folder), options, adapter
 
 
-def _base_of(adapter: Path) -> Path:
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter (LoRA) without its base."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(adapter: Path) -> Path:
+    """The folder of the model that an adapter was trained on.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     base = read_json(adapter / ADAPTER).get("base_model_name_or_path")
     if not base or not resolve(base).is_dir():
         raise FileNotFoundError(
@@ -112,9 +125,15 @@ def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: 
             )
 
 
-def finish(loaded: Any, adapter: Path | None) -> Any:
-    """What `from_pretrained` returned, without the memory of foreign names (`save_pretrained` writes ours), with its adapter."""
+def finish(loaded: Any, path: str | Path, adapter: Path | None) -> Any:
+    """What `from_pretrained` returned, without the memory of foreign names (`save_pretrained` writes ours), with its adapter.
+
+    A model from a hub's repository is called by the repository's name, and not by its place in the cache, so that an adapter trained on
+    it finds it on other machines.
+    """
     model = loaded[0] if isinstance(loaded, tuple) else loaded
+    if adapter is None and not Path(path).is_dir():
+        model.name_or_path = str(path)
     model._weight_conversions = []
     if adapter is not None:
         model.load_adapter(str(adapter))

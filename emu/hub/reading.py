@@ -9,8 +9,10 @@ from typing import Any
 
 from emu.hub import templates as known
 from emu.hub.configs import ORIGINAL_DEFAULTS
-from emu.hub.formats import VISION_TYPES, detect, is_repository, read_config, read_json, resolve
+from emu.hub.formats import VISION_TYPES, detect, read_config, read_json
+from emu.hub.language import base_of, is_adapter
 from emu.hub.names import VISION_PREFIX
+from emu.hub.repositories import PLACES, is_repository, model_name, resolve
 from emu.hub.sizes import Resize, size_of_ratio
 from emu.hub.templates import Templates
 from emu.hub.texts import read_text_tokenizer
@@ -48,8 +50,10 @@ class Released:
 
 
 def is_released(path: str | Path) -> bool:
-    """Whether a path is a folder in the format of another library, or a hub's repository."""
+    """Whether a path is a folder in the format of another library, of an adapter, or a hub's repository."""
     folder = Path(path)
+    if is_adapter(folder):
+        return True
     if folder.is_dir():
         return (folder / "config.json").is_file() and read_config(folder).get("model_type") not in (
             "emu",
@@ -71,19 +75,22 @@ def read_released(
     """Read a model in any known format.
 
     Args:
-        path: folder or hub repository of the transformer.
-        vision_tokenizer: its folder or repository, where it is not in or beside the model's folder.
+        path: folder or hub repository of the transformer, or of an adapter (LoRA) whose base is where it was.
+        vision_tokenizer: its folder or repository, where it is not in or beside the model's folder; for a repository of Emu3 or Emu3.5
+            the one that its makers keep it in.
         text_tokenizer: the same for the text tokenizer.
         templates: what stands around a user's words; by default what the format and the folder's name tell.
         split: see `read_text_tokenizer`.
         allow_pickle: names of pickled files that may be read.
-        options: of `EmuForCausalLM.from_pretrained` (`dtype`, `device_map`, ...).
+        options: of `EmuForCausalLM.from_pretrained` (`dtype`, `device_map`, ...), and where a repository is fetched: `revision` (of the
+            transformer's), `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Raises:
         FileNotFoundError: a folder, a shard or a tokenizer is missing.
         ValueError: an unknown architecture, a broken file, or parts that do not belong together.
     """
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    places = {name: options.pop(name) for name in PLACES if name in options}
     tokenizer = read_tokenizer(
         path,
         vision_tokenizer=vision_tokenizer,
@@ -91,9 +98,13 @@ def read_released(
         templates=templates,
         split=split,
         allow_pickle=allow_pickle,
+        **places,
     )
-    folder = resolve(path)
+    folder = resolve(path, files=allow_pickle, **places)
     model = EmuForCausalLM.from_pretrained(folder, allow_pickle=allow_pickle, **options)
+    if not Path(path).is_dir():
+        model.name_or_path = str(path)
+    folder = base_of(folder) if is_adapter(folder) else folder
     return Released(folder, model.eval(), tokenizer, generation_settings(folder))
 
 
@@ -105,20 +116,36 @@ def read_tokenizer(
     templates: str | Templates | None = None,
     split: str = "original",
     allow_pickle: Pickles = (),
+    **places: Any,
 ) -> MultimodalTokenizer:
     """The tokenizers of a model in any known format, joined; arguments and errors as in `read_released`."""
-    folder = resolve(path)
+    allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    folder = resolve(path, files=allow_pickle, **places)
+    others = {name: value for name, value in places.items() if name != "revision"}
+    if is_adapter(folder):
+        if (folder / TOKENIZER_FILE).is_file():
+            return read_own_tokenizer(folder)
+        path = folder = base_of(folder)
     form = detect(folder)
     if form == "emu":
-        return _read_own(folder, vision_tokenizer, allow_pickle)
+        if text_tokenizer is not None:
+            raise ValueError(
+                f"{folder} has its own text tokenizer, which the model was trained with; leave text_tokenizer out"
+            )
+        tokenizer = _read_own(folder, vision_tokenizer, allow_pickle, others)
+        return tokenizer if templates is None else _with_templates(tokenizer, _templates(templates, form, folder))
     vocabulary = read_vocabulary(folder, form, read_config(folder))
     if vocabulary is None:
         raise ValueError(
             f"{folder} does not tell which ids are controls and codes (no vocabulary_map, no tokenizer.json); it holds a language model "
             "only: open it with EmuForCausalLM.from_pretrained"
         )
-    text = read_text_tokenizer(folder if text_tokenizer is None else resolve(text_tokenizer), vocabulary, split)
-    vision, place = _vision(folder, form, str(path), vision_tokenizer, allow_pickle)
+    text = read_text_tokenizer(
+        folder if text_tokenizer is None else resolve(text_tokenizer, **others), vocabulary, split
+    )
+    if vision_tokenizer is None and not Path(path).is_dir():
+        vision_tokenizer = VISION_REPOSITORIES.get(form)
+    vision, place = _vision(folder, vision_tokenizer, allow_pickle, others)
     check_codebook(vision, vocabulary, place, folder)
     newer = form == "emu3.5"
     return ReleasedTokenizer(
@@ -146,11 +173,13 @@ def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path,
         )
 
 
-def _read_own(folder: Path, vision_tokenizer: str | Path | None, allow_pickle: Pickles) -> MultimodalTokenizer:
+def _read_own(
+    folder: Path, vision_tokenizer: str | Path | None, allow_pickle: list[str], places: dict[str, Any]
+) -> MultimodalTokenizer:
     tokenizer = read_own_tokenizer(folder)
     if vision_tokenizer is None:
         return tokenizer
-    place = resolve(vision_tokenizer)
+    place = resolve(vision_tokenizer, files=allow_pickle, **places)
     found = read_vision_tokenizer(place, allow_pickle).fingerprint
     saved = tokenizer.fingerprints.get("vision")
     if found != saved:
@@ -161,17 +190,23 @@ def _read_own(folder: Path, vision_tokenizer: str | Path | None, allow_pickle: P
     return tokenizer
 
 
+def _with_templates(tokenizer: MultimodalTokenizer, templates: Templates) -> ReleasedTokenizer:
+    if isinstance(tokenizer, ReleasedTokenizer):
+        return tokenizer.with_templates(templates)
+    layout = tokenizer.layout
+    parts = (tokenizer.text, tokenizer.vision, layout.name, list(layout.modalities), tokenizer.vocabulary)
+    return ReleasedTokenizer(*parts, templates=templates)
+
+
 def _vision(
-    folder: Path, form: str, path: str, given: str | Path | None, allow_pickle: Pickles
+    folder: Path, given: str | Path | None, allow_pickle: list[str], places: dict[str, Any]
 ) -> tuple[VisionTokenizer, Path]:
     config = read_config(folder)
     if given is None and config.get("vq_config") is not None:
         checkpoint = Checkpoint.open(folder, allow_pickle)
         inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
         return build(config["vq_config"], inside, str(folder)), folder
-    if given is None:
-        given = VISION_REPOSITORIES.get(form) if not Path(path).is_dir() else find_vision_folder(folder)
-    place = resolve(given or folder)
+    place = find_vision_folder(folder) if given is None else resolve(given, files=allow_pickle, **places)
     return read_vision_tokenizer(place, allow_pickle), place
 
 
@@ -195,7 +230,9 @@ def _templates(given: str | Templates | None, form: str, folder: Path) -> Templa
     if isinstance(given, Templates):
         return given
     if given is None:
-        given = "emu3.5-t2i" if form == "emu3.5" else "emu3-stage1" if "stage1" in folder.name.lower() else "emu3"
+        given = (
+            "emu3.5-t2i" if form == "emu3.5" else "emu3-stage1" if "stage1" in model_name(folder).lower() else "emu3"
+        )
     if given not in known.NAMED:
         raise ValueError(
             f"no templates {given!r}; known are {sorted(known.NAMED)}, or pass emu.hub.templates.Templates(...)"
@@ -227,7 +264,7 @@ def generation_settings(folder: str | Path) -> dict[str, Any]:
     if form == "emu":
         return {}
     if form == "emu3.5":
-        image = "image" in folder.name.lower()
+        image = "image" in model_name(folder).lower()
         return {"size": [55 * 16, 73 * 16], "guidance_scale": 5.0 if image else 2.0, "top_k": 5120}
     area = int(read_config(folder).get("image_area", ORIGINAL_DEFAULTS["image_area"]))
     return {

@@ -98,7 +98,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             return super().from_pretrained(None, *args, **options)
         hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
         folder, options, adapter = hub.loading_options(pretrained_model_name_or_path, options)
-        return hub.finish(super().from_pretrained(folder, *args, **options), adapter)
+        return hub.finish(super().from_pretrained(folder, *args, **options), pretrained_model_name_or_path, adapter)
 
     def forward(
         self,

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
+from emu.hub.repositories import push
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, headers
@@ -75,8 +76,9 @@ class Emu:
             device: where to generate; by default a GPU where there is one.
             dtype: of the transformer; float32 by default, for released models that of their files.
             deterministic: see `Emu`.
-            options: for released models (`emu.hub.reading.read_released`): `vision_tokenizer`, `text_tokenizer`, `templates`,
-                `device_map`, `quantization_config`, ...
+            options: `device_map`, `quantization_config` and others of transformers; for released models `vision_tokenizer`,
+                `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`, `cache_dir`,
+                `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
 
         Raises:
             FileNotFoundError: there is no such folder, or parts of it are missing.
@@ -99,6 +101,43 @@ class Emu:
             ValueError: the folder is the working folder, or one around it.
         """
         write_folder(Path(folder), self.model, self.tokenizer, self.defaults)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Put what `save_pretrained` writes into a hub's repository, which is made where there is none.
+
+        Args:
+            repository: owner/name, or a name of your own.
+            private: of a new repository; by default what the hub does.
+            revision: branch, made where there is none; by default the main one.
+            token: by default that of `hf auth login` or HF_TOKEN.
+            commit_message: by default "Upload Emu".
+            create_pr: open a pull request instead.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: nobody is logged in, there is no right to write there, or the hub cannot be reached.
+        """
+        return push(
+            repository,
+            self.save_pretrained,
+            kind="Emu",
+            private=private,
+            revision=revision,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
 
     def to(self, device: str | torch.device) -> Emu:
         """Move model and vision tokenizer; returns itself."""

@@ -49,8 +49,11 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str
     Raises:
         FileNotFoundError, TypeError, ValueError: see `Emu.from_pretrained`.
     """
+    if is_bundled(path):
+        path = BUNDLED / path
     if options or is_released(path):
-        released = read_released(path, dtype=dtype or "auto", **options)
+        ours = Path(path).is_dir() and not is_released(path)
+        released = read_released(path, dtype=dtype or (torch.float32 if ours else "auto"), **options)
         known = read_defaults(released.folder, released.tokenizer).to_dict()
         return Parts(released.model, released.tokenizer, GenerationDefaults.from_dict({**known, **released.settings}))
     folder = find_folder(path)
@@ -59,17 +62,26 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str
     return Parts(read_model(folder, dtype), tokenizer, defaults)
 
 
+def _bundled() -> list[str]:
+    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+
+
+def is_bundled(path: str | Path) -> bool:
+    """Whether a path is the bare name of a bundled model."""
+    return str(path) in _bundled()
+
+
 def find_folder(path: str | Path) -> Path:
     """The folder meant by a path or by the name of a bundled model.
 
     Raises:
         FileNotFoundError: there is none, or parts of it are missing.
     """
-    bundled = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
-    folder = BUNDLED / path if str(path) in bundled else Path(path)
+    folder = BUNDLED / path if is_bundled(path) else Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no model at {str(path)!r}; expected a folder written by Emu.save_pretrained, or a bundled model: {bundled}"
+            f"no model at {str(path)!r}; expected a folder written by Emu.save_pretrained, the folder or hub repository (owner/name) of a "
+            f"released model, or a bundled model: {_bundled()}"
         )
     missing = [name for name in ("config.json", TOKENIZER_FILE, TEXT_FOLDER) if not (folder / name).exists()]
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
