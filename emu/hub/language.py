@@ -6,7 +6,7 @@ table of names, after the headers of the files were held against what the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from emu.hub import names
 from emu.hub.configs import emu_config
 from emu.hub.formats import detect, read_config, read_json
+from emu.hub.quantization import is_quantized, quantization_config, target_of
 from emu.hub.repositories import PLACES, resolve
 from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
@@ -54,7 +55,10 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
     config = options.get("config")
     if not isinstance(config, EmuConfig):
         config = options["config"] = read_emu_config(config or folder)
-    if "quantization_config" not in read_config(folder):
+    if "quantization_config" in options:
+        target = target_of(options.get("device_map"))
+        options["quantization_config"] = quantization_config(options["quantization_config"], target)
+    if not is_quantized(read_config(folder)):
         check_tensors(checkpoint, form, config, shapes=not options.get("ignore_mismatched_sizes"))
     options["use_safetensors"] = not checkpoint.pickled
     if names.TO_EMU[form]:
@@ -125,12 +129,26 @@ def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: 
             )
 
 
-def finish(loaded: Any, path: str | Path, adapter: Path | None) -> Any:
-    """What `from_pretrained` returned, without the memory of foreign names (`save_pretrained` writes ours), with its adapter.
+def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], options: dict[str, Any]) -> Any:
+    """What `reader`, transformers' `from_pretrained`, makes of a folder or repository of any format.
 
-    A model from a hub's repository is called by the repository's name, and not by its place in the cache, so that an adapter trained on
-    it finds it on other machines.
+    The model has no memory of foreign names (`save_pretrained` writes ours). One from a hub's repository is called by the repository's
+    name, and not by its place in the cache, so that an adapter trained on it finds it on other machines.
+
+    Raises:
+        FileNotFoundError, ValueError: see `loading_options`; or torchao cannot quantize the weights here.
     """
+    folder, options, adapter = loading_options(path, options)
+    try:
+        loaded = reader(folder, *args, **options)
+    except RuntimeError as error:
+        if "quantization_config" not in options:
+            raise
+        device = target_of(options.get("device_map"))
+        raise ValueError(
+            f"torchao could not quantize the weights of {folder} on {device} (its own words are above); choose another quantization, or "
+            "device_map='cuda' for one that needs a GPU"
+        ) from error
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     if adapter is None and not Path(path).is_dir():
         model.name_or_path = str(path)

@@ -172,13 +172,13 @@ def _loud(model: Any) -> Any:
     return model
 
 
-def write(form: str, folder: str | Path) -> Path:
+def write(form: str, folder: str | Path, **model: Any) -> Path:
     """A stand-in of a format, "transformers", "emu3" or "emu3.5", with its vision tokenizer in or under its folder."""
     if form == "transformers":
-        return write_transformers(folder)
+        return write_transformers(folder, **model)
     write_vision = write_original_vision if form == "emu3" else write_newer_vision
     write_vision(Path(folder) / "vision_tokenizer")
-    return write_original(folder, form)
+    return write_original(folder, form, **model)
 
 
 if __name__ == "__main__":

@@ -92,13 +92,12 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
                 files that may be read.
 
         Raises:
-            FileNotFoundError, ValueError: see `emu.hub.language.loading_options`.
+            FileNotFoundError, ValueError: see `emu.hub.language.read`.
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **options)
         hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
-        folder, options, adapter = hub.loading_options(pretrained_model_name_or_path, options)
-        return hub.finish(super().from_pretrained(folder, *args, **options), pretrained_model_name_or_path, adapter)
+        return hub.read(super().from_pretrained, pretrained_model_name_or_path, args, options)
 
     def forward(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
@@ -76,9 +77,9 @@ class Emu:
             device: where to generate; by default a GPU where there is one.
             dtype: of the transformer; float32 by default, for released models that of their files.
             deterministic: see `Emu`.
-            options: `device_map`, `quantization_config` and others of transformers; for released models `vision_tokenizer`,
-                `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`, `cache_dir`,
-                `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
+            options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
+                `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
+                `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
 
         Raises:
             FileNotFoundError: there is no such folder, or parts of it are missing.
@@ -86,6 +87,8 @@ class Emu:
                 both fingerprints).
         """
         target = check_device(device)
+        if options.get("quantization_config") is not None and target.type == "cuda":
+            options.setdefault("device_map", str(target))  # weights are quantized where they will be
         parts = read_parts(path, dtype, options)
         emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic)
         if device is None and options.get("device_map") is not None:
@@ -414,4 +417,6 @@ class Emu:
 
     def _engine(self, deterministic: bool | None) -> Engine:
         wanted = self.deterministic if deterministic is None else deterministic
+        if wanted and any(type(parameter) is not nn.Parameter for parameter in self.model.parameters()):
+            raise ValueError("deterministic=True works on plain weights, and these are quantized; leave it out")
         return Engine(self.model, self.tokenizer.layout, deterministic=wanted)

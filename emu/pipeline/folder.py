@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from emu.files import new_folder, write_file
+from emu.hub.formats import read_config
+from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
 from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
@@ -130,7 +132,8 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
         ValueError: a file is damaged, or weights are missing or of another shape.
     """
     try:
-        return EmuForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True).eval()
+        kept = "auto" if is_quantized(read_config(folder)) else torch.float32
+        return EmuForCausalLM.from_pretrained(folder, dtype=dtype or kept, local_files_only=True).eval()
     except DAMAGED as error:
         raise ValueError(f"the transformer in {folder} cannot be read, its files are damaged: {error}") from error
 
