@@ -81,6 +81,21 @@ def test_patch_codes_lose_nothing_and_know_no_neighbours(tokenizer):
     assert len({(kind, code) for kind, code in zip(cells.ravel(), codes.ravel(), strict=True)}) == len(np.unique(cells))
 
 
+def test_codes_of_colour_channels_spell_kinds_that_were_never_seen():
+    worlds = suite(unseen_kinds=True)
+    tokenizer = fit_tokenizer(list(worlds.values()), codebook_size=32, per_channel=True)
+    for world in (worlds["one"], worlds["two"]):
+        documents = WorldDocuments(world, tokenizer)
+        documents.check_distinct()
+        rows = np.flatnonzero(world.held_out)[::97]
+        codes = documents.codes("picture", rows)
+        assert codes.shape == (len(rows), 4, 4, 3)
+        known = documents.codes("picture", np.flatnonzero(~world.held_out))
+        for channel in range(3):
+            assert np.isin(codes[..., channel], known[..., channel]).all()
+        assert (world.grade(documents.pixels(codes)) == rows).all()
+
+
 def test_larger_pictures_have_larger_grids():
     world = shapes(1)
     draws = world.draw(0, 60)

@@ -11,7 +11,8 @@ from emu.evaluation.documents import WorldDocuments
 from emu.evaluation.patches import fit_tokenizer
 from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, iou, measure_skill
 from emu.evaluation.suites import WORLDS_FILE, Options, trained_worlds
-from emu.evaluation.worlds import MovingWorld, moving, shapes, suite
+from emu.evaluation.summary import add_to_metrics
+from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
 
 
 def oracle(world):
@@ -90,6 +91,26 @@ def test_the_command_refuses_before_any_work(tmp_path):
         main(["nowhere", "--samples", "3"])
     with pytest.raises(FileNotFoundError, match="no model at"):
         main([str(tmp_path / "nowhere")])
+
+
+def test_the_figures_of_several_suites_come_together_in_one_file(tmp_path):
+    half = {"value": 0.51239, "low": 0.4, "high": 0.6, "count": 30}
+    task = {"world": "one", "task": "image-to-text"}
+    scores = [
+        {**task, "split": split, "excess": half, "relative": relative}
+        for split, relative in ((HELD_OUT, 0.2), (COMBINATIONS, None))
+    ]
+    tests = [{**task, "attribute": "template", "guidance_scale": 1.0, "test": {"p_value": 0.25}}]
+    add_to_metrics(tmp_path, {"scores": scores, "tests": tests})
+    add_to_metrics(tmp_path, {"skills": {"single object": half}, "iou": {"one": half}})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "excess/one/image-to-text": 0.5124,
+        "excess/one/image-to-text/combinations": 0.5124,
+        "iou/one": 0.5124,
+        "p/one/image-to-text/template/1": 0.25,
+        "share/one/image-to-text": 0.2,
+        "skill/single object": 0.5124,
+    }
 
 
 def test_training_documents_are_a_pure_function_of_their_key():

@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--guidance-scale", type=float, default=1.0, help="of the skills (default: %(default)s)")
     found.add_argument("--seed", type=int, default=0, help="of documents, prompts and samples (default: %(default)s)")
     found.add_argument(
-        "--output", type=Path, help="folder for <suite>.json and <suite>.png (default: the folder above the model)"
+        "--output",
+        type=Path,
+        help="folder for <suite>.json, <suite>.png and metrics.json (default: the folder above the model)",
     )
     return found
 
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parser().parse_args(arguments)
     from emu.evaluation.suites import SUITES, Options, trained_worlds
+    from emu.evaluation.summary import add_to_metrics
     from emu.generation import Engine
     from emu.pipeline import Emu
 
@@ -56,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     found = SUITES[options.suite](emu.model, engine, documents, amounts, print)
     folder = options.output or Path(options.model).resolve().parent
     write(folder, options.suite, found)
-    print(f"written to {folder / options.suite}.json")
+    add_to_metrics(folder, found)
+    print(f"written to {folder / options.suite}.json; the figures are in {folder / 'metrics.json'} too")
     return int(any(score["impossible"] for score in found.get("scores", [])))
 
 

@@ -71,6 +71,8 @@ class WorldsData(MixtureDataModule):
         row_length: positions of a packed row.
         size: pixels along a picture, 32, 64 or 128.
         codebook_size: number of vision codes; 64 keep all patches of 32x32 pictures apart.
+        per_channel: three codes a cell, one for each colour channel, so that a shape in an unseen colour
+            is made of known codes.
         prompt_dropout: share of text-to-image and text-to-video documents without a caption.
         prompt_weight: loss weight of codes in prompts: what a picture that is to be described teaches about pictures.
         unseen_kinds: hold four pairs of shape and colour out of training altogether.
@@ -85,6 +87,7 @@ class WorldsData(MixtureDataModule):
         *,
         size: int = 32,
         codebook_size: int = 64,
+        per_channel: bool = False,
         prompt_dropout: float = 0.1,
         prompt_weight: float = 0.0,
         unseen_kinds: bool = False,
@@ -96,7 +99,8 @@ class WorldsData(MixtureDataModule):
         super().__init__(
             documents_per_step, row_length, seed=seed, steps_per_epoch=steps_per_epoch, num_workers=num_workers
         )
-        self.size, self.codebook_size, self.layout = size, codebook_size, layout
+        self.size, self.layout = size, layout
+        self.codebook_size, self.per_channel = codebook_size, per_channel
         self.prompt_dropout, self.prompt_weight, self.unseen_kinds = prompt_dropout, prompt_weight, unseen_kinds
 
     def problems(self, trainer: Any) -> list[str]:
@@ -117,7 +121,11 @@ class WorldsData(MixtureDataModule):
     def tokenizer(self) -> MultimodalTokenizer:
         """Both tokenizers, the same for the same arguments."""
         return fit_tokenizer(
-            list(self.worlds.values()), self.size, codebook_size=self.codebook_size, layout=self.layout
+            list(self.worlds.values()),
+            self.size,
+            codebook_size=self.codebook_size,
+            per_channel=self.per_channel,
+            layout=self.layout,
         )
 
     @cached_property

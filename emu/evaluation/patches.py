@@ -19,7 +19,7 @@ from emu.evaluation.worlds import ShapesWorld, World
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.blocks import FrameAttention, ResidualBlock, SpatialNorm
-from emu_tokenizers.vq import VectorQuantizer
+from emu_tokenizers.vq import MultiQuantizer, VectorQuantizer
 
 MAX_COMPONENTS = 96
 CAPTIONS_OF_A_WORLD = 1000
@@ -33,6 +33,7 @@ def fit_patches(
     *,
     patch: int = 8,
     embed_dim: int | None = None,
+    per_channel: bool = False,
     rounds: int = 10,
     seed: int = 0,
 ) -> VisionTokenizer:
@@ -44,6 +45,8 @@ def fit_patches(
         patch: pixels along a code; the tokenizer's spatial factor.
         embed_dim: width of a code vector, the principal components that are kept of a patch; by default as many as keep a millionth from
             being lost, at most 96.
+        per_channel: three codes for each patch, one for each colour channel, each with a codebook of `codebook_size`, instead of one: a
+            shape in a colour that it never had is then put together from codes that are known. `embed_dim` counts for each channel.
         rounds: of k-means.
         seed: chooses its starting points.
 
@@ -63,12 +66,23 @@ def fit_patches(
         pictures.float(), patch
     )  # (n, 3 p p, h, w), the order of the tokenizer's own patches
     rows = flat.movedim(1, -1).flatten(0, 2)  # (m, 3 p p)
+    parts = rows.split(patch * patch, dim=1) if per_channel else (rows,)
+    books = [_cluster(part, codebook_size, rounds, seed) for part in parts]
+    middles = [book.mean(dim=0) for book in books]
+    bases = [_components(book - middle, embed_dim) for book, middle in zip(books, middles, strict=True)]
+    width = max(map(len, bases))
+    bases = [nn.functional.pad(basis, (0, 0, 0, width - len(basis))) for basis in bases]
+    codes = []
+    for book, middle, basis in zip(books, middles, bases, strict=True):
+        unused = torch.full((codebook_size - len(book), width), CARRIER)  # too far away to be anybody's nearest
+        codes.append(torch.cat([(book - middle) @ basis.T, unused]))
+    return _assemble(torch.block_diag(*bases), torch.cat(middles), codes, patch)
+
+
+def _cluster(rows: Tensor, size: int, rounds: int, seed: int) -> Tensor:
+    """At most `size` rows that stand for the rows (m, d): all that are distinct, or the centres of clusters."""
     kinds, counts = rows.unique(dim=0, return_counts=True)
-    centres = kinds if len(kinds) <= codebook_size else _k_means(kinds, counts, codebook_size, rounds, seed)
-    middle = centres.mean(dim=0)
-    basis = _components(centres - middle, embed_dim)  # (D, 3 p p)
-    unused = torch.full((codebook_size - len(centres), len(basis)), CARRIER)  # too far away to be anybody's nearest
-    return _assemble(basis, middle, torch.cat([(centres - middle) @ basis.T, unused]), patch)
+    return kinds if len(kinds) <= size else _k_means(kinds, counts, size, rounds, seed)
 
 
 def _components(rows: Tensor, number: int | None) -> Tensor:
@@ -95,14 +109,17 @@ def _k_means(kinds: Tensor, counts: Tensor, size: int, rounds: int, seed: int) -
 
 
 @torch.no_grad()
-def _assemble(basis: Tensor, middle: Tensor, codes: Tensor, patch: int) -> VisionTokenizer:
-    """A tokenizer that encodes a patch x as the nearest code to `basis @ (x - middle)` and decodes code z as `middle + z @ basis`."""
+def _assemble(basis: Tensor, middle: Tensor, books: Sequence[Tensor], patch: int) -> VisionTokenizer:
+    """A tokenizer that encodes a patch x as the nearest code to `basis @ (x - middle)` and decodes code z as `middle + z @ basis`.
+
+    With several books (K, D / n), each holds the codes of its own share of the D components.
+    """
     embed_dim = len(basis)
     width = 2 * embed_dim + 2  # each component with both signs, since silu(v) - silu(-v) = v; and the two carriers
     config = VisionTokenizerConfig(
         spatial_factor=patch,
         temporal_factor=1,
-        codebook_size=len(codes),
+        codebook_size=len(books[0]),
         embed_dim=embed_dim,
         latent_channels=embed_dim,
         base_channels=width,
@@ -111,6 +128,8 @@ def _assemble(basis: Tensor, middle: Tensor, codes: Tensor, patch: int) -> Visio
         attn_resolutions=(),
         norm_groups=1,
         spatial_norm=True,
+        quantizer="vq" if len(books) == 1 else "multi",
+        quantizer_options={} if len(books) == 1 else {"num_codebooks": len(books)},
     )
     tokenizer = VisionTokenizer(config)
     for module in tokenizer.modules():
@@ -131,12 +150,17 @@ def _assemble(basis: Tensor, middle: Tensor, codes: Tensor, patch: int) -> Visio
     for causal in (tokenizer.quant_conv, tokenizer.post_quant_conv):
         _set(causal.conv, torch.eye(embed_dim), torch.zeros(embed_dim))
     norm = decoder.norm_out
-    assert isinstance(norm, SpatialNorm) and isinstance(tokenizer.quantizer, VectorQuantizer)
+    assert isinstance(norm, SpatialNorm)
     for layer in (decoder.conv_in, norm.conv_y):
         _zero(layer)
     _set(norm.conv_b, signs, torch.zeros(width))
     _set(decoder.conv_out, basis.T @ signs.T, middle)
-    tokenizer.quantizer.load_codes(codes)
+    quantizer = tokenizer.quantizer
+    assert isinstance(quantizer, VectorQuantizer | MultiQuantizer)
+    for book, codes in zip(
+        [quantizer] if isinstance(quantizer, VectorQuantizer) else quantizer.each(), books, strict=True
+    ):
+        book.load_codes(codes)
     return tokenizer.eval()
 
 
@@ -155,7 +179,13 @@ def _set(layer: nn.Conv2d | nn.Conv3d, weight: Tensor, bias: Tensor) -> None:
 
 
 def fit_tokenizer(
-    worlds: Sequence[World], size: int = 32, *, codebook_size: int = 64, text_size: int = 416, layout: str = "emu3"
+    worlds: Sequence[World],
+    size: int = 32,
+    *,
+    codebook_size: int = 64,
+    per_channel: bool = False,
+    text_size: int = 416,
+    layout: str = "emu3",
 ) -> MultimodalTokenizer:
     """Both tokenizers of some worlds from nothing: words from all captions and headers, codes from the patches of rendered pictures.
 
@@ -163,12 +193,13 @@ def fit_tokenizer(
         worlds: of shapes and of a rolling ball.
         size: pixels along a picture.
         codebook_size: number of codes; 64 keep all patches of 32x32 pictures apart, 256 those of 64x64, 1024 those of 128x128.
+        per_channel: see `fit_patches`.
         text_size: number of text ids, 256 of which are bytes.
         layout: name of the layout.
     """
     pictures = [world.render(world.draw(0, 2000).rows, size) for world in worlds if isinstance(world, ShapesWorld)]
     shown = torch.from_numpy(np.concatenate(pictures)).movedim(-1, 1).float() / 127.5 - 1
-    vision = fit_patches(shown, codebook_size)
+    vision = fit_patches(shown, codebook_size, per_channel=per_channel)
     corpus = ["4*4*4 4f 4fps 1s", "1 boxes", "2 boxes", QUESTION] * CAPTIONS_OF_A_WORLD
     for world in worlds:
         captions = [world.captions.text(number) for number in range(len(world.captions))]

@@ -1,0 +1,39 @@
+"""The figures of a suite as one flat table, gathered over suites in `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emu.evaluation.worlds import HELD_OUT
+from emu.files import write_file
+
+METRICS_FILE = "metrics.json"
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, float]:
+    """What a suite found, name -> figure.
+
+    Names of calibration are "excess/<world>/<task>" in bits a document, "share/..." of the floor, both with "/combinations" behind them for
+    held-out combinations, and "p/<world>/<task>/<attribute>/<guidance scale>"; those of skills are "skill/<name>", "iou/<world>".
+    """
+    figures: dict[str, float] = {}
+    for score in found.get("scores", ()):
+        name = f"{score['world']}/{score['task']}" + ("" if score["split"] == HELD_OUT else "/combinations")
+        figures[f"excess/{name}"] = round(score["excess"]["value"], 4)
+        if score["relative"] is not None:
+            figures[f"share/{name}"] = round(score["relative"], 4)
+    for test in found.get("tests", ()):
+        name = f"{test['world']}/{test['task']}/{test['attribute']}/{test['guidance_scale']:g}"
+        figures[f"p/{name}"] = test["test"]["p_value"]
+    figures |= {f"skill/{name}": round(share["value"], 4) for name, share in found.get("skills", {}).items()}
+    return figures | {f"iou/{name}": round(share["value"], 4) for name, share in found.get("iou", {}).items()}
+
+
+def add_to_metrics(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write the figures into `metrics.json`; those of other suites stay."""
+    file = folder / METRICS_FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_file(file, (json.dumps(dict(sorted((known | summary(found)).items())), indent=2) + "\n").encode())
