@@ -70,6 +70,24 @@ class Text(NamedTuple):
     weight: float = 1.0
 
 
+class Plan(str):
+    """Text that a model writes for itself before it goes on (Emu3.5): `Plan("First the sky.", scope="image")`.
+
+    Attributes:
+        scope: what it plans, "document" or the next "image".
+    """
+
+    scope: str
+
+    def __new__(cls, text: str, scope: str = "document") -> Plan:
+        plan = super().__new__(cls, text)
+        plan.scope = scope
+        return plan
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (str(self), self.scope)
+
+
 @dataclass(frozen=True)
 class TextSegment:
     """Tokenised text.
@@ -77,10 +95,12 @@ class TextSegment:
     Attributes:
         ids: (n,) int64 ids of the vocabulary's text range.
         weight: loss weight of each of its tokens.
+        plan: what it plans ("document", "image") where it is a `Plan`, else empty.
     """
 
     ids: Tensor
     weight: float = 1.0
+    plan: str = ""
 
 
 @dataclass(frozen=True)

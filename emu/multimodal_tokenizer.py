@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import emu.modalities  # noqa: F401  registers images and clips
-from emu.documents import CodeSegment, Segment, Text, TextSegment, TokenDocument
+from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
 from emu.layouts import LAYOUTS, Layout
 from emu.modality import Grid, get_modality
 from emu.vocabulary import Vocabulary
@@ -89,7 +89,7 @@ class MultimodalTokenizer:
         """Tokenise the items of a document, each on its own.
 
         Args:
-            document: one item or a list of them: `str`, `Text`, a value of a modality (`PIL.Image.Image`, `Video`, ...) or a segment.
+            document: one item or a list of them: `str`, `Text`, `Plan`, a value of a modality (a PIL image, a `Video`, ...) or a segment.
 
         Raises:
             TypeError: an item is of no known kind.
@@ -101,6 +101,8 @@ class MultimodalTokenizer:
     def _segment(self, item: Any) -> Segment:
         if isinstance(item, TextSegment | CodeSegment):
             return item
+        if isinstance(item, Plan):
+            return TextSegment(torch.tensor(self.layout.encode_text(item), dtype=torch.int64), plan=item.scope)
         if isinstance(item, str):
             item = Text(item)
         if isinstance(item, Text):
@@ -142,7 +144,8 @@ class MultimodalTokenizer:
     def decode_segment(self, segment: Segment) -> Any:
         """The value of one segment."""
         if isinstance(segment, TextSegment):
-            return self.layout.decode_text(segment.ids.tolist())
+            text = self.layout.decode_text(segment.ids.tolist())
+            return Plan(text, segment.plan) if segment.plan else text
         modality = self.layout.modality(segment.modality)
         return modality.decode(segment, self._codecs.get(modality.codec or ""))
 

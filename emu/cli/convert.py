@@ -12,7 +12,7 @@ import torch
 from emu.files import new_folder, write_file
 from emu.hub.convert import TARGETS, Source, convert, open_source
 from emu.hub.ranks import SPLITS
-from emu.hub.reading import generation_settings
+from emu.hub.reading import generation_settings, task_settings
 from emu.hub.repositories import resolve
 from emu.hub.templates import NAMED
 from emu.pipeline import GenerationDefaults
@@ -25,11 +25,13 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu convert",
-        description="Convert a model between our format, transformers' Emu3 and the original Emu3. The source's format is found by itself.",
+        description="Convert a model between our format, transformers' Emu3, and that of the originals (Emu3, Emu3.5); the source's is found.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
     words.add_argument("target", type=Path, help="folder to write; it appears when it is complete")
-    words.add_argument("--to", required=True, choices=TARGETS, help="format to write")
+    words.add_argument(
+        "--to", required=True, choices=TARGETS, help="format to write; emu3 is that of the original, Emu3's or Emu3.5's"
+    )
     words.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights; by default as they are")
     words.add_argument("--shard-size", default="5GB", help='most bytes of a file, e.g. "5GB" (default)')
     words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the source")
@@ -67,18 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
         if given.to == "emu" and source.tokenizer is not None:
-            write_file(partial / SETTINGS_FILE, _settings(given.source, source))
+            write_file(partial / SETTINGS_FILE, _settings(given.source, source, given.templates is not None))
     print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
     return 0
 
 
-def _settings(path: str, source: Source) -> bytes:
+def _settings(path: str, source: Source, new_task: bool) -> bytes:
     """The content of `emu.json`: generation defaults, and the fingerprints of the tokenizers."""
     assert source.tokenizer is not None
-    known = read_defaults(resolve(path), source.tokenizer).to_dict()
+    known = read_defaults(resolve(path), source.tokenizer).to_dict() | generation_settings(resolve(path))
+    if new_task or source.form != "emu":
+        known |= task_settings(source.tokenizer)
     table = {
         "format_version": FORMAT_VERSION,
-        "generation": GenerationDefaults.from_dict({**known, **generation_settings(resolve(path))}).to_dict(),
+        "generation": GenerationDefaults.from_dict(known).to_dict(),
         "fingerprints": source.tokenizer.fingerprints,
     }
     return (json.dumps(table, indent=2) + "\n").encode()

@@ -174,6 +174,7 @@ class Engine:
         self,
         prompt_ids: Tensor | Sequence[int],
         *,
+        negative_ids: Tensor | Sequence[int] | None = None,
         headers: Sequence[Sequence[int]] | None = None,
         text: Sampling = TEXT,
         codes: Sampling = CODES,
@@ -184,10 +185,12 @@ class Engine:
     ) -> Iterator[Segment]:
         """Continue one document with text and blocks in any order.
 
-        Blocks are guided against BOS and their own header; text is not guided.
+        Blocks are guided; text is not.
 
         Args:
             prompt_ids: (n,) ids that begin with BOS and do not end within a header or a block; they may end in a header.
+            negative_ids: what blocks are guided against, (n,) ids that begin with BOS; the blocks written so far and the block's own header
+                follow them. By default BOS and the own header.
             headers: the headers (BOI meta IMG) that the model may write; any readable one by default.
             text: how tokens of text are drawn.
             codes: how codes are drawn.
@@ -201,7 +204,8 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument does not fit; before any work.
         """
-        (prompt,) = check_prompts([prompt_ids], self.model.config.vocab_size)
+        limit = self.model.config.vocab_size
+        (prompt,) = check_prompts([prompt_ids], limit)
         cursor = Cursor(self.layout, headers)
         for index in prompt.tolist():
             cursor.advance(index)
@@ -225,6 +229,7 @@ class Engine:
             keys=keys,
             max_text_tokens=max_text_tokens,
             max_blocks=max_blocks,
+            negative=None if negative_ids is None else check_prompts([negative_ids], limit, "negative_ids")[0],
         )
         return self._told(writer)
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from emu.documents import CodeSegment, Segment, TextSegment
+from emu.documents import CodeSegment, Segment
 from emu.generation.decoding import decode_block
 from emu.generation.plan import plan_block, read_codes
 from emu.generation.products import IdRange
@@ -33,6 +33,8 @@ class Writer:
         text, codes: how tokens of text and of blocks are drawn.
         keys: of one sequence.
         max_text_tokens, max_blocks: where a document ends that does not end by itself.
+        negative: what blocks are guided against: ids that the blocks written so far and the block's header follow; by default BOS, which
+            the header alone follows.
 
     Attributes:
         passes, tokens: forward passes and sampled tokens so far.
@@ -50,6 +52,7 @@ class Writer:
         keys: Keys,
         max_text_tokens: int,
         max_blocks: int,
+        negative: Tensor | None = None,
     ) -> None:
         self.layout, self.cursor, self.open_session = layout, cursor, open_session
         self.text, self.codes, self.keys = text, codes, keys
@@ -57,17 +60,17 @@ class Writer:
         self.ids: list[int] = prompt.tolist()
         self.text_left, self.blocks_left = max_text_tokens, max_blocks
         self.passes = self.tokens = 0
+        self.negative = negative
 
     def segments(self) -> Iterator[Segment]:
         """The segments, each as soon as it is complete."""
-        first, count = self.layout.vocabulary.text
+        controls = self.layout.vocabulary.controls
+        ends = (controls["boi"], controls["eos"])
         while not self.cursor.ended:
             begun = len(self.ids)
             if self.cursor.block is None:
                 self._write_text()
-            written = list(takewhile(lambda index: first <= index < first + count, self.ids[begun:]))
-            if written:
-                yield TextSegment(torch.tensor(written))
+            yield from self.layout.parse(list(takewhile(lambda index: index not in ends, self.ids[begun:])))
             if self.cursor.block is None:
                 return
             yield self._write_block(self.cursor.block)
@@ -79,7 +82,7 @@ class Writer:
     def _write_text(self) -> None:
         """Text and the header behind it, up to an open block or the end of the document."""
         longest = max(map(len, self.cursor.headers or [[]]))
-        with self.open_session([torch.tensor(self.ids)], 1, self.text_left + longest + 2) as session:
+        with self.open_session([torch.tensor(self.ids)], 1, self.text_left + longest + 4) as session:
             fed = len(self.ids)
             while self.cursor.block is None and not self.cursor.ended:
                 allowed = self._allowed()
@@ -114,7 +117,8 @@ class Writer:
         plan = plan_block(template, torch.empty(1, 0, dtype=torch.int64))
         rows = [torch.tensor(self.ids)]
         if self.codes.guided:
-            rows.append(torch.cat([torch.tensor([self.layout.vocabulary.controls["bos"]]), header]))
+            opening = torch.tensor([self.layout.vocabulary.controls["bos"]]) if self.negative is None else self.negative
+            rows.append(torch.cat([opening, header]))
         starts = [torch.cat([row, plan.ids[0, : plan.given]]) for row in rows]
         with self.open_session(starts, len(rows), len(template) - plan.given) as session:
             place = len(self.ids) - self.prompt_length
@@ -123,6 +127,8 @@ class Writer:
             self.tokens += len(plan.steps)
         for index in ids[0].tolist():
             self._write(index)
+        if self.negative is not None:
+            self.negative = torch.cat([self.negative, header, ids[0]])
         self.blocks_left -= 1
         return CodeSegment(name, read_codes(template, ids)[0], meta)
 

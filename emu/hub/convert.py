@@ -16,6 +16,7 @@ from emu.files import write_file
 from emu.hub import names, vision
 from emu.hub.configs import original_config, original_vocabulary, transformers_config
 from emu.hub.formats import detect, read_config
+from emu.hub.ibq import ibq_settings, write_ibq
 from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
@@ -189,14 +190,19 @@ def _to_original(source: Source, folder: Path) -> None:
     assert tokenizer.vision is not None
     ranks = ranks_of(tokenizer_table(tokenizer.text))
     assert ranks is not None
-    vision_table = vision.released_config(tokenizer.vision, "emu3")
+    resize = _resize(tokenizer)
+    if newer:
+        table["image_area"] = resize.area or table.get("image_area", 1024 * 1024)
     _write_json(folder / "config.json", table)
     write_ranks(ranks, folder / RANKS_FILE)
     words = vision_words(tokenizer.vocabulary.range("vision")[1])
     write_file(folder / "emu3_vision_tokens.txt", ("\n".join(words) + "\n").encode())
-    inner, resize = folder / VISION_FOLDER, _resize(tokenizer)
+    inner = folder / VISION_FOLDER
     inner.mkdir()
-    _write_json(inner / "config.json", vision_table)
+    if newer:
+        write_ibq(inner, tokenizer.vision)
+        return
+    _write_json(inner / "config.json", vision.released_config(tokenizer.vision, "emu3"))
     _write_json(inner / "preprocessor_config.json", {"min_pixels": resize.least, "max_pixels": resize.most})
     save_file(vision.released_tensors(tokenizer.vision, "emu3"), inner / WEIGHTS, metadata={"format": "pt"})
 
@@ -218,7 +224,10 @@ def _emu3_parts(source: Source, to: str) -> MultimodalTokenizer:
         raise ValueError(
             f"the model has no vision tokenizer, the format {to!r} needs one; pass language_model_only=True"
         )
-    vision.released_config(tokenizer.vision, to)
+    if wanted == "emu3.5":
+        ibq_settings(tokenizer.vision.config)
+    else:
+        vision.released_config(tokenizer.vision, to)
     tokenizer_table(tokenizer.text)
     return tokenizer
 

@@ -11,14 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
+from emu.files import write_file
 from emu.hub.formats import read_json
-from emu.hub.weights import Checkpoint
+from emu.hub.weights import WEIGHTS, Checkpoint
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.convert import CODEBOOK, weights_from
+from emu_tokenizers.convert import CODEBOOK, weights_from, weights_to
 
 KEYS = {"ddconfig", "n_embed", "embed_dim"}
+ARCHITECTURE = {
+    *(
+        "spatial_factor",
+        "temporal_factor",
+        "latent_channels",
+        "channel_multiplier",
+        "attn_resolutions",
+        "spatial_norm",
+        "quantizer",
+    ),
+    *("quantizer_options", "norm_groups", "patch_size", "num_attention_heads"),
+}
+"""Fields of our configuration that the settings must give back."""
+
 NOT_WEIGHTS = ("loss.", "discriminator.", "ema.")
 """Parts of a training checkpoint that encoding and decoding do not need."""
 
@@ -76,6 +92,63 @@ def ibq_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if tensor is not None:  # a 2D convolution is a 3D one of a single frame
                 ours[f"{name}.conv.{part}"] = tensor[:, :, None] if part == "weight" else tensor
     return ours
+
+
+def ibq_settings(config: VisionTokenizerConfig) -> dict[str, Any]:
+    """The settings of an Emu3.5 tokenizer, the inverse of `ibq_config`.
+
+    Raises:
+        ValueError: its architecture is another one.
+    """
+    levels = len(config.channel_multiplier)
+    resolution = 16 * 2**levels  # names the levels with attention by the side of their maps, and says nothing else
+    inner = {
+        "double_z": False,
+        "z_channels": config.latent_channels,
+        "resolution": resolution,
+        "in_channels": config.in_channels,
+        "out_ch": config.out_channels,
+        "ch": config.base_channels,
+        "ch_mult": list(config.channel_multiplier),
+        "num_res_blocks": config.num_res_blocks,
+        "attn_resolutions": [resolution // 2**level for level in config.attn_resolutions],
+        "dropout": 0.0,
+    }
+    options = config.quantizer_options or {}
+    table: dict[str, Any] = {"ddconfig": inner, "n_embed": config.codebook_size, "embed_dim": config.embed_dim}
+    table |= {"beta": 0.25, "use_entropy_loss": False}
+    if options.get("normalize"):
+        table["l2_normalize"] = True
+    again, ours = ibq_config(table).to_dict(), config.to_dict()
+    wrong = sorted(name for name in again if name in ARCHITECTURE and again[name] != ours[name])
+    if wrong:
+        raise ValueError(
+            f"Emu3.5's tokenizer cannot hold this architecture: {', '.join(f'{name} {ours[name]!r}' for name in wrong)}; keep it in the "
+            "format 'emu'"
+        )
+    return table
+
+
+def ibq_state(tokenizer: VisionTokenizer) -> dict[str, Tensor]:
+    """The tensors of an Emu3.5 tokenizer under its makers' names and shapes, the inverse of `ibq_tensors`."""
+    own = tokenizer.state_dict()
+    state = weights_to(own, "emu3")
+    state["quantize.embedding.weight"] = own["quantizer.embedding.weight"]
+    for name in ("quant_conv", "post_quant_conv"):
+        state[f"{name}.weight"] = state.pop(f"{name}.conv.weight")[:, :, 0]
+        state[f"{name}.bias"] = state.pop(f"{name}.conv.bias")
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def write_ibq(folder: str | Path, tokenizer: VisionTokenizer) -> None:
+    """Write an Emu3.5 tokenizer as its makers' settings with safetensors.
+
+    Raises:
+        ValueError: its architecture is another one; nothing was written.
+    """
+    settings, folder = ibq_settings(tokenizer.config), Path(folder)
+    write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+    save_file(ibq_state(tokenizer), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def read_ibq(

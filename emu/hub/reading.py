@@ -105,7 +105,10 @@ def read_released(
     if not Path(path).is_dir():
         model.name_or_path = str(path)
     folder = base_of(folder) if is_adapter(folder) else folder
-    return Released(folder, model.eval(), tokenizer, generation_settings(folder))
+    settings = generation_settings(folder)
+    if templates is not None or detect(folder) != "emu":
+        settings |= task_settings(tokenizer)
+    return Released(folder, model.eval(), tokenizer, settings)
 
 
 def read_tokenizer(
@@ -148,15 +151,16 @@ def read_tokenizer(
     vision, place = _vision(folder, vision_tokenizer, allow_pickle, others)
     check_codebook(vision, vocabulary, place, folder)
     newer = form == "emu3.5"
-    return ReleasedTokenizer(
+    words = _templates(templates, form, folder)
+    tokenizer = ReleasedTokenizer(
         text,
         vision,
         layout="emu3.5" if newer else "emu3",
         modalities=("image",) if newer else ("image", "video"),
         vocabulary=vocabulary,
-        templates=_templates(templates, form, folder),
         resize=_resize(folder, place, vision, newer),
     )
+    return tokenizer.with_templates(words)
 
 
 def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path, folder: Path) -> None:
@@ -255,6 +259,17 @@ def _resize(folder: Path, place: Path, vision: VisionTokenizer, newer: bool) -> 
             break
     bounds = Resize(vision.spatial_factor)
     return Resize(bounds.factor, int(table.get("min_pixels", bounds.least)), int(table.get("max_pixels", bounds.most)))
+
+
+def task_settings(tokenizer: MultimodalTokenizer) -> dict[str, Any]:
+    """Generation defaults that the task of a tokenizer's templates asks for, by the names of `Emu.generate_images`."""
+    if not isinstance(tokenizer, ReleasedTokenizer):
+        return {}
+    settings = tokenizer.templates.settings
+    found: dict[str, Any] = {name: settings[name] for name in ("guidance_scale", "top_k") if name in settings}
+    if "image_area" in settings and tokenizer.vision is not None:
+        found["size"] = list(size_of_ratio("4:3", int(settings["image_area"]), tokenizer.vision.spatial_factor))
+    return found
 
 
 def generation_settings(folder: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from emu.hub.configs import NEWER_CONTROLS, original_config
-from emu.hub.ibq import ibq_config
+from emu.hub.ibq import ibq_config, ibq_state
 from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
 from emu.hub.vocabularies import vision_words
@@ -26,7 +26,7 @@ from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.convert import config_from, weights_to
+from emu_tokenizers.convert import config_from
 
 CORPUS = (
     "You are a helpful assistant. USER: Please describe the image. ASSISTANT: a portrait of young girl. masterpiece, film grained, best "
@@ -153,13 +153,8 @@ def write_newer_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64
     inner |= {"in_channels": 3, "resolution": 64, "z_channels": 8, "double_z": False}
     table = {"ddconfig": inner, "n_embed": num_codes, "embed_dim": 8, "beta": 0.25}
     tokenizer = VisionTokenizer(ibq_config(table)).eval()
-    state = weights_to(tokenizer.state_dict(), "emu3")
-    state["quantize.embedding.weight"] = tokenizer.state_dict()["quantizer.embedding.weight"]
-    for name in ("quant_conv", "post_quant_conv"):
-        state[f"{name}.weight"] = state.pop(f"{name}.conv.weight")[:, :, 0]
-        state[f"{name}.bias"] = state.pop(f"{name}.conv.bias")
     (folder / "config.yaml").write_text(json.dumps(table))
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
+    save_file(ibq_state(tokenizer), folder / WEIGHTS, {"format": "pt"})
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What released models expect around a user's words, as data.
+"""What released models expect around a user's words, and the settings of a task, as data.
 
 A template is plain text with fields: `{text}` is the user's text, `{images}` the user's pictures, `{items}` both in the user's order, and
 any control of the vocabulary can be named (`{bss}`). What stands between two controls or pictures is tokenised as one piece, as the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ class Templates:
         generate: before the header of a block of codes.
         unconditional: the same for an empty negative prompt.
         answer: before text that the model writes.
+        settings: what the model's scripts set for this task, by the names of `Emu.generate`, and the `image_area` of its pictures.
     """
 
     generate: str = "{items}"
     unconditional: str = "{items}"
     answer: str = "{items}"
+    settings: dict[str, float] = field(default_factory=dict)
 
 
 EMU3 = Templates(answer="You are a helpful assistant. USER: {items}. ASSISTANT:")
@@ -52,6 +54,13 @@ EMU3_STAGE1 = Templates()
 _ANSWER = "You are a helpful assistant for {task} task.{extra} USER: {text}{images} ASSISTANT: {{bss}}"
 _EDIT = "You are a helpful assistant for {task} task. USER: {images}{text} ASSISTANT: {{bss}}"
 _EXTRA = {"howto": " Please generate a response with interleaved text and images."}
+_TEXT = {"text_temperature": 1.0, "text_top_k": 1024, "text_top_p": 0.9}
+_INTERLEAVED = {"guidance_scale": 3.0, "top_k": 10240, "image_area": 518400, **_TEXT}
+_SETTINGS: dict[str, dict[str, float]] = {
+    "t2i": _TEXT,
+    "x2i": _TEXT,
+    "howto": _INTERLEAVED | {"text_temperature": 0.7, "text_top_k": 200, "text_top_p": 0.8},
+}
 EMU35_TASKS = ("t2i", "x2i", "howto", "story", "explore", "vla")
 
 
@@ -65,7 +74,8 @@ def emu35(task: str = "t2i") -> Templates:
         raise ValueError(f"no task {task!r}; Emu3.5 knows {EMU35_TASKS}")
     form = _EDIT if task == "x2i" else _ANSWER
     words = form.format(task=task, extra=_EXTRA.get(task, ""), text="{text}", images="{images}")
-    return Templates(words, "You are a helpful assistant. USER: {images} ASSISTANT: {bss}", words)
+    unconditional = "You are a helpful assistant. USER: {images} ASSISTANT: {bss}"
+    return Templates(words, unconditional, words, dict(_SETTINGS.get(task, _INTERLEAVED)))
 
 
 NAMED = {"emu3": EMU3, "emu3-stage1": EMU3_STAGE1, "plain": EMU3_STAGE1} | {
@@ -95,9 +105,9 @@ def render(template: str, tokenizer: MultimodalTokenizer, items: Any = ()) -> Te
     fields: dict[str, list[Any]] = {"text": words, "images": others, "items": listed}
     parts = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
     found = [name for _, name in parts if name is not None]
-    for field in found:
-        if field not in fields and field not in controls:
-            raise ValueError(f"the template {template!r} has the field {field!r}; known are {[*fields, *controls]}")
+    for name in found:
+        if name not in fields and name not in controls:
+            raise ValueError(f"the template {template!r} has the field {name!r}; known are {[*fields, *controls]}")
     if others and not {"images", "items"} & set(found):
         raise ValueError(f"{len(others)} pictures for the template {template!r}, which has no place for them")
     pieces: list[Any] = []

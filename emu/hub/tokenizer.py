@@ -58,6 +58,16 @@ class ReleasedTokenizer(MultimodalTokenizer):
         """BOS and the items in their template, for text to follow: (n,) int64."""
         return render(self.templates.answer, self, self._resized(items))
 
+    def unconditional(self, items: Any) -> Tensor | None:
+        """What blocks behind these items are guided against: the template without words, with the items' pictures; (n,) int64.
+
+        None where the model knows no such words: guidance is against the block's header alone then.
+        """
+        if self.templates.unconditional == Templates().unconditional:
+            return None
+        pictures = [item for item in self._resized(items) if not isinstance(item, str)]
+        return render(self.templates.unconditional, self, pictures)
+
     def _resized(self, items: Any) -> list[Any]:
         listed = as_list(items)
         if self.resize is None:
@@ -65,10 +75,13 @@ class ReleasedTokenizer(MultimodalTokenizer):
         return [self.resize(item) if isinstance(item, Image.Image) else item for item in listed]
 
     def with_templates(self, templates: Templates) -> ReleasedTokenizer:
-        """The same tokenizer with other templates, e.g. for another task of Emu3.5."""
+        """The same tokenizer with other templates, e.g. for another task of Emu3.5; pictures get the area of that task."""
         modalities = list(self.layout.modalities)
         parts = (self.text, self.vision, self.layout.name, modalities, self.vocabulary)
-        return ReleasedTokenizer(*parts, templates=templates, resize=self.resize)
+        resize, area = self.resize, templates.settings.get("image_area")
+        if resize is not None and resize.area and area:
+            resize = replace(resize, area=int(area))
+        return ReleasedTokenizer(*parts, templates=templates, resize=resize)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizers, the table that joins them, and the templates into a folder."""

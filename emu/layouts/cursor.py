@@ -27,6 +27,8 @@ class Cursor:
         self._header: list[int] = []  # the open header, BOI first; empty outside headers
         self._template: BlockTemplate | None = None
         self._place = 0
+        self._plan_end: int | None = None  # what closes the open plan
+        self._answered = False
 
     @property
     def ended(self) -> bool:
@@ -49,8 +51,14 @@ class Cursor:
             return (self._template.allowed(self._place),)
         if self._header:
             return self._allowed_in_header()
+        if self._plan_end is not None:
+            return (self.layout.vocabulary.text, (self._plan_end, 1))
+        if self._answered:
+            return ((controls["eos"], 1),)
         blocks = () if self.headers == [] else ((controls["boi"], 1),)
-        return (self.layout.vocabulary.text, (controls["eos"], 1), *blocks)
+        end = () if self.layout.end_answer is None else ((self.layout.end_answer, 1),)
+        plans = [(before, 1) for before, _ in self.layout.plans.values()]
+        return (self.layout.vocabulary.text, (controls["eos"], 1), *blocks, *end, *plans)
 
     def _allowed_in_header(self) -> tuple[IdRange, ...]:
         if self.headers is not None:
@@ -72,6 +80,8 @@ class Cursor:
         Raises:
             ValueError: the grammar does not allow it here.
         """
+        if self._between and index == self.layout.begin_answer:
+            return
         if not any(first <= index < first + count for first, count in self.allowed()):
             raise ValueError(
                 f"{self.layout.describe(index)} (id {index}) cannot stand here; allowed id ranges: {self.allowed()}"
@@ -92,3 +102,15 @@ class Cursor:
             self._ended = True
         elif index == controls["bos"]:
             self._started = True
+        elif index == self._plan_end:
+            self._plan_end = None
+        elif index == self.layout.end_answer:
+            self._answered = True
+        elif self._plan_end is None:
+            self._plan_end = dict(self.layout.plans.values()).get(index)
+
+    @property
+    def _between(self) -> bool:
+        """Whether an item may begin here."""
+        inside = self._template is not None or self._header or self._plan_end is not None
+        return self._started and not (inside or self._answered or self._ended)

@@ -1,6 +1,7 @@
-"""Emu3.5's arrangement (`src/utils/input_utils.py` of baaivision/Emu3.5).
+"""Emu3.5's arrangement (`src/utils/input_utils.py` and `src/utils/generation_utils.py` of baaivision/Emu3.5).
 
-Rows are joined by EOL and frames by EOF; EOI follows the last code directly.
+Rows are joined by EOL and frames by EOF; EOI follows the last code directly. A model may plan before it writes: BOG text EOG plans the
+document, BOC text EOC the next picture. A prompt ends in BSS, an answer in ESS. Vocabularies without these marks have no plans.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from emu.layouts.layout import Layout
 
 
 class Emu35Layout(Layout):
-    """EOL between rows, EOF between frames, then EOI."""
+    """EOL between rows, EOF between frames, then EOI; plans and answers between marks of their own."""
 
     name = "emu3.5"
+    plan_marks = {"document": ("bog", "eog"), "image": ("boc", "eoc")}
+    answer_marks = ("bss", "ess")
 
     def grid_block(self, grid: Sequence[int], ranges: Sequence[IdRange]) -> BlockTemplate:
         controls = self.vocabulary.controls

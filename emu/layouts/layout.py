@@ -45,6 +45,10 @@ class Layout(ABC):
     """
 
     name: str
+    plan_marks: Mapping[str, tuple[str, str]] = {}
+    """What a `Plan` is for -> the controls before and behind its text, where the vocabulary has them."""
+    answer_marks: tuple[str, str] | None = None
+    """Controls before and behind an answer, where the vocabulary has them: the first belongs to prompts, behind the second is the end."""
 
     def __init__(
         self, vocabulary: Vocabulary, text: TextCodec | None = None, modalities: Iterable[str] | None = None
@@ -59,6 +63,14 @@ class Layout(ABC):
         ] = {}  # a training run builds the same few geometries again and again
         for modality in self.modalities.values():
             self.code_ranges(modality.codebook)
+        controls = vocabulary.controls
+        self.plans = {
+            scope: (controls[before], controls[behind])
+            for scope, (before, behind) in self.plan_marks.items()
+            if before in controls and behind in controls
+        }
+        begin, end = self.answer_marks or ("", "")
+        self.begin_answer, self.end_answer = controls.get(begin), controls.get(end)
 
     @abstractmethod
     def grid_block(self, grid: Sequence[int], ranges: Sequence[IdRange]) -> BlockTemplate:
@@ -170,6 +182,13 @@ class Layout(ABC):
         ids = segment.ids.to(torch.int64)
         if len(ids) and not (ids.ge(first) & ids.lt(first + count)).all():
             raise ValueError(f"a text segment holds ids outside the text range {first}..{first + count - 1}")
+        if segment.plan:
+            if segment.plan not in self.plans:
+                raise ValueError(
+                    f"a plan for {segment.plan!r}; this layout and vocabulary have plans for {sorted(self.plans)}"
+                )
+            before, behind = self.plans[segment.plan]
+            ids = torch.cat([torch.tensor([before]), ids, torch.tensor([behind])])
         return [(ids, torch.full((len(ids),), segment.weight))]
 
     def _code_pieces(self, segment: CodeSegment) -> list[tuple[Tensor, Tensor]]:
@@ -195,14 +214,36 @@ class Layout(ABC):
         if end > place and ids[end - 1] == controls["eos"]:
             end -= 1
         segments: list[Segment] = []
+        segment: Segment
+        openings = {before: scope for scope, (before, _) in self.plans.items()}
         while place < end:
-            segment, place = (
-                self._parse_block(ids, place, end)
-                if ids[place] == controls["boi"]
-                else self._parse_text(ids, place, end)
-            )
+            index = int(ids[place])
+            if index in (self.begin_answer, self.end_answer):
+                place += 1
+                continue
+            if index == controls["boi"]:
+                segment, place = self._parse_block(ids, place, end)
+            elif index in openings:
+                segment, place = self._parse_plan(ids, place, end, openings[index])
+            else:
+                segment, place = self._parse_text(ids, place, end)
             segments.append(segment)
         return segments
+
+    def _parse_plan(self, ids: Tensor, place: int, end: int, scope: str) -> tuple[Segment, int]:
+        behind = self.plans[scope][1]
+        mark = (ids[place:end] == behind).nonzero()
+        if not len(mark):
+            raise ValueError(f"the plan that begins at position {place} has no end ({self.describe(behind)})")
+        stop = place + int(mark[0])
+        if stop == place + 1:
+            return TextSegment(ids[:0], plan=scope), stop + 1
+        text, found = self._parse_text(ids, place + 1, stop)
+        if found != stop:
+            raise ValueError(
+                f"position {found} holds id {int(ids[found])} ({self.describe(int(ids[found]))}) within a plan"
+            )
+        return TextSegment(text.ids, plan=scope), stop + 1
 
     def _parse_text(self, ids: Tensor, place: int, end: int) -> tuple[TextSegment, int]:
         first, count = self.vocabulary.text

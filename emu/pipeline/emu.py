@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
 from emu.hub.repositories import push
+from emu.hub.tokenizer import ReleasedTokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, headers
@@ -27,6 +28,7 @@ from emu.pipeline.requests import (
     check_size,
     check_whole,
     chosen_top_k,
+    text_sampling,
 )
 from emu.pipeline.results import ImageResult, VideoResult
 from emu_tokenizers import VisionTokenizer
@@ -341,6 +343,9 @@ class Emu:
         temperature: float | None = None,
         top_k: int | None | Literal["default"] = "default",
         top_p: float | None = None,
+        text_temperature: float | None = None,
+        text_top_k: int | None = None,
+        text_top_p: float | None = None,
         max_new_tokens: int = 256,
         max_blocks: int = 4,
         seed: int = 0,
@@ -352,14 +357,17 @@ class Emu:
             document: its items so far (`str`, PIL images, `Video`, ...), or a single text.
             size: (height, width) of the pictures and clips that the model may begin, beside the sizes that the document holds.
             frames, fps: of the clips.
-            guidance_scale, temperature, top_k, top_p: how codes are drawn; text is drawn with the same temperature and `top_p`.
+            guidance_scale, temperature, top_k, top_p: how codes are drawn.
+            text_temperature, text_top_k, text_top_p: how text is drawn; by default what the model's task says (Emu3.5), else all candidates
+                with the temperature and `top_p` of codes.
             max_new_tokens: tokens of text after which the document ends.
             max_blocks: pictures and clips after which none begins.
             seed: of the noise.
             deterministic: see `Emu`.
 
         Returns:
-            An iterator over `str`, PIL images and `Video`, each as soon as it is finished.
+            An iterator over `str`, PIL images and `Video`, each as soon as it is finished. What Emu3.5 plans before it writes comes as
+            `emu.documents.Plan`, a `str` with a `scope`, "document" or "image".
 
         Raises:
             TypeError, ValueError: an argument cannot be meant; nothing was generated.
@@ -375,12 +383,20 @@ class Emu:
         )
         items = [document] if isinstance(document, str) else document
         (items,) = check_documents([items])
+        known = self.tokenizer if isinstance(self.tokenizer, ReleasedTokenizer) else None
+        text = text_sampling(
+            settings,
+            known.templates.settings if known else {},
+            {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p},
+        )
+        negative = known.unconditional(items) if known else None
         prompt, clip = self.tokenizer.question(items), self._clip_grid(settings)
         offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
         segments = self._engine(deterministic).generate(
             prompt,
             headers=headers(self.tokenizer, prompt, offered),
-            text=Sampling(1.0, settings.temperature, 0, settings.top_p),
+            text=text,
+            negative_ids=negative,
             codes=Sampling(settings.guidance_scale, settings.temperature, settings.top_k, settings.top_p),
             max_text_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
             max_blocks=check_whole("max_blocks", max_blocks, least=1),

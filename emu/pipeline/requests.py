@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 import torch
+
+from emu.generation import Sampling
 
 Item = TypeVar("Item")
 Size = tuple[int, int]
@@ -212,3 +214,25 @@ def chosen_top_k(top_k: int | None | Literal["default"]) -> int | None:
             raise TypeError(f'top_k is {top_k!r}; expected a whole number, None for all, or "default"')
         return None
     return top_k or 0
+
+
+def text_sampling(codes: GenerationDefaults, task: Mapping[str, float], given: Mapping[str, float | None]) -> Sampling:
+    """How text between pictures is drawn.
+
+    Args:
+        codes: how codes are drawn.
+        task: settings of the model's task, `text_temperature`, `text_top_k`, `text_top_p`.
+        given: the caller's, None where they say nothing.
+
+    Raises:
+        TypeError, ValueError: a setting is of the wrong kind or outside its range.
+    """
+    known = {"text_temperature": codes.temperature, "text_top_k": 0, "text_top_p": codes.top_p, **task}
+    known |= {name: value for name, value in given.items() if value is not None}
+    chosen = GenerationDefaults(
+        temperature=known["text_temperature"],
+        top_k=check_whole("text_top_k", known["text_top_k"], least=0),
+        top_p=known["text_top_p"],
+    )
+    chosen.check()
+    return Sampling(1.0, chosen.temperature, chosen.top_k, chosen.top_p)
