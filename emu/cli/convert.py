@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu convert",
-        description="Convert a model between our format, transformers' Emu3, and that of the originals (Emu3, Emu3.5); the source's is found.",
+        description="Convert a model between our format, transformers' Emu3, and that of the originals, Emu3 and Emu3.5.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
     words.add_argument("target", type=Path, help="folder to write; it appears when it is complete")

@@ -105,9 +105,9 @@ def render(template: str, tokenizer: MultimodalTokenizer, items: Any = ()) -> Te
     fields: dict[str, list[Any]] = {"text": words, "images": others, "items": listed}
     parts = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
     found = [name for _, name in parts if name is not None]
-    for name in found:
-        if name not in fields and name not in controls:
-            raise ValueError(f"the template {template!r} has the field {name!r}; known are {[*fields, *controls]}")
+    for wanted in found:
+        if wanted not in fields and wanted not in controls:
+            raise ValueError(f"the template {template!r} has the field {wanted!r}; known are {[*fields, *controls]}")
     if others and not {"images", "items"} & set(found):
         raise ValueError(f"{len(others)} pictures for the template {template!r}, which has no place for them")
     pieces: list[Any] = []
