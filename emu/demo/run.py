@@ -73,7 +73,7 @@ class DemoPlan:
     """
 
     tokenizer_steps: int = 600
-    transformer_steps: int = 1200
+    transformer_steps: int = 700
     counts: SampleCounts = SampleCounts()
     goals: dict[str, float] = field(default_factory=lambda: dict(GOALS))
     seed: int = 0
