@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_tokenizers.pictures import BadSamples, PictureData, clip_openers, crop, picture_files
+from emu_tokenizers.pictures import BadSamples, PictureData, crop
+from emu_tokenizers.sources import clip_sources, picture_files
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_unreadable_files_are_left_out_and_counted(folder):
     data = PictureData(str(folder), size=16, images_per_step=8, steps_per_epoch=10, max_bad_share=0.5)
     for _ in data.train_dataloader():
         pass
-    assert data.bad == {"ValueError": 1}
+    assert data.bad == {"no picture": 1}
 
 
 def test_too_many_unreadable_files_stop_the_run(folder):
@@ -65,8 +66,8 @@ def test_a_crop_keeps_colours_and_never_leaves_the_picture():
 
 
 def test_clips_are_folders_of_frames_in_name_order(folder):
-    clips = clip_openers(folder / "clips")
-    assert [len(clip) for clip in clips] == [3, 3, 3, 3]
+    clips = clip_sources(folder / "clips")
+    assert [clip.num_frames for clip in clips] == [3, 3, 3, 3]
 
 
 def test_the_bundled_photographs_are_found():

@@ -1,14 +1,12 @@
-"""Pictures and clips to train a vision tokenizer on: folders, frame folders, and anything the datasets library reads.
+"""Pictures and clips to train a vision tokenizer on, from anywhere that `emu_tokenizers.sources` knows.
 
 Every crop of a run is a function of (seed, step), so the loader's state is the number of the step. Files that cannot be
 read are left out, counted by reason, and stop the run when there are too many.
 """
 
-import os
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,65 +14,14 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
-from emu_tokenizers.transforms import open_image, to_pixels, to_rgb
+from emu_tokenizers.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
+from emu_tokenizers.transforms import BadPicture, to_pixels
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-PHOTOGRAPHS = "photographs"
-"""Name of the two photographs that scikit-learn bundles."""
-
-Opener = Callable[[], Image.Image]
+logger = logging.getLogger(__name__)
 
 
 class BadSamples(ValueError):
     """Too large a share of the samples cannot be used."""
-
-
-def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The picture files under a folder, in name order.
-
-    Raises:
-        FileNotFoundError: no such folder, or no pictures in it.
-    """
-    root = Path(folder)
-    if str(folder) == PHOTOGRAPHS:
-        import sklearn.datasets
-
-        root = Path(sklearn.datasets.__file__).parent / "images"
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"no pictures under {folder}; known endings are {sorted(SUFFIXES)}")
-    return found
-
-
-def picture_openers(source: str, column: str = "image", split: str = "train") -> list[Opener]:
-    """What opens each picture of a folder, of "photographs", or of a dataset of the datasets library.
-
-    Args:
-        source: a folder, or "dataset:NAME" for `datasets.load_dataset(NAME)`; NAME may carry builder arguments after
-            commas, for example "dataset:webdataset,data_files=shards/*.tar".
-        column: the dataset's column of pictures.
-        split: the dataset's split.
-    """
-    if not source.startswith("dataset:"):
-        return [lambda path=path: open_image(path) for path in picture_files(source)]  # type: ignore[misc]
-    from datasets import load_dataset
-
-    name, *pairs = source.removeprefix("dataset:").split(",")
-    options = dict(pair.split("=", 1) for pair in pairs)
-    table: Any = load_dataset(name, split=split, **options)
-    if column not in table.column_names:
-        raise ValueError(f"the dataset {name} has no column {column!r}; it has {table.column_names}")
-    return [lambda index=index: to_rgb(table[index][column]) for index in range(len(table))]  # type: ignore[misc]
-
-
-def clip_openers(folder: str | os.PathLike) -> list[list[Opener]]:
-    """What opens the frames of each clip: a clip is a folder of pictures, its frames in name order."""
-    clips: dict[Path, list[Opener]] = {}
-    for path in picture_files(folder):
-        clips.setdefault(path.parent, []).append(lambda path=path: open_image(path))  # type: ignore[misc]
-    return list(clips.values())
 
 
 def crop(images: Sequence[Image.Image], size: int, random: np.random.Generator) -> Tensor:
@@ -130,8 +77,8 @@ class PictureData(LightningDataModule):
     """Random crops of pictures and clips.
 
     Args:
-        images: where pictures come from, see `picture_openers`; None for none.
-        videos: a folder of frame folders; None for none.
+        images: where pictures come from, see `emu_tokenizers.sources.picture_sources`; None for none.
+        videos: where clips come from, see `emu_tokenizers.sources.clip_sources`; None for none.
         size: side of a crop in pixels, a multiple of the tokenizer's factor.
         images_per_step: crops of pictures in a step.
         clips_per_step: crops of clips in a step.
@@ -139,8 +86,13 @@ class PictureData(LightningDataModule):
         seed: of every choice.
         steps_per_epoch: steps that Lightning calls an epoch.
         validation_steps: batches of each validation, other crops of the same pictures.
-        max_bad_share: share of unreadable files that stops the run.
-        column: the picture column of a dataset.
+        max_bad_share: share of unreadable sources that stops the run; below it they are left out and counted in `bad`.
+        column: the dataset's column of pictures.
+        video_column: the dataset's column of video files.
+        max_member_bytes: largest member of a tar file that is read.
+
+    Attributes:
+        bad: how many sources were left out, by reason.
     """
 
     def __init__(
@@ -157,6 +109,8 @@ class PictureData(LightningDataModule):
         validation_steps: int = 4,
         max_bad_share: float = 0.05,
         column: str = "image",
+        video_column: str = "video",
+        max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         super().__init__()
         if images is None and videos is None:
@@ -164,11 +118,15 @@ class PictureData(LightningDataModule):
         self.size, self.frames, self.seed = size, frames, seed
         self.images_per_step, self.clips_per_step = images_per_step, clips_per_step
         self.steps_per_epoch, self.validation_steps = steps_per_epoch, validation_steps
-        self.max_bad_share = max_bad_share
-        self.pictures = [] if images is None else [[opener] for opener in picture_openers(images, column)]
-        self.clips = [] if videos is None else clip_openers(videos)
-        self.bad: Counter[str] = Counter()
-        self._broken: set[tuple[str, int]] = set()
+        limit = max_member_bytes
+        self.pictures = [] if images is None else picture_sources(images, column, max_member_bytes=limit)
+        self.clips = [] if videos is None else clip_sources(videos, video_column, max_member_bytes=limit)
+        self.samples = Samples(len(self.pictures) + len(self.clips), max_bad_share)
+
+    @property
+    def bad(self) -> Counter[str]:
+        """How many sources were left out, by reason."""
+        return self.samples.bad
 
     def train_dataloader(self) -> PixelLoader:
         """Batches of the run."""
@@ -182,35 +140,69 @@ class PictureData(LightningDataModule):
         """One batch, drawn by `random`."""
         found = {}
         if self.pictures:
-            drawn = [self._sample("image", self.pictures, 1, random)[0] for _ in range(self.images_per_step)]
+            drawn = [self._sample(self.pictures, 1, random)[0] for _ in range(self.images_per_step)]
             found["image"] = torch.stack(drawn)
         if self.clips:
-            drawn = [self._sample("video", self.clips, self.frames, random) for _ in range(self.clips_per_step)]
+            drawn = [self._sample(self.clips, self.frames, random) for _ in range(self.clips_per_step)]
             found["video"] = torch.stack(drawn)
         return found
 
-    def _sample(self, kind: str, sources: list[list[Opener]], frames: int, random: np.random.Generator) -> Tensor:
+    def _sample(self, sources: Sequence[Source], frames: int, random: np.random.Generator) -> Tensor:
         """Crop (frames, 3, s, s) of a source that can be read."""
         while True:
-            index = int(random.integers(len(sources)))
-            start = int(random.integers(max(len(sources[index]) - frames, 0) + 1))
-            openers = sources[index][start : start + frames]
-            if (kind, index) in self._broken:
-                continue
-            try:
-                images = [opener() for opener in openers]
-            except (ValueError, FileNotFoundError) as error:
-                self._leave_out(kind, index, error)
-                continue
-            images += [images[-1]] * (frames - len(images))
-            return crop([image.resize(images[0].size) for image in images], self.size, random)
+            source, place = sources[int(random.integers(len(sources)))], float(random.random())
+            images = self.samples.read(source, frames, place)
+            if images:
+                return crop([*images, *[images[-1]] * (frames - len(images))], self.size, random)
 
-    def _leave_out(self, kind: str, index: int, error: Exception) -> None:
-        self._broken.add((kind, index))
-        self.bad[type(error).__name__] += 1
-        total = len(self.pictures) + len(self.clips)
-        if len(self._broken) > self.max_bad_share * total:
+
+class Samples:
+    """Reads sources, leaves out those that cannot be read, and stops when they are too many.
+
+    Args:
+        total: number of sources.
+        max_bad_share: largest share of them that may be left out.
+
+    Attributes:
+        bad: how many sources were left out, by reason.
+    """
+
+    def __init__(self, total: int, max_bad_share: float) -> None:
+        self.total, self.max_bad_share = total, max_bad_share
+        self.bad: Counter[str] = Counter()
+        self._left_out: set[Source] = set()
+
+    def read(self, source: Source, frames: int | None = None, place: float = 0.0) -> list[Image.Image]:
+        """Frames of a source; none where it cannot be read.
+
+        Args:
+            source: picture or clip.
+            frames: how many, None for all.
+            place: where to start, in [0, 1): a share of the places that leave room for them.
+
+        Raises:
+            BadSamples: too large a share of the sources cannot be read.
+        """
+        if source in self._left_out:
+            return []
+        try:
+            length = source.num_frames
+            frames = length if frames is None else frames
+            images = source.read(int(place * (max(length - frames, 0) + 1)), frames)
+            if not images:
+                raise BadPicture("empty", f"{source.name} has no frames")
+            return images
+        except (BadPicture, OSError) as error:
+            self._leave_out(source, error)
+            return []
+
+    def _leave_out(self, source: Source, error: Exception) -> None:
+        reason = error.reason if isinstance(error, BadPicture) else type(error).__name__
+        self._left_out.add(source)
+        self.bad[reason] += 1
+        logger.warning("left out %s (%s): %s", source.name, reason, error)
+        if len(self._left_out) > self.max_bad_share * self.total:
             raise BadSamples(
-                f"{len(self._broken)} of {total} sources cannot be read ({dict(self.bad)}), more than "
+                f"{len(self._left_out)} of {self.total} sources cannot be read ({dict(self.bad)}), more than "
                 f"max_bad_share={self.max_bad_share} allows; the last one: {error}"
             ) from error

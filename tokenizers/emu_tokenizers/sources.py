@@ -1,0 +1,268 @@
+"""Where pictures and clips come from: folders, datasets, WebDataset shards, animations, video files.
+
+    picture_sources("photos")                    every picture file under a folder
+    picture_sources("dataset:cifar10")           the datasets library: a repository, a builder, a folder of save_to_disk
+    picture_sources("webdataset:shards/*.tar")   members of uncompressed tar files
+    clip_sources("clips")                        video files, GIFs, and folders of frames
+
+A source is opened when it is read, and whatever is wrong with it is a `BadPicture` that says why.
+"""
+
+import glob
+import os
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from emu_tokenizers.transforms import BadPicture, open_image
+from emu_tokenizers.videos import Video, require_video_reader
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+PHOTOGRAPHS = "photographs"
+"""Name of the two photographs that scikit-learn bundles."""
+MAX_MEMBER_BYTES = 1 << 28
+"""Largest member of a tar file that is read: 256 MiB."""
+MAX_MEMBERS = 1 << 20
+"""Most members that a tar file may have."""
+
+
+class Source(Protocol):
+    """A picture, or the frames of a clip."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clip, 1 for a picture; raises `BadPicture` as `read` does."""
+        ...
+
+    def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
+        """Upright RGB frames `start` to `start + count`, fewer at the clip's end.
+
+        Raises:
+            BadPicture: they cannot be read.
+            FileNotFoundError: the file is gone.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Picture files, in order."""
+
+    files: tuple[Path, ...]
+    name: str = ""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.files)
+
+    def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
+        frames = [open_image(file) for file in self.files[start : start + count]]
+        return [frame if frame.size == frames[0].size else frame.resize(frames[0].size) for frame in frames]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture, or a video file, in a row of a dataset."""
+
+    table: Any = field(repr=False, compare=False)
+    column: str
+    index: int
+    video: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"row {self.index}"
+
+    def _opened(self) -> "Video | bytes | Path":
+        value = self.table[self.index][self.column]
+        if isinstance(value, dict):  # a feature of the datasets library, not decoded
+            value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+        if not isinstance(value, bytes | str | Path):
+            raise BadPicture("no picture", f"{self.name} holds {type(value).__name__} in column {self.column!r}")
+        content = value if isinstance(value, bytes) else Path(value)
+        return Video(content, self.name) if self.video else content
+
+    @property
+    def num_frames(self) -> int:
+        opened = self._opened() if self.video else None
+        return opened.num_frames if isinstance(opened, Video) else 1
+
+    def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
+        opened = self._opened()
+        return opened.read(start, count) if isinstance(opened, Video) else [open_image(opened, name=self.name)]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture or a video file inside an uncompressed tar file; its name never becomes a path."""
+
+    archive: Path
+    member: str
+    offset: int
+    size: int
+    limit: int = MAX_MEMBER_BYTES
+
+    @property
+    def name(self) -> str:
+        return f"{self.archive.name}/{self.member}"
+
+    def _content(self) -> bytes:
+        if self.size > self.limit:
+            raise BadPicture("too large", f"{self.name} has {self.size} bytes, more than {self.limit} allowed")
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise BadPicture("damaged", f"{self.archive} ends within {self.member}")
+        return content
+
+    def _video(self) -> Video | None:
+        suffix = Path(self.member).suffix.lower()
+        return Video(self._content(), self.name) if suffix in VIDEO_SUFFIXES | {".gif"} else None
+
+    @property
+    def num_frames(self) -> int:
+        video = self._video()
+        return 1 if video is None else video.num_frames
+
+    def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
+        video = self._video()
+        return [open_image(self._content(), name=self.name)] if video is None else video.read(start, count)
+
+
+def picture_files(folder: str | os.PathLike) -> list[Path]:
+    """The picture files under a folder in name order, or the one file that is named.
+
+    Raises:
+        FileNotFoundError: no such folder, or no pictures in it.
+    """
+    root = Path(folder)
+    if str(folder) == PHOTOGRAPHS:
+        import sklearn.datasets
+
+        root = Path(sklearn.datasets.__file__).parent / "images"
+    return _files(root, PICTURE_SUFFIXES, "pictures")
+
+
+def _files(root: Path, suffixes: set[str], what: str) -> list[Path]:
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"no {what} under {root}; known endings are {sorted(suffixes)}")
+    return found
+
+
+def picture_sources(
+    source: str | os.PathLike, column: str = "image", split: str = "train", max_member_bytes: int = MAX_MEMBER_BYTES
+) -> list[Source]:
+    """The pictures of a folder or file, of "photographs", of "dataset:..." or of "webdataset:...".
+
+    Args:
+        source: see the module; a dataset's name may carry builder arguments after commas, for example
+            "dataset:imagefolder,data_dir=photos".
+        column: the dataset's column of pictures.
+        split: the dataset's split.
+        max_member_bytes: largest member of a tar file that is read.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name, or no pictures in it.
+        ValueError: the dataset has no such column, or the tar file is compressed, damaged or has too many members.
+    """
+    text = str(source)
+    if text.startswith("dataset:"):
+        return dataset_rows(text.removeprefix("dataset:"), column, split, video=False)
+    if text.startswith("webdataset:"):
+        return tar_members(text.removeprefix("webdataset:"), PICTURE_SUFFIXES, max_member_bytes)
+    return [Frames((path,), path.name) for path in picture_files(source)]
+
+
+def clip_sources(
+    source: str | os.PathLike, column: str = "video", split: str = "train", max_member_bytes: int = MAX_MEMBER_BYTES
+) -> list[Source]:
+    """The clips of a folder (video files, GIFs, folders of frames), of a file, of "dataset:..." or "webdataset:...".
+
+    Args:
+        source: as of `picture_sources`.
+        column: the dataset's column of video files.
+        split: the dataset's split.
+        max_member_bytes: largest member of a tar file that is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `picture_sources`.
+        ModuleNotFoundError: there are video files, and PyAV is not installed.
+    """
+    text = str(source)
+    if text.startswith("dataset:"):
+        require_video_reader()
+        return dataset_rows(text.removeprefix("dataset:"), column, split, video=True)
+    if text.startswith("webdataset:"):
+        found = tar_members(text.removeprefix("webdataset:"), VIDEO_SUFFIXES | {".gif"}, max_member_bytes)
+        if any(isinstance(clip, Member) and Path(clip.member).suffix.lower() in VIDEO_SUFFIXES for clip in found):
+            require_video_reader()
+        return found
+    clips: dict[Path, list[Path]] = {}
+    for path in _files(Path(source), PICTURE_SUFFIXES | VIDEO_SUFFIXES, "pictures or video files"):
+        alone = path.suffix.lower() in VIDEO_SUFFIXES | {".gif"}
+        clips.setdefault(path if alone else path.parent, []).append(path)
+    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in clips):
+        require_video_reader()
+    return [Video(key, key.name) if files == [key] else Frames(tuple(files), key.name) for key, files in clips.items()]
+
+
+def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:
+    """The rows of a dataset: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` knows by that name."""
+    import datasets
+
+    name, *pairs = name.split(",")
+    options: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs)
+    table: Any
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        table = datasets.load_from_disk(name)
+        table = table[split] if isinstance(table, datasets.DatasetDict) else table
+    else:
+        table = datasets.load_dataset(name, split=split, **options)
+    if column not in table.column_names:
+        raise ValueError(f"the dataset {name} has no column {column!r}; it has {table.column_names}")
+    if isinstance(table.features[column], datasets.Image | datasets.Video):
+        table = table.cast_column(column, type(table.features[column])(decode=False))
+    return [Row(table, column, index, video) for index in range(len(table))]
+
+
+def tar_members(
+    pattern: str, suffixes: set[str], max_member_bytes: int, max_members: int = MAX_MEMBERS
+) -> list[Source]:
+    """The members with these endings of all tar files that a pattern names; only regular files are taken.
+
+    Raises:
+        FileNotFoundError: no file of that name, or no members with these endings.
+        ValueError: a file is compressed, is no tar file, or has more than `max_members` members.
+    """
+    archives = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    if not archives:
+        raise FileNotFoundError(f"no tar files {pattern}")
+    found: list[Source] = []
+    for archive in archives:
+        try:
+            with tarfile.open(archive, "r:") as file:
+                for number, entry in enumerate(file):
+                    if number >= max_members:
+                        raise ValueError(f"{archive} has more than {max_members} members")
+                    if entry.isfile() and not entry.issparse() and Path(entry.name).suffix.lower() in suffixes:
+                        found.append(Member(archive, entry.name, entry.offset_data, entry.size, max_member_bytes))
+        except tarfile.TarError as error:
+            raise ValueError(f"{archive} is no uncompressed tar file: {error}") from error
+    if not found:
+        raise FileNotFoundError(f"no members of {pattern} end in {sorted(suffixes)}")
+    return found
