@@ -11,6 +11,7 @@ pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lo
 
 from emu import Emu, EmuForCausalLM
 from emu.cli.convert import main as convert
+from emu.cli.main import main as command
 from emu.cli.tokenize import main as tokenize
 from emu.hub.stand_ins import write
 from emu.hub.weights import Checkpoint
@@ -76,6 +77,21 @@ def test_the_adapter_is_exported_alone_and_loads_on_its_base(base, tmp_path):
     assert emu.generate_images("a blue square", size=(32, 32))[0].codes.shape == (4, 4)
 
 
+def test_the_exported_folder_is_an_emu_with_the_words_of_its_base(base, tmp_path):
+    fit(recipe(base, tmp_path))
+    emu, plain = Emu.from_pretrained(tmp_path / "run" / "model", device="cpu"), Emu.from_pretrained(base / "base")
+    assert emu.defaults == plain.defaults and emu.tokenizer.templates == plain.tokenizer.templates
+    assert emu.tokenizer.fingerprints == plain.tokenizer.fingerprints
+    assert emu.generate_images("a blue square", size=(32, 32))[0].codes.shape == (4, 4)
+
+
+def test_adapters_learn_in_float32_under_autocast(base, tmp_path):
+    words = [*recipe(base, tmp_path, dtype="bfloat16"), "--trainer.precision", "bf16-mixed"]
+    module = fit(words)
+    kinds = {(parameter.requires_grad, parameter.dtype) for parameter in module.model.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
 def test_a_merged_model_is_a_whole_one(base, tmp_path):
     module = fit(recipe(base, tmp_path, merge=True))
     emu = Emu.from_pretrained(tmp_path / "run" / "model")
@@ -96,6 +112,44 @@ def test_a_run_goes_on_from_its_checkpoint(base, tmp_path):
     resumed = fit([*again, "--ckpt_path", "last"])
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor)
+
+
+def test_the_command_trains_and_tells_what_it_needs(base, tmp_path, capsys):
+    words = recipe(base, tmp_path)
+    assert command(["fit-lora", *words, "--memory"]) == 0
+    assert "GiB for rows of 128 tokens (weights " in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert command(["fit-lora", *words, "--trainer.max_steps", "1"]) == 0
+    assert "1 steps done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.pretrained", "nowhere"], "nowhere"),
+        (["--model.rank", "0"], "model.rank is 0"),
+        (["--model.rnk", "3"], "rnk"),
+        (["--model.rank", "many"], "rank"),
+        (["--data.init_args.sources.pictures", "no-shards"], "no-shards"),
+        (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
+        (["--ckpt_path", "no-such-checkpoint"], "no-such-checkpoint"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(words, message, base, tmp_path, capsys):
+    assert command(["fit-lora", *recipe(base, tmp_path), *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+
+
+def test_a_missing_recipe_is_named(capsys):
+    assert command(["fit-lora", "--config", "no-such-recipe"]) == 2
+    assert "no-such-recipe" in capsys.readouterr().err
+
+
+def test_peft_that_is_not_installed_is_named(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("emu.training.lora.find_spec", lambda name: None)
+    assert command(["fit-lora", *recipe(base, tmp_path)]) == 2
+    assert "pip install 'emu-tokens[lora]'" in capsys.readouterr().err
 
 
 def test_wrong_settings_are_named_before_work(base, tmp_path):

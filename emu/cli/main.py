@@ -44,6 +44,7 @@ COMMANDS = {
     "fit-tokenizer": Command("emu.cli.fit", "fit_tokenizer", "train a vision tokenizer from a recipe"),
     "tokenize": Command("emu.cli.tokenize", "main", "turn raw documents into token shards"),
     "fit": Command("emu.cli.fit", "fit", "train a transformer from a recipe"),
+    "fit-lora": Command("emu.cli.fit_lora", "main", "fine-tune a released model with LoRA from a recipe"),
     "generate-images": Command("emu.cli.generate_images", "main", "draw images for a file of prompts"),
     "generate-videos": Command("emu.cli.generate_videos", "main", "make clips for a file of prompts"),
     "describe": Command("emu.cli.describe", "main", "write text about images"),

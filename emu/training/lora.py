@@ -1,29 +1,38 @@
 """Fine-tuning a released model with low-rank adapters (LoRA, arXiv 2106.09685), through PEFT.
 
-    python -m emu.training.lora --config lora-emu3 --model.pretrained Emu3-Gen --data.sources.mine shards
+    emu fit-lora --config lora-emu3 --model.pretrained Emu3-Gen --data.sources.mine shards
 
 The base model stays frozen in its own precision; only the adapters learn. What is exported is the adapter: `model.load_adapter(folder)`
-puts it on the base model again, and `EmuForCausalLM.from_pretrained(folder)` reads both. `merge: true` exports a whole model instead.
+puts it on the base model again, and `Emu.from_pretrained(folder)` reads both. `merge: true` exports a whole model instead.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from emu.files import write_file
 from emu.hub.language import read_emu_config
 from emu.hub.repositories import resolve
 from emu.model import EmuForCausalLM
-from emu.training.cli import EmuCLI
+from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
+from emu.training.cli import EmuCLI, raise_problems, settings_problems
+from emu.training.lora_memory import (
+    PROJECTIONS,
+    LoraMemory,
+    add_adapters,
+    checkpoint_blocks,
+    lora_memory,
+    without_dropout,
+)
 from emu.training.module import EmuModule
 from emu.training.schedules import OptimizerOptions
 from emu.training.vocabularies import check_vocabulary
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SETTINGS_FILE = "emu.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,24 +76,15 @@ class LoraModule(EmuModule):
         """Load the base model, freeze it and add adapters, once."""
         if self.model is not None:
             return
-        from peft import LoraConfig
-
         assert self.pretrained is not None
         vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
-        config = read_emu_config(resolve(self.pretrained))
+        config = without_dropout(read_emu_config(resolve(self.pretrained)))
         check_vocabulary(config, vocabulary)
-        for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
-            setattr(config, name, 0.0)  # adapters have their own
         model = EmuForCausalLM.from_pretrained(self.pretrained, config=config, dtype=DTYPES[self.base_dtype])
         self.config = model.config
-        model.requires_grad_(False)
-        settings = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
-        model.add_adapter(LoraConfig(**settings, target_modules=list(self.targets)))  # type: ignore[arg-type]
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        add_adapters(model, self.rank, self.alpha, self.dropout, self.targets, _is_mixed(self._trainer))
         if self.checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(model)
         self.model = model.train()
         self.model.model.register_forward_hook(self._keep_hidden)
 
@@ -93,6 +93,11 @@ class LoraModule(EmuModule):
         found = super().problems(trainer)
         if find_spec("peft") is None:
             found.append("adapters need PEFT, which is not installed; run pip install 'emu-tokens[lora]'")
+        if str(trainer.precision).endswith("-true") and trainer.precision not in ("32-true", "64-true"):
+            found.append(
+                f"trainer.precision is {trainer.precision}, which rounds the adapters too; use bf16-mixed: adapters learn in float32, and "
+                "the frozen weights have model.dtype anyway"
+            )
         if self.base_dtype not in DTYPES:
             found.append(f"model.dtype is {self.base_dtype!r}; expected one of {list(DTYPES)}")
         if self.rank < 1:
@@ -127,12 +132,45 @@ def merge_adapters(model: EmuForCausalLM) -> None:
     del model.peft_config
 
 
+def _is_mixed(trainer: Any) -> bool:
+    return str(getattr(trainer, "precision", "")).endswith("-mixed")
+
+
 def fit(arguments: Sequence[str]) -> LoraModule:
-    """Fine-tune in this process; see `emu.training.cli.fit`."""
-    module = EmuCLI(LoraModule, arguments, name="python -m emu.training.lora").fit()
-    assert isinstance(module, LoraModule)
+    """Fine-tune in this process, as `emu fit-lora` does; see `emu.training.cli.fit`.
+
+    The generation defaults of the base model go with what is exported.
+    """
+    cli = EmuCLI(LoraModule, arguments, name="emu fit-lora")
+    module = cli.fit()
+    assert isinstance(module, LoraModule) and module.pretrained is not None
+    settings = resolve(module.pretrained) / SETTINGS_FILE
+    if cli.config.export is not None and settings.is_file() and cli.trainer.is_global_zero:
+        target = cli.folder / cli.config.export
+        if (target / TOKENIZER_FILE).is_file():
+            write_file(target / SETTINGS_FILE, settings.read_bytes())
     return module
 
 
-if __name__ == "__main__":
-    fit(sys.argv[1:])
+def need(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
+    """The memory that a recipe needs for one row at a time, and the length of its rows; see `lora_memory`.
+
+    Raises:
+        ValueError, FileNotFoundError: the configuration cannot work.
+    """
+    cli = EmuCLI(LoraModule, arguments, name="emu fit-lora")
+    module = cli.model
+    assert isinstance(module, LoraModule)
+    raise_problems(settings_problems(cli.trainer, module, cli.datamodule))
+    length = int(cli.datamodule.row_length)
+    memory = lora_memory(
+        read_emu_config(resolve(str(module.pretrained))),
+        row_length=length,
+        rank=module.rank,
+        dropout=module.dropout,
+        targets=module.targets,
+        dtype=DTYPES[module.base_dtype],
+        mixed=_is_mixed(cli.trainer),
+        checkpointing=module.checkpointing,
+    )
+    return memory, length

@@ -1,0 +1,181 @@
+"""How much memory a card needs to fine-tune a model with adapters, found by a training step on tensors that hold no numbers.
+
+    memory = lora_memory(EmuConfig(...), row_length=8448)
+    memory.total / 2**30
+
+Every tensor of the step is counted while it lives: weights, adapters with gradients and moments, kept and recomputed activations,
+temporaries. What a device adds is not: its context (about half a GiB on CUDA), rounding by its allocator, and the workspace inside
+kernels, of which `WORKSPACE` is an upper bound for the loss.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from emu.model import EmuConfig, EmuForCausalLM
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WORKSPACE = 2**28
+"""Bytes that the loss may need beside its tensors."""
+
+
+@dataclass(frozen=True)
+class LoraMemory:
+    """Bytes of a training step.
+
+    Attributes:
+        weights: of the frozen model.
+        adapters: with their gradients and the two moments of AdamW.
+        activations: the most that lives beside them at once.
+    """
+
+    weights: int
+    adapters: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it, with `WORKSPACE`."""
+        return self.weights + self.adapters + self.activations + WORKSPACE
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations make while they live.
+
+    Attributes:
+        now, peak: bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+
+def add_adapters(
+    model: EmuForCausalLM, rank: int, alpha: float, dropout: float, targets: Sequence[str], mixed: bool
+) -> None:
+    """Freeze a model and put float32 adapters on its projections; with autocast (`mixed`) their input stays as it is."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+
+    model.requires_grad_(False)
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    model.add_adapter(LoraConfig(**settings, target_modules=list(targets)))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = not mixed  # a float32 copy of every input, which autocast rounds again
+
+
+def checkpoint_blocks(model: EmuForCausalLM) -> None:
+    """Keep only what enters a block, and compute the rest again in the backward pass."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:  # transformers before it was called so
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def without_dropout(config: EmuConfig) -> EmuConfig:
+    """The configuration with the base model's own dropout switched off; adapters have theirs."""
+    for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
+        setattr(config, name, 0.0)
+    return config
+
+
+def lora_memory(
+    config: EmuConfig,
+    *,
+    row_length: int,
+    rows: int = 1,
+    rank: int = 16,
+    dropout: float = 0.05,
+    targets: Sequence[str] = PROJECTIONS,
+    dtype: torch.dtype = torch.bfloat16,
+    mixed: bool = True,
+    checkpointing: bool = True,
+) -> LoraMemory:
+    """The memory of a step of `LoraModule` on rows of packed tokens.
+
+    Args:
+        config: of the base model.
+        row_length, rows: tokens of a row, and rows of a batch.
+        rank, dropout, targets: of the adapters.
+        dtype: of the frozen weights.
+        mixed: products run in bfloat16 (`trainer.precision: bf16-mixed`).
+        checkpointing: see `LoraModule`.
+    """
+    with torch.device("meta"), _default(dtype):
+        model = EmuForCausalLM(without_dropout(EmuConfig.from_dict(config.to_dict())))
+        add_adapters(model, rank, 2.0 * rank, dropout, targets, mixed)
+    with FakeTensorMode():
+        _fill(model)
+        weights = sum(_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad)
+        if checkpointing:
+            checkpoint_blocks(model)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        own = sum(_bytes(parameter) for parameter in trained)
+        model.train()
+        ids = torch.zeros(rows, row_length, dtype=torch.int64)
+        with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            model(ids, labels=ids, segment_ids=torch.ones_like(ids)).loss.backward()
+        gradients = sum(_bytes(parameter.grad) for parameter in trained if parameter.grad is not None)
+    return LoraMemory(weights, 4 * own, max(0, live.peak - gradients))
+
+
+def _fill(model: nn.Module) -> None:
+    """Tensors of the mode that is on, in place of those of the meta device."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _bytes(tensor: Tensor | nn.Parameter) -> int:
+    return tensor.numel() * tensor.element_size()
