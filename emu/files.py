@@ -46,14 +46,19 @@ def new_folder(path: Path, ours: Collection[str] = ("*",)) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
     try:
         yield partial
-        for file in partial.rglob("*"):
+        for file in (*partial.rglob("*"), partial):
+            set_usual_mode(file)
             _flush(file)
-        partial.chmod(0o777 & ~_umask())
         _take_name(partial, path, ours)
         _flush(path.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def set_usual_mode(path: Path) -> None:
+    """Give a file or folder the mode that the process's umask asks for; safetensors writes files that only their owner reads."""
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
 def _take_name(partial: Path, path: Path, ours: Collection[str]) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -53,6 +54,9 @@ COMMANDS = {
     "recipes": Command("emu.cli.recipes", "main", "list the recipes, or copy one"),
 }
 
+LIGHT = ("recipes",)
+"""Commands that load neither torch nor transformers."""
+
 
 def available() -> dict[str, Command]:
     """The commands of this installation: those whose module exists."""
@@ -87,7 +91,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emu: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
         return 2
     command = commands[name]
-    return run(f"emu {name}", lambda: getattr(importlib.import_module(command.module), command.function)(rest))
+
+    def call() -> int | None:
+        function = getattr(importlib.import_module(command.module), command.function)
+        with nullcontext() if name in LIGHT else without_loading_bars():
+            return function(rest)
+
+    return run(f"emu {name}", call)
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Without the bar of transformers for every folder of weights that is read; bars of downloads stay, and so do the caller's settings."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    loading, downloads = is_progress_bar_enabled(), not are_progress_bars_disabled()
+    disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if loading:
+            enable_progress_bar()
+        if not downloads:
+            disable_progress_bars()
 
 
 def run(name: str, function: Callable[[], int | None]) -> int:

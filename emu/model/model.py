@@ -7,6 +7,7 @@ Weights carry the names of Llama and Emu3. The loss never holds logits of the wh
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from emu.files import set_usual_mode
 from emu.model.attention import (
     Attend,
     Linear,
@@ -98,6 +100,12 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             return super().from_pretrained(None, *args, **options)
         hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
         return hub.read(super().from_pretrained, pretrained_model_name_or_path, args, options)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
+        """Write the model as transformers does, with files that others may read as the umask allows."""
+        super().save_pretrained(save_directory, *args, **options)
+        for file in Path(save_directory).glob("*.safetensors"):
+            set_usual_mode(file)
 
     def forward(
         self,

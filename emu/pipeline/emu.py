@@ -60,6 +60,7 @@ class Emu:
         self.tokenizer = tokenizer
         self.defaults = defaults or GenerationDefaults()
         self.deterministic = deterministic
+        self._engines: dict[tuple[bool, torch.dtype, torch.device], Engine] = {}
 
     @classmethod
     def from_pretrained(
@@ -146,6 +147,7 @@ class Emu:
 
     def to(self, device: str | torch.device) -> Emu:
         """Move model and vision tokenizer; returns itself."""
+        self._engines = {}
         self.model.to(device)  # type: ignore[arg-type]
         if self.tokenizer.vision is not None:
             self.tokenizer.vision.to(device)  # type: ignore[arg-type]
@@ -435,4 +437,10 @@ class Emu:
         wanted = self.deterministic if deterministic is None else deterministic
         if wanted and any(type(parameter) is not nn.Parameter for parameter in self.model.parameters()):
             raise ValueError("deterministic=True works on plain weights, and these are quantized; leave it out")
-        return Engine(self.model, self.tokenizer.layout, deterministic=wanted)
+        model, layout = self.model, self.tokenizer.layout
+        key = (wanted, model.dtype, model.device)
+        engine = self._engines.get(key)
+        if engine is None or engine.model is not model or engine.layout is not layout:
+            # One at a time: it may hold a copy of the weights, laid out for its products; it looks itself whether they changed.
+            self._engines = {key: Engine(model, layout, deterministic=wanted)}
+        return self._engines[key]

@@ -1,0 +1,77 @@
+"""What the commands say and leave behind when they read released folders."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub.utils import are_progress_bars_disabled
+from transformers.utils.logging import is_progress_bar_enabled
+
+from emu import Emu
+from emu.cli.main import main
+from emu.hub.stand_ins import write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write("emu3", tmp_path_factory.mktemp("released") / "Emu3-Gen")
+
+
+def test_python_m_emu_is_the_command():
+    paths = os.pathsep.join(path for path in sys.path if path)
+    for words, code in ((["--version"], 0), (["fitt"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "emu", *words],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code and ("emu 0." in done.stdout or "no command 'fitt'" in done.stderr)
+
+
+def test_commands_read_weights_without_a_bar_and_leave_settings_alone(folder, tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "emu.pipeline.Emu.from_pretrained",
+        lambda *args, **options: seen.append((is_progress_bar_enabled(), are_progress_bars_disabled())) or 1 / 0,
+    )
+    before = is_progress_bar_enabled(), are_progress_bars_disabled()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat"}\n')
+    with pytest.raises(ZeroDivisionError):
+        main(
+            [
+                "generate-images",
+                str(tmp_path / "prompts.jsonl"),
+                "--model",
+                str(folder),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+    assert seen == [(False, before[1])] and before == (is_progress_bar_enabled(), are_progress_bars_disabled())
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_modes_of_the_umask(mask, folder, tmp_path):
+    before = os.umask(mask)
+    try:
+        emu = Emu.from_pretrained(folder, device="cpu")
+        emu.save_pretrained(tmp_path / "whole")
+        emu.model.save_pretrained(tmp_path / "model")
+        assert main(["convert", str(folder), str(tmp_path / "converted"), "--to", "emu3"]) == 0
+    finally:
+        os.umask(before)
+    for name in ("whole", "model", "converted"):
+        for path in (tmp_path / name, *(tmp_path / name).rglob("*")):
+            assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+@pytest.mark.parametrize("model", ["nowhere", "some-one/nowhere"])
+def test_a_missing_model_is_one_line(model, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat"}\n')
+    words = [str(tmp_path / "prompts.jsonl"), "--model", model, "--output", str(tmp_path / "out")]
+    assert main(["generate-images", *words]) == 2
+    assert main(["convert", model, str(tmp_path / "target"), "--to", "emu"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all(model in line for line in told)
