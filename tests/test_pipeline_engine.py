@@ -7,6 +7,7 @@ import torch
 
 import emu.generation.engine as engine_module
 from emu import Emu
+from emu.model.norm import RMSNorm
 
 
 @pytest.fixture
@@ -83,3 +84,14 @@ def test_deterministic_calls_have_an_engine_of_their_own(own, packed):
     found = codes(own, deterministic=True)
     assert len(packed) == 2 and torch.equal(found, fresh(own, deterministic=True))
     assert len(own._engines) == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 256), (8, 3, 48), (1, 7, 33), (3, 704)])
+def test_norms_are_the_same_to_the_last_bit_with_and_without_a_gradient(shape):
+    norm = RMSNorm(shape[-1], 1e-5)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2.0)
+    for x in (torch.randn(shape), torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]):
+        with torch.no_grad():
+            found = norm(x)
+        assert torch.equal(found, norm(x))

@@ -287,11 +287,15 @@ def parser(command: str, description: str, defaults: str) -> argparse.ArgumentPa
         "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"
     )
     options.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    options.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(%(default)s)")
+    options.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the transformer; by default float32, for released models that of their files",
+    )
     return options
 
 
 def load(options: argparse.Namespace) -> Emu:
     """The model that the options name."""
-    dtype = getattr(torch, options.dtype)
+    dtype = getattr(torch, options.dtype) if options.dtype else None
     return Emu.from_pretrained(options.model, device=options.device, dtype=dtype, deterministic=options.deterministic)

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights; by default as they are")
     words.add_argument("--shard-size", default="5GB", help='most bytes of a file, e.g. "5GB" (default)')
+    words.add_argument("--revision", help="branch, tag or commit of the source, where it is a hub's repository")
     words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the source")
     words.add_argument("--text-tokenizer", help="the same for the text tokenizer")
     words.add_argument(
@@ -64,20 +65,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         split=given.split,
         allow_pickle=given.allow_pickle,
         language_model_only=given.language_model_only,
+        revision=given.revision,
     )
     with new_folder(given.target) as partial:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
         if given.to == "emu" and source.tokenizer is not None:
-            write_file(partial / SETTINGS_FILE, _settings(given.source, source, given.templates is not None))
+            folder = resolve(given.source, revision=given.revision)
+            write_file(partial / SETTINGS_FILE, _settings(folder, source, given.templates is not None))
     print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
     return 0
 
 
-def _settings(path: str, source: Source, new_task: bool) -> bytes:
+def _settings(folder: Path, source: Source, new_task: bool) -> bytes:
     """The content of `emu.json`: generation defaults, and the fingerprints of the tokenizers."""
     assert source.tokenizer is not None
-    known = read_defaults(resolve(path), source.tokenizer).to_dict() | generation_settings(resolve(path))
+    known = read_defaults(folder, source.tokenizer).to_dict() | generation_settings(folder)
     if new_task or source.form != "emu":
         known |= task_settings(source.tokenizer)
     table = {

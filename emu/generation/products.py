@@ -20,7 +20,7 @@ IdRange = tuple[int, int]
 Product = Callable[[Tensor], Tensor]
 
 TILE = 8
-PACK_FROM = 2**15  # numbers in a weight from which packing pays
+PACK_FROM = 2**17  # numbers in a weight from which packing pays
 PAD_FROM = 2**18  # numbers in a weight from which 4 rows are cheaper than 1 to 3
 SAMPLES = 4096  # numbers of a weight that are compared to notice a change
 PACK_UP_TO = 8 * 2**30  # bytes of a model above which its weights are not held twice
@@ -74,9 +74,9 @@ class Products:
         if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
             weights = [cast(Tensor, layer.weight).detach() for layer in layers]
             product, sizes = self._product(torch.cat(weights)), [len(weight) for weight in weights]
-            return lambda x: product(x.flatten(0, -2)).unflatten(0, x.shape[:-1]).split(sizes, -1)
+            return lambda x: _over_rows(product, x).split_with_sizes(sizes, -1)
         each = [self._tiled(layer, cast(int, layer.in_features)) for layer in layers]
-        return lambda x: tuple(product(x.flatten(0, -2)).unflatten(0, x.shape[:-1]) for product in each)
+        return lambda x: tuple(_over_rows(product, x) for product in each)
 
     def head(self, ranges: tuple[IdRange, ...]) -> Product:
         """Hidden states (..., hidden) -> logits (..., K) of the ids of these ranges, in order."""
@@ -85,7 +85,7 @@ class Products:
         if ranges not in self._heads:
             rows = [self._model.lm_head.weight.detach()[first : first + count] for first, count in ranges]
             product = self._product(_joined(rows, 0))
-            self._heads[ranges] = lambda x: product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            self._heads[ranges] = lambda x: _over_rows(product, x)
         return self._heads[ranges]
 
     def _product(self, weight: Tensor) -> Product:
@@ -101,6 +101,12 @@ class Products:
         sample = torch.randn(self._tile, width, generator=torch.Generator().manual_seed(0)).to(weight)
         rows = self._tile if _rows_are_independent(product, sample) else 1
         return lambda x: _by_tiles(product, x, rows)
+
+
+def _over_rows(product: Product, x: Tensor) -> Tensor:
+    """A product of rows for x (..., in) -> (..., out)."""
+    shape = x.shape
+    return product(x.reshape(-1, shape[-1])).view(*shape[:-1], -1)
 
 
 def _joined(parts: Sequence[Tensor], axis: int = -1) -> Tensor:

@@ -67,10 +67,11 @@ def open_source(
     split: str = "original",
     allow_pickle: str | Iterable[str] = (),
     language_model_only: bool = False,
+    revision: str | None = None,
 ) -> Source:
     """Open a model of any format; arguments and errors as in `emu.hub.reading.read_released`."""
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
-    folder = resolve(path)
+    folder = resolve(path, files=allow_pickle, revision=revision)
     form = detect(folder)
     checkpoint, config = Checkpoint.open(folder, allow_pickle), read_emu_config(folder)
     check_tensors(checkpoint, form, config)
@@ -83,6 +84,7 @@ def open_source(
         templates=templates,
         split=split,
         allow_pickle=allow_pickle,
+        revision=revision,
     )
     return Source(form, config, checkpoint, tokenizer)
 
