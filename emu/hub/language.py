@@ -101,6 +101,18 @@ def read_emu_config(folder: str | Path) -> EmuConfig:
     return config
 
 
+def check_folder(folder: Path, allow_pickle: Iterable[str]) -> None:
+    """Hold the headers of a folder's weights against its config.json, before anything large is read.
+
+    Raises:
+        FileNotFoundError, ValueError: see `loading_options`.
+    """
+    folder = base_of(folder) if is_adapter(folder) else folder
+    form, checkpoint = detect(folder), Checkpoint.open(folder, allow_pickle)
+    if not is_quantized(read_config(folder)):
+        check_tensors(checkpoint, form, read_emu_config(folder))
+
+
 def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: bool = True) -> None:
     """Hold the headers of a checkpoint against the model of a configuration.
 

@@ -10,7 +10,7 @@ from typing import Any
 from emu.hub import templates as known
 from emu.hub.configs import ORIGINAL_DEFAULTS
 from emu.hub.formats import VISION_TYPES, detect, read_config, read_json
-from emu.hub.language import base_of, is_adapter
+from emu.hub.language import base_of, check_folder, is_adapter
 from emu.hub.names import VISION_PREFIX
 from emu.hub.repositories import PLACES, is_repository, model_name, resolve
 from emu.hub.sizes import Resize, size_of_ratio
@@ -91,6 +91,7 @@ def read_released(
     """
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
     places = {name: options.pop(name) for name in PLACES if name in options}
+    check_folder(resolve(path, files=allow_pickle, **places), allow_pickle)
     tokenizer = read_tokenizer(
         path,
         vision_tokenizer=vision_tokenizer,

@@ -34,6 +34,15 @@ def read_vocabulary(folder: Path, form: str, config: Mapping[str, Any]) -> Vocab
     Raises:
         ValueError: the tokenizer files and the configuration contradict each other.
     """
+    try:
+        return _read(folder, form, config)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: config.json and the tokenizer files do not fit each other: {error}. Restore those of one model"
+        ) from error
+
+
+def _read(folder: Path, form: str, config: Mapping[str, Any]) -> Vocabulary | None:
     if form == "emu":
         return Vocabulary.from_dict(config["vocabulary"]) if config.get("vocabulary") else None
     if form != "transformers":

@@ -129,11 +129,14 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
     """The transformer of a folder, with every weight read.
 
     Raises:
+        FileNotFoundError: a shard is missing.
         ValueError: a file is damaged, or weights are missing or of another shape.
     """
     try:
         kept = "auto" if is_quantized(read_config(folder)) else torch.float32
         return EmuForCausalLM.from_pretrained(folder, dtype=dtype or kept, local_files_only=True).eval()
+    except FileNotFoundError:
+        raise
     except DAMAGED as error:
         raise ValueError(f"the transformer in {folder} cannot be read, its files are damaged: {error}") from error
 
