@@ -77,9 +77,11 @@ def test_models_of_other_worlds_are_refused(tmp_path):
         "size": 32,
         "unseen_kinds": False,
         "worlds": {name: world.fingerprint() for name, world in suite().items()},
+        "tasks": {"one": ["text-to-image"], "two": ["image-to-text"], "moving": ["continuation"]},
     }
     (tmp_path / WORLDS_FILE).write_text(json.dumps(table))
-    assert set(trained_worlds(tmp_path, tokenizer)) == {"one", "two", "moving"}
+    found = trained_worlds(tmp_path, tokenizer)
+    assert {name: list(documents.tasks) for name, documents in found.items()} == table["tasks"]
     table["worlds"]["two"] = "0" * 16
     (tmp_path / WORLDS_FILE).write_text(json.dumps(table))
     with pytest.raises(ValueError, match="fingerprint 0000000000000000, this library makes"):

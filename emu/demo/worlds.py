@@ -161,8 +161,12 @@ class WorldsData(MixtureDataModule):
             "fingerprints": self.tokenizer.fingerprints,
         }
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-        worlds = {name: world.fingerprint() for name, world in self.worlds.items()}
-        table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds}
+        tasks: dict[str, list[str]] = {}
+        for name in self.source_names:
+            world, task = name.split("/")
+            tasks.setdefault(world, []).append(task)
+        worlds = {name: self.worlds[name].fingerprint() for name in tasks}
+        table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds, "tasks": tasks}
         (folder / WORLDS_FILE).write_text(json.dumps(table, indent=2) + "\n")
 
 

@@ -6,7 +6,7 @@ a task asks for codes, or for words and the end behind them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -34,12 +34,15 @@ class WorldDocuments:
         tokenizer: a vision tokenizer of temporal factor equal to the world's frames a step (1 for still pictures), and the modalities that
             the world's tasks need.
         size: pixels along a picture.
+        tasks: what a model was trained on and is measured on; all of the world's tasks by default.
 
     Raises:
-        ValueError: tokenizer and world do not fit.
+        ValueError: tokenizer and world do not fit, or the world has no such task.
     """
 
-    def __init__(self, world: World, tokenizer: MultimodalTokenizer, size: int = 32) -> None:
+    def __init__(
+        self, world: World, tokenizer: MultimodalTokenizer, size: int = 32, tasks: Iterable[str] | None = None
+    ) -> None:
         if not isinstance(world, ShapesWorld | MovingWorld):
             raise ValueError(
                 f"world {world.name!r} has no pictures that this class could encode; use shapes() or moving()"
@@ -60,6 +63,7 @@ class WorldDocuments:
                 "make the world with frames_per_step of that number"
             )
         self.world, self.tokenizer, self.size = world, tokenizer, size
+        self.tasks = tuple(world.tasks if tasks is None else (world.task(name).name for name in tasks))
         self._captions: dict[int, Tensor] = {}
 
     def codes(self, variable: str, numbers: np.ndarray) -> Tensor:

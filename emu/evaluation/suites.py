@@ -24,7 +24,7 @@ from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 
 WORLDS_FILE = "worlds.json"
-"""In a model's folder: the worlds that it was trained on, by name and fingerprint, and the size of their pictures."""
+"""In a model's folder: the worlds that it was trained on, by name and fingerprint, the tasks, and the size of the pictures."""
 ATTRIBUTES = (
     ("one", "text-to-image", ("place", "size"), ("plain",)),
     ("two", "text-to-image", ("place",), ("plain",)),
@@ -86,7 +86,10 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
                 f"the model in {folder} was trained on the world {name!r} of fingerprint {trained}, this library makes {ours}; their "
                 "probabilities differ, so its bits mean nothing here"
             )
-    documents = {name: WorldDocuments(worlds[name], tokenizer, int(table["size"])) for name in table["worlds"]}
+    documents = {
+        name: WorldDocuments(worlds[name], tokenizer, int(table["size"]), table["tasks"][name])
+        for name in table["worlds"]
+    }
     for some in documents.values():
         some.check_distinct()
     return documents
@@ -100,13 +103,15 @@ def calibration(
     for some in documents.values():
         score = ModelScore(model, some)
         splits = [HELD_OUT, *([COMBINATIONS] if some.world.held_out.any() else [])]
-        check_company(next(iter(some.world.tasks)), score, some.world.draw(options.seed, 8, HELD_OUT))
-        for task in some.world.tasks:
+        check_company(some.tasks[0], score, some.world.draw(options.seed, 8, HELD_OUT))
+        for task in some.tasks:
             for split in splits:
                 scores.append(score_task(some.world, task, score, options.documents, seed=options.seed, split=split))
                 tell(describe_score(scores[-1]))
     tests: list[dict[str, Any]] = []
     for name, task, attributes, rules in ATTRIBUTES:
+        if not _knows(documents, name, task):
+            continue
         world = documents[name].world
         for scale in (1.0, 3.0) if task == "text-to-image" else (1.0,):
             sample = ModelSample(engine, documents[name], scale)
@@ -130,16 +135,20 @@ def shapes(
     found: dict[str, Any] = {"skills": _skills(SHAPES_SKILLS, engine, documents, options, tell)}
     found["iou"] = {}
     for name in ("one", "two"):
+        if not _knows(documents, name, "image-to-boxes"):
+            continue
         world = documents[name].world
         assert isinstance(world, ShapesWorld)
         overlap = detection_iou(world, ModelSample(engine, documents[name]), options.samples, options.seed)
         found["iou"][name] = plain(overlap)
         tell(f"picture to boxes, {name} object(s): IoU {overlap}")
-    world = documents["one"].world
-    assert isinstance(world, ShapesWorld)
-    points = guidance_sweep(world, ModelSample(engine, documents["one"]), SWEEP, options.samples, options.seed)
-    for point in points:
-        tell(f"guidance {point.guidance_scale:g}: accuracy {point.accuracy}, diversity {point.diversity:.3f}")
+    points = []
+    if _knows(documents, "one", "text-to-image"):
+        world = documents["one"].world
+        assert isinstance(world, ShapesWorld)
+        points = guidance_sweep(world, ModelSample(engine, documents["one"]), SWEEP, options.samples, options.seed)
+        for point in points:
+            tell(f"guidance {point.guidance_scale:g}: accuracy {point.accuracy}, diversity {point.diversity:.3f}")
     return {**found, "sweep": [plain(point) for point in points]}
 
 
@@ -153,11 +162,18 @@ def video(
 SUITES = {"calibration": calibration, "shapes": shapes, "video": video}
 
 
+def _knows(documents: Mapping[str, WorldDocuments], world: str, task: str) -> bool:
+    """Whether the model was trained on a task."""
+    return world in documents and task in documents[world].tasks
+
+
 def _skills(
     skills: Sequence[Skill], engine: CodeEngine, documents: Mapping[str, WorldDocuments], options: Options, tell: Tell
 ) -> dict[str, Any]:
     found = {}
     for skill in skills:
+        if not _knows(documents, skill.world, "text-to-video" if skill.world == "moving" else "text-to-image"):
+            continue
         some = documents[skill.world]
         if skill.split == COMBINATIONS and not some.world.held_out.any():
             continue
