@@ -1,5 +1,7 @@
 """The sampler draws from exactly the distribution that it should, with noise that depends on its key alone."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,20 @@ def test_top_k_that_keeps_all_changes_nothing(top_k: int | None) -> None:
     logits = make_logits(2).expand(-1, 200, -1)
     expected = guided_sample(logits, 2.0, **keys(200))
     assert torch.equal(guided_sample(logits, 2.0, top_k=top_k, top_p=1.0, **keys(200)), expected)
+
+
+def test_noise_of_kept_candidates_alone_gives_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["emu_kernels.guided_sample"]
+    logits = torch.randn(2, 5, 2**14)
+    logits[:, 3] = -torch.inf
+    logits[:, 3, 77] = 0.0
+    logits[:, 4] = logits[:, 4].round()  # ties
+    for options in ({"top_k": 2048}, {"top_k": 7, "top_p": 0.8}, {"top_k": 1}, {"top_k": 300, "temperature": 1e-3}):
+        for draw in range(6):
+            found = guided_sample(logits, 3.0, draw=draw, **keys(5), **options)
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "MANY", 2**30)
+                assert torch.equal(found, guided_sample(logits, 3.0, draw=draw, **keys(5), **options))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

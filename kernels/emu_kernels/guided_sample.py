@@ -17,6 +17,8 @@ from emu_kernels.checks import FLOATS, check_like, check_not_empty, check_shape,
 from emu_kernels.philox import philox
 
 ROW_GROUP = 2**17
+MANY, SPARSE = 2**14, 8
+"""From so many candidates on, of which top-k keeps one in so many, noise is made for those alone."""
 
 
 def guided_sample(
@@ -133,6 +135,11 @@ def _sample_cpu(
             result[rows] = scores.argmax(1)
             continue
         probabilities = _filtered(scores, temperature, top_k, top_p)
+        if MANY <= num_candidates >= SPARSE * top_k > 0:
+            for row in range(rows.start, min(rows.stop, num_rows)):
+                key = seeds[row : row + 1], streams[row : row + 1], positions[row : row + 1], draw
+                result[row] = _draw_among_few(probabilities[row - first], *key)
+            continue
         noise = exponential_noise(seeds[rows], streams[rows], positions[rows], draw, num_candidates).astype(
             scores.dtype
         )
@@ -161,6 +168,26 @@ def _sample_fake(
     draw: int,
 ) -> Tensor:
     return logits.new_empty(logits.shape[1], dtype=torch.int64)
+
+
+def _draw_among_few(
+    probabilities: NDArray,
+    seed: NDArray[np.int64],
+    stream: NDArray[np.int64],
+    position: NDArray[np.int64],
+    draw: int,
+) -> int:
+    """The winner of one row (K,); noise is made for the candidates that are left alone, each its own as in `exponential_noise`."""
+    kept = np.flatnonzero(probabilities > 0)
+    if not len(kept):
+        return 0
+    blocks = kept >> 2
+    first = np.empty(len(blocks), dtype=bool)  # of the candidates of its block
+    first[0] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=first[1:])
+    words = philox(seed, (position, stream, draw), blocks[first])[:, 0]  # (4, blocks)
+    noise = to_exponential(words[kept & 3, first.cumsum() - 1]).astype(probabilities.dtype)
+    return int(kept[np.divide(probabilities[kept], noise).argmax()])
 
 
 def _mix(logits: Tensor, scale: float, part_scale: float) -> NDArray:

@@ -19,24 +19,25 @@ _LOW = 0 if sys.byteorder == "little" else 1
 
 
 def philox(
-    seed: NDArray[np.int64], counter: tuple[NDArray[np.int64] | int, ...], num_blocks: int
+    seed: NDArray[np.int64], counter: tuple[NDArray[np.int64] | int, ...], blocks: int | NDArray[np.int64]
 ) -> NDArray[np.uint32]:
     """Random words of rows of counters.
 
     Args:
         seed: key of each row, (B,); all 64 bits count.
         counter: the counter words 1, 2 and 3 of each row, (B,) or a number; their low 32 bits count.
-        num_blocks: the counter word 0 runs from 0 to num_blocks - 1.
+        blocks: values of the counter word 0, (num_blocks,), or a number of them: 0 to blocks - 1.
 
     Returns:
         (4, B, num_blocks) uint32: the four words of each counter.
     """
-    num_rows = seed.shape[0]
+    numbers = np.arange(blocks, dtype=np.uint32) if isinstance(blocks, int) else blocks.astype(np.uint32)
+    num_rows, num_blocks = seed.shape[0], numbers.shape[0]
     key = seed.astype("<i8").view("<u4").astype(np.uint32).reshape(num_rows, 2).T  # low and high words
     schedule = key[None, :, :, None] + _WEYL[:, :, None, None]  # (10, 2, B, 1)
     even = np.empty((2, num_rows, num_blocks), dtype=np.uint32)  # words 0 and 2
     odd = np.empty_like(even)  # words 1 and 3
-    even[0] = np.arange(num_blocks, dtype=np.uint32)
+    even[0] = numbers
     for words, value in ((odd[0], counter[0]), (even[1], counter[1]), (odd[1], counter[2])):
         words[:] = np.asarray(value, dtype=np.int64).astype(np.uint32).reshape(-1, 1)
     products = [np.empty(even.shape, dtype=np.uint64) for _ in range(2)]
