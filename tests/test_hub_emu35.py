@@ -22,6 +22,7 @@ from emu.hub.stand_ins import small_ranks, small_vocabulary, write
 from emu.hub.vision import same_tensors
 from emu.hub.weights import Checkpoint
 from emu.layouts import Cursor
+from emu.pipeline.blocks import free_headers
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 
 
@@ -142,6 +143,31 @@ def test_a_story_is_written_with_plans_and_pictures(folder):
         assert [type(item) for item in items] == [type(item) for item in again]
         kinds |= {getattr(item, "scope", type(item).__name__) for item in items}
     assert kinds == {"document", "image", "str", "Image"}
+
+
+def test_a_model_may_choose_the_size_of_its_pictures(folder, monkeypatch):
+    """Two digits a side; later pictures have the size of the first, and all that of the only one in the prompt."""
+    emu = planner(folder)
+    written = []
+    monkeypatch.setattr(
+        "emu.pipeline.blocks.range", lambda *bounds: (10, 12), raising=False
+    )  # no 99 x 99 codes in a test
+    monkeypatch.setattr(emu.tokenizer, "decode_segment", lambda segment: written.append(segment) or segment)
+    with torch.no_grad():
+        emu.model.lm_head.weight[emu.tokenizer.vocabulary.control("boi")] *= -1
+    for seed in range(20):
+        written.clear()
+        list(emu.generate("a clay astronaut", size="auto", max_new_tokens=60, max_blocks=2, seed=seed))
+        shapes = [tuple(segment.codes.shape) for segment in written if isinstance(segment, CodeSegment)]
+        assert len(set(shapes)) <= 1 and all(side in (10, 12) for shape in shapes for side in shape)
+        if len(shapes) == 2:
+            break
+    assert len(shapes) == 2
+    given = CodeSegment("image", torch.zeros(2, 3, dtype=torch.int64))
+    prompt = emu.tokenizer.question(["x", given])
+    assert free_headers(emu.tokenizer, prompt) == [emu.tokenizer.layout.header("image", (2, 3))]
+    other = CodeSegment("image", torch.zeros(2, 2, dtype=torch.int64))
+    assert len(free_headers(emu.tokenizer, emu.tokenizer.question(["x", given, other]))) == 2 + 4
 
 
 @torch.no_grad()

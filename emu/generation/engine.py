@@ -180,6 +180,7 @@ class Engine:
         codes: Sampling = CODES,
         max_text_tokens: int = 256,
         max_blocks: int = 4,
+        one_size: bool = False,
         seed: int = 0,
         stream: int = 0,
     ) -> Iterator[Segment]:
@@ -196,6 +197,7 @@ class Engine:
             codes: how codes are drawn.
             max_text_tokens: tokens of text after which the document ends.
             max_blocks: number of blocks after which no other begins.
+            one_size: whether all blocks have the header of the first that is written.
             seed, stream: of the noise.
 
         Yields:
@@ -229,6 +231,7 @@ class Engine:
             keys=keys,
             max_text_tokens=max_text_tokens,
             max_blocks=max_blocks,
+            one_size=one_size,
             negative=None if negative_ids is None else check_prompts([negative_ids], limit, "negative_ids")[0],
         )
         return self._told(writer)

@@ -33,6 +33,7 @@ class Writer:
         text, codes: how tokens of text and of blocks are drawn.
         keys: of one sequence.
         max_text_tokens, max_blocks: where a document ends that does not end by itself.
+        one_size: whether all blocks have the header of the first that is written.
         negative: what blocks are guided against: ids that the blocks written so far and the block's header follow; by default BOS, which
             the header alone follows.
 
@@ -52,6 +53,7 @@ class Writer:
         keys: Keys,
         max_text_tokens: int,
         max_blocks: int,
+        one_size: bool = False,
         negative: Tensor | None = None,
     ) -> None:
         self.layout, self.cursor, self.open_session = layout, cursor, open_session
@@ -60,7 +62,7 @@ class Writer:
         self.ids: list[int] = prompt.tolist()
         self.text_left, self.blocks_left = max_text_tokens, max_blocks
         self.passes = self.tokens = 0
-        self.negative = negative
+        self.negative, self.one_size = negative, one_size
 
     def segments(self) -> Iterator[Segment]:
         """The segments, each as soon as it is complete."""
@@ -129,6 +131,8 @@ class Writer:
             self._write(index)
         if self.negative is not None:
             self.negative = torch.cat([self.negative, header, ids[0]])
+        if self.one_size:
+            self.cursor.headers = [header.tolist()]
         self.blocks_left -= 1
         return CodeSegment(name, read_codes(template, ids)[0], meta)
 

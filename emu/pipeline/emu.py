@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
@@ -15,7 +15,7 @@ from emu.hub.repositories import push
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, headers
+from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, free_headers, headers
 from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
 from emu.pipeline.requests import (
     GenerationDefaults,
@@ -338,7 +338,7 @@ class Emu:
         self,
         document: Sequence[Any] | str,
         *,
-        size: Size | None = None,
+        size: Size | Literal["auto"] | None = None,
         frames: int | None = None,
         fps: float | None = None,
         guidance_scale: float | None = None,
@@ -357,7 +357,8 @@ class Emu:
 
         Args:
             document: its items so far (`str`, PIL images, `Video`, ...), or a single text.
-            size: (height, width) of the pictures and clips that the model may begin, beside the sizes that the document holds.
+            size: (height, width) of the pictures and clips that the model may begin, beside the sizes that the document holds; "auto" lets
+                the model write the size of its first picture, which the others share (Emu3.5).
             frames, fps: of the clips.
             guidance_scale, temperature, top_k, top_p: how codes are drawn.
             text_temperature, text_top_k, text_top_p: how text is drawn; by default what the model's task says (Emu3.5), else all candidates
@@ -375,7 +376,7 @@ class Emu:
             TypeError, ValueError: an argument cannot be meant; nothing was generated.
         """
         settings = self.defaults.updated(
-            size=size,
+            size=None if size == "auto" else size,
             frames=frames,
             fps=fps,
             guidance_scale=guidance_scale,
@@ -392,11 +393,11 @@ class Emu:
             {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p},
         )
         negative = known.unconditional(items) if known else None
-        prompt, clip = self.tokenizer.question(items), self._clip_grid(settings)
-        offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
+        prompt = self.tokenizer.question(items)
         segments = self._engine(deterministic).generate(
             prompt,
-            headers=headers(self.tokenizer, prompt, offered),
+            headers=free_headers(self.tokenizer, prompt) if size == "auto" else self._headers(prompt, settings),
+            one_size=size == "auto",
             text=text,
             negative_ids=negative,
             codes=Sampling(settings.guidance_scale, settings.temperature, settings.top_k, settings.top_p),
@@ -432,6 +433,12 @@ class Emu:
         (height, width), vision = self._size(settings.size), self._vision
         time = -(-settings.frames // vision.temporal_factor)
         return time, height // vision.spatial_factor, width // vision.spatial_factor
+
+    def _headers(self, prompt: Tensor, settings: GenerationDefaults) -> list[list[int]]:
+        """Headers of the blocks that may stand behind a prompt, for a given size."""
+        clip = self._clip_grid(settings)
+        offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
+        return headers(self.tokenizer, prompt, offered)
 
     def _engine(self, deterministic: bool | None) -> Engine:
         wanted = self.deterministic if deterministic is None else deterministic
