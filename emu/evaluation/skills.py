@@ -97,6 +97,7 @@ SHAPES_SKILLS = (
     Skill("relation", "two", ("relation",), allowed),
     Skill("counting", "two", ("counted",), allowed),
     Skill("negation, two objects", "two", ("negated",), allowed),
+    Skill("held-out kinds: single object", "one", ("plain", "reworded"), allowed, COMBINATIONS),
     Skill("held-out pairs: binding", "two", ("plain",), allowed, COMBINATIONS),
 )
 VIDEO_SKILLS = (
