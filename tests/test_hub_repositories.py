@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers.utils.hub
+from safetensors.torch import load_file
 
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer
 from emu.hub.reading import read_tokenizer
@@ -88,6 +89,20 @@ def test_neither_code_nor_pickles_are_fetched(hub):
 def test_a_pickle_is_fetched_where_the_caller_names_it(hub):
     folder = resolve("BAAI/Emu3-Gen", files=["pytorch_model.bin"])
     assert (folder / "pytorch_model.bin").is_file() and not list(folder.glob("*.py"))
+
+
+def test_a_repository_of_pickles_says_how_to_fetch_them(hub, published):
+    source = published / "BAAI/Emu3.5-VisionTokenizer"
+    held = (source / "model.safetensors").rename(source / "held")
+    torch.save({"state_dict": load_file(held)}, source / "model.ckpt")
+    try:
+        with pytest.raises(FileNotFoundError, match=r"fetched only by name, e\.g\. allow_pickle='model\.ckpt'"):
+            read_tokenizer("BAAI/Emu3.5-Image")
+        tokenizer = read_tokenizer("BAAI/Emu3.5-Image", allow_pickle="model.ckpt")
+        assert tokenizer.vision.codebook_sizes == (64,)
+    finally:
+        held.rename(source / "model.safetensors")
+        (source / "model.ckpt").unlink()
 
 
 def test_what_a_repository_is_called_tells_its_words_and_settings(hub):

@@ -155,7 +155,11 @@ def _pickled(folder: Path, allow_pickle: str | Iterable[str]) -> dict[str, Entry
     allowed = {allow_pickle} if isinstance(allow_pickle, str) else set(allow_pickle)
     found = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no weights; expected {WEIGHTS}, or shards with {INDEX}")
+        cached = folder.parent.name == "snapshots"
+        hint = (
+            ". Pickled files of a repository are fetched only by name, e.g. allow_pickle='model.ckpt'" if cached else ""
+        )
+        raise FileNotFoundError(f"{folder} holds no weights; expected {WEIGHTS}, or shards with {INDEX}{hint}")
     refused = [file.name for file in found if file.name not in allowed]
     if refused:
         raise ValueError(
