@@ -21,12 +21,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizerConfig
+from emu_tokenizers.drawings import draw_shapes
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.training import TokenizerModule
 
 RESULTS = Path(__file__).resolve().parent / "results" / "vision_quantizers.csv"
-COLOURS = np.array([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
-BACKGROUNDS = np.array([[0.05, 0.05, 0.2], [0.6, 0.6, 0.6], [0.95, 0.95, 0.85], [0.2, 0.4, 0.2]])
 OPTIONS: dict[str, dict] = {
     "vq": {},
     "residual": {"num_codebooks": 2},
@@ -44,27 +43,6 @@ LOSSES: dict[str, dict[str, float]] = {
     "lfq": {"l2": 1.0, "commitment": 0.25, "entropy": 0.02},
     "bsq": {"l2": 1.0, "commitment": 0.25, "entropy": 0.02},
 }
-
-
-def draw_shapes(number: int, seed: int, size: int = 32) -> torch.Tensor:
-    """Pictures [N, 3, size, size] in [-1, 1]; a function of the seed."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:size, 0:size] + 0.5
-    pictures = np.empty((number, 3, size, size), dtype=np.float32)
-    for index in range(number):
-        canvas = BACKGROUNDS[random.integers(4)][:, None, None] * np.ones((3, size, size))
-        for _ in range(random.integers(1, 3)):
-            cx, cy = random.uniform(8, size - 8, 2)
-            radius, kind = random.uniform(4, 8), random.integers(3)
-            distance = (
-                np.hypot(x - cx, y - cy) - radius,
-                np.maximum(abs(x - cx), abs(y - cy)) - radius * 0.9,
-                np.maximum(abs(x - cx) * 0.87 + (y - cy) * 0.5, -(y - cy)) - radius * 0.6,
-            )[kind]
-            cover = np.clip(0.5 - distance, 0, 1)
-            canvas = canvas * (1 - cover) + COLOURS[random.integers(8)][:, None, None] * cover
-        pictures[index] = canvas * 2 - 1
-    return torch.from_numpy(pictures)
 
 
 class Batches:

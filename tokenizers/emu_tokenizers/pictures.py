@@ -7,6 +7,7 @@ read are left out, counted by reason, and stop the run when there are too many.
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,10 +48,18 @@ def crop(images: Sequence[Image.Image], size: int, random: np.random.Generator) 
     return pixels.flip(-1) if random.integers(2) else pixels
 
 
+class Batches(Protocol):
+    """What draws batches."""
+
+    def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
+        """One batch, drawn by `random`."""
+        ...
+
+
 class PixelLoader:
     """Batches {"image": (B, 3, s, s), "video": (B, T, 3, s, s)}; its state is the number of the step."""
 
-    def __init__(self, data: "PictureData", length: int, seed: int) -> None:
+    def __init__(self, data: Batches, length: int, seed: int) -> None:
         self.data, self.length, self.seed = data, length, seed
         self.step = 0
 

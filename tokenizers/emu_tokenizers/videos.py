@@ -55,7 +55,9 @@ class Video:
         """
         if self._animated:
             with opened_image(self.content, self.name, MAX_PIXELS) as image:
-                return [to_rgb(frame.copy()) for frame in list(_between(image, start, count))]
+                return [
+                    to_rgb(frame.copy()) for frame in _between(image, start, count)
+                ]  # one image, moved on each time
         require_video_reader()
         with self._stream() as (container, stream):
             rate, base = stream.average_rate or Fraction(25), stream.time_base
