@@ -44,14 +44,27 @@ def test_commands_exist():
     assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
+def commands_of(title):
+    section = re.search(rf"^## {title}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
+    lines = re.search(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[1].splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.slow
+def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = {"fit": ["--trainer.max_steps", "2"], "evaluate": ["--documents", "30", "--samples", "1000"]}
+    for words in commands_of("Know how good a model is"):
+        assert main([*words, *few[words[0]]]) == 0, words
+    assert "excess/one/text-to-image" in json.loads(Path("runs/shapes/metrics.json").read_text())
+
+
 def test_commands_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("prompts.jsonl").write_text(json.dumps({"prompt": "a handwritten seven", "seed": 1}) + "\n")
-    section = re.search(r"^## On the command line\n+```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    for line in section[1].splitlines():
-        words = shlex.split(line, comments=True)[1:]
+    for words in commands_of("On the command line"):
         words = [name for word in words for name in (glob.glob(word) or [word])]
         if words[0].startswith("fit"):
             words += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
-        assert main(words) == 0, line
+        assert main(words) == 0, words
     assert Path("my.yaml").is_file() and list(Path("clips").glob("*.gif"))
