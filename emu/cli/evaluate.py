@@ -1,7 +1,8 @@
-"""`emu evaluate`: measure a trained model where the right answers are known exactly.
+"""`emu evaluate`: measure a trained model where the right answers are known exactly, or a vision tokenizer on pictures and clips.
 
 emu evaluate runs/shapes/model --suite calibration
 emu evaluate runs/shapes/model --suite shapes --guidance-scale 2
+emu evaluate tokenizer runs/vision-tokenizer/model --images photographs
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+TOKENIZER = "tokenizer"
 SUITE_NAMES = ("calibration", "shapes", "video")
 
 
 def parser() -> argparse.ArgumentParser:
     """Options of the command."""
     found = argparse.ArgumentParser(
-        "emu evaluate", description="Measure a model that was trained on worlds with known answers."
+        "emu evaluate",
+        description="Measure a model that was trained on worlds with known answers. "
+        "`emu evaluate tokenizer --help` tells how a vision tokenizer is measured.",
     )
     found.add_argument("model", help="folder of the model, e.g. runs/shapes/model")
     found.add_argument(
@@ -37,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print, write.
+    """Measure, print, write. The word "tokenizer" in front measures a vision tokenizer (a model in a folder of that name is ./tokenizer).
 
     Returns:
         0, or 1 where the model's bits lie below what is possible.
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         FileNotFoundError, ValueError: the model is missing or of another world, or too few documents or samples; before any work.
     """
+    if arguments and arguments[0] == TOKENIZER:
+        return tokenizer_main(arguments[1:])
     options = parser().parse_args(arguments)
     from emu.evaluation.suites import SUITES, Options, trained_worlds
     from emu.evaluation.summary import add_to_metrics
@@ -76,3 +82,85 @@ def write(folder: Path, suite: str, found: Mapping[str, Any]) -> None:
         from emu.evaluation.plots import plot_suite
 
         plot_suite(suite, found, folder / f"{suite}.png")
+
+
+def tokenizer_parser() -> argparse.ArgumentParser:
+    """Options of `emu evaluate tokenizer`."""
+    found = argparse.ArgumentParser(
+        "emu evaluate tokenizer",
+        description="Measure what a vision tokenizer keeps of pictures and clips: PSNR, SSIM, LPIPS, rFID, rFVD, use of the "
+        "codebook, bits per pixel, speed. What needs weights that are not there is skipped by name.",
+    )
+    found.add_argument("tokenizer", help="folder or repository of the tokenizer, e.g. runs/vision-tokenizer/model")
+    found.add_argument("--images", help='folder or file, "photographs", "dataset:NAME" or "webdataset:PATTERN"')
+    found.add_argument("--videos", help="folder of video files, GIFs or folders of frames, likewise")
+    found.add_argument(
+        "--output", type=Path, help="folder for tokenizer.json and tokenizer.png (default: above the tokenizer)"
+    )
+    found.add_argument("--size", type=int, help="bring every picture to a square of this side (default: sizes stay)")
+    found.add_argument("--frames", type=int, default=16, help="of each clip, from its start (default: %(default)s)")
+    found.add_argument(
+        "--batch-size", type=int, default=16, help="pictures that go through together (default: %(default)s)"
+    )
+    found.add_argument(
+        "--examples", type=int, default=4, help="rows of the side-by-side picture (default: %(default)s)"
+    )
+    found.add_argument(
+        "--max-bad-share", type=float, default=0.05, help="share of bad files that stops it (default: %(default)s)"
+    )
+    found.add_argument(
+        "--download", action="store_true", help="fetch the weights of LPIPS and rFID where they are missing"
+    )
+    found.add_argument("--fid-network", metavar="FILE", help="TorchScript for rFID in place of Inception")
+    found.add_argument(
+        "--fvd-network", metavar="FILE", help="TorchScript for rFVD, clips (B, 3, T, H, W) to features (B, F)"
+    )
+    return found
+
+
+def tokenizer_main(arguments: Sequence[str]) -> int:
+    """Measure a vision tokenizer, print, write.
+
+    Raises:
+        FileNotFoundError, ValueError: no such tokenizer, pictures or clips, or nothing to measure.
+    """
+    options = tokenizer_parser().parse_args(arguments)
+    if options.images is None and options.videos is None:
+        raise ValueError("give --images, --videos or both")
+    import io
+
+    from emu.evaluation.tokenizer import Options, evaluate
+    from emu.files import write_file
+    from emu_tokenizers import VisionTokenizer
+    from emu_tokenizers.sources import clip_sources, picture_sources
+
+    names = ("size", "frames", "batch_size", "examples", "max_bad_share", "download", "fid_network", "fvd_network")
+    settings = Options(**{name: getattr(options, name) for name in names})
+    images = [] if options.images is None else picture_sources(options.images)
+    clips = [] if options.videos is None else clip_sources(options.videos)
+    tokenizer = VisionTokenizer.from_pretrained(options.tokenizer)
+    found, picture = evaluate(tokenizer, images, clips, settings)
+    folder = options.output or Path(options.tokenizer).resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {"tokenizer": options.tokenizer, "images_from": options.images, "videos_from": options.videos, **found}
+    write_file(folder / "tokenizer.json", (json.dumps(table, indent=2) + "\n").encode())
+    written = io.BytesIO()
+    picture.save(written, format="png", optimize=True)
+    write_file(folder / "tokenizer.png", written.getvalue())
+    for line in tokenizer_lines(found):
+        print(line)
+    print(f"written to {folder / 'tokenizer.json'} and {folder / 'tokenizer.png'}")
+    return 0
+
+
+def tokenizer_lines(found: Mapping[str, Any]) -> list[str]:
+    """What was found, a line for each part."""
+    lines = []
+    for kind in ("images", "videos"):
+        if kind in found:
+            lines.append(", ".join(f"{name} {value:.4g}" for name, value in found[kind].items()))
+    book = found["codebook"]
+    lines.append(f"codebook: use {book['use']:.3f}, perplexity {book['perplexity']:.1f}, dead codes {book['dead']}")
+    lines += [f"skipped {name}: {reason}" for name, reason in found["skipped"].items()]
+    lines += [f"left out {count}: {reason}" for reason, count in found["bad_files"].items()]
+    return lines

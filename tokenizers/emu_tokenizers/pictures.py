@@ -202,10 +202,15 @@ class Samples:
                 raise BadPicture("empty", f"{source.name} has no frames")
             return images
         except (BadPicture, OSError) as error:
-            self._leave_out(source, error)
+            self.leave_out(source, error)
             return []
 
-    def _leave_out(self, source: Source, error: Exception) -> None:
+    def leave_out(self, source: Source, error: Exception) -> None:
+        """Counts a source that cannot be used, and reads it no more.
+
+        Raises:
+            BadSamples: they are too many now.
+        """
         reason = error.reason if isinstance(error, BadPicture) else type(error).__name__
         self._left_out.add(source)
         self.bad[reason] += 1
