@@ -36,13 +36,6 @@ OPTIONS: dict[str, dict] = {
     "lfq": {},
     "bsq": {},
 }
-LOSSES: dict[str, dict[str, float]] = {
-    "simvq": {"l2": 1.0, "commitment": 0.25, "codebook": 1.0},
-    "ibq": {"l2": 1.0, "commitment": 0.25, "codebook": 1.0, "index": 1.0},
-    "fsq": {"l2": 1.0},
-    "lfq": {"l2": 1.0, "commitment": 0.25, "entropy": 0.02},
-    "bsq": {"l2": 1.0, "commitment": 0.25, "entropy": 0.02},
-}
 
 
 class Batches:
@@ -91,7 +84,7 @@ def train(name: str, steps: int, pictures: torch.Tensor, held_out: torch.Tensor)
     torch.manual_seed(0)
     size = 512
     config = VisionTokenizerConfig.preset("small", quantizer=name, quantizer_options=OPTIONS[name], codebook_size=size)
-    module = TokenizerModule(config, losses=LOSSES.get(name), average_decay=0.98)
+    module = TokenizerModule(config, lr=2e-3, muon_lr=2e-2, average_decay=0.98)
     curve = Curve(name, held_out, max(steps // 5, 1))
     trainer = Trainer(
         max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,

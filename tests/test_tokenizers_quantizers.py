@@ -274,3 +274,37 @@ def test_a_new_codebook_stands_for_its_codes():
     before = codebook.embed.clone()
     codebook.update_ema()
     torch.testing.assert_close(codebook.embed, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fsq", "lfq", "bsq"])
+def test_projections_start_from_data_so_that_narrow_latents_use_many_codes(name):
+    mixed = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(7)) * torch.logspace(1, -2, DIM)
+    x = torch.einsum("bdhw,de->behw", latents(20, 20), mixed) + 5  # far from zero, three decades between directions
+    quantizer = QUANTIZERS[name](DIM, SIZE, **({"levels": (4, 4, 4)} if name == "fsq" else {}))
+    before = quantizer.eval().encode(x).unique().numel()
+    assert not quantizer.started
+    out = quantizer.train()(x)
+    assert quantizer.started and out.ids.unique().numel() >= max(0.75 * SIZE, 1.5 * before)
+    assert torch.nn.functional.mse_loss(out.vectors, x) < 0.6 * x.var((0, 2, 3), correction=0).mean()
+    weights = copy.deepcopy(quantizer.state_dict())
+    quantizer(x + 3)
+    assert all(torch.equal(weights[key], value) for key, value in quantizer.state_dict().items())
+
+
+def test_bits_that_are_balanced_but_all_equal_show_in_the_entropy():
+    quantizer = QUANTIZERS["lfq"](3, 8)
+    signs = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])[:, None]
+    free = torch.tensor([[a, b, c] for a in (-1.0, 1) for b in (-1.0, 1) for c in (-1.0, 1)])[:, None]
+    assert quantizer.entropy(signs, signs).item() == pytest.approx(-torch.tensor(2.0).log().item(), abs=1e-3)
+    assert quantizer.entropy(free, free).item() == pytest.approx(-torch.tensor(8.0).log().item(), abs=1e-3)
+
+
+def test_a_tokenizer_saved_without_its_state_of_training_has_started(tmp_path):
+    config = VisionTokenizerConfig.preset(
+        "small", base_channels=8, codebook_size=SIZE, quantizer="fsq", quantizer_options={"levels": (4, 4, 4)}
+    )
+    tokenizer = VisionTokenizer(config)
+    weights = {name: value for name, value in tokenizer.state_dict().items() if name != "quantizer.initted"}
+    assert not tokenizer.quantizer.started
+    tokenizer.load_weights(weights)
+    assert tokenizer.quantizer.started

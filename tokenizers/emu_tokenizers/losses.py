@@ -82,6 +82,14 @@ RECONSTRUCTION: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+DEFAULT_WEIGHTS = {"commitment": 0.25, "codebook": 1.0, "index": 1.0, "entropy": 0.02}
+
+
+def default_losses(reported: tuple[str, ...]) -> dict[str, float]:
+    """Squared error, and the losses that a quantizer reports, with weights that keep its codes in use."""
+    return {"l2": 1.0} | {name: DEFAULT_WEIGHTS[name] for name in reported}
+
+
 class TokenizerLosses(nn.Module):
     """The weighted losses of a training step.
 

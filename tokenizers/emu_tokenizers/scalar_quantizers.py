@@ -1,8 +1,8 @@
 """Quantizers without a learnt table: FSQ, LFQ and BSQ, over the modules of vector-quantize-pytorch.
 
-The library's modules hold the projections and the map between codes and ids. What differs here: ids are int64 (FSQ's are
-int32), the entropy of LFQ is taken bit by bit, so that no table of (vectors, codes) is built, and is averaged over ranks
-by the value that the exchange returns; the spherical map can be pickled.
+The library's modules hold the projections and the map between codes and ids. What differs here: the projections start from
+data, ids are int64 (FSQ's are int32), the entropy of LFQ builds no table of (vectors, codes) for large codebooks and is
+averaged over ranks by the value that the exchange returns, and the spherical map can be pickled.
 """
 
 import math
@@ -11,10 +11,13 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
 from emu_tokenizers.quantizers import Quantizer, straight_through
+
+JOINT_CODES = 1 << 12
+"""Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
 
 
 def same_value(vectors: Tensor, path: Tensor) -> Tensor:
@@ -22,7 +25,77 @@ def same_value(vectors: Tensor, path: Tensor) -> Tensor:
     return straight_through(path, vectors)
 
 
-class ScalarQuantizer(Quantizer):
+class ProjectedQuantizer(Quantizer):
+    """Base of quantizers that see the latents through a linear map, and give them back through another.
+
+    Latents of a trained autoencoder are far from what these quantizers want: a few directions hold nearly all of the
+    variance, so that random projections see one direction over and over and most codes never occur. The maps therefore
+    start from the first quantized training batch, as a table starts with k-means: the first is whitening followed by a
+    rotation, the second the least squares map from codes back to latents. Both learn by gradients from there on. Where
+    there is no map, because the widths agree, nothing is started.
+    """
+
+    starts_from_data = True
+    spread: float = 1.0
+    """Standard deviation of each channel after the start."""
+
+    initted: Tensor
+
+    def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
+        super().__init__(embed_dim, codebook_sizes)
+        self.register_buffer("initted", torch.tensor(False))
+
+    def projections(self) -> tuple[nn.Module, nn.Module]:
+        """The maps from latents and to them."""
+        raise NotImplementedError
+
+    def code_values(self, rows: Tensor) -> Tensor:
+        """What the second map sees of rows [N, D]."""
+        raise NotImplementedError
+
+    @property
+    def started(self) -> bool:
+        return bool(self.initted)
+
+    @torch.no_grad()
+    def prepare(self, rows: Tensor) -> None:
+        first, last = self.projections()
+        if self.started:
+            return
+        self.initted.fill_(True)
+        if not (isinstance(first, nn.Linear) and isinstance(last, nn.Linear)):
+            return
+        weight, bias = whitening(rows.double(), first.out_features)
+        first.weight.copy_(self.spread * weight)
+        first.bias.copy_(self.spread * bias)
+        values = F.pad(self.code_values(rows.to(first.weight.dtype)).double(), (0, 1), value=1.0)
+        square = values.T @ values
+        square.diagonal().add_(1e-6 * square.diagonal().mean())
+        solved = torch.linalg.solve(square, values.T @ rows.double())  # [k + 1, D]
+        last.weight.copy_(solved[:-1].T)
+        last.bias.copy_(solved[-1])
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for tensor in (first.weight, first.bias, last.weight, last.bias):
+                dist.broadcast(tensor, src=0)
+
+
+def whitening(rows: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Weight [k, D] and bias [k] that bring rows [N, D] to k channels of mean 0 and variance 1, as far as they differ.
+
+    Fewer channels than the rows are wide hold the directions of largest variance; more of them are a tight frame.
+    """
+    mean = rows.mean(0)
+    variance, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
+    kept = min(channels, rows.shape[1])
+    variance, directions = variance[-kept:], directions[:, -kept:]
+    white = (directions / variance.clamp(min=1e-4 * float(variance[-1]) + 1e-12).sqrt()).T  # [kept, D]
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.linalg.qr(torch.randn(channels, kept, dtype=rows.dtype, generator=generator))[0].to(rows.device)
+    weight = (channels / kept) ** 0.5 * frame @ white
+    return weight, -weight @ mean
+
+
+class ScalarQuantizer(ProjectedQuantizer):
     """Finite scalar quantization: every channel is bounded and rounded to a few levels (arXiv 2309.15505).
 
     Args:
@@ -32,6 +105,7 @@ class ScalarQuantizer(Quantizer):
     """
 
     loss_names = ()
+    spread = 0.8  # the hyperbolic tangent of such a normal variable is nearly uniform
 
     def __init__(self, embed_dim: int, codebook_size: int, *, levels: tuple[int, ...] | list[int]) -> None:
         if not levels or min(levels) < 2 or math.prod(levels) != codebook_size:
@@ -40,6 +114,12 @@ class ScalarQuantizer(Quantizer):
             )
         super().__init__(embed_dim, (codebook_size,))
         self.fsq = FSQ(list(levels), dim=embed_dim, preserve_symmetry=2 in levels)
+
+    def projections(self) -> tuple[nn.Module, nn.Module]:
+        return self.fsq.project_in, self.fsq.project_out
+
+    def code_values(self, rows: Tensor) -> Tensor:
+        return self.fsq.quantize(self.fsq.project_in(rows))
 
     def search(self, rows: Tensor) -> Tensor:
         return self.fsq.codes_to_indices(self.fsq.quantize(self.fsq.project_in(rows))).long()
@@ -53,7 +133,7 @@ class ScalarQuantizer(Quantizer):
         return same_value(vectors, path), {}
 
 
-class BinaryQuantizer(Quantizer):
+class BinaryQuantizer(ProjectedQuantizer):
     """Lookup-free quantization: the signs of the channels are the bits of the id (LFQ, arXiv 2310.05737).
 
     Args:
@@ -86,6 +166,12 @@ class BinaryQuantizer(Quantizer):
         self.inverse_temperature = inverse_temperature
         self.diversity = diversity
 
+    def projections(self) -> tuple[nn.Module, nn.Module]:
+        return self.lfq.project_in, self.lfq.project_out
+
+    def code_values(self, rows: Tensor) -> Tensor:
+        return self.codes(self.search(rows)).flatten(-2)
+
     def channels(self, rows: Tensor) -> Tensor:
         """Rows [N, D] -> [N, codebooks, bits] whose signs are the code."""
         projected = self.lfq.project_in(rows).unflatten(-1, (len(self.codebook_sizes), -1))
@@ -111,16 +197,28 @@ class BinaryQuantizer(Quantizer):
         return same_value(vectors, path), losses
 
     def entropy(self, channels: Tensor, codes: Tensor) -> Tensor:
-        """Entropy of single vectors minus that of the batch, in nats per codebook, bit by bit.
+        """Entropy of single vectors minus that of the batch, in nats per codebook.
 
-        A softmax over codes of -distance factorises over bits, so that the first term is exact; the second is the
-        independent-bits bound of arXiv 2406.07548, section 4.
+        A softmax over codes of -distance factorises over bits, so that the first term is exact. The second is exact up
+        to `JOINT_CODES` codes: bits may each be balanced and still all be equal, which only the chances of whole codes
+        show. Beyond, it is the independent-bits bound of arXiv 2406.07548, section 4.
         """
         step = codes.detach().abs().mean()
         chance = torch.sigmoid(4 * self.inverse_temperature * step * channels)  # [N, codebooks, bits]
         single = bit_entropy(chance).sum(-1).mean()
-        batch = bit_entropy(mean_over_ranks(chance.mean(0))).sum(-1).mean()
+        if self.codebook_sizes[0] > JOINT_CODES:
+            batch = bit_entropy(mean_over_ranks(chance.mean(0))).sum(-1).mean()
+        else:
+            joint = mean_over_ranks(self.joint_chance(chance))
+            batch = -(joint * joint.clamp(min=1e-10).log()).sum(-1).mean()
         return single - self.diversity * batch
+
+    def joint_chance(self, chance: Tensor) -> Tensor:
+        """Mean chance of each code, [codebooks, K], of bits that are one with chances [N, codebooks, bits]."""
+        numbers = torch.arange(self.codebook_sizes[0], device=chance.device)
+        ones = ((numbers[:, None] & self.lfq.mask) != 0).to(chance.dtype)  # [K, bits]
+        chance = chance.clamp(1e-6, 1 - 1e-6)
+        return (chance.log() @ ones.T + (1 - chance).log() @ (1 - ones).T).exp().mean(0)
 
 
 def bit_entropy(chance: Tensor) -> Tensor:

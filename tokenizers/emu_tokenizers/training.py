@@ -27,7 +27,7 @@ from emu_tokenizers.adversarial import (
 from emu_tokenizers.alignment import FeatureAlignment
 from emu_tokenizers.config import VisionTokenizerConfig
 from emu_tokenizers.convert import inflate
-from emu_tokenizers.losses import TokenizerLosses
+from emu_tokenizers.losses import TokenizerLosses, default_losses
 from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.muon import ConvolutionMuon
 from emu_tokenizers.vision import VisionTokenizer
@@ -35,15 +35,13 @@ from emu_tokenizers.vision import VisionTokenizer
 Batch = Tensor | Mapping[str, Tensor]
 Pairs = list[tuple[Tensor, Tensor]]
 
-DEFAULT_LOSSES = {"l2": 1.0, "commitment": 0.25}
-
 
 class TokenizerModule(LightningModule):
     """Trains a `VisionTokenizer` on images, clips, or both in each step.
 
     Args:
         config: the tokenizer, or the name of a preset.
-        losses: name -> weight, see `emu_tokenizers.losses`.
+        losses: name -> weight, see `emu_tokenizers.losses`; None for squared error and what the quantizer reports.
         lr: highest learning rate of AdamW.
         muon_lr: highest learning rate of Muon, which then takes all matrices and two-dimensional convolutions from
             AdamW; 0 for none. On small models it reaches in a third of the steps what AdamW alone does; a good pair is
@@ -87,7 +85,7 @@ class TokenizerModule(LightningModule):
         self.automatic_optimization = False
         config = VisionTokenizerConfig.preset(config) if isinstance(config, str) else config
         self.model = make_model(config, start_from)
-        losses = dict(losses or DEFAULT_LOSSES)
+        losses = dict(losses or default_losses(self.model.quantizer.loss_names))
         aligned = () if teacher is None else ("alignment",)
         self.losses = TokenizerLosses(losses, self.model.quantizer.loss_names + aligned)
         self.alignment = None if teacher is None else FeatureAlignment(teacher, config.embed_dim, teacher_dim)

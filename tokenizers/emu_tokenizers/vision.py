@@ -324,3 +324,5 @@ class VisionTokenizer(PreTrainedModel):
         nn.Module.to(self, dtype).load_state_dict(dict(weights), strict=False)
         if not trained and isinstance(self.quantizer, VectorQuantizer):
             self.quantizer.load_codes(self.quantizer.weight.clone())
+        if "quantizer.initted" in own and "quantizer.initted" not in weights:
+            self.quantizer.get_buffer("initted").fill_(True)
