@@ -51,6 +51,15 @@ def commands_of(title):
 
 
 @pytest.mark.slow
+def test_a_tokenizer_is_trained_and_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in commands_of("Train a tokenizer"):
+        few = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"] if words[0] != "evaluate" else []
+        assert main([*words, *few]) == 0, words
+    assert Path("runs/vision-tokenizer/tokenizer.png").is_file()
+
+
+@pytest.mark.slow
 def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = {"fit": ["--trainer.max_steps", "2"], "evaluate": ["--documents", "30", "--samples", "1000"]}
