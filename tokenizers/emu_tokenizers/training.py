@@ -4,6 +4,9 @@
     Trainer(max_steps=1000).fit(module, loader)       # batches: images, clips, or {"image": ..., "video": ...}
     module.tokenizer.save_pretrained(folder)
 
+On several processes give the trainer `strategy="ddp_find_unused_parameters_true"`: a step uses no temporal layers without clips,
+and no codebook during its warm-up.
+
 Everything random in a step is drawn from the number of the step, so that a run resumed from a checkpoint continues bit
 for bit (given a loader that does).
 """
