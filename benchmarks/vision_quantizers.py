@@ -1,7 +1,7 @@
 """Every quantizer on the same pictures: PSNR, codebook use and perplexity over training, on CPU.
 
     python benchmarks/vision_quantizers.py --steps 1000 --quantizers vq
-    python benchmarks/vision_quantizers.py --steps 300
+    python benchmarks/vision_quantizers.py --steps 400
 
 Pictures are 32x32: one or two anti-aliased circles, squares or triangles in 8 colours on 4 backgrounds; the grid is 8x8 codes
 of the "small" preset. Writes a row per measurement to benchmarks/results/vision_quantizers.csv, and a plot where matplotlib
@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict] = {
     "residual": {"num_codebooks": 2},
     "multi": {"num_codebooks": 2},
     "simvq": {},
-    "ibq": {"entropy": False},
+    "ibq": {"entropy": True, "normalize": True},
     "fsq": {"levels": (8, 8, 8)},
     "lfq": {},
     "bsq": {},
@@ -115,7 +115,7 @@ def plot(rows: list[dict]) -> None:
 def main() -> None:
     """Trains the chosen quantizers one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--quantizers", nargs="+", default=list(OPTIONS), choices=list(OPTIONS))
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -308,3 +308,14 @@ def test_a_tokenizer_saved_without_its_state_of_training_has_started(tmp_path):
     assert not tokenizer.quantizer.started
     tokenizer.load_weights(weights)
     assert tokenizer.quantizer.started
+
+
+def test_codes_of_ibq_start_as_latents_of_one_length():
+    x = latents(20, 20) + 3  # a mean that the few codes along it would take for themselves
+    quantizer = IndexQuantizer(DIM, SIZE)
+    before = quantizer.encode(x).unique().numel()
+    assert not quantizer.started
+    out = quantizer.train()(x)
+    assert quantizer.started and out.ids.unique().numel() == SIZE > 2 * before
+    lengths = quantizer.embedding.weight.norm(dim=1)
+    torch.testing.assert_close(lengths, lengths.mean().expand(SIZE))

@@ -1,6 +1,7 @@
 """Quantizers whose codebook learns by gradients: SimVQ and IBQ."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -9,6 +10,7 @@ from vector_quantize_pytorch import SimVQ
 from emu_kernels import nearest_code
 from emu_tokenizers.quantizers import Quantizer, straight_through
 from emu_tokenizers.scalar_quantizers import mean_over_ranks
+from emu_tokenizers.vq import num_ranks
 
 TABLE_ENTRIES = 1 << 22
 """Entries of the (vectors, codes) table that IBQ holds at once."""
@@ -48,6 +50,9 @@ class IndexQuantizer(Quantizer):
     Source: arXiv 2412.02692, section 3.2. The tables of that softmax are made and remade in chunks of vectors, so that
     memory does not grow with (vectors x codes).
 
+    The codes start as latents of the first quantized training batch, brought to one length: of codes of unequal length, or
+    of tiny random ones, the few that lie along the latents' mean take every vector.
+
     Args:
         embed_dim: width of a code vector.
         codebook_size: number of codes.
@@ -55,6 +60,9 @@ class IndexQuantizer(Quantizer):
         temperature: of the softmax in the entropy loss.
         entropy: whether to compute the entropy loss at all; it costs another softmax.
     """
+
+    starts_from_data = True
+    initted: Tensor
 
     def __init__(
         self,
@@ -68,8 +76,29 @@ class IndexQuantizer(Quantizer):
         super().__init__(embed_dim, (codebook_size,))
         self.embedding = nn.Embedding(codebook_size, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+        self.register_buffer("initted", torch.tensor(False))
         self.normalize, self.temperature, self.entropy = normalize, temperature, entropy
         self.loss_names = ("commitment", "codebook", "index") + (("entropy",) if entropy else ())
+
+    @property
+    def started(self) -> bool:
+        return bool(self.initted)
+
+    @torch.no_grad()
+    def prepare(self, rows: Tensor) -> None:
+        if self.started:
+            return
+        self.initted.fill_(True)
+        size, count = self.codebook_sizes[0], len(rows)
+        generator = torch.Generator().manual_seed(0)
+        choice = torch.randperm(count, generator=generator)[:size]
+        if count < size:
+            choice = torch.cat((choice, torch.randint(count, (size - count,), generator=generator)))
+        length = rows.norm(dim=1).mean()
+        codes = F.normalize(rows[choice.to(rows.device)], dim=1) * length
+        if num_ranks() > 1:
+            dist.broadcast(codes, src=0)
+        self.embedding.weight.copy_(codes)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Products of rows [n, D] with all codes, [n, K]."""
