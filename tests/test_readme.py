@@ -65,7 +65,7 @@ def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
     few = {"fit": ["--trainer.max_steps", "2"], "evaluate": ["--documents", "30", "--samples", "1000"]}
     for words in commands_of("Know how good a model is"):
         assert main([*words, *few[words[0]]]) == 0, words
-    assert "excess/one/text-to-image" in json.loads(Path("runs/shapes/metrics.json").read_text())
+    assert "excess/shapes-1/text-to-image" in json.loads(Path("runs/shapes/metrics.json").read_text())
 
 
 def test_commands_run_in_their_order(tmp_path, monkeypatch):

@@ -12,9 +12,14 @@ from matplotlib.figure import Figure
 
 
 def plot_suite(suite: str, found: Mapping[str, Any], file: Path) -> None:
-    """Draw what a suite found: true against drawn odds, or accuracy against diversity; nothing for suites of plain shares."""
+    """Draw what a suite found: true against drawn odds, or accuracy against diversity.
+
+    Draws nothing for suites of plain shares, nor for a model that draws too little right for any test of odds.
+    """
     if suite == "calibration":
-        plot_odds([test for test in found["tests"] if len(test["expected"]) <= 64], file)
+        tests = [test for test in found["tests"] if len(test["expected"]) <= 64]
+        if tests:
+            plot_odds(tests, file)
     elif suite == "shapes":
         plot_sweep(found["sweep"], file)
 
