@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict] = {
     "residual": {"num_codebooks": 2},
     "multi": {"num_codebooks": 2},
     "simvq": {},
-    "ibq": {"entropy": True, "normalize": True},
+    "ibq": {},
     "fsq": {"levels": (8, 8, 8)},
     "lfq": {},
     "bsq": {},

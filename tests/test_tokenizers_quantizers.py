@@ -19,7 +19,7 @@ MAKE = {
     "residual": {"num_codebooks": 3},
     "multi": {"num_codebooks": 2},
     "simvq": {},
-    "ibq": {"entropy": True},
+    "ibq": {},
     "fsq": {"levels": (4, 4, 4)},
     "lfq": {"num_codebooks": 2},
     "bsq": {},
@@ -103,6 +103,26 @@ def test_evaluation_changes_nothing(name):
     before = copy.deepcopy(quantizer.state_dict())
     quantizer(latents(6, 6))
     assert all(torch.equal(before[key], value) for key, value in quantizer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("training", [True, False])
+def test_latents_of_zero_get_the_vector_of_their_id(name, training):
+    quantizer = make(name).train(training)
+    quantizer(latents(6, 6))  # starts the codes
+    out = quantizer(torch.zeros(1, DIM, 2, 2).requires_grad_())
+    assert torch.isfinite(out.vectors).all()
+    if not training:
+        assert torch.equal(out.vectors, quantizer.decode(out.ids))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_losses_of_an_evaluation_remember_no_training(name):
+    quantizer = make(name).train()
+    sum(quantizer(latents(6, 6)).losses.values(), torch.zeros(()))
+    with torch.no_grad():
+        losses = quantizer.eval()(latents(6, 6)).losses
+    assert not any(loss.requires_grad for loss in losses.values())
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -220,7 +240,8 @@ def test_a_large_codebook_needs_no_table():
 
 def test_index_backpropagation_equals_the_plain_form():
     torch.manual_seed(0)
-    quantizer = IndexQuantizer(4, 32, entropy=True).double().train()
+    quantizer = IndexQuantizer(4, 32, normalize=False, dead_code_ratio=0.0).double().train()
+    quantizer.initted.fill_(True)
     with torch.no_grad():
         quantizer.embedding.weight.normal_()
     x = torch.randn(1, 4, 10, dtype=torch.float64, requires_grad=True)
@@ -249,6 +270,22 @@ def test_index_backpropagation_equals_the_plain_form():
     torch.testing.assert_close(found_x[0].T, rows.grad)
     torch.testing.assert_close(found_codes, codes.grad)
     assert (found_codes.abs().sum(1) > 0).all()
+
+
+def test_codes_of_ibq_that_nobody_uses_move_onto_latents():
+    quantizer = IndexQuantizer(DIM, SIZE).train()
+    quantizer(latents(20, 20))
+    with torch.no_grad():
+        quantizer.embedding.weight[0] = quantizer.embedding.weight[1]  # the first of equal codes takes all
+        quantizer.embedding.weight[2:] = 0
+    for seed in range(60):
+        quantizer(latents(20, 20, seed=seed))
+    assert quantizer(latents(20, 20)).ids.unique().numel() > 0.9 * SIZE
+    frozen = IndexQuantizer(DIM, SIZE, dead_code_ratio=0.0).train()
+    frozen(latents(20, 20))
+    before = frozen.embedding.weight.clone()
+    frozen(latents(20, 20, seed=2))
+    assert torch.equal(frozen.embedding.weight, before)
 
 
 @pytest.mark.parametrize(

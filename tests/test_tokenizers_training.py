@@ -161,6 +161,21 @@ def test_the_discriminator_starts_late_and_does_not_count_as_a_step(tmp_path):
     assert not all(torch.equal(a, b) for a, b in zip(before, module.discriminator.parameters(), strict=True))
 
 
+def test_a_discriminator_does_not_make_the_codebook_move_twice(tmp_path):
+    module = make_module(adversarial=AdversarialOptions(start_step=1, base_channels=8, num_layers=1))
+    fit(module, 5, tmp_path)
+    steps, parts = 5 - module.quantizer_warmup_steps, 2  # images and clips
+    assert int(module.model.quantizer.codebook.num_updates) == steps * parts
+
+
+def test_codes_that_learn_by_gradients_are_left_to_adamw():
+    config = VisionTokenizerConfig.preset("small", base_channels=8, codebook_size=32, quantizer="ibq")
+    module = TokenizerModule(config, muon_lr=1e-2)
+    others, matrices = module.configure_optimizers()[0].param_groups
+    table = module.model.quantizer.embedding.weight
+    assert any(p is table for p in others["params"]) and not any(p is table for p in matrices["params"])
+
+
 def test_an_adversarial_run_resumes_bit_for_bit(tmp_path):
     options = {"adversarial": AdversarialOptions(start_step=1, base_channels=8, num_layers=1)}
     straight, resumed = make_module(**options), make_module(**options)

@@ -40,7 +40,7 @@ class SaveRank(Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantizer", ["vq", "fsq", "bsq"])
+@pytest.mark.parametrize("quantizer", ["vq", "fsq", "bsq", "ibq", "simvq"])
 def test_two_ranks_end_with_the_same_weights_and_codes(tmp_path, quantizer):
     torch.manual_seed(0)
     options = {"levels": (4, 4)} if quantizer == "fsq" else {}
@@ -49,7 +49,7 @@ def test_two_ranks_end_with_the_same_weights_and_codes(tmp_path, quantizer):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
-            max_steps=8, strategy="ddp_fork_find_unused_parameters_true", devices=2, accelerator="cpu", callbacks=[SaveRank(tmp_path)],
+            max_steps=8, strategy="ddp_fork", devices=2, accelerator="cpu", callbacks=[SaveRank(tmp_path)],
             logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             default_root_dir=tmp_path, use_distributed_sampler=False,
         )  # fmt: skip

@@ -77,7 +77,7 @@ def ibq_config(table: Mapping[str, Any]) -> VisionTokenizerConfig:
         attn_resolutions=[level for level in levels if sides[level] in inner["attn_resolutions"]],
         spatial_norm=False,
         quantizer="ibq",
-        quantizer_options={"normalize": True} if table.get("l2_normalize") else None,
+        quantizer_options={"normalize": bool(table.get("l2_normalize")), "entropy": False, "dead_code_ratio": 0.0},
     )
 
 
@@ -117,7 +117,7 @@ def ibq_settings(config: VisionTokenizerConfig) -> dict[str, Any]:
     options = config.quantizer_options or {}
     table: dict[str, Any] = {"ddconfig": inner, "n_embed": config.codebook_size, "embed_dim": config.embed_dim}
     table |= {"beta": 0.25, "use_entropy_loss": False}
-    if options.get("normalize"):
+    if options.get("normalize", True):
         table["l2_normalize"] = True
     again, ours = ibq_config(table).to_dict(), config.to_dict()
     wrong = sorted(name for name in again if name in ARCHITECTURE and again[name] != ours[name])

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "codebook_size": 131072,
         "spatial_norm": False,
         "quantizer": "ibq",
+        "quantizer_options": {"normalize": False, "entropy": False, "dead_code_ratio": 0.0},
     },
     # 24x24 or 32x32 pictures and short clips on a CPU: seconds to train, 512 codes
     "small": {

@@ -82,7 +82,7 @@ RECONSTRUCTION: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-DEFAULT_WEIGHTS = {"commitment": 0.25, "codebook": 1.0, "index": 1.0, "entropy": 0.02}
+DEFAULT_WEIGHTS = {"commitment": 0.25, "codebook": 1.0, "index": 0.25, "entropy": 0.02}
 
 
 def default_losses(reported: tuple[str, ...]) -> dict[str, float]:

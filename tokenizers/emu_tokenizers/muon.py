@@ -38,10 +38,12 @@ class ConvolutionMuon(Optimizer):
     """Muon for matrices and two-dimensional convolutions, AdamW for all other parameters.
 
     Three-dimensional convolutions stay with AdamW: the temporal layers work on few channels, through which all that a
-    picture holds must pass, and lose several dB under Muon's full-rank steps.
+    picture holds must pass, and lose several dB under Muon's full-rank steps. So do tables, whose rows stand for themselves:
+    orthogonal steps move the codes that no vector has chosen as far as those that some have.
 
     Args:
         parameters: of a model.
+        tables: those of them that are tables of codes.
         lr: learning rate of AdamW.
         muon_lr: learning rate of Muon.
         betas: of AdamW.
@@ -54,14 +56,17 @@ class ConvolutionMuon(Optimizer):
         parameters: Iterable[nn.Parameter],
         lr: float,
         muon_lr: float,
+        tables: Iterable[nn.Parameter] = (),
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
         fused: bool = True,
     ) -> None:
-        given = list(parameters)
-        matrices = {"params": [p for p in given if p.ndim in (2, 4)], "lr": muon_lr, "weight_decay": weight_decay}
-        others = [p for p in given if p.ndim not in (2, 4)]
-        self._adamw = AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        rows = {id(table) for table in tables}
+        chosen: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in parameters:
+            chosen[parameter.ndim in (2, 4) and id(parameter) not in rows].append(parameter)
+        matrices = {"params": chosen[True], "lr": muon_lr, "weight_decay": weight_decay}
+        self._adamw = AdamW(chosen[False], lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
         super().__init__([*self._adamw.param_groups, matrices], {})
 
     @torch.no_grad()

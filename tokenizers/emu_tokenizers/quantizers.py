@@ -106,6 +106,31 @@ class Quantizer(nn.Module):
         return self.lookup(ids).movedim(-1, 1)
 
 
+class DataStartedQuantizer(Quantizer):
+    """Base of quantizers whose codes, or maps to them, start from the latents of the first quantized training batch."""
+
+    starts_from_data = True
+    initted: Tensor
+
+    def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
+        super().__init__(embed_dim, codebook_sizes)
+        self.register_buffer("initted", torch.tensor(False))
+
+    @property
+    def started(self) -> bool:
+        return bool(self.initted)
+
+    def start(self, rows: Tensor) -> None:
+        """Sets the codes by rows [N, D], in the same way on every rank; called once, without gradients."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def prepare(self, rows: Tensor) -> None:
+        if not self.started:
+            self.start(rows)
+            self.initted.fill_(True)
+
+
 def wide(latents: Tensor) -> Tensor:
     """The latents in float32, or in float64 where they are so already."""
     return latents if latents.dtype == torch.float64 else latents.float()

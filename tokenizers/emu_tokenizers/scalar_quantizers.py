@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
-from emu_tokenizers.quantizers import Quantizer, straight_through
+from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
 
 JOINT_CODES = 1 << 12
 """Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
@@ -25,7 +25,7 @@ def same_value(vectors: Tensor, path: Tensor) -> Tensor:
     return straight_through(path, vectors)
 
 
-class ProjectedQuantizer(Quantizer):
+class ProjectedQuantizer(DataStartedQuantizer):
     """Base of quantizers that see the latents through a linear map, and give them back through another.
 
     Latents of a trained autoencoder are far from what these quantizers want: a few directions hold nearly all of the
@@ -35,15 +35,8 @@ class ProjectedQuantizer(Quantizer):
     there is no map, because the widths agree, nothing is started.
     """
 
-    starts_from_data = True
     spread: float = 1.0
     """Standard deviation of each channel after the start."""
-
-    initted: Tensor
-
-    def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
-        super().__init__(embed_dim, codebook_sizes)
-        self.register_buffer("initted", torch.tensor(False))
 
     def projections(self) -> tuple[nn.Module, nn.Module]:
         """The maps from latents and to them."""
@@ -53,16 +46,8 @@ class ProjectedQuantizer(Quantizer):
         """What the second map sees of rows [N, D]."""
         raise NotImplementedError
 
-    @property
-    def started(self) -> bool:
-        return bool(self.initted)
-
-    @torch.no_grad()
-    def prepare(self, rows: Tensor) -> None:
+    def start(self, rows: Tensor) -> None:
         first, last = self.projections()
-        if self.started:
-            return
-        self.initted.fill_(True)
         if not (isinstance(first, nn.Linear) and isinstance(last, nn.Linear)):
             return
         weight, bias = whitening(rows.double(), first.out_features)

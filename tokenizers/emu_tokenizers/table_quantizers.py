@@ -1,29 +1,45 @@
 """Quantizers whose codebook learns by gradients: SimVQ and IBQ."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch import SimVQ
 
 from emu_kernels import nearest_code
-from emu_tokenizers.quantizers import Quantizer, straight_through
+from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
 from emu_tokenizers.scalar_quantizers import mean_over_ranks
-from emu_tokenizers.vq import num_ranks
+from emu_tokenizers.vq import START_COUNT, check_rounds, check_shares, dead_codes, draw_rows, k_means, sum_over_ranks
 
 TABLE_ENTRIES = 1 << 22
 """Entries of the (vectors, codes) table that IBQ holds at once."""
 
 
-class SimQuantizer(Quantizer):
-    """SimVQ: a frozen random codebook seen through one learnt linear map, so that all codes move (arXiv 2411.02038)."""
+class SimQuantizer(DataStartedQuantizer):
+    """SimVQ: a frozen codebook seen through one learnt linear map, so that all codes move (arXiv 2411.02038).
+
+    The frozen codes are random until training starts them from latents by k-means, with the identity as the map: far from
+    the latents, most random codes are nearest to none of them, and one map cannot bring them all there.
+
+    Args:
+        embed_dim: width of a code vector.
+        codebook_size: number of codes.
+        kmeans_iters: rounds of k-means on the first quantized training batch; 0 keeps the random codes.
+    """
 
     loss_names = ("commitment", "codebook")
 
-    def __init__(self, embed_dim: int, codebook_size: int) -> None:
+    def __init__(self, embed_dim: int, codebook_size: int, *, kmeans_iters: int = 10) -> None:
         super().__init__(embed_dim, (codebook_size,))
+        check_rounds(kmeans_iters)
+        self.kmeans_iters = kmeans_iters
+        self.initted.fill_(kmeans_iters == 0)
         self.sim = SimVQ(embed_dim, codebook_size, rotation_trick=False)
+
+    def start(self, rows: Tensor) -> None:
+        means, _, _ = k_means(rows, self.codebook_sizes[0], self.kmeans_iters, seed=0)
+        self.sim.frozen_codebook.copy_(means)
+        nn.init.eye_(self.sim.code_transform.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -44,67 +60,82 @@ class SimQuantizer(Quantizer):
         return straight_through(rows, vectors), losses
 
 
-class IndexQuantizer(Quantizer):
+class IndexQuantizer(DataStartedQuantizer):
     """IBQ: the index is the largest product with a code, and its gradient is that of a softmax over all codes.
 
     Source: arXiv 2412.02692, section 3.2. The tables of that softmax are made and remade in chunks of vectors, so that
     memory does not grow with (vectors x codes).
 
-    The codes start as latents of the first quantized training batch, brought to one length: of codes of unequal length, or
-    of tiny random ones, the few that lie along the latents' mean take every vector.
+    Trained from nothing, the plain form keeps a handful of codes: latents share a large mean, and the longest codes along
+    it take them all. Three things keep codes in use. They start as latents of the first quantized training batch, brought to
+    one length. Products are cosines, over a temperature without which the softmax would be flat. And codes that are hardly
+    used move onto latents, as those of a table that follows moving averages do. Released tokenizers (Emu3.5) are of the
+    plain form: `normalize=False, entropy=False, dead_code_ratio=0`.
 
     Args:
         embed_dim: width of a code vector.
         codebook_size: number of codes.
-        normalize: products of unit vectors.
-        temperature: of the softmax in the entropy loss.
+        normalize: products of unit vectors, divided by `temperature`.
+        temperature: of the softmax in the entropy loss, and of that over cosines.
         entropy: whether to compute the entropy loss at all; it costs another softmax.
+        decay: decay of the moving average of each code's use.
+        dead_code_ratio: a code used less than this share of the mean use moves onto a latent of the batch; 0 never.
     """
 
-    starts_from_data = True
-    initted: Tensor
+    cluster_size: Tensor
+    num_updates: Tensor
 
     def __init__(
         self,
         embed_dim: int,
         codebook_size: int,
         *,
-        normalize: bool = False,
+        normalize: bool = True,
         temperature: float = 0.01,
-        entropy: bool = False,
+        entropy: bool = True,
+        decay: float = 0.95,
+        dead_code_ratio: float = 0.1,
     ) -> None:
         super().__init__(embed_dim, (codebook_size,))
+        check_shares(decay=decay, dead_code_ratio=dead_code_ratio)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
         self.embedding = nn.Embedding(codebook_size, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
-        self.register_buffer("initted", torch.tensor(False))
+        self.register_buffer("cluster_size", torch.full((codebook_size,), START_COUNT))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.normalize, self.temperature, self.entropy = normalize, temperature, entropy
+        self.decay, self.dead_code_ratio = decay, dead_code_ratio
         self.loss_names = ("commitment", "codebook", "index") + (("entropy",) if entropy else ())
 
-    @property
-    def started(self) -> bool:
-        return bool(self.initted)
+    def start(self, rows: Tensor) -> None:
+        drawn = draw_rows(rows, self.codebook_sizes[0], seed=0)
+        self.embedding.weight.copy_(F.normalize(drawn, dim=1) * drawn.norm(dim=1).mean())
 
     @torch.no_grad()
     def prepare(self, rows: Tensor) -> None:
-        if self.started:
+        if not self.started or not self.dead_code_ratio:
+            super().prepare(rows)
             return
-        self.initted.fill_(True)
-        size, count = self.codebook_sizes[0], len(rows)
-        generator = torch.Generator().manual_seed(0)
-        choice = torch.randperm(count, generator=generator)[:size]
-        if count < size:
-            choice = torch.cat((choice, torch.randint(count, (size - count,), generator=generator)))
-        length = rows.norm(dim=1).mean()
-        codes = F.normalize(rows[choice.to(rows.device)], dim=1) * length
-        if num_ranks() > 1:
-            dist.broadcast(codes, src=0)
-        self.embedding.weight.copy_(codes)
+        weight, mean_use = self.embedding.weight, self.cluster_size.mean()
+        dead = dead_codes(self.cluster_size, self.dead_code_ratio)[: len(rows)]
+        if len(dead):
+            weight[dead] = draw_rows(rows, len(dead), seed=int(self.num_updates)).to(weight.dtype)
+            self.cluster_size[dead] = mean_use
+
+    @torch.no_grad()
+    def count(self, ids: Tensor) -> None:
+        """Moves the average use of the codes by the ids [N] of a step."""
+        count = torch.bincount(ids, minlength=len(self.cluster_size)).to(self.cluster_size)
+        sum_over_ranks(count)
+        self.cluster_size.lerp_(count, 1 - self.decay)
+        self.num_updates += 1
 
     def logits(self, rows: Tensor) -> Tensor:
         """Products of rows [n, D] with all codes, [n, K]."""
         weight = self.embedding.weight.to(rows.dtype)
         if self.normalize:
-            rows, weight = F.normalize(rows, dim=-1), F.normalize(weight, dim=-1)
+            rows, weight = F.normalize(rows, dim=-1) / self.temperature, F.normalize(weight, dim=-1)
         return rows @ weight.T
 
     def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
@@ -124,11 +155,13 @@ class IndexQuantizer(Quantizer):
         soft = logits.softmax(1) @ self.embedding.weight.detach().to(rows.dtype)
         if not self.entropy:
             return soft, rows.new_zeros(()), rows.new_zeros(1)
-        log_chance = (logits / self.temperature).log_softmax(1)
+        log_chance = (logits if self.normalize else logits / self.temperature).log_softmax(1)
         chance = log_chance.exp()
         return soft, -(chance * log_chance).sum(), chance.sum(0)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.training:
+            self.count(ids)
         parts = [checkpoint(self.soft_codes, part, use_reentrant=False) for part in self.chunks(rows)]
         soft = torch.cat([part[0] for part in parts])
         path = vectors + (soft - soft.detach())  # the chosen code, and through the softmax every code

@@ -4,9 +4,6 @@
     Trainer(max_steps=1000).fit(module, loader)       # batches: images, clips, or {"image": ..., "video": ...}
     module.tokenizer.save_pretrained(folder)
 
-On several processes give the trainer `strategy="ddp_find_unused_parameters_true"`: a step uses no temporal layers without clips,
-and no codebook during its warm-up.
-
 Everything random in a step is drawn from the number of the step, so that a run resumed from a checkpoint continues bit
 for bit (given a loader that does).
 """
@@ -17,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -120,6 +118,11 @@ class TokenizerModule(LightningModule):
         assert isinstance(self.average.module, VisionTokenizer)
         return self.average.module
 
+    def setup(self, stage: str) -> None:
+        """Tells DDP that a step may leave parameters out: temporal layers without clips, the codebook during its warm-up."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, or it and Muon, over all parameters of the tokenizer, and one for the discriminator where there is one."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -128,7 +131,8 @@ class TokenizerModule(LightningModule):
         settings: dict[str, Any] = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(parameters, lr=self.lr, **settings)]
         if self.muon_lr:
-            optimizers = [ConvolutionMuon(parameters, lr=self.lr, muon_lr=self.muon_lr, **settings)]
+            tables = [p for part in self.model.modules() if isinstance(part, nn.Embedding) for p in part.parameters()]
+            optimizers = [ConvolutionMuon(parameters, lr=self.lr, muon_lr=self.muon_lr, tables=tables, **settings)]
         if self.adversarial is not None and self.discriminator is not None:
             optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings))
         return optimizers

@@ -42,6 +42,48 @@ def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return packed[:, -1], packed[:, :-1]
 
 
+def draw_rows(rows: Tensor, number: int, seed: int) -> Tensor:
+    """Rows [number, D] of [N, D], without replacement where there are enough; a function of the seed, the same on every rank."""
+    generator = torch.Generator().manual_seed(seed)
+    count = rows.shape[0]
+    if count >= number:
+        choice = torch.randperm(count, generator=generator)[:number]
+    else:
+        choice = torch.randint(count, (number,), generator=generator)
+    drawn = rows[choice.to(rows.device)].contiguous()
+    if num_ranks() > 1:
+        dist.broadcast(drawn, src=0)
+    return drawn
+
+
+def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Means [K, D] of the rows [N, D] of all ranks, and of each mean's rows the number [K] and the sum [K, D]."""
+    means = draw_rows(rows, size, seed)
+    for _ in range(rounds):
+        count, total = cluster_sums(rows, nearest_code(rows, means), size)
+        means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], means)
+    return means, *cluster_sums(rows, nearest_code(rows, means), size)
+
+
+def dead_codes(use: Tensor, ratio: float) -> Tensor:
+    """Codes whose use [K] is less than a share of the mean use, the least used first."""
+    dead = (use < ratio * use.mean()).nonzero()[:, 0]
+    return dead[use[dead].argsort(stable=True)]
+
+
+def check_shares(**shares: float) -> None:
+    """Raises ValueError for a share outside [0, 1)."""
+    wrong = {name: share for name, share in shares.items() if not 0 <= share < 1}
+    if wrong:
+        raise ValueError(f"{' and '.join(wrong)} must lie in [0, 1), got {', '.join(map(str, wrong.values()))}")
+
+
+def check_rounds(kmeans_iters: int) -> None:
+    """Raises ValueError for a negative number of rounds."""
+    if kmeans_iters < 0:
+        raise ValueError(f"kmeans_iters must be at least 0, got {kmeans_iters}")
+
+
 class EmaCodebook(Codebook):
     """The library's codebook without its tables: [N, D] rows, one codebook of K codes."""
 
@@ -58,27 +100,10 @@ class EmaCodebook(Codebook):
         self.cluster_size.fill_(START_COUNT)
         self.embed_avg.copy_(self.embed * START_COUNT)
 
-    def sample(self, rows: Tensor, number: int) -> Tensor:
-        """Rows [number, D] drawn without replacement where there are enough; the same on every rank."""
-        generator = torch.Generator().manual_seed(int(self.num_updates))
-        count = rows.shape[0]
-        if count >= number:
-            choice = torch.randperm(count, generator=generator)[:number]
-        else:
-            choice = torch.randint(count, (number,), generator=generator)
-        drawn = rows[choice.to(rows.device)].contiguous()
-        if num_ranks() > 1:
-            dist.broadcast(drawn, src=0)
-        return drawn
-
     @torch.no_grad()
     def start(self, rows: Tensor) -> None:
         """k-means on the rows [N, D] of a training batch (of all ranks)."""
-        means = self.sample(rows, self.codebook_size)
-        for _ in range(self.kmeans_iters):
-            count, total = cluster_sums(rows, nearest_code(rows, means), self.codebook_size)
-            means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], means)
-        count, total = cluster_sums(rows, nearest_code(rows, means), self.codebook_size)
+        means, count, total = k_means(rows, self.codebook_size, self.kmeans_iters, int(self.num_updates))
         self.embed.copy_(means)
         self.cluster_size.copy_(count)
         self.embed_avg.copy_(total)
@@ -100,11 +125,10 @@ class EmaCodebook(Codebook):
         if self.dead_code_ratio == 0:
             return
         mean_use = self.cluster_size.mean()
-        dead = (self.cluster_size[0] < self.dead_code_ratio * mean_use).nonzero()[:, 0]
-        dead = dead[self.cluster_size[0, dead].argsort(stable=True)][: rows.shape[0]]
+        dead = dead_codes(self.cluster_size[0], self.dead_code_ratio)[: rows.shape[0]]
         if not len(dead):
             return
-        drawn = self.sample(rows, len(dead)).to(self.embed.dtype)
+        drawn = draw_rows(rows, len(dead), int(self.num_updates)).to(self.embed.dtype)
         self.embed[0, dead] = drawn
         self.cluster_size[0, dead] = mean_use
         self.embed_avg[0, dead] = drawn * mean_use
@@ -133,11 +157,8 @@ class VectorQuantizer(Quantizer):
         kmeans_iters: int = 10,
     ) -> None:
         super().__init__(embed_dim, (codebook_size,))
-        if not 0 <= decay < 1 or not 0 <= dead_code_ratio < 1 or kmeans_iters < 0:
-            raise ValueError(
-                f"decay and dead_code_ratio lie in [0, 1), kmeans_iters is at least 0; "
-                f"got {decay}, {dead_code_ratio}, {kmeans_iters}"
-            )
+        check_shares(decay=decay, dead_code_ratio=dead_code_ratio)
+        check_rounds(kmeans_iters)
         self.codebook = EmaCodebook(embed_dim, codebook_size, decay, dead_code_ratio, kmeans_iters)
 
     @property
