@@ -26,14 +26,25 @@ def silu(x: Tensor) -> Tensor:
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm that takes, and ignores, the code map, so that blocks need not ask which norm they hold."""
+    """Group norm that takes, and ignores, the code map, so that blocks need not ask which norm they hold.
+
+    Attributes:
+        given: mean and variance [N, groups] to use instead of the input's: those of a whole picture, for a part of it.
+    """
+
+    given: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(num_groups(channels, groups), channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        if self.given is None:
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        mean, variance = (value.repeat_interleave(self.num_channels // self.num_groups, dim=1) for value in self.given)
+        scale = self.weight * (variance + self.eps).rsqrt()  # [N, C]
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
 
 
 class SpatialNorm(nn.Module):
@@ -45,7 +56,7 @@ class SpatialNorm(nn.Module):
 
     def __init__(self, channels: int, code_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm_layer = nn.GroupNorm(num_groups(channels, groups), channels, eps=NORM_EPS)
+        self.norm_layer = FrameNorm(channels, groups)
         self.conv_y = nn.Conv2d(code_channels, channels, kernel_size=1)
         self.conv_b = nn.Conv2d(code_channels, channels, kernel_size=1)
         start_as(self.conv_y, "one")
@@ -165,10 +176,18 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H', W'] with half, double or the same size."""
+        return self.resize(self.mix(x, code_map))
+
+    def mix(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
+        """The blocks and attentions: [N, C_in, H, W] -> [N, C_out, H, W]."""
         for index, block in enumerate(self.block):
             x = block(x, code_map)
             if self.attn:
                 x = x + self.attn[index](self.attn_norms[index](x, code_map))
+        return x
+
+    def resize(self, x: Tensor) -> Tensor:
+        """The change of resolution."""
         for change in (self.downsample, self.upsample):
             x = x if change is None else change(x)
         return x

@@ -32,11 +32,27 @@ class UpBlock(nn.Module):
             width_in = width
         self.up = nn.ModuleList(levels)
 
-    def forward(self, x: Tensor, code_map: Tensor | None) -> Tensor:
-        """[N, C', h, w] -> [N, C, H, W]; `code_map` [N, D, h, w]."""
-        for level in reversed(self.up):
+    def coarse(self, x: Tensor, code_map: Tensor | None, cut: int) -> Tensor:
+        """The levels from the lowest resolution up to `cut`, before its change of resolution.
+
+        [N, C', h, w] -> [N, C, h', w']; `code_map` [N, D, h, w].
+        """
+        for level in reversed(self.up[cut + 1 :]):
+            x = level(x, code_map)
+        return self.level(cut).mix(x, code_map)
+
+    def fine(self, x: Tensor, code_map: Tensor | None, cut: int) -> Tensor:
+        """That change of resolution, and the `cut` levels after it: [N, C, h', w'] -> [N, C, H, W]."""
+        x = self.level(cut).resize(x)
+        for level in reversed(self.up[:cut]):
             x = level(x, code_map)
         return x
+
+    def level(self, index: int) -> Level:
+        """A level, 0 for the highest resolution."""
+        level = self.up[index]
+        assert isinstance(level, Level)
+        return level
 
 
 class Decoder(nn.Module):
@@ -78,8 +94,17 @@ class Decoder(nn.Module):
 
     def spatial(self, latents: Tensor, code_map: Tensor) -> Tensor:
         """Latent maps [N, C, h, w] and code maps [N, D, h, w] of single frames -> pixels [N, 3, H, W]."""
+        return self.fine(self.coarse(latents, code_map, 0), code_map, 0)
+
+    def coarse(self, latents: Tensor, code_map: Tensor, cut: int) -> Tensor:
+        """The part of `spatial` below the `cut` levels of the highest resolution."""
         condition = code_map if self.conditioned else None
         x = self.middle_block(self.conv_in(latents), condition)
-        x = self.up_block(x, condition)
+        return self.up_block.coarse(x, condition, cut)
+
+    def fine(self, x: Tensor, code_map: Tensor, cut: int) -> Tensor:
+        """The rest of `spatial`: the `cut` levels of the highest resolution, and the picture."""
+        condition = code_map if self.conditioned else None
+        x = self.up_block.fine(x, condition, cut)
         x = self.conv_out(silu(self.norm_out(x, condition)))
         return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x

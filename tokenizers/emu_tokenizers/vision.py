@@ -25,6 +25,7 @@ from emu_tokenizers.encoder import Encoder
 from emu_tokenizers.fingerprint import STATISTICS, fingerprint
 from emu_tokenizers.initialization import init_weights
 from emu_tokenizers.registry import make_quantizer
+from emu_tokenizers.strips import paint_in_strips
 from emu_tokenizers.temporal import CausalConv3d, TemporalState
 from emu_tokenizers.vq import VectorQuantizer
 
@@ -54,6 +55,8 @@ class VisionTokenizer(PreTrainedModel):
     Attributes:
         max_pixels_per_pass: pixels that the 2D encoder and decoder take at once without gradients; more frames than
             that go through in groups, so that memory does not grow with the batch or the length of a clip.
+        max_pixels_per_picture: a frame of more pixels is decoded in strips, in the memory of `max_pixels_per_pass`: the same
+            picture up to rounding, in a multiple of the time.
     """
 
     config_class = VisionTokenizerConfig
@@ -72,6 +75,7 @@ class VisionTokenizer(PreTrainedModel):
         self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, kernel)
         self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, kernel)
         self.max_pixels_per_pass = 1 << 20
+        self.max_pixels_per_picture = 1 << 22
         self.post_init()
 
     @property
@@ -226,9 +230,13 @@ class VisionTokenizer(PreTrainedModel):
                 for x in (latents, code_map)
             )
         latents, code_map = (x.index_select(2, frames).transpose(1, 2).flatten(0, 1) for x in (latents, code_map))
-        size = self._frames_per_pass(latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2)
-        parts = zip(latents.split(size), code_map.split(size), strict=True)
-        return torch.cat([self.decoder.spatial(*part) for part in parts]).unflatten(0, (batch, -1))
+        pixels = latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2
+        parts = zip(*(maps.split(self._frames_per_pass(pixels)) for maps in (latents, code_map)), strict=True)
+        if pixels > self.max_pixels_per_picture and not torch.is_grad_enabled():
+            painted = [paint_in_strips(self.decoder, part, cells, self.max_pixels_per_pass) for part, cells in parts]
+        else:
+            painted = [self.decoder.spatial(part, cells) for part, cells in parts]
+        return torch.cat(painted).unflatten(0, (batch, -1))
 
     @property
     def _independent(self) -> bool:
