@@ -10,7 +10,7 @@ from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoints import list_checkpoints
 from emu.training.cli import resolve_words
-from emu.training.curves import read_curves
+from emu.training.curves import CurveLogger, read_curves
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 
@@ -181,3 +181,16 @@ def test_accumulated_batches_log_the_mean_loss(recipe, tmp_path):
     run(recipe, "--trainer.accumulate_grad_batches", 2, "--trainer.max_steps", 2, "--trainer.log_every_n_steps", 2)
     row = read_curves(tmp_path / "run" / "metrics.csv")[2]
     assert 3.0 < row["loss"] < 5.0
+
+
+def test_codes_in_use_are_drawn_where_there_are_some(tmp_path):
+    plain, tokenizer = CurveLogger(str(tmp_path / "plain")), CurveLogger(str(tmp_path / "tokenizer"))
+    for folder in ("plain", "tokenizer"):
+        (tmp_path / folder).mkdir()
+    for step in (1, 2):
+        plain.log_metrics({"loss": 1.0 / step}, step)
+        tokenizer.log_metrics({"train/loss": 1.0 / step, "train/codebook_use": 0.5, "train/codebook_dead": 3}, step)
+    for logger in (plain, tokenizer):
+        logger.finalize("success")
+    assert (tmp_path / "tokenizer" / "codebook.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "plain" / "loss.png").is_file() and not (tmp_path / "plain" / "codebook.png").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from emu.training.checkpoints import replacing
 
 SECONDS_BETWEEN_WRITES = 10.0
+FEW_POINTS = 20
+"""A curve of fewer points shows them: one alone draws no line."""
+PICTURES = {"loss.png": ["loss"], "codebook.png": ["codebook_use", "codebook_perplexity", "codebook_dead", "psnr"]}
+"""What is drawn of a run: a panel for each word, of the quantities that have it in their names."""
 
 
 class CurveLogger(Logger):
-    """A row a logged step, a column a quantity: `metrics.csv`, and `loss.png` of the columns whose name has "loss" in it.
+    """A row a logged step, a column a quantity: `metrics.csv`, and some of them as pictures.
 
     Args:
         folder: where the two files go.
@@ -87,7 +91,8 @@ class CurveLogger(Logger):
         """Write the table and the picture."""
         self.save()
         if self._rows and find_spec("matplotlib") is not None:
-            plot_losses(self._rows, self._folder / "loss.png")
+            for file, words in PICTURES.items():
+                plot_panels(self._rows, words, self._folder / file)
 
 
 def read_curves(table: Path) -> dict[int, dict[str, float]]:
@@ -102,23 +107,28 @@ def read_curves(table: Path) -> dict[int, dict[str, float]]:
     }
 
 
-def plot_losses(rows: Mapping[int, Mapping[str, float]], path: Path) -> None:
-    """Draw every quantity whose name has "loss" in it over the steps, as PNG."""
+def plot_panels(rows: Mapping[int, Mapping[str, float]], words: Sequence[str], path: Path) -> None:
+    """Draw every quantity over the steps as PNG, a panel for each word of all whose names have it; no file where none has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = sorted({name for row in rows.values() for name in row if "loss" in name})
-    if not names:
+    known = sorted({name for row in rows.values() for name in row})
+    panels = {word: [name for name in known if word in name] for word in words}
+    panels = {word: names for word, names in panels.items() if names}
+    if not panels:
         return
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5) if len(panels) == 1 else (4.5 * len(panels), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name in names:
-        points = [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=2.0 if name == "loss" else 1.0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    for column, (word, names) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), column + 1)
+        for name in names:
+            points = [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
+            marker = "." if len(points) < FEW_POINTS else ""
+            width = 2.0 if name == "loss" else 1.0
+            axes.plot(*zip(*points, strict=True), marker=marker, label=name, linewidth=width)
+        axes.set_xlabel("step")
+        axes.set_ylabel(word.replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
