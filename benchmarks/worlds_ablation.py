@@ -154,10 +154,10 @@ def table(rows: list[dict[str, str]]) -> str:
     groups = defaultdict(list)
     for row in rows:
         groups[row["variant"]].append(row)
-    lines = ["| variant | steps | " + " | ".join(HEADLINE) + " | sum |", "|---" * (len(HEADLINE) + 3) + "|"]
+    lines = ["| variant | steps | " + " | ".join(HEADLINE) + " | sum of twelve |", "|---" * (len(HEADLINE) + 3) + "|"]
     for variant, group in groups.items():
         columns = [[float(row[f"excess/{name}"]) for row in group] for name in HEADLINE]
-        columns.append([sum(values) for values in zip(*columns, strict=True)])
+        columns.append([sum(float(row[name]) for name in row if name.startswith("excess/")) for row in group])
         cells = [f"{sum(c) / len(c):.2f} ({min(c):.2f} to {max(c):.2f})" for c in columns]
         lines.append(f"| {variant} | {group[0]['steps']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
