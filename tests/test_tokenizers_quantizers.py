@@ -356,3 +356,16 @@ def test_codes_of_ibq_start_as_latents_of_one_length():
     assert quantizer.started and out.ids.unique().numel() == SIZE > 2 * before
     lengths = quantizer.embedding.weight.norm(dim=1)
     torch.testing.assert_close(lengths, lengths.mean().expand(SIZE))
+
+
+def test_codes_of_simvq_start_where_the_latents_are():
+    x = latents(20, 20) + 3
+    quantizer = make("simvq")
+    before = quantizer.encode(x).unique().numel()
+    out = quantizer.train()(x)
+    assert quantizer.started and out.ids.unique().numel() == SIZE > 2 * before
+    random = make("simvq", kmeans_iters=0).train()
+    codes = random.weight.detach().clone()
+    assert random.started
+    random(x)
+    assert torch.equal(random.weight, codes)
