@@ -33,9 +33,10 @@ class KeyedBatches:
             yield {"image": images, "video": images[:2, None].expand(-1, 6, -1, -1, -1).contiguous()}
 
 
-def make_module(**options) -> TokenizerModule:
+def make_module(quantizer: str = "vq", **options) -> TokenizerModule:
     torch.manual_seed(0)
-    config = VisionTokenizerConfig.preset("small", **TINY)
+    levels = {"levels": (4, 4, 2)} if quantizer == "fsq" else None
+    config = VisionTokenizerConfig.preset("small", **TINY, quantizer=quantizer, quantizer_options=levels)
     return TokenizerModule(config, **{"quantizer_warmup_steps": 3, "lr_warmup_steps": 2, **options})
 
 
@@ -77,6 +78,16 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, average_decay):
     fit(resumed, 8, tmp_path, first=5, resume=tmp_path / "five.ckpt")
     expected, found = straight.state_dict(), resumed.state_dict()
     assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@pytest.mark.parametrize("quantizer", ["simvq", "ibq", "fsq", "lfq", "bsq"])
+@pytest.mark.parametrize("saved", [2, 5])
+def test_every_quantizer_resumes_bit_for_bit_before_and_after_its_start(tmp_path, quantizer, saved):
+    straight, resumed = make_module(quantizer, muon_lr=1e-2), make_module(quantizer, muon_lr=1e-2)
+    fit(straight, 7, tmp_path, callbacks=[SaveAt(saved, tmp_path / "saved.ckpt")])
+    fit(resumed, 7, tmp_path, first=saved, resume=tmp_path / "saved.ckpt")
+    expected, found = straight.state_dict(), resumed.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
