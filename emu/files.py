@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -21,6 +23,11 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
     _flush(path.parent)
+
+
+def write_json(path: Path, table: Mapping[str, Any]) -> None:
+    """`write_file` of a table as indented JSON."""
+    write_file(path, (json.dumps(table, indent=2) + "\n").encode())
 
 
 @contextmanager

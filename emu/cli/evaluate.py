@@ -8,7 +8,6 @@ emu evaluate tokenizer runs/vision-tokenizer/model --images photographs
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,10 +71,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def write(folder: Path, suite: str, found: Mapping[str, Any]) -> None:
     """Write `<suite>.json`, and `<suite>.png` where there is something to draw and matplotlib is installed."""
-    from emu.files import write_file
+    from emu.files import write_json
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / f"{suite}.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_json(folder / f"{suite}.json", found)
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is not None:
@@ -127,10 +125,9 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     options = tokenizer_parser().parse_args(arguments)
     if options.images is None and options.videos is None:
         raise ValueError("give --images, --videos or both")
-    import io
-
     from emu.evaluation.tokenizer import Options, evaluate
-    from emu.files import write_file
+    from emu.files import write_file, write_json
+    from emu.media import png_bytes
     from emu_tokenizers import VisionTokenizer
     from emu_tokenizers.sources import clip_sources, picture_sources
 
@@ -141,12 +138,9 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     tokenizer = VisionTokenizer.from_pretrained(options.tokenizer)
     found, picture = evaluate(tokenizer, images, clips, settings)
     folder = options.output or Path(options.tokenizer).resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
     table = {"tokenizer": options.tokenizer, "images_from": options.images, "videos_from": options.videos, **found}
-    write_file(folder / "tokenizer.json", (json.dumps(table, indent=2) + "\n").encode())
-    written = io.BytesIO()
-    picture.save(written, format="png", optimize=True)
-    write_file(folder / "tokenizer.png", written.getvalue())
+    write_json(folder / "tokenizer.json", table)
+    write_file(folder / "tokenizer.png", png_bytes(picture))
     for line in tokenizer_lines(found):
         print(line)
     print(f"written to {folder / 'tokenizer.json'} and {folder / 'tokenizer.png'}")

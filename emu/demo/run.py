@@ -30,7 +30,7 @@ from emu.demo.measure import (
     training_code_keys,
 )
 from emu.demo.tasks import CLIP_META
-from emu.files import write_file
+from emu.files import write_file, write_json
 from emu.modality import get_modality
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
@@ -134,7 +134,7 @@ def run_demo(
         findings.metrics |= settings(plan)
         write_gallery(folder, findings, plan.goals)
     metrics = findings.metrics | clock.total() | {"peak_gib": round(peak_gib(), 2), "parts": clock.parts}
-    write_file(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.evaluation.worlds import HELD_OUT
-from emu.files import write_file
+from emu.files import write_json
 
 METRICS_FILE = "metrics.json"
 
@@ -36,4 +36,4 @@ def add_to_metrics(folder: Path, found: Mapping[str, Any]) -> None:
     """Write the figures into `metrics.json`; those of other suites stay."""
     file = folder / METRICS_FILE
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    write_file(file, (json.dumps(dict(sorted((known | summary(found)).items())), indent=2) + "\n").encode())
+    write_json(file, dict(sorted((known | summary(found)).items())))

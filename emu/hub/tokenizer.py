@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu.files import write_file
+from emu.files import write_json
 from emu.hub.formats import read_json
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates, as_list, render
@@ -87,7 +86,7 @@ class ReleasedTokenizer(MultimodalTokenizer):
         """Write tokenizers, the table that joins them, and the templates into a folder."""
         super().save_pretrained(folder)
         table = {"templates": asdict(self.templates), "resize": None if self.resize is None else asdict(self.resize)}
-        write_file(Path(folder) / TEMPLATES_FILE, (json.dumps(table, indent=2) + "\n").encode())
+        write_json(Path(folder) / TEMPLATES_FILE, table)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ReleasedTokenizer:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from emu.files import new_folder, write_file
+from emu.files import new_folder, write_json
 from emu.hub.formats import read_config
 from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
@@ -107,7 +107,7 @@ def write_folder(
     with new_folder(folder, OUR_FILES) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        write_file(partial / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+        write_json(partial / SETTINGS_FILE, settings)
 
 
 def read_tokenizer(folder: Path) -> MultimodalTokenizer:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
 from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
+from emu_tokenizers.vq import num_ranks
 
 JOINT_CODES = 1 << 12
 """Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
@@ -59,7 +60,7 @@ class ProjectedQuantizer(DataStartedQuantizer):
         solved = torch.linalg.solve(square, values.T @ rows.double())  # [k + 1, D]
         last.weight.copy_(solved[:-1].T)
         last.bias.copy_(solved[-1])
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if num_ranks() > 1:
             for tensor in (first.weight, first.bias, last.weight, last.bias):
                 dist.broadcast(tensor, src=0)
 
@@ -214,8 +215,8 @@ def bit_entropy(chance: Tensor) -> Tensor:
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """Mean over the ranks of a process group, with gradients; the tensor itself without one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if num_ranks() == 1:
         return tensor
     from torch.distributed.nn.functional import all_reduce
 
-    return all_reduce(tensor) / dist.get_world_size()
+    return all_reduce(tensor) / num_ranks()

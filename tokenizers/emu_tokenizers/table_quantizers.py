@@ -9,7 +9,7 @@ from vector_quantize_pytorch import SimVQ
 from emu_kernels import nearest_code
 from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
 from emu_tokenizers.scalar_quantizers import mean_over_ranks
-from emu_tokenizers.vq import START_COUNT, check_rounds, check_shares, dead_codes, draw_rows, k_means, sum_over_ranks
+from emu_tokenizers.vq import START_COUNT, check_rounds, check_shares, draw_rows, k_means, move_dead, sum_over_ranks
 
 TABLE_ENTRIES = 1 << 22
 """Entries of the (vectors, codes) table that IBQ holds at once."""
@@ -117,11 +117,7 @@ class IndexQuantizer(DataStartedQuantizer):
         if not self.started or not self.dead_code_ratio:
             super().prepare(rows)
             return
-        weight, mean_use = self.embedding.weight, self.cluster_size.mean()
-        dead = dead_codes(self.cluster_size, self.dead_code_ratio)[: len(rows)]
-        if len(dead):
-            weight[dead] = draw_rows(rows, len(dead), seed=int(self.num_updates)).to(weight.dtype)
-            self.cluster_size[dead] = mean_use
+        move_dead(self.embedding.weight, self.cluster_size, rows, self.dead_code_ratio, int(self.num_updates))
 
     @torch.no_grad()
     def count(self, ids: Tensor) -> None:

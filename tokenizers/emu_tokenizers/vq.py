@@ -65,10 +65,19 @@ def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Te
     return means, *cluster_sums(rows, nearest_code(rows, means), size)
 
 
-def dead_codes(use: Tensor, ratio: float) -> Tensor:
-    """Codes whose use [K] is less than a share of the mean use, the least used first."""
-    dead = (use < ratio * use.mean()).nonzero()[:, 0]
-    return dead[use[dead].argsort(stable=True)]
+def move_dead(codes: Tensor, use: Tensor, rows: Tensor, ratio: float, seed: int) -> Tensor:
+    """Moves codes [K, D] whose use [K] is less than a share of the mean use onto rows [N, D], with the mean use, in place.
+
+    Returns:
+        The codes that moved: the least used ones, at most one for each row.
+    """
+    mean_use = use.mean()
+    dead = (use < ratio * mean_use).nonzero()[:, 0]
+    dead = dead[use[dead].argsort(stable=True)][: len(rows)]
+    if len(dead):
+        codes[dead] = draw_rows(rows, len(dead), seed).to(codes.dtype)
+        use[dead] = mean_use
+    return dead
 
 
 def check_shares(**shares: float) -> None:
@@ -124,14 +133,9 @@ class EmaCodebook(Codebook):
         """Moves codes that are used far less than the mean onto rows of this batch, at most one code per row."""
         if self.dead_code_ratio == 0:
             return
-        mean_use = self.cluster_size.mean()
-        dead = dead_codes(self.cluster_size[0], self.dead_code_ratio)[: rows.shape[0]]
-        if not len(dead):
-            return
-        drawn = draw_rows(rows, len(dead), int(self.num_updates)).to(self.embed.dtype)
-        self.embed[0, dead] = drawn
-        self.cluster_size[0, dead] = mean_use
-        self.embed_avg[0, dead] = drawn * mean_use
+        codes, use = self.embed[0], self.cluster_size[0]
+        dead = move_dead(codes, use, rows, self.dead_code_ratio, int(self.num_updates))
+        self.embed_avg[0, dead] = codes[dead] * use[dead, None]
 
 
 class VectorQuantizer(Quantizer):
