@@ -12,11 +12,11 @@ from torch import Tensor
 from emu.demo.captions import DIGIT_NAMES
 from emu.demo.digits import DIRECTIONS, FPS
 from emu.demo.measure import Findings
-from emu.demo.pictures import as_png, captioned_sheet, curves, moving_sheet, one_clip, pairs_sheet, sheet
+from emu.demo.pictures import as_png, captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.report import Figure, report_page
 from emu.files import write_file
 from emu.media import can_write_mp4, gif_bytes, mp4_bytes
-from emu.training.curves import read_curves
+from emu.training.curves import draw_curves, read_curves
 
 EXAMPLE = """from emu import Emu
 
@@ -101,7 +101,7 @@ def loss_figure(table: Path) -> Figure:
     panels = {"Training": columns(rows, "source_loss/"), "Held-out digits": columns(rows, "validation_loss/")}
     panels = {title: lines for title, lines in panels.items() if lines}
     note = "Loss per token, captions and headers included; the tasks share one model."
-    return Figure("Learning", note, curves(panels, dict.fromkeys(panels, "nats per token")), smooth=True)
+    return Figure("Learning", note, draw_curves(panels, dict.fromkeys(panels, "nats per token")), smooth=True)
 
 
 def codebook_figure(table: Path) -> Figure:
@@ -113,7 +113,7 @@ def codebook_figure(table: Path) -> Figure:
     }
     labels = {"Codes used": "share of the codebook", "Quality": "PSNR in dB"}
     note = "Share of the 512 codes in use (training: within each ten steps), and reconstructions of held-out digits."
-    return Figure("Vision tokenizer", note, curves(panels, labels), smooth=True)
+    return Figure("Vision tokenizer", note, draw_curves(panels, labels), smooth=True)
 
 
 def points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[float, float]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -60,30 +59,6 @@ def captioned_sheet(canvases: Tensor, texts: Sequence[str], right: Sequence[bool
         page.paste(one_clip(canvas[None], zoom)[0], (left, top))
         pen.text((left + 2, top + height + 1), texts[number][:12], fill=RIGHT if right[number] else WRONG)
     return page
-
-
-def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], labels: Mapping[str, str]) -> bytes:
-    """Curves over steps as PNG.
-
-    Args:
-        panels: title -> name of a curve -> its (step, value) points.
-        labels: title -> label of the vertical axis.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, points in lines.items():
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker="." if len(points) < 20 else "")
-        axes.set(title=title, xlabel="step", ylabel=labels[title])
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=110)
-    return written.getvalue()
 
 
 def as_png(picture: Image.Image) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from emu.files import write_file
 from emu.training.checkpoints import replacing
 
 SECONDS_BETWEEN_WRITES = 10.0
@@ -109,26 +111,39 @@ def read_curves(table: Path) -> dict[int, dict[str, float]]:
 
 def plot_panels(rows: Mapping[int, Mapping[str, float]], words: Sequence[str], path: Path) -> None:
     """Draw every quantity over the steps as PNG, a panel for each word of all whose names have it; no file where none has."""
+    known = sorted({name for row in rows.values() for name in row})
+    steps = sorted(rows)
+    panels = {
+        word.replace("_", " "): {name: [(s, rows[s][name]) for s in steps if name in rows[s]] for name in names}
+        for word in words
+        if (names := [name for name in known if word in name])
+    }
+    if panels:
+        write_file(path, draw_curves(panels))
+
+
+def draw_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], labels: Mapping[str, str] | None = None
+) -> bytes:
+    """Curves over steps as PNG.
+
+    Args:
+        panels: title -> name of a curve -> its (step, value) points.
+        labels: title -> label of the vertical axis; none by default.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    known = sorted({name for row in rows.values() for name in row})
-    panels = {word: [name for name in known if word in name] for word in words}
-    panels = {word: names for word, names in panels.items() if names}
-    if not panels:
-        return
-    figure = Figure(figsize=(8, 4.5) if len(panels) == 1 else (4.5 * len(panels), 3.5), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for column, (word, names) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), column + 1)
-        for name in names:
-            points = [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
-            marker = "." if len(points) < FEW_POINTS else ""
-            width = 2.0 if name == "loss" else 1.0
-            axes.plot(*zip(*points, strict=True), marker=marker, label=name, linewidth=width)
-        axes.set_xlabel("step")
-        axes.set_ylabel(word.replace("_", " "))
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            if points:
+                marker = "." if len(points) < FEW_POINTS else ""
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker=marker)
+        axes.set(title=title, xlabel="step", ylabel=(labels or {}).get(title, ""))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=110)
+    return written.getvalue()
