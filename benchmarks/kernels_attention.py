@@ -8,6 +8,7 @@ The floor is the time of the products that the mask leaves, at the rate of one l
 """
 
 import argparse
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -56,16 +57,21 @@ def sdpa_with_mask(mask: Tensor) -> Callable[..., Tensor]:
 
 
 def varlen(offsets: Tensor, longest: int) -> Callable[..., Tensor] | None:
-    """torch's packed attention where this torch has it."""
+    """torch's packed attention where this torch has it, whose arguments have changed from version to version."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        repeats = q.shape[2] // k.shape[2]
-        k, v = (x.repeat_interleave(repeats, 2) for x in (k, v))
-        return varlen_attn(q[0], k[0], v[0], offsets, offsets, longest, longest, is_causal=True)[None]
+        options = dict(causal)
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:
+            k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], 2) for x in (k, v))
+        return varlen_attn(q[0], k[0], v[0], offsets, offsets, longest, longest, **options)[None]
 
     return run
 

@@ -70,26 +70,32 @@ def test_scale_kernel_compiles(softcap: bool) -> None:
     check(build("linear_cross_entropy_triton", "scale_kernel", types, constants, {"num_warps": 4}), False)
 
 
-def attention_types(dtype: str) -> dict[str, str]:
-    names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "grad_ptr", "d_q_ptr", "d_k_ptr", "d_v_ptr")
-    strides = {f"{tensor}_{axis}stride": "i32:16" for tensor in "qkv" for axis in ("row_", "", "head_")}
-    others = {"lse_ptr": "*fp32", "dot_ptr": "*fp32", "bounds_ptr": "*i32", "result_ptr": "*fp32"}
-    return dict.fromkeys(names, f"*{dtype}") | strides | others | {"softcap": "fp32", "scale": "fp32"}
+def attention_types(dtype: str, config: dict[str, int]) -> dict[str, str]:
+    """Tiles of 16 bits come by descriptor, those of float32 by pointer."""
+    blocks = {"q": "BLOCK_QUERIES", "k": "BLOCK_KEYS", "v": "BLOCK_KEYS", "grad": "BLOCK_QUERIES"}
+    sources = {
+        f"{name}_source": f"tensordesc<{dtype}[1, 1, {config[block]}, {config['BLOCK_WIDTH']}]>"
+        for name, block in blocks.items()
+    }
+    if dtype == "fp32":
+        sources = dict.fromkeys(sources, "*fp32")
+    results = dict.fromkeys(("out_ptr", "grad_ptr", "d_q_ptr", "d_k_ptr", "d_v_ptr"), f"*{dtype}")
+    numbers = dict.fromkeys(("lse_ptr", "base_ptr", "dot_ptr"), "*fp32") | {"softcap": "fp32", "scale": "fp32"}
+    return sources | results | numbers | {"bounds_ptr": "*i32", "row_length": "i32:16"}
 
 
-def attention_constants(flags: dict[str, bool], width: int) -> dict[str, Any]:
+def attention_constants(dtype: str, flags: dict[str, bool], width: int) -> dict[str, Any]:
     missing = {} if flags["PACKED"] else {"bounds_ptr": None}
-    return flags | missing | {"WIDTH": width, "PRODUCT": "tf32x3"}
+    return flags | missing | {"WIDTH": width, "PRODUCT": "tf32x3", "DESCRIPTORS": dtype != "fp32"}
 
 
-# Between the loops over masked and full tiles some registers spill, once per loop and not per tile.
 FORWARD_CASES = [
-    ("bf16", 128, PLAIN, 128),
-    pytest.param("bf16", 128, PACKED, 128, marks=pytest.mark.slow),
-    pytest.param("bf16", 128, CAPPED, 256, marks=pytest.mark.slow),
-    pytest.param("fp16", 64, PLAIN, 256, marks=pytest.mark.slow),
-    pytest.param("bf16", 64, PACKED, 256, marks=pytest.mark.slow),
-    pytest.param("bf16", 256, PLAIN, 256, marks=pytest.mark.slow),
+    ("bf16", 128, PLAIN, 0),
+    pytest.param("bf16", 128, PACKED, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 128, CAPPED, 0, marks=pytest.mark.slow),
+    pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 256, PLAIN, 0, marks=pytest.mark.slow),
     pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
 ]
 
@@ -99,16 +105,19 @@ def test_attention_forward_compiles(dtype: str, width: int, flags: dict[str, boo
     from emu_kernels.attention_triton import forward_config
 
     config = forward_config(DTYPES[dtype], width)
-    constants = attention_constants(flags, width)
-    check(build("attention_triton", "forward_kernel", attention_types(dtype), constants, config), True, budget)
+    constants = attention_constants(dtype, flags, width)
+    found = build("attention_triton", "forward_kernel", attention_types(dtype, config), constants, config)
+    check(found, True, budget)
 
 
+# The bytes of the first three are those of triton 3.8, which takes most registers; 3.9 spills 0, 0 and 64.
 BACKWARD_CASES = [
-    ("bf16", 128, PLAIN, 0),
-    pytest.param("bf16", 128, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 128, CAPPED, 0, marks=pytest.mark.slow),
+    ("bf16", 128, PLAIN, 56),
+    pytest.param("bf16", 128, PACKED, 72, marks=pytest.mark.slow),
+    pytest.param("bf16", 128, CAPPED, 344, marks=pytest.mark.slow),
     pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 256, PLAIN, 512, marks=pytest.mark.slow),
+    pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 256, PLAIN, 64, marks=pytest.mark.slow),
     pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
 ]
 
@@ -119,9 +128,15 @@ def test_attention_backward_compiles(kernel: str, dtype: str, width: int, flags:
     from emu_kernels.attention_triton_backward import backward_configs
 
     config = backward_configs(DTYPES[dtype], width)[kernel == "query_kernel"]
-    constants = attention_constants(flags, width)
-    found = build("attention_triton_backward", kernel, attention_types(dtype), constants, config)
+    constants = attention_constants(dtype, flags, width)
+    found = build("attention_triton_backward", kernel, attention_types(dtype, config), constants, config)
     check(found, dtype != "fp32", budget)
+
+
+def test_attention_row_kernel_compiles() -> None:
+    types = attention_types("bf16", {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 64, "BLOCK_WIDTH": 128})
+    constants = {"WIDTH": 128, "BLOCK_QUERIES": 64, "BLOCK_WIDTH": 128}
+    check(build("attention_triton_backward", "row_kernel", types, constants, {"num_warps": 4}), False)
 
 
 SAMPLER_TYPES = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from emu_kernels import nearest_code, reference
+from emu_kernels.nearest_code import rounding_slack
 from emu_kernels.testing import peak_cpu_bytes
 
 
@@ -39,6 +40,20 @@ def test_codes_that_nearly_coincide_are_told_apart() -> None:
     codebook = torch.randn(1, 6, generator=generator) + 1e-6 * torch.randn(200, 6, generator=generator)
     z = torch.randn(100, 6, generator=generator)
     assert torch.equal(nearest_code(z, codebook), reference.nearest_code(z, codebook))
+
+
+@pytest.mark.parametrize("width", [4, 8, 64, 256])
+def test_rounding_slack_bounds_the_error_of_scores(width: int) -> None:
+    """And is not so wide that many vectors need the search in float64."""
+    generator = torch.Generator().manual_seed(width)
+    z, codebook = torch.randn(100, width, generator=generator), torch.randn(1000, width, generator=generator)
+    exact = 0.5 * codebook.double().square().sum(1) - z.double() @ codebook.double().T
+    rounded = torch.addmm(0.5 * codebook.square().sum(1), z, codebook.T, alpha=-1.0)
+    code_norms = codebook.double().norm(dim=1)
+    bound = rounding_slack(width, torch.float32) * code_norms * (z.double().norm(dim=1, keepdim=True) + code_norms)
+    assert bool(((rounded - exact).abs() <= 0.5 * bound).all())
+    two_best = exact.topk(2, largest=False).values
+    assert ((two_best[:, 1] - two_best[:, 0])[:, None] < bound).any(1).float().mean() <= 0.02
 
 
 def test_result_does_not_depend_on_the_batch() -> None:

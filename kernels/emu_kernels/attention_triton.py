@@ -3,13 +3,15 @@
 
 Each query sees one interval of keys, first..last; it follows from its document (`document_bounds`), the causal mask and the window,
 and does not decrease along a row. A program walks only over the tiles of keys that its queries see, and applies a mask only in
-tiles that some of them see in part. No host sync, memory linear in length. Legend: see `attention.py`; N = B * H.
+tiles that some of them see in part. Tiles of 16 bits come through tensor descriptors: the copy engine fetches them while the tensor
+cores work, without a thread's address arithmetic. No host sync, memory linear in length. Legend: see `attention.py`.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 PRECISION = "tf32x3"  # of products of float32: three tensor-core products, about the accuracy of float32
@@ -22,7 +24,7 @@ def key_interval(
 ):  # fmt: skip
     """First and last (exclusive) key that each query position sees; nothing for padding."""
     if PACKED:
-        place = bounds_ptr + (row * length + position) * 2
+        place = bounds_ptr + (row.to(tl.int64) * length + position) * 2
         first = tl.load(place, mask=inside, other=0)
         last = tl.load(place + 1, mask=inside, other=0)
     else:
@@ -43,7 +45,7 @@ def query_interval(
 ):  # fmt: skip
     """First and last (exclusive) query that sees each key position."""
     if PACKED:
-        place = bounds_ptr + (row * length + position) * 2
+        place = bounds_ptr + (row.to(tl.int64) * length + position) * 2
         first = tl.load(place, mask=inside, other=0)
         last = tl.load(place + 1, mask=inside, other=0)
     else:
@@ -59,6 +61,36 @@ def query_interval(
 
 
 @triton.jit
+def load_tile(
+    source, row, head, start, length, num_heads, WIDTH: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """BLOCK positions of one head from `start` on, zeros beyond the row: of a descriptor, or of a pointer to (B, S, H, D)."""
+    if DESCRIPTORS:
+        tile = source.load([row, head, start, 0]).reshape(BLOCK, BLOCK_WIDTH)
+    else:
+        positions = start + tl.arange(0, BLOCK)
+        feature = tl.arange(0, BLOCK_WIDTH)
+        place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
+        tile = tl.load(source + place, mask=(positions[:, None] < length) & (feature[None, :] < WIDTH), other=0.0)
+    return tile
+
+
+@triton.jit
+def tile_range(first, last, inside, length, BLOCK: tl.constexpr):
+    """Of intervals first..last: start and stop of what any of them covers, and between, in whole tiles, of what all cover.
+
+    Returns (start, full_start, full_stop, stop), in order; tiles in start..full_start and full_stop..stop are covered in part.
+    """
+    start = tl.maximum(tl.min(tl.where(inside, first, length), axis=0), 0) // BLOCK * BLOCK
+    stop = tl.maximum(tl.minimum(tl.max(tl.where(inside, last, 0), axis=0), length), start)
+    full_start = tl.cdiv(tl.max(tl.where(inside, first, 0), axis=0), BLOCK) * BLOCK
+    full_start = tl.minimum(tl.maximum(full_start, start), stop)
+    full_stop = tl.min(tl.where(inside, last, length), axis=0) // BLOCK * BLOCK
+    return start, full_start, tl.maximum(full_stop, full_start), stop
+
+
+@triton.jit
 def cap_scores(scores, softcap):
     """softcap * tanh(scores / softcap) and its derivative."""
     tanh = 1.0 - 2.0 / (tl.exp(scores * (2.0 / softcap)) + 1.0)
@@ -67,32 +99,28 @@ def cap_scores(scores, softcap):
 
 @triton.jit
 def _attend(
-    out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, stop, length, scale, softcap,
-    WIDTH: tl.constexpr, MASKED: tl.constexpr, SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+    out, peak, total, q, k_source, v_source, row, key_head, first, last, start, stop, length, num_key_heads, scale, softcap,
+    MASKED: tl.constexpr, WIDTH: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Continue the softmax of a tile of queries over the tiles of keys in start..stop."""
-    feature = tl.arange(0, BLOCK_WIDTH)
     for tile in range(start, stop, BLOCK_KEYS):
-        keys = tile + tl.arange(0, BLOCK_KEYS)
-        place = keys[:, None].to(tl.int64)
-        inside = (keys[:, None] < length) & (feature[None, :] < WIDTH)
-        k = tl.load(k_ptr + place * k_stride + feature[None, :], mask=inside, other=0.0)
+        k = load_tile(k_source, row, key_head, tile, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS, BLOCK_WIDTH)
         scores = tl.dot(q, k.T, input_precision=PRODUCT)
+        factor = scale * LOG2_E
         if SOFTCAP:
             scores, _ = cap_scores(scores * scale, softcap)
-            scores *= LOG2_E
-        else:
-            scores *= scale * LOG2_E
+            factor = LOG2_E
         if MASKED:
+            keys = tile + tl.arange(0, BLOCK_KEYS)
             seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
             scores = tl.where(seen, scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * factor)
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet
-        weights = tl.exp2(scores - base[:, None])
+        weights = tl.exp2(scores * factor - base[:, None])
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weights, axis=1)
-        v = tl.load(v_ptr + place * v_stride + feature[None, :], mask=inside, other=0.0)
+        v = load_tile(v_source, row, key_head, tile, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS, BLOCK_WIDTH)
         out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None], input_precision=PRODUCT)
         peak = new_peak
     return out, peak, total
@@ -100,58 +128,50 @@ def _attend(
 
 @triton.jit
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride, k_row_stride, k_stride,
-    k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window, softcap, scale, WIDTH: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr,
-    BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    q_source, k_source, v_source, out_ptr, lse_ptr, bounds_ptr, length, num_heads, group, window, softcap, scale,
+    WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """q (B, S, Hq, D), k and v (B, S, Hkv, D), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32."""
+    """Sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # long causal rows first
-    row = (tl.program_id(1) // num_heads).to(tl.int64)
+    row = tl.program_id(1) // num_heads
     head = tl.program_id(1) % num_heads
     positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = positions < length
-    feature = tl.arange(0, BLOCK_WIDTH)
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-    first = tl.where(inside, first, length)
-    last = tl.where(inside, last, 0)
-    start = tl.maximum(tl.min(first, axis=0), 0) // BLOCK_KEYS * BLOCK_KEYS
-    stop = tl.minimum(tl.max(last, axis=0), length)
-    full_start = tl.cdiv(tl.max(tl.where(inside, first, 0), axis=0), BLOCK_KEYS) * BLOCK_KEYS
-    full_stop = tl.min(tl.where(inside, last, length), axis=0) // BLOCK_KEYS * BLOCK_KEYS
-    full_start = tl.minimum(tl.maximum(full_start, start), tl.maximum(stop, start))
-    full_stop = tl.maximum(full_stop, full_start)
-
-    mask = inside[:, None] & (feature[None, :] < WIDTH)
-    q_place = q_ptr + row * q_row_stride + head * q_head_stride + positions[:, None].to(tl.int64) * q_stride
-    q = tl.load(q_place + feature[None, :], mask=mask, other=0.0)
-    k_ptr += row * k_row_stride + head // group * k_head_stride
-    v_ptr += row * v_row_stride + head // group * v_head_stride
+    start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
+    q = load_tile(
+        q_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+    )
     out = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
     peak = tl.full((BLOCK_QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
+    key_head = head // group
+    num_key_heads = num_heads // group
     if WINDOW or PACKED:
         out, peak, total = _attend(
-            out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, start, full_start, length, scale, softcap,
-            WIDTH, True, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+            out, peak, total, q, k_source, v_source, row, key_head, first, last, start, full_start, length, num_key_heads,
+            scale, softcap, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
         )  # fmt: skip
     else:
         full_start = 0
     out, peak, total = _attend(
-        out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, full_start, full_stop, length, scale,
-        softcap, WIDTH, False, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+        out, peak, total, q, k_source, v_source, row, key_head, first, last, full_start, full_stop, length, num_key_heads,
+        scale, softcap, False, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
     out, peak, total = _attend(
-        out, peak, total, q, k_ptr, v_ptr, k_stride, v_stride, first, last, full_stop, stop, length, scale, softcap,
-        WIDTH, True, SOFTCAP, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+        out, peak, total, q, k_source, v_source, row, key_head, first, last, full_stop, stop, length, num_key_heads,
+        scale, softcap, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
 
     empty = total == 0.0
     out = out / tl.where(empty, 1.0, total)[:, None]
     lse = tl.where(empty, 0.0, (peak + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
-    out_place = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
-    tl.store(out_ptr + out_place, out.to(out_ptr.dtype.element_ty), mask=mask)
-    tl.store(lse_ptr + (row * num_heads + head) * length + positions, lse, mask=inside)
+    feature = tl.arange(0, BLOCK_WIDTH)
+    place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
+    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (feature[None, :] < WIDTH))
+    tl.store(lse_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, lse, mask=inside)
 
 
 def forward_config(dtype: torch.dtype, width: int) -> dict[str, int]:
@@ -193,9 +213,33 @@ def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | 
     return torch.stack([torch.where(padding, position, first), torch.where(padding, position, last)], -1).int()
 
 
-def check_strides(x: Tensor) -> Tensor:
-    """x with its features side by side, which the kernels assume; other strides are free."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+def takes_descriptors(dtype: torch.dtype) -> bool:
+    """Whether tiles come by descriptor: those of 16 bits, which the tensor cores read from shared memory.
+
+    Products of float32 take their factors from registers, where tiles that come by descriptor would all be held at once.
+    """
+    return dtype != torch.float32
+
+
+def tile_source(x: Tensor, block: int, block_width: int) -> Tensor | TensorDescriptor:
+    """What the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a Hopper GPU.
+
+    The descriptor shows x as (B, H, S, D), in tiles of `block` positions of one head, with zeros beyond S and D. It takes addresses
+    and strides that are multiples of 16 bytes: x is copied where it has others.
+    """
+    if not takes_descriptors(x.dtype):
+        return x.contiguous()
+    step = 16 // x.element_size()
+    if x.shape[3] % step:
+        x = torch.nn.functional.pad(x, (0, step - x.shape[3] % step))
+    strides = [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+    uneven = x.stride(3) != 1 or any(stride == 0 or stride % step for stride in strides[:-1])
+    if uneven or x.data_ptr() % 16:
+        x = x.clone(memory_format=torch.contiguous_format)
+    batch, length, num_heads, width = x.shape
+    row, position, head = (x.stride(axis) if x.shape[axis] > 1 else step for axis in range(3))
+    shape, stride = [batch, num_heads, length, width], [row, head, position, 1]
+    return TensorDescriptor(x, shape, stride, [1, 1, block, block_width])
 
 
 def attention_triton(
@@ -216,13 +260,14 @@ def attention_triton(
     lse = torch.empty((batch, num_heads, length), dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    q, k, v = check_strides(q), check_strides(k), check_strides(v)
     bounds = document_bounds(q, segment_ids, cu_seqlens)
     config = config or forward_config(q.dtype, width)
-    grid = (triton.cdiv(length, config["BLOCK_QUERIES"]), batch * num_heads)
+    queries, keys, block_width = config["BLOCK_QUERIES"], config["BLOCK_KEYS"], config["BLOCK_WIDTH"]
+    grid = (triton.cdiv(length, queries), batch * num_heads)
     forward_kernel[grid](
-        q, k, v, out, lse, bounds, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], length, num_heads,
-        num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal, WINDOW=window > 0,
-        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, PRODUCT=PRECISION, **config,
+        tile_source(q, queries, block_width), tile_source(k, keys, block_width), tile_source(v, keys, block_width), out, lse,
+        bounds, length, num_heads, num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal,
+        WINDOW=window > 0, PACKED=bounds is not None, SOFTCAP=softcap > 0.0, DESCRIPTORS=takes_descriptors(q.dtype),
+        PRODUCT=PRECISION, **config,
     )  # fmt: skip
     return out, lse

@@ -6,171 +6,191 @@ The probabilities come back from the log-sum-exp of the forward, and D_i = out_i
 `attention.py`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from emu_kernels.attention_triton import (
     LOG2_E,
     PRECISION,
     cap_scores,
-    check_strides,
     document_bounds,
     key_interval,
+    load_tile,
     query_interval,
+    takes_descriptors,
+    tile_range,
+    tile_source,
 )
 
 
 @triton.jit
-def dot_kernel(
-    out_ptr, grad_ptr, result_ptr, length, num_heads, WIDTH: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr
+def row_kernel(
+    out_ptr, grad_ptr, lse_ptr, base_ptr, dot_ptr, length, row_length, num_heads, WIDTH: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """out and grad (B, S, Hq, D) -> their dot products (B, Hq, S) float32."""
+    """out, grad (B, S, Hq, D), lse (B, Hq, S) -> lse in powers of two and out . grad, (B, Hq, row_length) float32.
+
+    Beyond S the one is infinite and the other 0, so that the weights of those queries come out as zeros.
+    """
     row = (tl.program_id(1) // num_heads).to(tl.int64)
     head = tl.program_id(1) % num_heads
     positions = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    inside = positions < length
     feature = tl.arange(0, BLOCK_WIDTH)
-    mask = (positions < length)[:, None] & (feature < WIDTH)[None, :]
+    mask = inside[:, None] & (feature < WIDTH)[None, :]
     place = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     out = tl.load(out_ptr + place, mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    result_place = (row * num_heads + head) * length + positions
-    tl.store(result_ptr + result_place, tl.sum(out * grad, axis=1), mask=positions < length)
+    lse = tl.load(lse_ptr + (row * num_heads + head) * length + positions, mask=inside, other=float("inf"))
+    result = (row * num_heads + head) * row_length + positions
+    tl.store(base_ptr + result, lse * LOG2_E, mask=positions < row_length)
+    tl.store(dot_ptr + result, tl.sum(out * grad, axis=1), mask=positions < row_length)
 
 
 @triton.jit
-def _accumulate_keys(
-    d_k, d_v, k, v, keys, q_ptr, grad_ptr, lse_ptr, dot_ptr, bounds_ptr, row, q_stride, grad_stride, start, stop,
-    length, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+def attention_weights(scores, base, scale, softcap, SOFTCAP: tl.constexpr):
+    """Probabilities of raw scores, and the derivative of the soft cap; `base`, the lse in powers of two, broadcasts."""
+    slope = scores
+    factor = scale * LOG2_E
+    if SOFTCAP:
+        scores, slope = cap_scores(scores * scale, softcap)
+        factor = LOG2_E
+    return tl.exp2(scores * factor - base), slope
+
+
+@triton.jit
+def key_kernel(
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, length, row_length, num_heads,
+    group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients that the queries start..stop of one head send to a tile of keys; tiles are (keys, queries)."""
-    feature = tl.arange(0, BLOCK_WIDTH)
-    for tile in range(start, stop, BLOCK_QUERIES):
+    """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length)."""
+    num_key_heads = num_heads // group
+    row = tl.program_id(1) // num_key_heads
+    key_head = tl.program_id(1) % num_key_heads
+    keys = tl.program_id(0) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    inside = keys < length
+    first, last = query_interval(keys, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
+    start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_QUERIES)
+    if not (WINDOW or PACKED):
+        full_stop = stop  # the weights of queries beyond the end are zero by their lse
+
+    k = load_tile(
+        k_source, row, key_head, tl.program_id(0) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
+        BLOCK_WIDTH,
+    )  # fmt: skip
+    v = load_tile(
+        v_source, row, key_head, tl.program_id(0) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
+        BLOCK_WIDTH,
+    )  # fmt: skip
+    d_k = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
+    d_v = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
+    num_tiles = tl.cdiv(stop - start, BLOCK_QUERIES)
+    for step in range(0, group * num_tiles):  # the tiles of queries of each head of the group
+        head = key_head * group + step // num_tiles
+        tile = start + step % num_tiles * BLOCK_QUERIES
         positions = tile + tl.arange(0, BLOCK_QUERIES)
-        inside = positions < length
-        mask = inside[:, None] & (feature < WIDTH)[None, :]
-        place = positions[:, None].to(tl.int64)
-        q = tl.load(q_ptr + place * q_stride + feature[None, :], mask=mask, other=0.0)
-        grad = tl.load(grad_ptr + place * grad_stride + feature[None, :], mask=mask, other=0.0)
-        lse = tl.load(lse_ptr + positions, mask=inside, other=float("inf"))
-        dot = tl.load(dot_ptr + positions, mask=inside, other=0.0)
+        statistics = (row.to(tl.int64) * num_heads + head) * row_length + positions
+        q = load_tile(q_source, row, head, tile, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH)
+        grad = load_tile(
+            grad_source, row, head, tile, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+        )
+        base = tl.load(base_ptr + statistics)
+        dot = tl.load(dot_ptr + statistics)
         scores = tl.dot(k, q.T, input_precision=PRODUCT)  # (keys, queries)
-        slope = scores
-        if SOFTCAP:
-            scores, slope = cap_scores(scores * scale, softcap)
-            weights = tl.exp2((scores - lse[None, :]) * LOG2_E)
-        else:
-            weights = tl.exp2(scores * (scale * LOG2_E) - (lse * LOG2_E)[None, :])
-        first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-        seen = (keys[:, None] >= first[None, :]) & (keys[:, None] < last[None, :]) & inside[None, :]
-        weights = tl.where(seen, weights, 0.0)
+        weights, slope = attention_weights(scores, base[None, :], scale, softcap, SOFTCAP)
+        if (tile < full_start) | (tile >= full_stop):
+            seen = (positions[None, :] >= first[:, None]) & (positions[None, :] < last[:, None])
+            weights = tl.where(seen, weights, 0.0)
         d_v = tl.dot(weights.to(grad.dtype), grad, d_v, input_precision=PRODUCT)
         d_scores = weights * (tl.dot(v, grad.T, input_precision=PRODUCT) - dot[None, :])
         if SOFTCAP:
             d_scores *= slope
         d_k = tl.dot(d_scores.to(q.dtype), q, d_k, input_precision=PRODUCT)
-    return d_k, d_v
+    feature = tl.arange(0, BLOCK_WIDTH)
+    place = ((row.to(tl.int64) * length + keys[:, None]) * num_key_heads + key_head) * WIDTH + feature[None, :]
+    mask = inside[:, None] & (feature < WIDTH)[None, :]
+    tl.store(d_k_ptr + place, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=mask)
+    tl.store(d_v_ptr + place, d_v.to(d_v_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def key_kernel(
-    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride,
-    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window,
-    softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
-    PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+def _accumulate_queries(
+    d_q, q, grad, k_source, v_source, base, dot, row, key_head, first, last, start, stop, softcap, scale,
+    length, num_key_heads, MASKED: tl.constexpr, WIDTH: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    PRODUCT: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, S, Hq, D), lse and dot (B, Hq, S)."""
-    num_key_heads = num_heads // group
-    row = (tl.program_id(1) // num_key_heads).to(tl.int64)
-    key_head = tl.program_id(1) % num_key_heads
-    keys = tl.program_id(0) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
-    inside = keys < length
-    feature = tl.arange(0, BLOCK_WIDTH)
-    mask = inside[:, None] & (feature < WIDTH)[None, :]
-    first, last = query_interval(keys, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-    start = tl.min(tl.where(inside, first, length), axis=0) // BLOCK_QUERIES * BLOCK_QUERIES
-    start = tl.maximum(start, 0)
-    stop = tl.minimum(tl.max(tl.where(inside, last, 0), axis=0), length)
-
-    place = keys[:, None].to(tl.int64)
-    k_place = k_ptr + row * k_row_stride + key_head * k_head_stride + place * k_stride
-    v_place = v_ptr + row * v_row_stride + key_head * v_head_stride + place * v_stride
-    k = tl.load(k_place + feature[None, :], mask=mask, other=0.0)
-    v = tl.load(v_place + feature[None, :], mask=mask, other=0.0)
-    d_k = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
-    d_v = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
-    for member in range(0, group):
-        head = key_head * group + member
-        head_q = q_ptr + row * q_row_stride + head * q_head_stride
-        head_grad = grad_ptr + (row * length * num_heads + head) * WIDTH
-        statistics = (row * num_heads + head) * length
-        d_k, d_v = _accumulate_keys(
-            d_k, d_v, k, v, keys, head_q, head_grad, lse_ptr + statistics, dot_ptr + statistics, bounds_ptr, row,
-            q_stride, num_heads * WIDTH, start, stop, length, window, softcap, scale, WIDTH, CAUSAL, WINDOW,
-            PACKED, SOFTCAP, PRODUCT, BLOCK_QUERIES, BLOCK_WIDTH,
-        )  # fmt: skip
-    out_place = ((row * length + place) * num_key_heads + key_head) * WIDTH + feature[None, :]
-    tl.store(d_k_ptr + out_place, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=mask)
-    tl.store(d_v_ptr + out_place, d_v.to(d_v_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def query_kernel(
-    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, dot_ptr, d_q_ptr, bounds_ptr, q_row_stride, q_stride, q_head_stride,
-    k_row_stride, k_stride, k_head_stride, v_row_stride, v_stride, v_head_stride, length, num_heads, group, window,
-    softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
-    PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Gradient of q, (B, S, Hq, D)."""
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
-    row = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = tl.program_id(1) % num_heads
-    positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    inside = positions < length
-    feature = tl.arange(0, BLOCK_WIDTH)
-    mask = inside[:, None] & (feature < WIDTH)[None, :]
-    first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-    first = tl.where(inside, first, length)
-    last = tl.where(inside, last, 0)
-    start = tl.maximum(tl.min(first, axis=0), 0) // BLOCK_KEYS * BLOCK_KEYS
-    stop = tl.minimum(tl.max(last, axis=0), length)
-
-    place = positions[:, None].to(tl.int64)
-    q_place = q_ptr + row * q_row_stride + head * q_head_stride + place * q_stride + feature[None, :]
-    q = tl.load(q_place, mask=mask, other=0.0)
-    grad_place = ((row * length + place) * num_heads + head) * WIDTH + feature[None, :]
-    grad = tl.load(grad_ptr + grad_place, mask=mask, other=0.0)
-    statistics = (row * num_heads + head) * length + positions
-    lse = tl.load(lse_ptr + statistics, mask=inside, other=0.0)
-    dot = tl.load(dot_ptr + statistics, mask=inside, other=0.0)
-    k_ptr += row * k_row_stride + head // group * k_head_stride
-    v_ptr += row * v_row_stride + head // group * v_head_stride
-    d_q = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
+    """Add the gradient that the keys start..stop send to a tile of queries; tiles are (queries, keys)."""
     for tile in range(start, stop, BLOCK_KEYS):
-        keys = tile + tl.arange(0, BLOCK_KEYS)
-        key_place = keys[:, None].to(tl.int64)
-        key_mask = (keys < length)[:, None] & (feature < WIDTH)[None, :]
-        k = tl.load(k_ptr + key_place * k_stride + feature[None, :], mask=key_mask, other=0.0)
-        v = tl.load(v_ptr + key_place * v_stride + feature[None, :], mask=key_mask, other=0.0)
+        k = load_tile(k_source, row, key_head, tile, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS, BLOCK_WIDTH)
+        v = load_tile(v_source, row, key_head, tile, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS, BLOCK_WIDTH)
         scores = tl.dot(q, k.T, input_precision=PRODUCT)
-        slope = scores
-        if SOFTCAP:
-            scores, slope = cap_scores(scores * scale, softcap)
-            weights = tl.exp2((scores - lse[:, None]) * LOG2_E)
-        else:
-            weights = tl.exp2(scores * (scale * LOG2_E) - (lse * LOG2_E)[:, None])
-        seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
-        weights = tl.where(seen, weights, 0.0)
+        weights, slope = attention_weights(scores, base[:, None], scale, softcap, SOFTCAP)
+        if MASKED:
+            keys = tile + tl.arange(0, BLOCK_KEYS)
+            seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
+            weights = tl.where(seen, weights, 0.0)
         d_scores = weights * (tl.dot(grad, v.T, input_precision=PRODUCT) - dot[:, None])
         if SOFTCAP:
             d_scores *= slope
         d_q = tl.dot(d_scores.to(k.dtype), k, d_q, input_precision=PRODUCT)
-    tl.store(d_q_ptr + grad_place, (d_q * scale).to(d_q_ptr.dtype.element_ty), mask=mask)
+    return d_q
+
+
+@triton.jit
+def query_kernel(
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_q_ptr, bounds_ptr, length, row_length, num_heads,
+    group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradient of q, (B, S, Hq, D); arguments as of `key_kernel`."""
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
+    row = tl.program_id(1) // num_heads
+    head = tl.program_id(1) % num_heads
+    positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    inside = positions < length
+    first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
+    start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
+
+    q = load_tile(
+        q_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+    )
+    grad = load_tile(
+        grad_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+    )
+    statistics = (row.to(tl.int64) * num_heads + head) * row_length + positions
+    base = tl.load(base_ptr + statistics)
+    dot = tl.load(dot_ptr + statistics)
+    d_q = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
+    key_head = head // group
+    num_key_heads = num_heads // group
+    if WINDOW or PACKED:
+        d_q = _accumulate_queries(
+            d_q, q, grad, k_source, v_source, base, dot, row, key_head, first, last, start, full_start, softcap, scale,
+            length, num_key_heads, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+        )  # fmt: skip
+    else:
+        full_start = 0
+    d_q = _accumulate_queries(
+        d_q, q, grad, k_source, v_source, base, dot, row, key_head, first, last, full_start, full_stop, softcap, scale,
+        length, num_key_heads, False, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+    )  # fmt: skip
+    d_q = _accumulate_queries(
+        d_q, q, grad, k_source, v_source, base, dot, row, key_head, first, last, full_stop, stop, softcap, scale,
+        length, num_key_heads, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
+    )  # fmt: skip
+    feature = tl.arange(0, BLOCK_WIDTH)
+    place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
+    mask = inside[:, None] & (feature < WIDTH)[None, :]
+    tl.store(d_q_ptr + place, (d_q * scale).to(d_q_ptr.dtype.element_ty), mask=mask)
 
 
 def backward_configs(dtype: torch.dtype, width: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -180,12 +200,19 @@ def backward_configs(dtype: torch.dtype, width: int) -> tuple[dict[str, int], di
         key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
         query = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
     elif block_width <= 128:
-        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
-        query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2}
+        key = {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
+        query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
     else:
-        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 1}
-        query = {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 32, "num_warps": 8, "num_stages": 1}
+        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2}
+        query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 32, "num_warps": 8, "num_stages": 2}
     return key | {"BLOCK_WIDTH": block_width}, query | {"BLOCK_WIDTH": block_width}
+
+
+def _tile_sources(tensors: tuple[Tensor, ...], config: dict[str, int]) -> Iterator[Tensor | TensorDescriptor]:
+    """Of q, k, v and grad in the tiles of a kernel."""
+    queries, keys = config["BLOCK_QUERIES"], config["BLOCK_KEYS"]
+    for x, block in zip(tensors, (queries, keys, keys, queries), strict=True):
+        yield tile_source(x, block, config["BLOCK_WIDTH"])
 
 
 def attention_backward_triton(
@@ -209,18 +236,19 @@ def attention_backward_triton(
     if d_q.numel() == 0:
         return d_q, d_k, d_v
     grad, out, lse = grad.contiguous(), out.contiguous(), lse.contiguous()
-    q, k, v = check_strides(q), check_strides(k), check_strides(v)
     bounds = document_bounds(q, segment_ids, cu_seqlens)
     key_config, query_config = configs or backward_configs(q.dtype, width)
-    dot = torch.empty_like(lse)
-    dot_kernel[(triton.cdiv(length, 64), batch * num_heads)](
-        out, grad, dot, length, num_heads, width, BLOCK_QUERIES=64, BLOCK_WIDTH=key_config["BLOCK_WIDTH"]
-    )
-    numbers = (
-        bounds, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], length, num_heads, num_heads // k.shape[2], window, softcap, scale,
+    longest = max(key_config["BLOCK_QUERIES"], query_config["BLOCK_QUERIES"])
+    row_length = triton.cdiv(length, longest) * longest
+    base, dot = (lse.new_empty(batch, num_heads, row_length) for _ in range(2))
+    row_kernel[(triton.cdiv(row_length, 64), batch * num_heads)](
+        out, grad, lse, base, dot, length, row_length, num_heads, WIDTH=width, BLOCK_QUERIES=64,
+        BLOCK_WIDTH=key_config["BLOCK_WIDTH"],
     )  # fmt: skip
+    numbers = bounds, length, row_length, num_heads, num_heads // k.shape[2], window, softcap, scale
     flags: dict[str, Any] = {
         "WIDTH": width,
+        "DESCRIPTORS": takes_descriptors(q.dtype),
         "PRODUCT": PRECISION,
         "CAUSAL": causal,
         "WINDOW": window > 0,
@@ -228,7 +256,11 @@ def attention_backward_triton(
         "SOFTCAP": softcap > 0.0,
     }
     key_grid = (triton.cdiv(length, key_config["BLOCK_KEYS"]), batch * k.shape[2])
-    key_kernel[key_grid](q, k, v, grad, lse, dot, d_k, d_v, *numbers, **flags, **key_config)
+    key_kernel[key_grid](
+        *_tile_sources((q, k, v, grad), key_config), base, dot, d_k, d_v, *numbers, **flags, **key_config
+    )
     query_grid = (triton.cdiv(length, query_config["BLOCK_QUERIES"]), batch * num_heads)
-    query_kernel[query_grid](q, k, v, grad, lse, dot, d_q, *numbers, **flags, **query_config)
+    query_kernel[query_grid](
+        *_tile_sources((q, k, v, grad), query_config), base, dot, d_q, *numbers, **flags, **query_config
+    )
     return d_q, d_k, d_v

@@ -47,8 +47,7 @@ def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
     code_norm = half_norms.max().mul(2.0).sqrt()
     if not bool(torch.isfinite(code_norm)):
         raise ValueError("codebook has entries that are not finite")
-    # Rounding of |e|^2 / 2 - z.e in D + 2 operations, on both sides of a comparison.
-    slack = 4.0 * (z.shape[1] + 2) * torch.finfo(dtype).eps
+    slack = rounding_slack(z.shape[1], dtype)
     result = torch.empty(z.shape[0], dtype=torch.int64)
     step = max(TABLE_ENTRIES // codes.shape[0], 16)
     table = torch.empty(min(step, z.shape[0]), codes.shape[0], dtype=dtype)
@@ -64,6 +63,16 @@ def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
             code = _closest_candidate(vectors, codes, row, code)
         result[first : first + step] = code
     return result
+
+
+def rounding_slack(width: int, dtype: torch.dtype) -> float:
+    """Twice the rounding error of |e|^2 / 2 - z.e, over |e| (|z| + |e|): two scores that differ by more compare as exact ones do.
+
+    A sum of n products is off by at most about n u times the sum of their sizes, u = eps / 2, in any order (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2002, section 3.1): D terms of the norm, then D + 1 of the score, give (D + 1) u for one
+    score. Three more eps cover terms of second order and the rounding of the bound itself.
+    """
+    return (width + 4) * torch.finfo(dtype).eps
 
 
 def _closest_candidate(vectors: Tensor, codes: Tensor, row: Tensor, code: Tensor) -> Tensor:
