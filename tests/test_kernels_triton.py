@@ -66,6 +66,18 @@ def test_linear_cross_entropy(interpreter: Interpreter, name: str) -> None:
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[3:], expected[3:], strict=True))
 
 
+def test_linear_cross_entropy_in_chunks(interpreter: Interpreter) -> None:
+    """Two chunks of one slice, the second of which adds to what the first has written into memory full of NaN."""
+    hidden, weight, target, _ = loss_case()
+    options = (target, None, 50, 110, None, 0.0, -100, 0.0, "mean", False, True, True)
+    found = interpreter.call(
+        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS, scratch_bytes=1
+    )
+    expected = forward_chunked(hidden.double(), weight.double(), *options)
+    assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[3:], expected[3:], strict=True))
+    assert not found[4][:50].any() and not found[4][160:].any()
+
+
 @pytest.mark.parametrize("with_targets", [True, False])
 def test_linear_cross_entropy_backward(interpreter: Interpreter, with_targets: bool) -> None:
     hidden, weight, target, weights = loss_case()

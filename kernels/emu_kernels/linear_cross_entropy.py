@@ -237,8 +237,8 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     needs_hidden, needs_weight = ctx.needs_input_grad[:2]
     if ctx.reduction != "none":
         d_hidden, d_weight = ctx.saved_tensors
-        d_hidden = (d_hidden * grad).to(ctx.dtypes[0]) if needs_hidden else None
-        d_weight = (d_weight * grad).to(ctx.dtypes[1]) if needs_weight else None
+        d_hidden = _scaled(d_hidden, grad, ctx.dtypes[0]) if needs_hidden else None
+        d_weight = _scaled(d_weight, grad, ctx.dtypes[1]) if needs_weight else None
         return d_hidden, d_weight, *missing
     hidden, weight, target, weights, lse, ranges = ctx.saved_tensors
     first, count, softcap, ignore_index, z_loss = ctx.numbers
@@ -249,6 +249,13 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
         hidden, weight, target, on_softmax, factor, lse, first, count, ranges, softcap, needs_hidden, needs_weight
     )
     return _keep(needs_hidden, d_hidden), _keep(needs_weight, d_weight), *missing
+
+
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * factor in `dtype`; in one pass over the memory, unless the product itself is to be differentiated."""
+    if gradient.dtype == dtype or torch.is_grad_enabled():
+        return (gradient * factor).to(dtype)
+    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def _keep(wanted: bool, gradient: Tensor) -> Tensor | None:

@@ -117,13 +117,18 @@ class ChunkResult:
 class TritonHead:
     """The products of the head on one slice of the vocabulary, over chunks of tokens that share one buffer."""
 
-    def __init__(self, weight: Tensor, group: Group, softcap: float, store: bool, config: dict[str, int]) -> None:
+    def __init__(
+        self, weight: Tensor, group: Group, softcap: float, store: bool, config: dict[str, int], scratch_bytes: int
+    ) -> None:
         self.weight = weight[group.first : group.first + group.count]  # (V, H)
         self.count, self.softcap, self.config = group.count, softcap, config
         self.num_tiles = triton.cdiv(group.count, config["BLOCK_IDS"])
         self.stride = self.num_tiles * config["BLOCK_IDS"]
-        fitting = SCRATCH_BYTES // (2 * self.stride) // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
-        self.chunk = min(max(fitting, config["BLOCK_ROWS"]), group.num_tokens)
+        fitting = scratch_bytes // (2 * self.stride) // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
+        fitting = max(fitting, config["BLOCK_ROWS"])
+        # Chunks of equal size: a short last one would still read and write all of d weight.
+        share = triton.cdiv(group.num_tokens, triton.cdiv(group.num_tokens, fitting))
+        self.chunk = min(triton.cdiv(share, config["BLOCK_ROWS"]) * config["BLOCK_ROWS"], group.num_tokens)
         rows = self.chunk if store else 0
         self.buffer = weight.new_empty(rows, self.stride, dtype=torch.float16)
         self.store = store
@@ -158,9 +163,10 @@ class TritonHead:
         on_softmax: Tensor,
         on_target: Tensor,
         d_weight: Tensor | None,
+        add: bool,
         wants_hidden: bool,
     ) -> Tensor | None:
-        """Add to `d_weight` (V, H) float32 and return d hidden (C, H) float32 for the chunk that `logits` saw last."""
+        """Write `d_weight` (V, H) float32, or add to it, and return d hidden (C, H) float32, for the chunk that `logits` saw last."""
         num_rows = hidden.shape[0]
         gradient = self.buffer.view(hidden.dtype)
         scale_kernel[(num_rows, triton.cdiv(self.num_tiles, SCALE_TILES))](
@@ -170,7 +176,7 @@ class TritonHead:
         )  # fmt: skip
         d_logits = gradient[:num_rows, : self.count]  # (C, V)
         if d_weight is not None:
-            _add_product(d_weight, d_logits.t(), hidden)
+            _write_product(d_weight, d_logits.t(), hidden, add)
         return _product(d_logits, self.weight) if wants_hidden else None
 
 
@@ -181,12 +187,24 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float()
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, total in float32 and the factors in 16 bits."""
-    if left.is_cuda:
+def _write_product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> None:
+    """total = left @ right, or total += left @ right; total in float32 and the factors in 16 bits."""
+    if not left.is_cuda:
+        total.addmm_(left.float(), right.float(), beta=float(add))
+    elif add:
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
-        total.addmm_(left.float(), right.float())
+        torch.mm(left, right, out_dtype=torch.float32, out=total)
+
+
+def _empty_gradient(weight: Tensor, groups: list[Group]) -> Tensor:
+    """d weight in float32, zero where no group writes or several add: filling and reading zeros costs as much as a product's output."""
+    d_weight = weight.new_empty(weight.shape, dtype=torch.float32)
+    if len(groups) == 1:
+        d_weight[: groups[0].first].zero_()
+        d_weight[groups[0].first + groups[0].count :].zero_()
+        return d_weight
+    return d_weight.zero_()
 
 
 def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -224,6 +242,7 @@ def forward_triton(
     grad_hidden: bool,
     grad_weight: bool,
     config: dict[str, int] | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `linear_cross_entropy._forward_op`."""
     if not suits(hidden):
@@ -236,15 +255,17 @@ def forward_triton(
     losses, lse = (hidden.new_zeros(num_tokens, dtype=torch.float32) for _ in range(2))
     best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
-    d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=torch.float32)
     kept, factors = keep_tokens(target, weights, ignore_index, torch.float32)
     total = factors.sum()
     scale = torch.where(total == 0, 0.0, 1.0 / total) if reduction == "mean" else torch.ones_like(total)
     with_gradients = grad_hidden or grad_weight
     amplifier = _amplifier(factors * scale, hidden.dtype)
-    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
-        head = TritonHead(weight, group, softcap, with_gradients, config or CONFIG)
-        for rows in chunk_rows(group, head.chunk):
+    groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
+    d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
+    for group in groups:
+        head = TritonHead(weight, group, softcap, with_gradients, config or CONFIG, scratch_bytes)
+        for number, rows in enumerate(chunk_rows(group, head.chunk)):
+            add = number > 0 or len(groups) > 1
             states = hidden[rows]
             result = head.logits(states, target[rows].long() - group.first, argmax)
             if result.best is not None:
@@ -256,7 +277,7 @@ def forward_triton(
                 on_target = on_target if amplifier is None else on_target * amplifier
                 on_softmax = on_target * (1.0 + 2.0 * z_loss * result.lse)
                 part = d_weight[group.first : group.first + group.count] if grad_weight else None
-                gradient = head.gradients(states, result.lse, on_softmax, on_target, part, grad_hidden)
+                gradient = head.gradients(states, result.lse, on_softmax, on_target, part, add, grad_hidden)
                 if gradient is not None:
                     d_hidden[rows] = gradient
     if amplifier is not None:
@@ -280,6 +301,7 @@ def backward_triton(
     grad_hidden: bool,
     grad_weight: bool,
     config: dict[str, int] | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """See `linear_cross_entropy._backward_op`."""
     if not suits(hidden):
@@ -288,15 +310,17 @@ def backward_triton(
         )
     hidden, weight = aligned(hidden), aligned(weight)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
-    d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=torch.float32)
     kept = on_softmax != 0 if on_target is None else (on_softmax != 0) | (on_target != 0)
     on_target = torch.zeros_like(on_softmax) if on_target is None else on_target
     amplifier = _amplifier(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
     if amplifier is not None:
         on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
-    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
-        head = TritonHead(weight, group, softcap, True, config or CONFIG)
-        for rows in chunk_rows(group, head.chunk):
+    groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
+    d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
+    for group in groups:
+        head = TritonHead(weight, group, softcap, True, config or CONFIG, scratch_bytes)
+        for number, rows in enumerate(chunk_rows(group, head.chunk)):
+            add = number > 0 or len(groups) > 1
             states = hidden[rows]
             ids = (
                 lse.new_full((len(states),), -1, dtype=torch.int64)
@@ -305,7 +329,7 @@ def backward_triton(
             )
             head.logits(states, ids, argmax=False)
             part = d_weight[group.first : group.first + group.count] if grad_weight else None
-            gradient = head.gradients(states, lse[rows], on_softmax[rows], on_target[rows], part, grad_hidden)
+            gradient = head.gradients(states, lse[rows], on_softmax[rows], on_target[rows], part, add, grad_hidden)
             if gradient is not None:
                 d_hidden[rows] = gradient
     if amplifier is not None:
