@@ -154,10 +154,14 @@ def test_filter_kernel_compiles(block: int, guides: int, budget: int) -> None:
     check(build("guided_sample_triton", "filter_kernel", types, constants, config), False, budget)
 
 
-def test_race_kernel_compiles() -> None:
-    types = {f"{name}_ptr": "*i64" for name in ("seed", "stream", "position", "result")} | {"weight_ptr": "*fp32"}
-    constants = {"GREEDY": False, "BLOCK": 4096}
-    check(build("guided_sample_triton", "race_kernel", types, constants, {"num_warps": 8}), False)
+def test_race_kernels_compile() -> None:
+    from emu_kernels.guided_sample_triton import RACE_BLOCK
+
+    types = {f"{name}_ptr": "*i64" for name in ("seed", "stream", "position", "result", "place")}
+    types |= {"weight_ptr": "*fp32", "arrival_ptr": "*fp32"}
+    race = {"GREEDY": False, "BLOCK": RACE_BLOCK}
+    check(build("guided_sample_triton", "race_kernel", types, race, {"num_warps": 4}), False)
+    check(build("guided_sample_triton", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), False)
 
 
 @pytest.mark.parametrize(

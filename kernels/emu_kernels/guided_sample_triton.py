@@ -3,7 +3,8 @@
 
 Legend: R guidance rows, B rows, K candidates. The same distribution and noise as the CPU path, in float32. A filter finds its
 threshold by building the bits of a float from the top: 31 passes over numbers that stay in registers, without a sort. Rows of
-more than MAX_FILTER candidates are filtered by torch's sort and only race here.
+more than MAX_FILTER candidates are filtered by torch's sort and only race here. The race runs in blocks of RACE_BLOCK candidates on as
+many multiprocessors, for the noise of one row keeps one busy for as long as the filter does.
 """
 
 import torch
@@ -12,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_FILTER = 32768
+RACE_BLOCK = 2048
 
 
 @triton.jit
@@ -42,11 +44,13 @@ def filter_kernel(
             # The largest number that fewer than top_k candidates are strictly below: the top_k-th smallest.
             threshold = tl.full((), 0, dtype=tl.int32)
             bit = tl.full((), 0x40000000, dtype=tl.int32)
-            for _ in range(31):
+            while bit > 0:
                 limit = (threshold | bit).to(tl.float32, bitcast=True)
                 count = tl.sum(tl.where(below >= limit, 0, 1), axis=0)
-                threshold = tl.where(count < top_k, threshold | bit, threshold)
-                bit = bit >> 1
+                # With exactly top_k below the limit, the number before it parts them from the others: no need for more bits.
+                found = tl.where(count == top_k, 1, 0)
+                threshold = tl.where(count <= top_k, (threshold | bit) - found, threshold)
+                bit = tl.where(count == top_k, 0, bit >> 1)
             below = tl.where(below <= threshold.to(tl.float32, bitcast=True), below, float("inf"))
         x = tl.exp(-below)
         if TOP_P:
@@ -75,30 +79,40 @@ def _exponential(words):
 
 @triton.jit
 def race_kernel(
-    weight_ptr, seed_ptr, stream_ptr, position_ptr, draw, result_ptr, num_candidates, GREEDY: tl.constexpr,
+    weight_ptr, seed_ptr, stream_ptr, position_ptr, draw, arrival_ptr, place_ptr, num_candidates, GREEDY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """weights (B, K) float32, keys (B,) int64 -> offset (B,) int64 of the first arrival, or of the maximum when GREEDY."""
+    """weights (B, K) float32, keys (B,) int64 -> of each block of candidates the first arrival, (B, blocks): 1 / time and offset.
+
+    When GREEDY the largest weight counts as the first arrival.
+    """
     row = tl.program_id(0).to(tl.int64)
-    seed = tl.load(seed_ptr + row)
-    stream = tl.load(stream_ptr + row).to(tl.uint32)
-    position = tl.load(position_ptr + row).to(tl.uint32)
-    best = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
-    place = tl.zeros((BLOCK,), dtype=tl.int32)
-    for first in range(0, num_candidates, BLOCK):
-        offsets = first + tl.arange(0, BLOCK)
-        x = tl.load(weight_ptr + row * num_candidates + offsets, mask=offsets < num_candidates, other=float("-inf"))
-        if not GREEDY:
-            counter = (first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
-            zero = counter * 0
-            w0, w1, w2, w3 = tl.philox(seed, counter, position + zero, stream + zero, zero + draw)
-            words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))  # word i % 4 of counter i // 4
-            x = x / _exponential(words)
-        place = tl.where(x > best, offsets, place)
-        best = tl.maximum(x, best)
-    winner = tl.max(best, axis=0)
-    first_place = tl.min(tl.where(best == winner, place, 2147483647), axis=0)
-    tl.store(result_ptr + row, first_place.to(tl.int64))
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(weight_ptr + row * num_candidates + offsets, mask=offsets < num_candidates, other=float("-inf"))
+    if not GREEDY:
+        seed = tl.load(seed_ptr + row)
+        stream = tl.load(stream_ptr + row).to(tl.uint32)
+        position = tl.load(position_ptr + row).to(tl.uint32)
+        counter = (tl.program_id(1) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)).to(tl.uint32)
+        zero = counter * 0
+        w0, w1, w2, w3 = tl.philox(seed, counter, position + zero, stream + zero, zero + draw)
+        words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))  # word i % 4 of counter i // 4
+        x = x / _exponential(words)
+    arrival = tl.max(x, axis=0)
+    first_place = tl.min(tl.where(x == arrival, offsets, 2147483647), axis=0)
+    block = row * tl.num_programs(1) + tl.program_id(1)
+    tl.store(arrival_ptr + block, arrival)
+    tl.store(place_ptr + block, first_place.to(tl.int64))
+
+
+@triton.jit
+def finish_kernel(arrival_ptr, place_ptr, result_ptr, num_blocks, BLOCK: tl.constexpr):
+    """First arrivals of blocks (B, blocks) -> offset of the first of all, the lowest on ties, (B,) int64."""
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, BLOCK)
+    arrival = tl.load(arrival_ptr + row * num_blocks + block, mask=block < num_blocks, other=float("-inf"))
+    first_block = tl.min(tl.where(arrival == tl.max(arrival, axis=0), block, BLOCK), axis=0)
+    tl.store(result_ptr + row, tl.load(place_ptr + row * num_blocks + first_block))
 
 
 def guided_sample_triton(
@@ -115,9 +129,8 @@ def guided_sample_triton(
 ) -> Tensor:
     """See `guided_sample`; no host sync, fixed launches, so that it can be captured in a graph."""
     num_guides, num_rows, num_candidates = logits.shape
-    result = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows == 0:
-        return result
+        return torch.empty(0, dtype=torch.int64, device=logits.device)
     logits = logits.detach()
     logits = logits if logits.stride(2) == 1 else logits.contiguous()
     greedy = temperature == 0.0
@@ -131,11 +144,20 @@ def guided_sample_triton(
         )  # fmt: skip
     else:
         weights = _filter_long(logits, scale, part_scale, temperature, top_k, top_p)
-    block = min(max(triton.next_power_of_2(num_candidates), 32), 4096)
-    race_kernel[(num_rows,)](
-        weights, seed.contiguous(), stream.contiguous(), position.contiguous(), draw, result, num_candidates,
-        GREEDY=greedy, BLOCK=block, num_warps=8 if block >= 2048 else 4,
+    block = min(max(triton.next_power_of_2(num_candidates), 32), RACE_BLOCK)
+    num_blocks = triton.cdiv(num_candidates, block)
+    arrivals = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=logits.device)
+    places = torch.empty(num_rows, num_blocks, dtype=torch.int64, device=logits.device)
+    race_kernel[(num_rows, num_blocks)](
+        weights, seed.contiguous(), stream.contiguous(), position.contiguous(), draw, arrivals, places, num_candidates,
+        GREEDY=greedy, BLOCK=block, num_warps=4,
     )  # fmt: skip
+    if num_blocks == 1:
+        return places[:, 0]
+    result = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    finish_kernel[(num_rows,)](
+        arrivals, places, result, num_blocks, BLOCK=triton.next_power_of_2(num_blocks), num_warps=1
+    )
     return result
 
 
