@@ -1,10 +1,11 @@
-"""Data of tokenizer training: crops are a function of (seed, step), bad files are counted, folders and datasets are read."""
+"""Data of tokenizer training: crops are a function of seed, step and place, ranks share a step, bad files are counted."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from emu_tokenizers import pictures
 from emu_tokenizers.pictures import BadSamples, PictureData, crop
 from emu_tokenizers.sources import clip_sources, picture_files
 
@@ -38,6 +39,22 @@ def test_a_loader_continues_where_its_state_stands(folder):
     assert len(rest) == 2
     assert all(torch.equal(a, b) for a, b in zip(straight[3:], rest, strict=True))
     assert not torch.equal(straight[0], next(iter(loader))["image"])  # the next epoch has other crops
+
+
+def test_a_step_sees_the_same_samples_on_any_number_of_ranks(folder, monkeypatch):
+    data = PictureData(str(folder), str(folder / "clips"), size=16, images_per_step=4, clips_per_step=2, frames=3)
+    whole = next(iter(data.train_dataloader()))
+    monkeypatch.setattr(pictures, "num_ranks", lambda: 2)
+    shares = []
+    for number in range(2):
+        monkeypatch.setattr(pictures, "rank", lambda number=number: number)
+        shares.append(next(iter(data.train_dataloader())))
+    for kind, samples in whole.items():
+        assert torch.equal(torch.stack([share[kind] for share in shares], dim=1).flatten(0, 1), samples)
+        assert not torch.equal(shares[0][kind], shares[1][kind])
+    monkeypatch.setattr(pictures, "num_ranks", lambda: 3)
+    with pytest.raises(ValueError, match="4 samples of kind 'image' a step cannot be divided among 3 ranks"):
+        next(iter(data.train_dataloader()))
 
 
 def test_unreadable_files_are_left_out_and_counted(folder):

@@ -79,12 +79,16 @@ class ShapesData(LightningDataModule):
         self.images_per_step, self.seed, self.steps_per_epoch = images_per_step, seed, steps_per_epoch
         self._pictures: Tensor | None = None
 
-    def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
-        """One batch, drawn by `random`."""
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures in a step, over all ranks."""
+        return {"image": self.images_per_step}
+
+    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
+        """One picture (3, size, size), drawn by `random`."""
         if self._pictures is None:
             self._pictures = draw_shapes(self.num_pictures, self.seed, self.size)
-        chosen = random.integers(0, self.num_pictures, self.images_per_step)
-        return {"image": self._pictures[torch.from_numpy(chosen)]}
+        return self._pictures[int(random.integers(self.num_pictures))]
 
     def held_out(self) -> Tensor:
         """The pictures to validate on."""

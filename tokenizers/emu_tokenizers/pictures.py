@@ -1,6 +1,6 @@
 """Pictures and clips to train a vision tokenizer on, from anywhere that `emu_tokenizers.sources` knows.
 
-Every crop of a run is a function of (seed, step), so the loader's state is the number of the step. Files that cannot be
+Every crop of a run is a function of (seed, step, place in the step), so the loader's state is the number of the step. Files that cannot be
 read are left out, counted by reason, and stop the run when there are too many.
 """
 
@@ -15,8 +15,11 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
+from emu_tokenizers.ranks import num_ranks, rank
 from emu_tokenizers.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
 from emu_tokenizers.transforms import BadPicture, to_pixels
+
+KINDS = ("image", "video")
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +51,30 @@ def crop(images: Sequence[Image.Image], size: int, random: np.random.Generator) 
     return pixels.flip(-1) if random.integers(2) else pixels
 
 
-class Batches(Protocol):
-    """What draws batches."""
+class StepSource(Protocol):
+    """What a loader draws its batches from."""
 
-    def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
-        """One batch, drawn by `random`."""
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of each kind ("image", "video") in a step, over all ranks."""
+        ...
+
+    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
+        """One sample of a kind, drawn by `random`: pixels (3, s, s), or (T, 3, s, s) of a video."""
         ...
 
 
 class PixelLoader:
-    """Batches {"image": (B, 3, s, s), "video": (B, T, 3, s, s)}; its state is the number of the step."""
+    """Batches {"image": (B, 3, s, s), "video": (B, T, 3, s, s)}; its state is the number of the step.
 
-    def __init__(self, data: Batches, length: int, seed: int) -> None:
+    Each sample is a function of the seed, the step and its place in the step. Of N ranks that train together each draws every N-th,
+    so that a step sees the same samples on any number of ranks.
+
+    Raises:
+        ValueError: when iterated, the samples of a step cannot be divided among the ranks.
+    """
+
+    def __init__(self, data: StepSource, length: int, seed: int) -> None:
         self.data, self.length, self.seed = data, length, seed
         self.step = 0
 
@@ -69,9 +84,21 @@ class PixelLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         first = self.step % self.length
         for _ in range(first, self.length):
-            random = np.random.default_rng((self.seed, self.step))
             self.step += 1
-            yield self.data.batch(random)
+            yield self.batch(self.step - 1)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """This rank's share of a step."""
+        found = {}
+        for kind, count in self.data.counts.items():
+            if count % num_ranks():
+                raise ValueError(
+                    f"{count} samples of kind {kind!r} a step cannot be divided among {num_ranks()} ranks; choose a multiple"
+                )
+            places = range(rank(), count, num_ranks())
+            keys = ((self.seed, step, KINDS.index(kind), place) for place in places)
+            found[kind] = torch.stack([self.data.sample(kind, np.random.default_rng(key)) for key in keys])
+        return found
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader stands."""
@@ -89,8 +116,8 @@ class PictureData(LightningDataModule):
         images: where pictures come from, see `emu_tokenizers.sources.picture_sources`; None for none.
         videos: where clips come from, see `emu_tokenizers.sources.clip_sources`; None for none.
         size: side of a crop in pixels, a multiple of the tokenizer's factor.
-        images_per_step: crops of pictures in a step.
-        clips_per_step: crops of clips in a step.
+        images_per_step: crops of pictures in a step, over all ranks.
+        clips_per_step: crops of clips in a step, over all ranks.
         frames: length of a clip; a shorter one repeats its last frame.
         seed: of every choice.
         steps_per_epoch: steps that Lightning calls an epoch.
@@ -145,16 +172,20 @@ class PictureData(LightningDataModule):
         """Batches of other crops."""
         return PixelLoader(self, self.validation_steps, self.seed + 1)
 
-    def batch(self, random: np.random.Generator) -> dict[str, Tensor]:
-        """One batch, drawn by `random`."""
-        found = {}
-        if self.pictures:
-            drawn = [self._sample(self.pictures, 1, random)[0] for _ in range(self.images_per_step)]
-            found["image"] = torch.stack(drawn)
-        if self.clips:
-            drawn = [self._sample(self.clips, self.frames, random) for _ in range(self.clips_per_step)]
-            found["video"] = torch.stack(drawn)
-        return found
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of each kind in a step, over all ranks."""
+        counts = {
+            "image": self.images_per_step if self.pictures else 0,
+            "video": self.clips_per_step if self.clips else 0,
+        }
+        return {kind: count for kind, count in counts.items() if count}
+
+    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
+        """One crop, drawn by `random`: (3, size, size), or (frames, 3, size, size) of a clip."""
+        if kind == "image":
+            return self._sample(self.pictures, 1, random)[0]
+        return self._sample(self.clips, self.frames, random)
 
     def _sample(self, sources: Sequence[Source], frames: int, random: np.random.Generator) -> Tensor:
         """Crop (frames, 3, s, s) of a source that can be read."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
 from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
-from emu_tokenizers.vq import num_ranks
+from emu_tokenizers.ranks import num_ranks
 
 JOINT_CODES = 1 << 12
 """Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""

@@ -18,20 +18,10 @@ from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from emu_kernels import nearest_code
 from emu_tokenizers.quantizers import Quantizer, straight_through
+from emu_tokenizers.ranks import num_ranks, sum_over_ranks
 
 START_COUNT = 8.0
 """Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
-
-
-def num_ranks() -> int:
-    """Ranks that share the codebook, asked at each update: Lightning makes its process group after the model."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def sum_over_ranks(tensor: Tensor) -> None:
-    """Adds up a tensor over the ranks, in place."""
-    if num_ranks() > 1:
-        dist.all_reduce(tensor)
 
 
 def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
