@@ -80,14 +80,14 @@ def flex_with_new_mask(segment_ids: Tensor) -> Callable[..., Tensor]:
     """Flex attention that builds its block mask for every batch, as documents that change at each step require."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    compiled = torch.compile(flex_attention)
+    compiled, make_mask = torch.compile(flex_attention), torch.compile(create_block_mask)
 
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (segment_ids[row, query] == segment_ids[row, key])
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length = q.shape[1]
-        mask = create_block_mask(seen, q.shape[0], None, length, length, device=str(q.device))
+        mask = make_mask(seen, q.shape[0], None, length, length, device=str(q.device))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return compiled(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
 

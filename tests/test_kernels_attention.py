@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels import attention, reference
+from emu_kernels.attention_backends import torch_attention
 from emu_kernels.attention_tiled import SHORT, TILE
 from emu_kernels.testing import peak_cpu_bytes
 
@@ -223,3 +224,17 @@ def test_memory_grows_with_length_not_with_its_square() -> None:
     inputs = [torch.randn(1, 4096, 1, 8, requires_grad=True) for _ in range(3)]
     assert peak_cpu_bytes(lambda: attention(*inputs).sum().backward()) < 8 * 2**20
     assert peak_cpu_bytes(lambda: attention(*inputs, window=100, softcap=5.0).sum().backward()) < 8 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"window": 40}, {"softcap": 2.0}, {"window": 40, "softcap": 2.0}])
+@pytest.mark.parametrize("backend", ["flash", "flex"])
+def test_backends_of_torch_compute_the_same(backend: str, options: dict) -> None:
+    """Compiled for the CPU here; the dispatcher uses them on a GPU."""
+    if backend == "flash" and options:
+        pytest.skip("takes plain masks only")
+    q, k, v = (torch.randn(1, 256, heads, 32) for heads in (4, 2, 2))
+    named = {"window": None, "softcap": None} | options
+    with torch.no_grad():
+        found = torch_attention(backend, q, k, v, causal=True, scale=0.2, **named)
+        assert torch.allclose(found, attention(q, k, v, scale=0.2, **options), atol=1e-5)

@@ -1,6 +1,10 @@
 """Every Triton kernel in Triton's interpreter against float64 references: ragged sizes, memory poisoned with NaN."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +211,18 @@ def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
     blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
     found = interpreter.call("nearest_code_triton", "nearest_code_triton", z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+@pytest.mark.slow
+def test_tuning_script_runs() -> None:
+    """Its times say nothing here, but on a GPU's clock it must not fail."""
+    script = Path(__file__).parents[1] / "benchmarks" / "kernels_tune.py"
+    sizes = ["--length", "64", "--head-width", "16", "--vocab", "512", "--width", "64", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, str(script), "--device", "cpu", *sizes],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kernels = {line[:24].strip() for line in done.stdout.splitlines()}
+    both = {"forward", "backward, keys", "backward, queries"}
+    assert kernels == both | {f"packed {name}" for name in both} | {"loss", "loss and gradients"}

@@ -100,15 +100,21 @@ def _compiled_flex() -> Any:
 
 
 @cache
-def _block_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Any:
+def _compiled_mask() -> Any:
+    """Without compilation the mask of a long row would be held whole, S x S."""
     from torch.nn.attention.flex_attention import create_block_mask
 
+    return torch.compile(create_block_mask, dynamic=False)
+
+
+@cache
+def _block_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Any:
     def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance = query - key
         visible = distance >= 0 if causal else distance == distance
         return visible if window is None else visible & (distance.abs() < window)
 
-    return create_block_mask(seen, None, None, length, length, device=str(device))
+    return _compiled_mask()(seen, None, None, length, length, device=str(device))
 
 
 def _flex(
