@@ -42,13 +42,13 @@ LOSS_TYPES = {
     "picked_ptr": "*fp32", "softcap": "fp32", "lse_ptr": "*fp32", "on_softmax_ptr": "*fp32", "on_target_ptr": "*fp32",
     "exp_stride": "i32:16",
 }  # fmt: skip
-# A soft cap or an argmax adds to the epilogue, once per tile: spilling there costs little beside the product.
 LOSS_CASES = [
     ("bf16", {"SOFTCAP": False, "STORE": True, "ARGMAX": False}, 0),
     pytest.param("bf16", {"SOFTCAP": False, "STORE": False, "ARGMAX": False}, 0, marks=pytest.mark.slow),
     pytest.param("fp16", {"SOFTCAP": False, "STORE": True, "ARGMAX": False}, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", {"SOFTCAP": False, "STORE": True, "ARGMAX": True}, 2048, marks=pytest.mark.slow),
-    pytest.param("bf16", {"SOFTCAP": True, "STORE": True, "ARGMAX": True}, 2048, marks=pytest.mark.slow),
+    pytest.param("bf16", {"SOFTCAP": False, "STORE": True, "ARGMAX": True}, 0, marks=pytest.mark.slow),
+    # Once per tile, beside 4096 / 64 steps of the product.
+    pytest.param("bf16", {"SOFTCAP": True, "STORE": True, "ARGMAX": True}, 344, marks=pytest.mark.slow),
 ]
 
 

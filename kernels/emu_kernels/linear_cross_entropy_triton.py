@@ -2,9 +2,9 @@
 """Triton implementation of the fused head and cross-entropy for 16-bit inputs on a GPU.
 
 Per chunk of tokens: one Triton product whose epilogue turns the float32 logits of a tile into exp(logit - tile maximum), stored
-in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic), with the tile's maximum and sum beside it; the
-float32 logit of the target is picked up on the way. The log-sum-exp follows from the partial results; a second kernel scales
-the buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
+in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic), with the tile's maximum and sum beside it. The
+log-sum-exp follows from the partial results, and the logit of the target from one row of the weight; a second kernel scales the
+buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
 of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
 (184,622 in Emu3) is not aligned. Everything is deterministic. The host waits once or twice at the
 start of a call, to check targets and to learn how many tokens are kept.
@@ -30,16 +30,17 @@ from emu_kernels.linear_cross_entropy_chunked import (
 
 SCRATCH_BYTES = 448 * 2**20
 SCALE_TILES = 8
+LOG2_E = tl.constexpr(1.4426950408889634)
 CONFIG = {"BLOCK_ROWS": 128, "BLOCK_IDS": 256, "BLOCK_WIDTH": 64, "GROUP_ROWS": 8, "num_warps": 8, "num_stages": 4}
 
 
 @triton.jit
 def logits_kernel(
-    hidden_descriptor, weight_descriptor, target_ptr, exp_ptr, peak_ptr, total_ptr, best_ptr, picked_ptr, num_rows,
-    num_ids, width, exp_stride, num_tiles, softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
+    hidden_descriptor, weight_descriptor, exp_ptr, peak_ptr, total_ptr, best_ptr, num_rows, num_ids, width, exp_stride,
+    num_tiles, softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """hidden (C, H), weight (V, H) -> peak, total, best (C, P), picked (C,) and, when STORE, exponentials (C, stride)."""
+    """hidden (C, H), weight (V, H) -> peak, total, best (C, P) and, when STORE, exponentials (C, stride)."""
     num_row_blocks = tl.cdiv(num_rows, BLOCK_ROWS)
     # Programs that run together share tiles of the weight: GROUP_ROWS row blocks, then the next tile of ids.
     program = tl.program_id(0)
@@ -63,18 +64,14 @@ def logits_kernel(
         tanh = 1.0 - 2.0 / (tl.exp(logits * (2.0 / softcap)) + 1.0)
         logits = softcap * tanh
         slope = 1.0 - tanh * tanh
-    logits = tl.where((ids < num_ids)[None, :], logits, float("-inf"))
-    target = tl.load(target_ptr + rows, mask=in_rows, other=-1)
-    is_target = ids[None, :] == target[:, None]
-    picked = tl.sum(tl.where(is_target, logits, 0.0), axis=1)
-    here = (target >= tile * BLOCK_IDS) & (target < (tile + 1) * BLOCK_IDS)
-    tl.store(picked_ptr + rows, picked, mask=in_rows & here)
+    if (tile + 1) * BLOCK_IDS > num_ids:
+        logits = tl.where((ids < num_ids)[None, :], logits, float("-inf"))
     peak = tl.max(logits, axis=1)
     partial = rows.to(tl.int64) * num_tiles + tile
     if ARGMAX:
         best = tl.min(tl.where(logits == peak[:, None], ids[None, :], 2147483647), axis=1)
         tl.store(best_ptr + partial, best, mask=in_rows)
-    exponential = tl.exp(logits - peak[:, None])
+    exponential = tl.exp2((logits - peak[:, None]) * LOG2_E)
     tl.store(peak_ptr + partial, peak, mask=in_rows)
     tl.store(total_ptr + partial, tl.sum(exponential, axis=1), mask=in_rows)
     if STORE:
@@ -95,13 +92,14 @@ def scale_kernel(
     ids = tiles[:, None] * BLOCK_IDS + tl.arange(0, BLOCK_IDS)[None, :]
     inside = (tiles < num_tiles)[:, None]
     peak = tl.load(peak_ptr + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("-inf"))
-    factor = tl.load(on_softmax_ptr + row) * tl.exp(peak - tl.load(lse_ptr + row))  # (NUM_TILES,)
+    factor = tl.load(on_softmax_ptr + row) * tl.exp2((peak - tl.load(lse_ptr + row)) * LOG2_E)  # (NUM_TILES,)
     on_target = tl.load(on_target_ptr + row)
     if SOFTCAP:
         tanh = tl.load(picked_ptr + row) / softcap
         on_target *= 1.0 - tanh * tanh
     gradient = tl.load(exp_ptr + row * exp_stride + ids, mask=inside, other=0.0).to(tl.float32) * factor[:, None]
-    gradient = tl.where(ids == tl.load(target_ptr + row), gradient - on_target, gradient)
+    target = tl.load(target_ptr + row).to(tl.int32)
+    gradient = tl.where(ids == target, gradient - on_target, gradient)
     tl.store(gradient_ptr + row * exp_stride + ids, gradient.to(gradient_ptr.dtype.element_ty), mask=inside)
 
 
@@ -140,15 +138,15 @@ class TritonHead:
         self.peak = hidden.new_empty(partial, dtype=torch.float32)
         total = torch.empty_like(self.peak)
         best = torch.empty(partial if argmax else (0,), dtype=torch.int32, device=hidden.device)
-        self.picked = hidden.new_zeros(num_rows, dtype=torch.float32)
         self.target = target
+        self.picked = target_logits(hidden, self.weight, target, self.softcap)
         blocks = {key: self.config[key] for key in ("BLOCK_ROWS", "BLOCK_IDS", "BLOCK_WIDTH")}
         grid = (triton.cdiv(num_rows, blocks["BLOCK_ROWS"]) * self.num_tiles,)
         logits_kernel[grid](
             TensorDescriptor.from_tensor(hidden, [blocks["BLOCK_ROWS"], blocks["BLOCK_WIDTH"]]),
             TensorDescriptor.from_tensor(self.weight, [blocks["BLOCK_IDS"], blocks["BLOCK_WIDTH"]]),
-            target, self.buffer, self.peak, total, best, self.picked, num_rows, self.count, width, self.stride,
-            self.num_tiles, self.softcap, SOFTCAP=self.softcap > 0, STORE=self.store, ARGMAX=argmax, **self.config,
+            self.buffer, self.peak, total, best, num_rows, self.count, width, self.stride, self.num_tiles, self.softcap,
+            SOFTCAP=self.softcap > 0, STORE=self.store, ARGMAX=argmax, **self.config,
         )  # fmt: skip
         lse = torch.logsumexp(self.peak + total.log(), dim=1)
         if not argmax:
@@ -178,6 +176,12 @@ class TritonHead:
         if d_weight is not None:
             _write_product(d_weight, d_logits.t(), hidden, add)
         return _product(d_logits, self.weight) if wants_hidden else None
+
+
+def target_logits(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float) -> Tensor:
+    """Logit of each token's target in float32, (C,); of no meaning where the target is -1."""
+    logits = (hidden.float() * weight[target.clamp(min=0)].float()).sum(1)
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
