@@ -103,3 +103,45 @@ def test_sampler_agrees_with_the_cpu_and_runs_in_a_graph() -> None:
 def test_nearest_code_equals_the_full_table(width: int) -> None:
     z, codebook = torch.randn(3001, width, device="cuda"), torch.randn(2049, width, device="cuda")
     assert torch.equal(nearest_code(z, codebook), reference.nearest_code(z, codebook))
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Attention, sampler and code search can run ahead of the GPU, and be captured in a graph."""
+    q, k, v = (torch.randn(1, 512, heads, 64, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2))
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    offsets = torch.tensor([0, 100, 512], dtype=torch.int32, device="cuda")
+    segment_ids = torch.ones(1, 512, dtype=torch.int64, device="cuda")
+    key = {name: torch.arange(4, device="cuda") for name in ("seed", "stream", "position")}
+    logits = torch.randn(2, 4, 4096, device="cuda")
+    z, codebook = torch.randn(1000, 4, device="cuda"), torch.randn(512, 4, device="cuda")
+
+    def run() -> None:
+        for options in ({}, {"cu_seqlens": offsets}, {"segment_ids": segment_ids}, {"window": 99}):
+            out = attention(*inputs, **options)
+            torch.autograd.grad(out, inputs, torch.ones_like(out))
+        guided_sample(logits, 3.0, top_k=100, top_p=0.9, **key)
+        nearest_code(z, codebook)
+
+    run()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_uncertain_vectors_are_searched_again() -> None:
+    """Vectors between two codes are searched again one by one; all of them, when every code is there twice."""
+    z, codebook = torch.randn(2001, 4, device="cuda"), torch.randn(512, 4, device="cuda")
+    doubled = torch.cat([codebook, codebook])
+    assert torch.equal(nearest_code(z, doubled), nearest_code(z, codebook))
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_attention_takes_strided_views(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of one projection, and addresses that no tensor descriptor takes."""
+    monkeypatch.setenv("EMU_KERNELS_ATTENTION", "triton")
+    joint = torch.randn(2, 300, 8 * 64 + step, device="cuda", dtype=torch.bfloat16)[..., step:]
+    q, k, v = joint.unflatten(-1, (8, 64)).split((4, 2, 2), dim=2)
+    assert torch.equal(attention(q, k, v), attention(*(x.contiguous() for x in (q, k, v))))
