@@ -169,7 +169,7 @@ def forward_chunked(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `linear_cross_entropy._forward_op`."""
+    """See `linear_cross_entropy_ops.forward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
     losses = hidden.new_zeros(num_tokens, dtype=dtype)
@@ -216,7 +216,7 @@ def backward_chunked(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `linear_cross_entropy._backward_op`."""
+    """See `linear_cross_entropy_ops.backward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,))
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=dtype)

@@ -248,7 +248,7 @@ def forward_triton(
     config: dict[str, int] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `linear_cross_entropy._forward_op`."""
+    """See `linear_cross_entropy_ops.forward_op`."""
     if not suits(hidden):
         return forward_chunked(
             hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction, argmax,
@@ -307,7 +307,7 @@ def backward_triton(
     config: dict[str, int] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
-    """See `linear_cross_entropy._backward_op`."""
+    """See `linear_cross_entropy_ops.backward_op`."""
     if not suits(hidden):
         return backward_chunked(
             hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
