@@ -95,6 +95,7 @@ FORWARD_CASES = [
     pytest.param("bf16", 128, CAPPED, 0, marks=pytest.mark.slow),
     pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
     pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 16, PACKED, 0, marks=pytest.mark.slow),
     pytest.param("bf16", 256, PLAIN, 0, marks=pytest.mark.slow),
     pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
 ]
@@ -117,6 +118,7 @@ BACKWARD_CASES = [
     pytest.param("bf16", 128, CAPPED, 344, marks=pytest.mark.slow),
     pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
     pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
+    pytest.param("bf16", 16, PACKED, 0, marks=pytest.mark.slow),
     pytest.param("bf16", 256, PLAIN, 64, marks=pytest.mark.slow),
     pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
 ]

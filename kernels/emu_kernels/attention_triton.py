@@ -134,9 +134,9 @@ def forward_kernel(
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32."""
-    block = tl.num_programs(0) - 1 - tl.program_id(0)  # long causal rows first
-    row = tl.program_id(1) // num_heads
-    head = tl.program_id(1) % num_heads
+    block = tl.num_programs(1) - 1 - tl.program_id(1)  # of all heads, the long causal rows first
+    row = tl.program_id(0) // num_heads
+    head = tl.program_id(0) % num_heads
     positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = positions < length
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
@@ -263,7 +263,7 @@ def attention_triton(
     bounds = document_bounds(q, segment_ids, cu_seqlens)
     config = config or forward_config(q.dtype, width)
     queries, keys, block_width = config["BLOCK_QUERIES"], config["BLOCK_KEYS"], config["BLOCK_WIDTH"]
-    grid = (triton.cdiv(length, queries), batch * num_heads)
+    grid = (batch * num_heads, triton.cdiv(length, queries))
     forward_kernel[grid](
         tile_source(q, queries, block_width), tile_source(k, keys, block_width), tile_source(v, keys, block_width), out, lse,
         bounds, length, num_heads, num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal,

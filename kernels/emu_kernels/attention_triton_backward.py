@@ -38,9 +38,9 @@ def row_kernel(
 
     Beyond S the one is infinite and the other 0, so that the weights of those queries come out as zeros.
     """
-    row = (tl.program_id(1) // num_heads).to(tl.int64)
-    head = tl.program_id(1) % num_heads
-    positions = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    row = (tl.program_id(0) // num_heads).to(tl.int64)
+    head = tl.program_id(0) % num_heads
+    positions = tl.program_id(1) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = positions < length
     feature = tl.arange(0, BLOCK_WIDTH)
     mask = inside[:, None] & (feature < WIDTH)[None, :]
@@ -73,9 +73,9 @@ def key_kernel(
 ):  # fmt: skip
     """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length)."""
     num_key_heads = num_heads // group
-    row = tl.program_id(1) // num_key_heads
-    key_head = tl.program_id(1) % num_key_heads
-    keys = tl.program_id(0) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    row = tl.program_id(0) // num_key_heads
+    key_head = tl.program_id(0) % num_key_heads
+    keys = tl.program_id(1) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
     inside = keys < length
     first, last = query_interval(keys, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_QUERIES)
@@ -83,11 +83,11 @@ def key_kernel(
         full_stop = stop  # the weights of queries beyond the end are zero by their lse
 
     k = load_tile(
-        k_source, row, key_head, tl.program_id(0) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
+        k_source, row, key_head, tl.program_id(1) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
         BLOCK_WIDTH,
     )  # fmt: skip
     v = load_tile(
-        v_source, row, key_head, tl.program_id(0) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
+        v_source, row, key_head, tl.program_id(1) * BLOCK_KEYS, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS,
         BLOCK_WIDTH,
     )  # fmt: skip
     d_k = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
@@ -152,9 +152,9 @@ def query_kernel(
     BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradient of q, (B, S, Hq, D); arguments as of `key_kernel`."""
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
-    row = tl.program_id(1) // num_heads
-    head = tl.program_id(1) % num_heads
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    row = tl.program_id(0) // num_heads
+    head = tl.program_id(0) % num_heads
     positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = positions < length
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
@@ -241,7 +241,7 @@ def attention_backward_triton(
     longest = max(key_config["BLOCK_QUERIES"], query_config["BLOCK_QUERIES"])
     row_length = triton.cdiv(length, longest) * longest
     base, dot = (lse.new_empty(batch, num_heads, row_length) for _ in range(2))
-    row_kernel[(triton.cdiv(row_length, 64), batch * num_heads)](
+    row_kernel[(batch * num_heads, triton.cdiv(row_length, 64))](
         out, grad, lse, base, dot, length, row_length, num_heads, WIDTH=width, BLOCK_QUERIES=64,
         BLOCK_WIDTH=key_config["BLOCK_WIDTH"],
     )  # fmt: skip
@@ -255,11 +255,11 @@ def attention_backward_triton(
         "PACKED": bounds is not None,
         "SOFTCAP": softcap > 0.0,
     }
-    key_grid = (triton.cdiv(length, key_config["BLOCK_KEYS"]), batch * k.shape[2])
+    key_grid = (batch * k.shape[2], triton.cdiv(length, key_config["BLOCK_KEYS"]))
     key_kernel[key_grid](
         *_tile_sources((q, k, v, grad), key_config), base, dot, d_k, d_v, *numbers, **flags, **key_config
     )
-    query_grid = (triton.cdiv(length, query_config["BLOCK_QUERIES"]), batch * num_heads)
+    query_grid = (batch * num_heads, triton.cdiv(length, query_config["BLOCK_QUERIES"]))
     query_kernel[query_grid](
         *_tile_sources((q, k, v, grad), query_config), base, dot, d_q, *numbers, **flags, **query_config
     )
