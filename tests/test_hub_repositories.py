@@ -79,6 +79,16 @@ def test_a_repository_and_the_one_of_its_vision_tokenizer_are_an_emu(hub, publis
     assert emu.model.name_or_path == "BAAI/Emu3-Gen"
 
 
+def test_every_repository_takes_a_revision_of_its_own(hub):
+    Emu.from_pretrained("BAAI/Emu3-Gen@v1", vision_tokenizer="BAAI/Emu3-VisionTokenizer@v2", device="cpu")
+    assert {call["repo_id"]: call["revision"] for call in hub.calls} == {
+        "BAAI/Emu3-Gen": "v1",
+        "BAAI/Emu3-VisionTokenizer": "v2",
+    }
+    with pytest.raises(ValueError, match="names one revision and revision='v3' another"):
+        resolve("BAAI/Emu3-Gen@v1", revision="v3")
+
+
 def test_neither_code_nor_pickles_are_fetched(hub):
     read_tokenizer("BAAI/Emu3-Gen")
     names = {path.name for path in hub.cache.rglob("*") if path.is_file()}

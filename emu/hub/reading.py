@@ -75,9 +75,10 @@ def read_released(
     """Read a model in any known format.
 
     Args:
-        path: folder or hub repository of the transformer, or of an adapter (LoRA) whose base is where it was.
+        path: folder or hub repository (owner/name, or owner/name@revision) of the transformer, or of an adapter (LoRA) whose base is
+            where it was.
         vision_tokenizer: its folder or repository, where it is not in or beside the model's folder; for a repository of Emu3 or Emu3.5
-            the one that its makers keep it in.
+            the one that its makers keep it in, at its newest revision; name it with one to pin it.
         text_tokenizer: the same for the text tokenizer.
         templates: what stands around a user's words; by default what the format and the folder's name tell.
         split: see `read_text_tokenizer`.

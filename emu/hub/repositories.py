@@ -42,8 +42,8 @@ model = {kind}.from_pretrained("{repository}")
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name has the form owner/name of a hub's repository."""
-    parts = name.split("/")
+    """Whether a name has the form owner/name of a hub's repository, or owner/name@revision."""
+    parts = name.partition("@")[0].split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
 
 
@@ -51,12 +51,13 @@ def resolve(path: str | Path, *, files: Iterable[str] = (), **places: Any) -> Pa
     """A folder on this machine: the path itself, or what a hub's repository of that name holds.
 
     Args:
-        path: folder, or owner/name; a folder wins.
+        path: folder, or owner/name, or owner/name@revision; a folder wins.
         files: names of files to fetch beside the usual ones, e.g. of pickled weights that the caller allowed.
         places: see `PLACES`.
 
     Raises:
         FileNotFoundError: there is no such folder, and the repository could not be read; the message names it and the way out.
+        ValueError: two revisions are named.
     """
     folder = Path(path)
     if folder.is_dir() or not is_repository(str(path)):
@@ -64,8 +65,13 @@ def resolve(path: str | Path, *, files: Iterable[str] = (), **places: Any) -> Pa
     from huggingface_hub import snapshot_download
 
     places = {name: value for name, value in places.items() if value is not None}
-    with _told(f"no folder {str(path)!r}, and the repository {str(path)!r} could not be read", FileNotFoundError, path):
-        return Path(snapshot_download(str(path), allow_patterns=[*DOWNLOADS, *files], **places))
+    name, _, revision = str(path).partition("@")
+    if revision and places.setdefault("revision", revision) != revision:
+        raise ValueError(
+            f"{str(path)!r} names one revision and revision={places['revision']!r} another; give one of them"
+        )
+    with _told(f"no folder {str(path)!r}, and the repository {name!r} could not be read", FileNotFoundError, name):
+        return Path(snapshot_download(name, allow_patterns=[*DOWNLOADS, *files], **places))
 
 
 def model_name(folder: Path) -> str:
