@@ -22,7 +22,7 @@ from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizerConfig
 from emu_tokenizers.drawings import draw_shapes
-from emu_tokenizers.metrics import CodeCounter, psnr
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.training import TokenizerModule
 
 RESULTS = Path(__file__).resolve().parent / "results" / "vision_quantizers.csv"

@@ -17,6 +17,7 @@ from emu.layouts import LAYOUTS, Layout
 from emu.modality import Grid, get_modality
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
+from emu_tokenizers.files import write_json
 
 FILE_NAME = "multimodal_tokenizer.json"
 TEXT_FOLDER, VISION_FOLDER = "text_tokenizer", "vision_tokenizer"
@@ -177,9 +178,7 @@ class MultimodalTokenizer:
             "vocabulary": self.vocabulary.to_dict(),
             "fingerprints": self.fingerprints,
         }
-        partial = folder / (FILE_NAME + ".partial")
-        partial.write_text(json.dumps(table, indent=2) + "\n")
-        partial.replace(folder / FILE_NAME)
+        write_json(folder / FILE_NAME, table)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Put what `save_pretrained` writes into a hub's repository; options, result and errors as in `Emu.push_to_hub`."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emu import Emu
-from emu.files import new_folder, write_file
+from emu_tokenizers.files import new_folder, write_file
 
 
 @pytest.fixture(scope="module")

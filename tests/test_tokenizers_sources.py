@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from emu_tokenizers.pictures import BadSamples, PictureData, Samples
-from emu_tokenizers.sources import clip_sources, picture_sources, tar_members
-from emu_tokenizers.transforms import BadPicture
-from emu_tokenizers.videos import require_video_reader
+from emu_tokenizers.pixels.sources import clip_sources, picture_sources, tar_members
+from emu_tokenizers.pixels.transforms import BadPicture
+from emu_tokenizers.pixels.videos import require_video_reader
 
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
 
@@ -179,7 +179,7 @@ def test_a_damaged_video_file_is_named(tmp_path):
 
 
 def test_without_pyav_video_files_are_refused_before_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("emu_tokenizers.videos.find_spec", lambda name: None)
+    monkeypatch.setattr("emu_tokenizers.pixels.videos.find_spec", lambda name: None)
     (tmp_path / "a.mp4").write_bytes(b"")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'emu-tokens\[video\]'"):
         PictureData(None, str(tmp_path))

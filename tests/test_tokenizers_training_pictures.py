@@ -7,7 +7,7 @@ from PIL import Image
 
 from emu_tokenizers import pictures
 from emu_tokenizers.pictures import BadSamples, PictureData, crop
-from emu_tokenizers.sources import clip_sources, picture_files
+from emu_tokenizers.pixels.sources import clip_sources, picture_files
 
 
 @pytest.fixture

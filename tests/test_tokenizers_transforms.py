@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_tokenizers.transforms import open_image, smart_resize, smart_size, to_frames, to_image, to_pixels, to_rgb
+from emu_tokenizers.pixels.transforms import (
+    open_image,
+    smart_resize,
+    smart_size,
+    to_frames,
+    to_image,
+    to_pixels,
+    to_rgb,
+)
 
 
 def colours(height: int = 6, width: int = 4) -> np.ndarray:

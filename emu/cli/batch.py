@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from emu.files import write_file
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu, GenerationDefaults
 from emu.pipeline.requests import batches, check_seeds, check_size
+from emu_tokenizers.files import write_file
 
 MANIFEST, OVERVIEW = "manifest.jsonl", "overview.png"
 OVERVIEW_LINES = 64

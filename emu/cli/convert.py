@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from emu.files import new_folder, write_file
 from emu.hub.convert import TARGETS, Source, convert, open_source
 from emu.hub.ranks import SPLITS
 from emu.hub.reading import generation_settings, task_settings
@@ -17,6 +16,7 @@ from emu.hub.repositories import resolve
 from emu.hub.templates import NAMED
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE, read_defaults
+from emu_tokenizers.files import new_folder, write_file
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def write(folder: Path, suite: str, found: Mapping[str, Any]) -> None:
     """Write `<suite>.json`, and `<suite>.png` where there is something to draw and matplotlib is installed."""
-    from emu.files import write_json
+    from emu_tokenizers.files import write_json
 
     write_json(folder / f"{suite}.json", found)
     from importlib.util import find_spec
@@ -126,10 +126,10 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     if options.images is None and options.videos is None:
         raise ValueError("give --images, --videos or both")
     from emu.evaluation.tokenizer import Options, evaluate
-    from emu.files import write_file, write_json
     from emu.media import png_bytes
     from emu_tokenizers import VisionTokenizer
-    from emu_tokenizers.sources import clip_sources, picture_sources
+    from emu_tokenizers.files import write_file, write_json
+    from emu_tokenizers.pixels.sources import clip_sources, picture_sources
 
     names = ("size", "frames", "batch_size", "examples", "max_bad_share", "download", "fid_network", "fvd_network")
     settings = Options(**{name: getattr(options, name) for name in names})

@@ -23,8 +23,8 @@ import torch
 
 from emu.data.permutation import derive_key
 from emu.documents import TokenDocument
-from emu.files import write_file
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.files import write_file
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

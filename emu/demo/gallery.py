@@ -14,9 +14,9 @@ from emu.demo.digits import DIRECTIONS, FPS
 from emu.demo.measure import Findings
 from emu.demo.pictures import as_png, captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.report import Figure, report_page
-from emu.files import write_file
 from emu.media import can_write_mp4, gif_bytes, mp4_bytes
 from emu.training.curves import draw_curves, read_curves
+from emu_tokenizers.files import write_file
 
 EXAMPLE = """from emu import Emu
 

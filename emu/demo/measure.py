@@ -17,8 +17,8 @@ from emu.demo.judge import ClipJudge, DigitJudge
 from emu.documents import Video
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.metrics import CodeCounter, psnr
-from emu_tokenizers.transforms import to_frames
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr
+from emu_tokenizers.pixels.transforms import to_frames
 
 BATCH = 100
 

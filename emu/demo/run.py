@@ -30,13 +30,13 @@ from emu.demo.measure import (
     training_code_keys,
 )
 from emu.demo.tasks import CLIP_META
-from emu.files import write_file, write_json
 from emu.modality import get_modality
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults
 from emu.training import cli as training
 from emu_tokenizers import TextTokenizer, VisionTokenizer
+from emu_tokenizers.files import write_file, write_json
 
 TEXT_SIZE = 400
 GOALS = {

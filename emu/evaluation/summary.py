@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.evaluation.worlds import HELD_OUT
-from emu.files import write_json
+from emu_tokenizers.files import write_json
 
 METRICS_FILE = "metrics.json"
 

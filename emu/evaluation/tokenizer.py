@@ -20,11 +20,11 @@ from torch import Tensor
 
 from emu.evaluation.perceptual import LPIPS, RFID, RFVD, Skipped, distances
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.comparison import side_by_side
-from emu_tokenizers.metrics import CodeCounter, psnr, ssim
 from emu_tokenizers.pictures import Samples
-from emu_tokenizers.sources import Source
-from emu_tokenizers.transforms import BadPicture, to_pixels
+from emu_tokenizers.pixels.comparison import side_by_side
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr, ssim
+from emu_tokenizers.pixels.sources import Source
+from emu_tokenizers.pixels.transforms import BadPicture, to_pixels
 
 SSIM_WINDOW = 11
 

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from emu.files import write_file
 from emu.hub import names, vision
 from emu.hub.configs import original_config, original_vocabulary, transformers_config
 from emu.hub.formats import detect, read_config
@@ -31,6 +30,7 @@ from emu.hub.weights import WEIGHTS, Checkpoint, num_bytes
 from emu.model import EmuConfig
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu_tokenizers.files import write_file
 
 TARGETS = ("emu", "transformers", "emu3")
 VISION_FOLDER = "vision_tokenizer"

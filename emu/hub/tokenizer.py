@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu.files import write_json
 from emu.hub.formats import read_json
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates, as_list, render
@@ -19,6 +18,7 @@ from emu.modality import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
+from emu_tokenizers.files import write_json
 
 TEMPLATES_FILE = "templates.json"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from emu.documents import CodeSegment
 from emu.modality import Grid, Modality
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.transforms import to_image, to_pixels
+from emu_tokenizers.pixels.transforms import to_image, to_pixels
 
 _META = re.compile(r"([1-9]\d{0,5})\*([1-9]\d{0,5})")
 

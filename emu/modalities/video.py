@@ -15,7 +15,7 @@ import torch
 from emu.documents import CodeSegment, Video
 from emu.modality import Grid, Modality
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.transforms import to_frames, to_pixels
+from emu_tokenizers.pixels.transforms import to_frames, to_pixels
 
 _NUMBER = r"(\d{1,6}(?:\.\d+)?)"
 _META = re.compile(rf"([1-9]\d{{0,5}})\*([1-9]\d{{0,5}})\*([1-9]\d{{0,5}}) ([1-9]\d{{0,6}})f {_NUMBER}fps {_NUMBER}s")

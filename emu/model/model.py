@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from emu.files import set_usual_mode
 from emu.model.attention import (
     Attend,
     Linear,
@@ -32,6 +31,7 @@ from emu.model.config import EmuConfig
 from emu.model.loss import next_token_loss
 from emu.model.norm import RMSNorm
 from emu.model.positions import EmuRotaryEmbedding, Rotary, segment_positions
+from emu_tokenizers.files import set_usual_mode
 
 
 class EmuPreTrainedModel(PreTrainedModel):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from emu.files import new_folder, write_json
 from emu.hub.formats import read_config
 from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
@@ -26,6 +25,7 @@ from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import TEXT_FOLDER, VISION_FOLDER, MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.files import new_folder, write_json
 
 SETTINGS_FILE = "emu.json"
 FORMAT_VERSION = 1

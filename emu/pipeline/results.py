@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from emu.files import new_folder, write_file
 from emu.media import gif_bytes, mp4_bytes, png_bytes
+from emu_tokenizers.files import new_folder, write_file
 
 FRAME_FILES = ("[0-9][0-9][0-9][0-9]*.png",)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +13,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from emu_tokenizers.files import PARTIAL, replacing
+
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
-TEMPORARY = ".partial"
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path`, on the disk, when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY)
-    yield temporary
-    _flush(temporary)
-    os.replace(temporary, path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -86,7 +65,7 @@ class StepCheckpoint(Checkpoint):
         """Sweep what a killed run left half-written."""
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
-            for path in self.path(trainer).glob(f"*{TEMPORARY}"):
+            for path in self.path(trainer).glob(f"*{PARTIAL}"):
                 path.unlink()
 
     def on_train_batch_end(

@@ -26,12 +26,13 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from emu.model import EmuConfig
 from emu.recipes import resolve_config
-from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, replacing, resolve_checkpoint
+from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, resolve_checkpoint
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
 from emu.training.progress import StepProgressBar
 from emu_tokenizers import VisionTokenizerConfig
+from emu_tokenizers.files import replacing
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,

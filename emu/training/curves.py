@@ -14,8 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from emu.files import write_file
-from emu.training.checkpoints import replacing
+from emu_tokenizers.files import replacing, write_file
 
 SECONDS_BETWEEN_WRITES = 10.0
 FEW_POINTS = 20

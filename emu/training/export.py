@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from emu.files import new_folder
 from emu.training.parallel import is_sharded, whole_state
+from emu_tokenizers.files import new_folder
 
 
 def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, folder: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from emu.files import write_file
 from emu.hub.language import read_emu_config
 from emu.hub.repositories import resolve
 from emu.model import EmuForCausalLM
@@ -31,6 +30,7 @@ from emu.training.lora_memory import (
 from emu.training.module import EmuModule
 from emu.training.schedules import OptimizerOptions
 from emu.training.vocabularies import check_vocabulary
+from emu_tokenizers.files import write_file
 
 SETTINGS_FILE = "emu.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import cached_file
 
+from emu_tokenizers.files import write_file
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -80,14 +82,5 @@ def write_folder(folder: str | os.PathLike, settings: Mapping[str, Any], weights
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    _replace(target / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    _replace(target / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_file(target / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_file(target / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())

@@ -15,11 +15,13 @@ def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | Non
         clip: True accepts clips only.
     """
     if not isinstance(pixels, Tensor):
-        raise TypeError(f"pixels must be a torch tensor, got {type(pixels).__name__}; see emu_tokenizers.transforms")
+        raise TypeError(
+            f"pixels must be a torch tensor, got {type(pixels).__name__}; see emu_tokenizers.pixels.transforms"
+        )
     if not pixels.is_floating_point():
         raise TypeError(
             f"pixels must be floating point in [-1, 1], got {pixels.dtype}; "
-            "convert pictures with emu_tokenizers.transforms.to_pixels"
+            "convert pictures with emu_tokenizers.pixels.transforms.to_pixels"
         )
     shape = tuple(pixels.shape)
     if pixels.ndim not in ((5,) if clip else (4, 5)):
@@ -34,7 +36,7 @@ def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | Non
     if shape[-1] % factor or shape[-2] % factor or 0 in shape[-2:]:
         raise ValueError(
             f"height and width must be multiples of the spatial factor {factor}, got {shape[-2]}x{shape[-1]}; "
-            "resize or crop, for example with emu_tokenizers.transforms.smart_resize"
+            "resize or crop, for example with emu_tokenizers.pixels.transforms.smart_resize"
         )
     if not torch.isfinite(pixels).all():
         raise ValueError("pixels hold NaN or infinite values")

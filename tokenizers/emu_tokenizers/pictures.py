@@ -1,4 +1,4 @@
-"""Pictures and clips to train a vision tokenizer on, from anywhere that `emu_tokenizers.sources` knows.
+"""Pictures and clips to train a vision tokenizer on, from anywhere that `emu_tokenizers.pixels.sources` knows.
 
 Every crop of a run is a function of (seed, step, place in the step), so the loader's state is the number of the step. Files that cannot be
 read are left out, counted by reason, and stop the run when there are too many.
@@ -15,9 +15,9 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
+from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
+from emu_tokenizers.pixels.transforms import BadPicture, to_pixels
 from emu_tokenizers.ranks import num_ranks, rank
-from emu_tokenizers.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
-from emu_tokenizers.transforms import BadPicture, to_pixels
 
 KINDS = ("image", "video")
 
@@ -113,8 +113,8 @@ class PictureData(LightningDataModule):
     """Random crops of pictures and clips.
 
     Args:
-        images: where pictures come from, see `emu_tokenizers.sources.picture_sources`; None for none.
-        videos: where clips come from, see `emu_tokenizers.sources.clip_sources`; None for none.
+        images: where pictures come from, see `emu_tokenizers.pixels.sources.picture_sources`; None for none.
+        videos: where clips come from, see `emu_tokenizers.pixels.sources.clip_sources`; None for none.
         size: side of a crop in pixels, a multiple of the tokenizer's factor.
         images_per_step: crops of pictures in a step, over all ranks.
         clips_per_step: crops of clips in a step, over all ranks.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Protocol
 
 import sentencepiece
 import tokenizers
+
+from emu_tokenizers.files import write_file
 
 SENTENCEPIECE_FILE, HUGGING_FACE_FILE = "tokenizer.model", "tokenizer.json"
 MODEL_TYPES = ("bpe", "unigram")
@@ -170,12 +171,7 @@ class TextTokenizer:
         """Write the model into a folder, under the name that `from_pretrained` looks for."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (self._file_name + ".partial")
-        with partial.open("wb") as file:
-            file.write(self._data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / self._file_name)
+        write_file(folder / self._file_name, self._data)
         for other in {SENTENCEPIECE_FILE, HUGGING_FACE_FILE} - {self._file_name}:
             (folder / other).unlink(missing_ok=True)
 

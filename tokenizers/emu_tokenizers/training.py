@@ -29,8 +29,8 @@ from emu_tokenizers.alignment import FeatureAlignment
 from emu_tokenizers.config import VisionTokenizerConfig
 from emu_tokenizers.convert import inflate
 from emu_tokenizers.losses import TokenizerLosses, default_losses
-from emu_tokenizers.metrics import CodeCounter, psnr
 from emu_tokenizers.muon import ConvolutionMuon
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.vision import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]

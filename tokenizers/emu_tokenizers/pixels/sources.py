@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from emu_tokenizers.transforms import BadPicture, open_image
-from emu_tokenizers.videos import Video, require_video_reader
+from emu_tokenizers.pixels.transforms import BadPicture, open_image
+from emu_tokenizers.pixels.videos import Video, require_video_reader
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}

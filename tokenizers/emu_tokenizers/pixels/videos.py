@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageSequence
 
-from emu_tokenizers.transforms import MAX_PIXELS, BadPicture, opened_image, to_rgb
+from emu_tokenizers.pixels.transforms import MAX_PIXELS, BadPicture, opened_image, to_rgb
 
 
 def require_video_reader() -> None:

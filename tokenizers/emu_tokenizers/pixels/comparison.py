@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from emu_tokenizers.transforms import to_image
+from emu_tokenizers.pixels.transforms import to_image
 
 MARGIN = 6
 LINE = 18
