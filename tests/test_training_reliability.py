@@ -79,7 +79,7 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_pa
     folder = tmp_path / "run" / "checkpoints"
     assert in_processes(killed_while_saving, recipe) == [-signal.SIGKILL]
     assert [step for step, _ in list_checkpoints(folder)] == [3]
-    assert [path.name for path in folder.glob("*.partial")] == ["step=00000006.ckpt.partial"]
+    assert len(list(folder.glob("step=00000006.ckpt.*.partial"))) == 1
     resumed = run(recipe, "--ckpt_path", "last")
     assert not list(folder.glob("*.partial"))
     straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
