@@ -1,5 +1,7 @@
 """Real tokenizers, documents and a small transformer between the worlds and the harness."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from emu.evaluation.codes import collisions, decode, encode, picture_codes
 from emu.evaluation.documents import WorldDocuments
 from emu.evaluation.models import ModelSample, ModelScore, document_bits
 from emu.evaluation.patches import fit_patches, fit_tokenizer
+from emu.evaluation.suites import SUITES, Options, check_calibration
 from emu.evaluation.worlds import HELD_OUT, World, moving, shapes, suite
 from emu.model import EmuConfig, EmuForCausalLM
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
@@ -233,3 +236,24 @@ def test_pictures_to_cluster_must_be_whole_patches():
         fit_patches(torch.zeros(2, 3, 20, 32), 8)
     with pytest.raises(ValueError, match="1 to 192"):
         fit_patches(torch.zeros(2, 3, 32, 32), 8, embed_dim=500)
+
+
+class Untouched:
+    """A model and an engine that must not be asked for anything."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"asked for {name} before the numbers were checked")
+
+
+def test_too_few_samples_are_told_for_every_test_before_the_model_is_asked(all_documents):
+    with pytest.raises(ValueError) as caught:
+        SUITES["calibration"](Untouched(), Untouched(), all_documents, Options(samples=200), print)
+    lines = str(caught.value).splitlines()
+    assert len(lines) > 2 and all("are needed" in line for line in lines[1:])
+
+
+def test_the_samples_that_the_message_asks_for_are_enough(all_documents):
+    with pytest.raises(ValueError) as caught:
+        check_calibration(all_documents, Options(samples=200))
+    asked = max(int(number) for number in re.findall(r"about (\d+) are needed", str(caught.value)))
+    check_calibration(all_documents, Options(samples=asked))

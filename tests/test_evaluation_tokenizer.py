@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu.cli.evaluate import main
+from emu.cli.evaluate import main, report_folder
 from emu.evaluation import perceptual
 from emu.evaluation.tokenizer import Options, batches, evaluate, fit
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
@@ -168,3 +168,12 @@ def test_pictures_stand_side_by_side():
     assert picture.getpixel((6 + 79, 30)) == (0, 0, 0) and picture.getpixel((6 + 81, 30)) == (255, 255, 255)
     with pytest.raises(ValueError, match="nothing to compare"):
         side_by_side([])
+
+
+def test_figures_never_go_into_a_folder_that_is_a_model_s(tmp_path, monkeypatch):
+    model = tmp_path / "run" / "model"
+    (model / "vision_tokenizer").mkdir(parents=True)
+    (model / "multimodal_tokenizer.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert report_folder(str(model / "vision_tokenizer")) == report_folder(str(model)) == tmp_path / "run"
+    assert report_folder("digits") == report_folder("owner/name") == tmp_path

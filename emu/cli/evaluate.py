@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 TOKENIZER = "tokenizer"
+MODEL_FILES = ("config.json", "multimodal_tokenizer.json", "emu.json")
+"""A folder that holds one of these is a model's, and nothing else is written into it."""
 SUITE_NAMES = ("calibration", "shapes", "video")
 
 
@@ -62,11 +64,21 @@ def main(arguments: Sequence[str]) -> int:
     documents = trained_worlds(Path(options.model), emu.tokenizer)
     engine = Engine(emu.model, emu.tokenizer.layout)
     found = SUITES[options.suite](emu.model, engine, documents, amounts, print)
-    folder = options.output or Path(options.model).resolve().parent
+    folder = options.output or report_folder(options.model)
     write(folder, options.suite, found)
     add_to_metrics(folder, found)
     print(f"written to {folder / options.suite}.json; the figures are in {folder / 'metrics.json'} too")
     return int(any(score["impossible"] for score in found.get("scores", [])))
+
+
+def report_folder(measured: str) -> Path:
+    """Where figures go when nothing is said: above what was measured, but never into a model's folder; here for hubs and bundled names."""
+    if not Path(measured).exists():
+        return Path.cwd()
+    folder = Path(measured).resolve().parent
+    while any((folder / name).is_file() for name in MODEL_FILES):
+        folder = folder.parent
+    return folder
 
 
 def write(folder: Path, suite: str, found: Mapping[str, Any]) -> None:
@@ -93,7 +105,9 @@ def tokenizer_parser() -> argparse.ArgumentParser:
     found.add_argument("--images", help='folder or file, "photographs", "dataset:NAME" or "webdataset:PATTERN"')
     found.add_argument("--videos", help="folder of video files, GIFs or folders of frames, likewise")
     found.add_argument(
-        "--output", type=Path, help="folder for tokenizer.json and tokenizer.png (default: above the tokenizer)"
+        "--output",
+        type=Path,
+        help="folder for tokenizer.json and tokenizer.png (default: above the tokenizer or its model)",
     )
     found.add_argument("--size", type=int, help="bring every picture to a square of this side (default: sizes stay)")
     found.add_argument("--frames", type=int, default=16, help="of each clip, from its start (default: %(default)s)")
@@ -137,7 +151,7 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     clips = [] if options.videos is None else clip_sources(options.videos)
     tokenizer = VisionTokenizer.from_pretrained(options.tokenizer)
     found, picture = evaluate(tokenizer, images, clips, settings)
-    folder = options.output or Path(options.tokenizer).resolve().parent
+    folder = options.output or report_folder(options.tokenizer)
     table = {"tokenizer": options.tokenizer, "images_from": options.images, "videos_from": options.videos, **found}
     write_json(folder / "tokenizer.json", table)
     write_file(folder / "tokenizer.png", png_bytes(picture))

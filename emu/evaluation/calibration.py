@@ -165,11 +165,9 @@ def measure_attributes(
         ValueError: an unknown task or attribute, or too few samples; the message says how many are needed. Checked before sampling.
         TooFewAnswers: almost nothing that was sampled is a possible answer.
     """
-    question = world.task(task)
-    given = world.draw(seed, n, HELD_OUT, rules=rules).values(question.given)
-    laws = {name: world.attribute_law(task, name, given) for name in attributes}
-    for name, law in laws.items():
-        _check_sample_size(name, law)
+    given, laws = _prompts(world, task, attributes, n, seed, rules)
+    if problems := [problem for name, law in laws.items() for problem in sample_size_problems(name, law)]:
+        raise ValueError("; ".join(problems))
     target = np.asarray(sample(task, given, seed))
     if target.shape != given.shape:
         raise ValueError(f"{n} prompts gave samples of shape {target.shape}; expected one each")
@@ -177,15 +175,43 @@ def measure_attributes(
     return [_test(world, task, name, laws[name], target, legal) for name in attributes]
 
 
-def _check_sample_size(name: str, law: np.ndarray) -> None:
+def attribute_problems(
+    world: World, task: str, attributes: Sequence[str], n: int, *, seed: int = 0, rules: Sequence[str] | None = None
+) -> list[str]:
+    """Why `measure_attributes` would refuse these arguments, one sentence each; nothing is sampled from a model.
+
+    Raises:
+        ValueError: an unknown task or attribute.
+    """
+    _, laws = _prompts(world, task, attributes, n, seed, rules)
+    found = [problem for name, law in laws.items() for problem in sample_size_problems(name, law)]
+    return [f"{world.name} {task}: {problem}" for problem in found]
+
+
+def sample_size_problems(name: str, law: np.ndarray) -> list[str]:
+    """What keeps prompts from testing an attribute, in a sentence that says how many samples are needed; none where they can.
+
+    Args:
+        name: of the attribute.
+        law: (n, values) odds of its values for each prompt.
+    """
     groups, counts = np.unique(law.round(ODDS_DIGITS), axis=0, return_counts=True)
     free = (groups > 0).sum(axis=1) > 1
     if not free.any():
-        raise ValueError(f"these prompts leave nothing of {name!r} free; there is nothing to test")
+        return [f"these prompts leave nothing of {name!r} free; there is nothing to test"]
     needed = np.array([samples_needed(odds) for odds in groups[free]])
-    if (counts[free] < needed).all():
-        least = int(np.ceil((needed * len(law) / counts[free]).min() * 1.1))
-        raise ValueError(f"{len(law)} samples are too few to test {name!r}; about {least} are needed")
+    if (counts[free] >= needed).any():
+        return []
+    least = int(np.ceil((needed * len(law) / counts[free]).min() * 1.1))
+    return [f"{len(law)} samples are too few to test {name!r}; about {least} are needed"]
+
+
+def _prompts(
+    world: World, task: str, attributes: Sequence[str], n: int, seed: int, rules: Sequence[str] | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Prompts (n,) and, by attribute, the odds (n, values) of what they leave free."""
+    given = world.draw(seed, n, HELD_OUT, rules=rules).values(world.task(task).given)
+    return given, {name: world.attribute_law(task, name, given) for name in attributes}
 
 
 def _test(world: World, task: str, name: str, law: np.ndarray, target: np.ndarray, legal: np.ndarray) -> AttributeTest:

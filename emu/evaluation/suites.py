@@ -12,6 +12,7 @@ from emu.evaluation.calibration import (
     AttributeTest,
     TaskScore,
     TooFewAnswers,
+    attribute_problems,
     check_company,
     measure_attributes,
     score_task,
@@ -98,7 +99,12 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
 def calibration(
     model: EmuForCausalLM, engine: CodeEngine, documents: Mapping[str, WorldDocuments], options: Options, tell: Tell
 ) -> dict[str, Any]:
-    """Excess bits of every task on held-out scenes and combinations, and the odds of what prompts leave free."""
+    """Excess bits of every task on held-out scenes and combinations, and the odds of what prompts leave free.
+
+    Raises:
+        ValueError: too few samples for a test, before any work; the message lists every test and what it needs.
+    """
+    check_calibration(documents, options)
     scores: list[TaskScore] = []
     for some in documents.values():
         score = ModelScore(model, some)
@@ -126,6 +132,18 @@ def calibration(
                 tests.append({**plain(test), "guidance_scale": scale})
                 tell(describe_test(test, scale))
     return {"scores": [plain(score) for score in scores], "tests": tests}
+
+
+def check_calibration(documents: Mapping[str, WorldDocuments], options: Options) -> None:
+    """Raise ValueError where there are too few samples for one of the tests of `calibration`; the message lists them all."""
+    problems: list[str] = []
+    for name, task, attributes, rules in ATTRIBUTES:
+        if _knows(documents, name, task):
+            problems += attribute_problems(
+                documents[name].world, task, attributes, options.samples, seed=options.seed, rules=rules
+            )
+    if problems:
+        raise ValueError("give more with --samples:" + "".join(f"\n  - {problem}" for problem in problems))
 
 
 def shapes(
