@@ -70,7 +70,7 @@ def test_a_long_demo_is_the_same_recipe_with_three_times_the_steps():
     long = DemoPlan().three_times_as_long()
     assert replace(
         long, tokenizer_steps=DemoPlan().tokenizer_steps, transformer_steps=DemoPlan().transformer_steps
-    ) == replace(DemoPlan(), goals=long.goals)
+    ) == replace(DemoPlan(), goals=long.goals, beyond=())
     assert long.transformer_steps == 3 * DemoPlan().transformer_steps
     assert all(long.goals[name] >= goal for name, goal in GOALS.items())
 

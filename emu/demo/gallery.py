@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ ROWS = 8
 CLIP_ZOOM = 6
 
 
-def write_gallery(folder: Path, findings: Findings, goals: Mapping[str, float]) -> None:
-    """Write sheets, clips, curves and the report."""
+def write_gallery(folder: Path, findings: Findings, goals: Mapping[str, float], beyond: Sequence[str]) -> None:
+    """Write sheets, clips, curves and the report; `beyond` are goals that a run of this length is known to miss."""
     figures = {
         "samples": samples_figure(findings.samples),
         "captions": captions_figure(findings.samples),
@@ -44,7 +44,7 @@ def write_gallery(folder: Path, findings: Findings, goals: Mapping[str, float]) 
     for name, figure in figures.items():
         write_file(folder / f"{name}.{figure.kind}", figure.data)
     write_clips(folder / "clips", findings.samples["clips"])
-    page = report_page(findings.metrics, goals, list(figures.values()), EXAMPLE)
+    page = report_page(findings.metrics, goals, beyond, list(figures.values()), EXAMPLE)
     write_file(folder / "report.html", page.encode())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from emu.demo.captions import QUESTION, answer, clip_caption, drawable_prompts, motion_caption
 from emu.demo.digits import DIRECTIONS, FRAMES, REST, SHIFTS, Digits, draw_clips, draw_stills, to_rgb_pixels
 from emu.demo.judge import ClipJudge, DigitJudge
+from emu.demo.variety import variety, variety_of_answers
 from emu.documents import Video
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
@@ -110,9 +111,9 @@ def measure_judges(judge: DigitJudge, clip_judge: ClipJudge, digits: Digits) -> 
 
 
 def measure_text_to_image(
-    emu: Emu, judge: DigitJudge, known: set[bytes], counts: SampleCounts, progress: bool
+    emu: Emu, judge: DigitJudge, known: set[bytes], digits: Digits, counts: SampleCounts, progress: bool
 ) -> Findings:
-    """Pictures drawn for every prompt; `known` are the code grids of the training pictures (see `code_keys`)."""
+    """Pictures drawn for every prompt; `known` are the code grids of the training pictures (see `code_keys`), `digits` held-out ones."""
     lines = drawable_prompts()
     prompts = [line["prompt"] for line in lines]
     labels = torch.tensor([line["label"] for line in lines]).repeat_interleave(counts.images_per_prompt)
@@ -132,6 +133,7 @@ def measure_text_to_image(
         "text_to_image_accuracy_by_digit": [
             share(found[labels == digit], labels[labels == digit]) for digit in range(10)
         ],
+        "text_to_image_variety": variety(canvases, labels, draw_stills(digits.images), digits.labels),
         "text_to_image_new": round(sum(new) / len(new), 4),
     }
     return Findings(metrics, {"images": canvases, "image_labels": labels, "image_found": found})
@@ -155,15 +157,18 @@ def measure_image_to_text(emu: Emu, digits: Digits, counts: SampleCounts, progre
     texts = emu.generate_text(
         [[picture, QUESTION] for picture in pictures], max_new_tokens=8, batch_size=BATCH, progress=progress
     )
-    right = torch.tensor(
-        [text == answer(int(label), QUESTION) for text, label in zip(texts, digits.labels, strict=True)]
-    )
-    metrics = {"image_to_text_accuracy": share(right, torch.ones_like(right)), "image_to_text_samples": len(texts)}
+    expected = [answer(int(label), QUESTION) for label in digits.labels]
+    right = torch.tensor([text == wanted for text, wanted in zip(texts, expected, strict=True)])
+    metrics = {
+        "image_to_text_accuracy": share(right, torch.ones_like(right)),
+        "image_to_text_variety": variety_of_answers(texts, expected),
+        "image_to_text_samples": len(texts),
+    }
     return Findings(metrics, {"described": draw_stills(digits.images), "texts": texts, "text_right": right})
 
 
-def measure_text_to_video(emu: Emu, judge: ClipJudge, counts: SampleCounts, progress: bool) -> Findings:
-    """Clips for every digit in every direction."""
+def measure_text_to_video(emu: Emu, judge: ClipJudge, digits: Digits, counts: SampleCounts, progress: bool) -> Findings:
+    """Clips for every digit in every direction; `digits` are held-out ones, whose clips tell how varied these should be."""
     pairs = [(digit, way) for digit in range(10) for way in range(len(DIRECTIONS))]
     results = emu.generate_videos(
         [clip_caption(digit, list(DIRECTIONS)[way]) for digit, way in pairs],
@@ -174,10 +179,13 @@ def measure_text_to_video(emu: Emu, judge: ClipJudge, counts: SampleCounts, prog
     )
     clips = torch.stack([grey(result.frames) for result in results])  # (N, T, H, W)
     wanted = torch.tensor(pairs).repeat_interleave(counts.clips_per_prompt, dim=0)
+    ways = torch.arange(len(digits)) % len(DIRECTIONS)
+    real = draw_clips(digits.images, ways, torch.zeros(len(digits), 2))
     metrics = {
         "video_direction_accuracy": share(judge.directions(clips), wanted[:, 1]),
         "video_digit_accuracy": share(judge.digits(clips), wanted[:, 0]),
         "video_last_frame_digit_accuracy": share(judge.digits(clips[:, -1:]), wanted[:, 0]),
+        "video_variety": variety(clips, wanted[:, 0], real, digits.labels),
         "video_samples": len(clips),
     }
     return Findings(metrics, {"clips": clips[:: counts.clips_per_prompt]})
@@ -199,6 +207,7 @@ def measure_continuation(emu: Emu, judge: ClipJudge, digits: Digits, counts: Sam
         "video_continuation_direction_accuracy": share(judge.directions(clips[:, FRAMES // 2 - 1 :]), ways),
         "video_continuation_given_direction_accuracy": share(judge.directions(clips[:, : FRAMES // 2]), ways),
         "video_continuation_digit_accuracy": share(judge.digits(added), digits.labels),
+        "video_continuation_variety": variety(added, digits.labels, real[:, FRAMES // 2 :], digits.labels),
     }
     return Findings(metrics, {"continued": clips, "continued_real": real})
 
@@ -212,9 +221,11 @@ def measure_image_to_video(
     stills = [Video([picture], emu.defaults.fps) for picture in colour(draw_stills(digits.images))]
     prompts = [motion_caption(list(DIRECTIONS)[way]) for way in ways.tolist()]
     clips = _videos(emu, prompts, stills, progress)
+    real = draw_clips(digits.images, ways, torch.zeros(len(digits), 2), REST)
     metrics = {
         "image_to_video_direction_accuracy": share(judge.directions(clips), ways),
         "image_to_video_digit_accuracy": share(judge.digits(clips[:, REST:]), digits.labels),
+        "image_to_video_variety": variety(clips[:, REST:], digits.labels, real[:, REST:], digits.labels),
     }
     return Findings(metrics, {"moved": clips})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ GOALS = {
     "image_to_text_accuracy": 0.90,
     "video_direction_accuracy": 0.85,
     "video_digit_accuracy": 0.75,
+    "image_to_video_direction_accuracy": 0.85,
+    "image_to_video_digit_accuracy": 0.75,
+    "video_continuation_direction_accuracy": 0.85,
+    "video_continuation_digit_accuracy": 0.75,
     "reconstruction_psnr": 24.0,
     "codebook_use": 0.8,
 }
@@ -52,7 +56,13 @@ LONG_GOALS = GOALS | {
     "image_to_text_accuracy": 0.93,
     "video_direction_accuracy": 0.95,
     "video_digit_accuracy": 0.90,
+    "image_to_video_direction_accuracy": 0.95,
+    "image_to_video_digit_accuracy": 0.90,
+    "video_continuation_direction_accuracy": 0.95,
+    "video_continuation_digit_accuracy": 0.90,
 }
+BEYOND_SHORT = ("video_continuation_direction_accuracy",)
+"""Goals that minutes are too short for: the tokenizer does not show yet where the given frames move."""
 TIMES = ("cpu_seconds", "wall_seconds", "peak_gib", "parts")
 """Entries of `metrics.json` that differ from run to run."""
 
@@ -66,6 +76,7 @@ class DemoPlan:
         transformer_steps: steps of the transformer.
         counts: samples that are measured.
         goals: what the figures should reach.
+        beyond: those of the goals that a run of this length is known to miss.
         seed: of everything.
         num_digits: use only the first so many digits of each set; None for all.
         tokenizer_options: further words for `emu fit-tokenizer`.
@@ -76,6 +87,7 @@ class DemoPlan:
     transformer_steps: int = 700
     counts: SampleCounts = SampleCounts()
     goals: dict[str, float] = field(default_factory=lambda: dict(GOALS))
+    beyond: tuple[str, ...] = BEYOND_SHORT
     seed: int = 0
     num_digits: int | None = None
     tokenizer_options: tuple[str, ...] = ()
@@ -88,7 +100,12 @@ class DemoPlan:
             tokenizer_steps=3 * self.tokenizer_steps,
             transformer_steps=3 * self.transformer_steps,
             goals=dict(LONG_GOALS),
+            beyond=(),
         )
+
+    def missed(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Names of the goals that a run of this length should have reached and did not."""
+        return [name for name, goal in self.goals.items() if name not in self.beyond and metrics[name] < goal]
 
 
 def run_demo(
@@ -132,7 +149,7 @@ def run_demo(
         findings = measure(emu, train, held_out, plan, progress)
     with clock.part("pictures"):
         findings.metrics |= settings(plan)
-        write_gallery(folder, findings, plan.goals)
+        write_gallery(folder, findings, plan.goals, plan.beyond)
     metrics = findings.metrics | clock.total() | {"peak_gib": round(peak_gib(), 2), "parts": clock.parts}
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -211,9 +228,9 @@ def measure(emu: Emu, train: Digits, held_out: Digits, plan: DemoPlan, progress:
     judge, clip_judge = DigitJudge(train), ClipJudge(train)
     known = training_code_keys(vision, train)
     parts = [
-        measure_text_to_image(emu, judge, known, plan.counts, progress),
+        measure_text_to_image(emu, judge, known, held_out, plan.counts, progress),
         measure_image_to_text(emu, held_out, plan.counts, progress),
-        measure_text_to_video(emu, clip_judge, plan.counts, progress),
+        measure_text_to_video(emu, clip_judge, held_out, plan.counts, progress),
         measure_tokenizer(vision, held_out, judge),
         measure_continuation(emu, clip_judge, held_out, plan.counts, progress),
         measure_image_to_video(emu, clip_judge, held_out, plan.counts, progress),
