@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emu_tokenizers.files import PARTIAL, FolderInUse, holding, natural_key, replacing, write_file
+from emu_tokenizers.files import PARTIAL, FolderInUse, holding, natural_key, read_json, replacing, write_file
 
 HOLDER = """
 import os, sys, time
@@ -97,3 +97,17 @@ def test_one_process_holds_a_folder_once(tmp_path):
         pass
     with holding(tmp_path, "emu fit"):
         pass
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff\xfe{\x00}\x00", b"\x00" * 64, b"[" * 100_000, b'{"a": "\xff"}']
+)
+def test_a_damaged_table_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match="config.json"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_byte_order_mark_hides_nothing(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "config.json") == {"a": 1}

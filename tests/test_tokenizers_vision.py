@@ -1,9 +1,12 @@
 """The vision tokenizer: shapes, clips of any length, chunks, batches, saving, and what it refuses."""
 
+import json
+
 import pytest
 import torch
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.checkpoint import read_weights
 
 TINY = {
     "spatial_factor": 4,
@@ -226,3 +229,10 @@ def test_a_configuration_that_cannot_work_is_refused(fields, message):
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match="small"):
         VisionTokenizerConfig.preset("huge")
+
+
+@pytest.mark.parametrize("places", [None, {"a": 1}, {"a": "../model.safetensors"}, {"a": "/model.safetensors"}])
+def test_an_index_names_files_of_its_own_folder_alone(tmp_path, places):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json is damaged"):
+        read_weights(tmp_path)

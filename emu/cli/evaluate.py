@@ -57,16 +57,18 @@ def main(arguments: Sequence[str]) -> int:
     from emu.evaluation.summary import add_to_metrics
     from emu.generation import Engine
     from emu.pipeline import Emu
+    from emu_tokenizers.files import holding
 
     amounts = Options(options.documents, options.samples, options.guidance_scale, options.seed)
     amounts.check()
     emu = Emu.from_pretrained(options.model)
     documents = trained_worlds(Path(options.model), emu.tokenizer)
+    folder = options.output or report_folder(options.model)
     engine = Engine(emu.model, emu.tokenizer.layout)
     found = SUITES[options.suite](emu.model, engine, documents, amounts, print)
-    folder = options.output or report_folder(options.model)
-    write(folder, options.suite, found)
-    add_to_metrics(folder, found)
+    with holding(folder, "emu evaluate"):  # metrics.json is read and written again
+        write(folder, options.suite, found)
+        add_to_metrics(folder, found)
     print(f"written to {folder / options.suite}.json; the figures are in {folder / 'metrics.json'} too")
     return int(any(score["impossible"] for score in found.get("scores", [])))
 
@@ -142,7 +144,7 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     from emu.evaluation.tokenizer import Options, evaluate
     from emu.media import png_bytes
     from emu_tokenizers import VisionTokenizer
-    from emu_tokenizers.files import write_file, write_json
+    from emu_tokenizers.files import holding, write_file, write_json
     from emu_tokenizers.pixels.sources import clip_sources, picture_sources
 
     names = ("size", "frames", "batch_size", "examples", "max_bad_share", "download", "fid_network", "fvd_network")
@@ -150,11 +152,12 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     images = [] if options.images is None else picture_sources(options.images)
     clips = [] if options.videos is None else clip_sources(options.videos)
     tokenizer = VisionTokenizer.from_pretrained(options.tokenizer)
-    found, picture = evaluate(tokenizer, images, clips, settings)
     folder = options.output or report_folder(options.tokenizer)
-    table = {"tokenizer": options.tokenizer, "images_from": options.images, "videos_from": options.videos, **found}
-    write_json(folder / "tokenizer.json", table)
-    write_file(folder / "tokenizer.png", png_bytes(picture))
+    found, picture = evaluate(tokenizer, images, clips, settings)
+    with holding(folder, "emu evaluate tokenizer"):
+        table = {"tokenizer": options.tokenizer, "images_from": options.images, "videos_from": options.videos, **found}
+        write_json(folder / "tokenizer.json", table)
+        write_file(folder / "tokenizer.png", png_bytes(picture))
     for line in tokenizer_lines(found):
         print(line)
     print(f"written to {folder / 'tokenizer.json'} and {folder / 'tokenizer.png'}")

@@ -36,7 +36,7 @@ from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults
 from emu.training import cli as training
 from emu_tokenizers import TextTokenizer, VisionTokenizer
-from emu_tokenizers.files import write_file, write_json
+from emu_tokenizers.files import holding, write_file, write_json
 
 TEXT_SIZE = 400
 GOALS = {
@@ -123,12 +123,16 @@ def run_demo(
         The figures, as in `metrics.json`.
 
     Raises:
-        ValueError: packages of the `demo` extra are missing.
+        ValueError: packages of the `demo` extra are missing, or another process works in the folder.
     """
     check_extra()
     keep_memory()
     few_threads()
-    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder, "emu demo"):
+        return _run(folder, plan, say, progress)
+
+
+def _run(folder: Path, plan: DemoPlan, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
     (folder / "metrics.json").unlink(missing_ok=True)
     clock = Clock()
     train, held_out = (digits.first(plan.num_digits or len(digits)) for digits in load_digits())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, Skill, detection_
 from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, ShapesWorld, suite
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu_tokenizers.files import read_json
 
 WORLDS_FILE = "worlds.json"
 """In a model's folder: the worlds that it was trained on, by name and fingerprint, the tasks, and the size of the pictures."""
@@ -78,7 +78,10 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
             f"{folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
             "train one with emu fit --config shapes"
         )
-    table = json.loads(file.read_text(encoding="utf-8"))
+    table = read_json(file)
+    missing = [name for name in ("unseen_kinds", "worlds", "size", "tasks") if name not in table]
+    if missing:
+        raise ValueError(f"{file} lacks {missing}; export the model again")
     worlds = suite(bool(table["unseen_kinds"]))
     for name, trained in table["worlds"].items():
         ours = worlds[name].fingerprint() if name in worlds else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emu.evaluation.worlds import HELD_OUT
-from emu_tokenizers.files import write_json
+from emu_tokenizers.files import read_json, write_json
 
 METRICS_FILE = "metrics.json"
 
@@ -35,5 +34,5 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
 def add_to_metrics(folder: Path, found: Mapping[str, Any]) -> None:
     """Write the figures into `metrics.json`; those of other suites stay."""
     file = folder / METRICS_FILE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = read_json(file) if file.is_file() else {}
     write_json(file, dict(sorted((known | summary(found)).items())))

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import cached_file
 
-from emu_tokenizers.files import write_file
+from emu_tokenizers.files import read_json, write_file
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -47,13 +47,7 @@ def read_settings(source: str | os.PathLike, **hub: Any) -> dict[str, Any]:
     path = find(source, CONFIG, **hub)
     if path is None:
         raise FileNotFoundError(f"{source} holds no {CONFIG}; expected a folder written by save_pretrained")
-    try:
-        settings = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds a {type(settings).__name__}, expected an object")
-    return settings
+    return read_json(path)
 
 
 def read_weights(source: str | os.PathLike, **hub: Any) -> dict[str, Tensor]:
@@ -64,7 +58,7 @@ def read_weights(source: str | os.PathLike, **hub: Any) -> dict[str, Tensor]:
         ValueError: a file is damaged.
     """
     index = find(source, INDEX, **hub)
-    names = [WEIGHTS] if index is None else sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    names = [WEIGHTS] if index is None else _shards(index)
     weights: dict[str, Tensor] = {}
     for name in names:
         path = find(source, name, **hub)
@@ -75,6 +69,13 @@ def read_weights(source: str | os.PathLike, **hub: Any) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or was not written to its end: {error}") from error
     return weights
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(name == Path(str(name)).name for name in places.values()):
+        raise ValueError(f'{index} is damaged: "weight_map" should name a file of its own folder for each tensor')
+    return sorted(set(places.values()))
 
 
 def write_folder(folder: str | os.PathLike, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

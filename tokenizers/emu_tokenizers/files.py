@@ -52,6 +52,24 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
     write_file(path, (json.dumps(table, indent=2) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a JSON object in UTF-8; the message names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError and a JSONDecodeError are ValueErrors
+        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} holds {type(table).__name__}; expected a JSON object")
+    return table
+
+
 def natural_key(path: str | os.PathLike) -> tuple[Any, ...]:
     """A sorting key in which numbers count as numbers: frame_2.png comes before frame_10.png.
 
