@@ -9,8 +9,8 @@ import yaml
 from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoints import list_checkpoints
-from emu.training.cli import resolve_words
 from emu.training.curves import CurveLogger, read_curves
+from emu.training.words import resolve_words
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 

@@ -19,20 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, set_parsing_settings
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from emu.model import EmuConfig
-from emu.recipes import resolve_config
 from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, resolve_checkpoint
+from emu.training.checks import CheckData, raise_problems, settings_problems
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
 from emu.training.progress import StepProgressBar
+from emu.training.record import SaveConfig
+from emu.training.words import as_list, resolve_words, run_name
 from emu_tokenizers import VisionTokenizerConfig
-from emu_tokenizers.files import replacing
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -41,22 +42,10 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }
-CONFIG_OPTIONS = ("--config", "-c")
 UNWANTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*isinstance.treespec, LeafSpec.*",
 )
-
-
-class SaveConfig(SaveConfigCallback):
-    """Saves the merged configuration, whole or not at all."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `config.yaml` into the run's folder; how this part of the run was started is no part of it."""
-        if trainer.is_global_zero and stage == "fit":
-            self.config.ckpt_path, self.config.overwrite = None, False
-            with replacing(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
 
 
 class EmuCLI(LightningCLI):
@@ -167,64 +156,6 @@ class EmuCLI(LightningCLI):
             for _, path in found:
                 path.unlink(missing_ok=True)
         return resolve_checkpoint(self.config.ckpt_path, folder)
-
-
-class CheckData(Callback):
-    """Looks at the data once it is prepared, before the first step."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a ValueError that lists everything wrong with the sources."""
-        datamodule = getattr(trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "source_problems"):
-            raise_problems(datamodule.source_problems())
-
-
-def settings_problems(trainer: Trainer, module: LightningModule, datamodule: Any) -> list[str]:
-    """What is wrong with the numbers of a configuration, before anything is prepared."""
-    found = []
-    if trainer.max_steps < 1 and trainer.max_epochs in (None, -1):
-        found.append("nothing ends this run; set trainer.max_steps")
-    for part in (module, datamodule):
-        check = getattr(part, "problems", None)
-        found += check(trainer) if callable(check) else []
-    return found
-
-
-def raise_problems(problems: list[str]) -> None:
-    """Raise a ValueError that lists them, if there are any."""
-    if problems:
-        raise ValueError("this configuration cannot work:" + "".join(f"\n  - {problem}" for problem in problems))
-
-
-def resolve_words(words: Sequence[str]) -> list[str]:
-    """The command line with every value of --config turned into a path.
-
-    Raises:
-        FileNotFoundError: a value is neither a file nor a recipe.
-    """
-    resolved: list[str] = []
-    for word in words:
-        option, equals, value = word.partition("=")
-        if resolved and resolved[-1] in CONFIG_OPTIONS:
-            resolved.append(str(resolve_config(word)))
-        elif equals and option in CONFIG_OPTIONS:
-            resolved += [option, str(resolve_config(value))]
-        else:
-            resolved.append(word)
-    return resolved
-
-
-def as_list(value: Any) -> list[Any]:
-    """None, one thing or several, as a new list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def run_name(words: Sequence[str]) -> str:
-    """Name of a run: that of its last configuration file."""
-    files = [value for option, value in zip(words, words[1:], strict=False) if option in CONFIG_OPTIONS]
-    return Path(files[-1]).stem if files else "run"
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from emu.hub.language import read_emu_config
 from emu.hub.repositories import resolve
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
-from emu.training.cli import EmuCLI, raise_problems, settings_problems
+from emu.training.checks import raise_problems, settings_problems
+from emu.training.cli import EmuCLI
 from emu.training.lora_memory import (
     PROJECTIONS,
     LoraMemory,
