@@ -29,7 +29,7 @@ _HOMES = {
     "emu.multimodal_tokenizer": ("MultimodalTokenizer",),
     "emu.pipeline": ("Emu", "ImageResult", "VideoResult"),
     "emu.vocabulary": ("Vocabulary",),
-    "emu_tokenizers": ("TextTokenizer", "VisionTokenizer", "VisionTokenizerConfig"),
+    "emu.tokenizers": ("TextTokenizer", "VisionTokenizer", "VisionTokenizerConfig"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 import emu.modalities  # noqa: F401  registers images and clips
+from emu.checkpoints.bundled import find_model_folder
+from emu.checkpoints.repositories import push
 from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
 from emu.layouts import LAYOUTS, Layout
 from emu.modality import Grid, get_modality
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import write_json
+from emu_tokenizers.folders import TEXT_FOLDER, VISION_FOLDER
 
 FILE_NAME = "multimodal_tokenizer.json"
-TEXT_FOLDER, VISION_FOLDER = "text_tokenizer", "vision_tokenizer"
 FORMAT_VERSION = 1
 
 
@@ -182,20 +184,17 @@ class MultimodalTokenizer:
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Put what `save_pretrained` writes into a hub's repository; options, result and errors as in `Emu.push_to_hub`."""
-        hub = importlib.import_module("emu.hub.repositories")  # a floor above, and needed only here
-        return hub.push(repository, self.save_pretrained, kind="MultimodalTokenizer", **options)
+        return push(repository, self.save_pretrained, kind="MultimodalTokenizer", **options)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> MultimodalTokenizer:
-        """Read what `save_pretrained` wrote, from a folder or a hub's repository; with templates, where the folder has any.
+        """Read what `save_pretrained` wrote, from a folder, a bundled model or a hub's repository; with templates, where it has any.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
             ValueError: a tokenizer in it is not the one it was saved with.
         """
-        if not Path(folder).is_dir():
-            folder = importlib.import_module("emu.hub.repositories").resolve(folder)
-        folder = Path(folder)
+        folder = find_model_folder(folder)
         if cls is MultimodalTokenizer and (folder / "templates.json").is_file():
             return importlib.import_module("emu.hub.tokenizer").ReleasedTokenizer.from_pretrained(folder)
         file = folder / FILE_NAME

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from emu import Emu
+from emu.checkpoints.bundled import BUNDLED
 from emu.demo.captions import DIGIT_NAMES, QUESTION
 from emu.demo.data import DigitsData
 from emu.demo.run import GOALS
-from emu.pipeline.folder import BUNDLED
 
 
 @pytest.fixture(scope="module")

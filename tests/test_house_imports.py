@@ -13,10 +13,10 @@ PACKAGES = {
     "emu_tokenizers": ROOT / "tokenizers" / "emu_tokenizers",
     "emu": ROOT / "emu",
 }
-GROUND = (
-    "auto_classes configuration documents kernels layouts media modalities modality multimodal_tokenizer recipes tokenizers "
-    "trained vocabulary"
-)
+GROUND = """
+    auto_classes checkpoints configuration documents kernels layouts media modalities modality multimodal_tokenizer recipes tokenizers
+    trained vocabulary
+"""
 FLOORS = [
     floor.split() for floor in (GROUND, "model", "data evaluation generation hub", "pipeline training", "demo", "cli")
 ]

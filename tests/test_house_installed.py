@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emu.pipeline.folder import BUNDLED
+from emu.checkpoints.bundled import BUNDLED
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [

@@ -12,8 +12,8 @@ import transformers.utils.hub
 from safetensors.torch import load_file
 
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer
+from emu.checkpoints.repositories import model_name, resolve
 from emu.hub.reading import read_tokenizer
-from emu.hub.repositories import model_name, resolve
 from emu.hub.stand_ins import write_newer_vision, write_original, write_original_vision
 from emu.hub.weights import Checkpoint
 

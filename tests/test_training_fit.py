@@ -10,7 +10,7 @@ from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import CurveLogger, read_curves
-from emu.training.words import resolve_words
+from emu.training.words import split_words
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 
@@ -161,9 +161,9 @@ def test_unknown_keys_in_the_file_are_refused(recipe):
 
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
-        resolve_words(["--config", "some/nowhere.yaml"])
+        split_words(["--config", "some/nowhere.yaml"])
     with pytest.raises(FileNotFoundError, match="no recipe 'nothing'"):
-        resolve_words(["--config=nothing"])
+        split_words(["--config=nothing"])
 
 
 def test_going_on_from_a_file_that_is_not_there_is_refused(recipe):

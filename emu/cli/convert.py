@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from emu.checkpoints.bundled import find_model_folder
 from emu.hub.convert import TARGETS, Source, convert, open_source
 from emu.hub.ranks import SPLITS
 from emu.hub.reading import generation_settings, task_settings
-from emu.hub.repositories import resolve
 from emu.hub.templates import NAMED
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE, read_defaults
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
         if given.to == "emu" and source.tokenizer is not None:
-            folder = resolve(given.source, revision=given.revision)
+            folder = find_model_folder(given.source, revision=given.revision)
             write_file(partial / SETTINGS_FILE, _settings(folder, source, given.templates is not None))
     print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
     return 0

@@ -143,7 +143,7 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
         raise ValueError("give --images, --videos or both")
     from emu.evaluation.tokenizer import Options, evaluate
     from emu.media import png_bytes
-    from emu_tokenizers import VisionTokenizer
+    from emu.tokenizers import VisionTokenizer
     from emu_tokenizers.files import holding, write_file, write_json
     from emu_tokenizers.pixels.sources import clip_sources, picture_sources
 

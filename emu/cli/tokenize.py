@@ -29,7 +29,6 @@ from emu.cli.pictures import open_picture
 from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.documents import Text, Video
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.folder import BUNDLED
 
 KINDS = {"text": {"weight"}, "caption": {"weight"}, "image": {"weight"}, "frames": {"fps"}}
 """What an item is told by, and the keys that it may have besides."""
@@ -51,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     lines = [line for line in enumerate(options.documents.read_bytes().splitlines(), start=1) if line[1].strip()]
     if not lines:
         raise ValueError(f"{options.documents} has no documents")
-    folder = BUNDLED / options.tokenizer
-    tokenizer = MultimodalTokenizer.from_pretrained(folder if folder.is_dir() else options.tokenizer)
+    tokenizer = MultimodalTokenizer.from_pretrained(options.tokenizer)
     if tokenizer.vision is not None:
         tokenizer.vision.eval()
     reader = DocumentReader(tokenizer, options.documents.parent, tuple(options.size) if options.size else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ from lightning.pytorch import LightningDataModule
 
 from emu.data.loader import EvaluationLoader, PackedLoader, row_length_problems
 from emu.data.mixture import Mixture, mixture_problems
+from emu.data.rows import row_length_hint
 from emu.data.sources import DocumentSource
 from emu.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class MixtureDataModule(LightningDataModule, ABC):
@@ -86,9 +90,30 @@ class MixtureDataModule(LightningDataModule, ABC):
 
     def source_problems(self) -> list[str]:
         """What keeps these sources from being trained on, once they are prepared; one sentence each."""
-        found = mixture_problems(self._training_sources(), self.documents_per_step)
-        found += row_length_problems(self._training_sources(), self.row_length)
-        return found + row_length_problems(self._validation_sources(), self.row_length)
+        found = []
+        for opened, is_training in ((self._training_sources, True), (self._validation_sources, False)):
+            try:
+                sources = opened()
+            except (ValueError, FileNotFoundError) as error:
+                found.append(str(error))
+                continue
+            found += mixture_problems(sources, self.documents_per_step) if is_training else []
+            found += row_length_problems(sources, self.row_length)
+        return list(dict.fromkeys(found))
+
+    def longest_documents(self) -> dict[str, int]:
+        """Tokens of the longest document of each source that knows them, by its name."""
+        lengths: dict[str, int] = {}
+        for sources in (self._training_sources(), self._validation_sources()):
+            for name, source in sources.items():
+                lengths[name] = max(lengths.get(name, 0), getattr(source, "max_length", None) or 0)
+        return lengths
+
+    def tell_row_use(self) -> None:
+        """Log a hint at a better row length where rows would stay too empty."""
+        hint = row_length_hint(self._mixture(), self.row_length)
+        if hint is not None:
+            logger.warning(hint)
 
     def train_dataloader(self) -> PackedLoader:
         """Packed steps of this rank's share."""

@@ -17,7 +17,6 @@ from emu.data.sources import DocumentSource
 from emu.demo.digits import DIRECTIONS, REST, SHIFTS, Digits, draw, draw_clips, draw_stills, load_digits, to_rgb_pixels
 from emu.demo.tasks import TASKS, encode_digits
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.folder import BUNDLED
 from emu.vocabulary import Vocabulary
 
 DOCUMENTS_PER_STEP = {
@@ -69,8 +68,7 @@ class DigitsData(MixtureDataModule):
     def tokenizer(self) -> MultimodalTokenizer:
         """The tokenizers, read when they are first asked for."""
         if self._tokenizer is None:
-            bundled = BUNDLED / self.tokenizer_name
-            self._tokenizer = MultimodalTokenizer.from_pretrained(bundled if bundled.is_dir() else self.tokenizer_name)
+            self._tokenizer = MultimodalTokenizer.from_pretrained(self.tokenizer_name)
         return self._tokenizer
 
     @property

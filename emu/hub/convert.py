@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from emu.checkpoints.bundled import find_model_folder
 from emu.hub import names, vision
 from emu.hub.configs import original_config, original_vocabulary, transformers_config
 from emu.hub.formats import detect, read_config
@@ -20,7 +21,6 @@ from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
 from emu.hub.reading import read_tokenizer
-from emu.hub.repositories import resolve
 from emu.hub.shards import ShardWriter, parse_size
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates
@@ -71,7 +71,7 @@ def open_source(
 ) -> Source:
     """Open a model of any format; arguments and errors as in `emu.hub.reading.read_released`."""
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
-    folder = resolve(path, files=allow_pickle, revision=revision)
+    folder = find_model_folder(path, files=allow_pickle, revision=revision)
     form = detect(folder)
     checkpoint, config = Checkpoint.open(folder, allow_pickle), read_emu_config(folder)
     check_tensors(checkpoint, form, config)

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from emu.checkpoints.bundled import find_model_folder
+from emu.checkpoints.repositories import PLACES
 from emu.hub import names
 from emu.hub.configs import emu_config
 from emu.hub.formats import detect, read_config, read_json
 from emu.hub.quantization import is_quantized, quantization_config, target_of
-from emu.hub.repositories import PLACES, resolve
 from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuConfig, EmuForCausalLM
@@ -45,7 +46,7 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
     allow_pickle: str | Iterable[str] = options.pop("allow_pickle", ())
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
     places = {name: options.pop(name) for name in PLACES if name in options}
-    folder = resolve(path, files=allow_pickle, **places)
+    folder = find_model_folder(path, files=allow_pickle, **places)
     folder = folder / options.pop("subfolder", "")
     adapter = None
     if is_adapter(folder):
@@ -78,12 +79,12 @@ def base_of(adapter: Path) -> Path:
         FileNotFoundError: it is not there.
     """
     base = read_json(adapter / ADAPTER).get("base_model_name_or_path")
-    if not base or not resolve(base).is_dir():
+    if not base or not find_model_folder(base).is_dir():
         raise FileNotFoundError(
             f"{adapter / ADAPTER} was trained on the model {base!r}, which is not there; load that model and call its "
             f"load_adapter({str(adapter)!r})"
         )
-    return resolve(base)
+    return find_model_folder(base)
 
 
 def read_emu_config(folder: str | Path) -> EmuConfig:

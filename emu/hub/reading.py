@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emu.checkpoints.bundled import find_model_folder
+from emu.checkpoints.repositories import PLACES, is_repository, model_name
 from emu.hub import templates as known
 from emu.hub.configs import ORIGINAL_DEFAULTS
 from emu.hub.formats import VISION_TYPES, detect, read_config, read_json
 from emu.hub.language import base_of, check_folder, is_adapter
 from emu.hub.names import VISION_PREFIX
-from emu.hub.repositories import PLACES, is_repository, model_name, resolve
 from emu.hub.sizes import Resize, size_of_ratio
 from emu.hub.templates import Templates
 from emu.hub.texts import read_text_tokenizer
@@ -92,7 +93,7 @@ def read_released(
     """
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
     places = {name: options.pop(name) for name in PLACES if name in options}
-    check_folder(resolve(path, files=allow_pickle, **places), allow_pickle)
+    check_folder(find_model_folder(path, files=allow_pickle, **places), allow_pickle)
     tokenizer = read_tokenizer(
         path,
         vision_tokenizer=vision_tokenizer,
@@ -102,7 +103,7 @@ def read_released(
         allow_pickle=allow_pickle,
         **places,
     )
-    folder = resolve(path, files=allow_pickle, **places)
+    folder = find_model_folder(path, files=allow_pickle, **places)
     model = EmuForCausalLM.from_pretrained(folder, allow_pickle=allow_pickle, **options)
     if not Path(path).is_dir():
         model.name_or_path = str(path)
@@ -125,7 +126,7 @@ def read_tokenizer(
 ) -> MultimodalTokenizer:
     """The tokenizers of a model in any known format, joined; arguments and errors as in `read_released`."""
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
-    folder = resolve(path, files=allow_pickle, **places)
+    folder = find_model_folder(path, files=allow_pickle, **places)
     others = {name: value for name, value in places.items() if name != "revision"}
     if is_adapter(folder):
         if (folder / TOKENIZER_FILE).is_file():
@@ -146,7 +147,7 @@ def read_tokenizer(
             "only: open it with EmuForCausalLM.from_pretrained"
         )
     text = read_text_tokenizer(
-        folder if text_tokenizer is None else resolve(text_tokenizer, **others), vocabulary, split
+        folder if text_tokenizer is None else find_model_folder(text_tokenizer, **others), vocabulary, split
     )
     if vision_tokenizer is None and not Path(path).is_dir():
         vision_tokenizer = VISION_REPOSITORIES.get(form)
@@ -185,7 +186,7 @@ def _read_own(
     tokenizer = read_own_tokenizer(folder)
     if vision_tokenizer is None:
         return tokenizer
-    place = resolve(vision_tokenizer, files=allow_pickle, **places)
+    place = find_model_folder(vision_tokenizer, files=allow_pickle, **places)
     found = read_vision_tokenizer(place, allow_pickle).fingerprint
     saved = tokenizer.fingerprints.get("vision")
     if found != saved:
@@ -212,7 +213,7 @@ def _vision(
         checkpoint = Checkpoint.open(folder, allow_pickle)
         inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
         return build(config["vq_config"], inside, str(folder)), folder
-    place = find_vision_folder(folder) if given is None else resolve(given, files=allow_pickle, **places)
+    place = find_vision_folder(folder) if given is None else find_model_folder(given, files=allow_pickle, **places)
     return read_vision_tokenizer(place, allow_pickle), place
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from emu.checkpoints.repositories import push
 from emu.generation import Engine, Sampling
-from emu.hub.repositories import push
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer

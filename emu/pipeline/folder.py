@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from emu.checkpoints.bundled import bundled_models, find_model_folder, is_bundled
 from emu.hub.formats import read_config
 from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
@@ -34,7 +35,6 @@ OUR_FILES = ("*.json", "model*.safetensors", TEXT_FOLDER, VISION_FOLDER, "*.part
 """What a model's folder holds, and what goes when another model takes its name."""
 DAMAGED = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, RuntimeError)
 """What libraries raise for files that are cut or do not fit each other."""
-BUNDLED = Path(__file__).parents[1] / "bundled"
 
 
 class Parts(NamedTuple):
@@ -52,7 +52,7 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str
         FileNotFoundError, TypeError, ValueError: see `Emu.from_pretrained`.
     """
     if is_bundled(path):
-        path = BUNDLED / path
+        path = find_model_folder(path)
     if options or is_released(path):
         ours = Path(path).is_dir() and not is_released(path)
         released = read_released(path, dtype=dtype or (torch.float32 if ours else "auto"), **options)
@@ -64,26 +64,17 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str
     return Parts(read_model(folder, dtype), tokenizer, defaults)
 
 
-def _bundled() -> list[str]:
-    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
-
-
-def is_bundled(path: str | Path) -> bool:
-    """Whether a path is the bare name of a bundled model."""
-    return str(path) in _bundled()
-
-
 def find_folder(path: str | Path) -> Path:
     """The folder meant by a path or by the name of a bundled model.
 
     Raises:
         FileNotFoundError: there is none, or parts of it are missing.
     """
-    folder = BUNDLED / path if is_bundled(path) else Path(path)
+    folder = find_model_folder(path) if is_bundled(path) else Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no model at {str(path)!r}; expected a folder written by Emu.save_pretrained, the folder or hub repository (owner/name) of a "
-            f"released model, or a bundled model: {_bundled()}"
+            f"released model, or a bundled model: {bundled_models()}"
         )
     missing = [name for name in ("config.json", TOKENIZER_FILE, TEXT_FOLDER) if not (folder / name).exists()]
     if not any((folder / name).is_file() for name in WEIGHT_FILES):

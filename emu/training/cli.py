@@ -18,21 +18,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
+from emu.training.building import BUILD_ERRORS, build_apart, complete_settings, reason
 from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, resolve_checkpoint
-from emu.training.checks import CheckData, raise_problems, settings_problems
+from emu.training.checks import CheckData, early_problems
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
+from emu.training.parsing import parse
 from emu.training.progress import StepProgressBar
-from emu.training.record import SaveConfig
-from emu.training.words import as_list, resolve_words, run_name
+from emu.training.record import SaveConfig, as_written
+from emu.training.words import as_list, split_words
 from emu_tokenizers import VisionTokenizerConfig
 
 TRAINER_DEFAULTS = {
@@ -42,6 +45,7 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }
+PRINT_CONFIG = "--print_config"
 UNWANTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*isinstance.treespec, LeafSpec.*",
@@ -58,7 +62,7 @@ class EmuCLI(LightningCLI):
     """
 
     def __init__(self, model_class: type[LightningModule], args: Sequence[str], name: str = "emu fit") -> None:
-        self._words = resolve_words(args)
+        self._words = split_words(args)
         set_parsing_settings(subclasses_disabled=[EmuConfig, VisionTokenizerConfig])  # their fields are options
         with quiet():
             super().__init__(
@@ -77,7 +81,7 @@ class EmuCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 run=False,
-                args=self._words,
+                args=list(args),
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -101,14 +105,44 @@ class EmuCLI(LightningCLI):
         """Parse; name the run's folder after the recipe where nothing else is said.
 
         Raises:
-            ValueError: an unknown key or a value of the wrong type.
+            ValueError, FileNotFoundError: a recipe cannot be read.
         """
-        try:
-            self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            raise ValueError(f"{error}\n{parser.prog} --help lists the options") from error
+        printing = PRINT_CONFIG in self._words.options
+        if printing:
+            self._words.options.remove(PRINT_CONFIG)
+        self.parsed = parse(parser, self._words)
+        if self.parsed.config is None:
+            raise_problems(self.parsed.problems, self.parsed.written)
+        assert self.parsed.config is not None
+        self.config = self.parsed.config
         if self.config.trainer.default_root_dir is None:
-            self.config.trainer.default_root_dir = str(Path("runs") / run_name(self._words))
+            self.config.trainer.default_root_dir = str(Path("runs") / self._words.run_name)
+        complete_settings(self.config.trainer)
+        if printing:
+            raise_problems(self.parsed.problems, self.parsed.written)
+            print(as_written(parser, self.config, self.parsed.resolved), end="")
+            raise SystemExit(0)
+        self.save_config_kwargs["resolved"] = self.parsed.resolved
+
+    def instantiate_classes(self) -> None:
+        """Build the module, the data and the trainer.
+
+        Raises:
+            ValueError: some of them cannot be built, or the configuration has other problems; all that can be found.
+        """
+        problems = self.parsed.problems
+        parts: dict[str, Any] = {}
+        try:
+            super().instantiate_classes()
+            parts = {"model": self.model, "data": self.datamodule, "trainer": self.trainer}
+        except BUILD_ERRORS as error:
+            parts, found = build_apart(self.parser, self.config)
+            problems += found or [Problem(reason(error), ("trainer",))]
+            parts["trainer"] = None
+        if problems:
+            raise_problems(
+                problems + early_problems(parts["trainer"], parts.get("model"), parts.get("data")), self.parsed.written
+            )
 
     @property
     def folder(self) -> Path:
@@ -118,14 +152,16 @@ class EmuCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our logger, progress bar and checkpoint writer."""
         settings = self.config_init.trainer
-        if settings.logger is None or settings.logger is True:
-            settings.logger = [CurveLogger(str(self.folder), resume=self.config.ckpt_path is not None)]
+        if settings.logger is not False:  # curves of ours beside any other logger
+            others = [] if settings.logger is True else as_list(settings.logger)
+            settings.logger = [CurveLogger(str(self.folder), resume=self.config.ckpt_path is not None), *others]
         callbacks = as_list(settings.callbacks)
         if settings.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks
         ):
             callbacks.append(StepProgressBar())
-        settings.callbacks = [*callbacks, CheckData()]
+        export = None if self.config.export is None else self.folder / self.config.export
+        settings.callbacks = [*callbacks, CheckData(self.parsed.written, export)]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
@@ -136,7 +172,7 @@ class EmuCLI(LightningCLI):
             ValueError: the configuration cannot work, or the folder holds another run.
             FileNotFoundError: there is no such checkpoint.
         """
-        raise_problems(settings_problems(self.trainer, self.model, self.datamodule))
+        raise_problems(early_problems(self.trainer, self.model, self.datamodule), self.parsed.written)
         checkpoint = self._checkpoint()
         with quiet():
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+from emu.checkpoints.bundled import find_model_folder
+from emu.configuration.problems import raise_problems
 from emu.hub.language import read_emu_config
-from emu.hub.repositories import resolve
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
-from emu.training.checks import raise_problems, settings_problems
+from emu.training.checks import settings_problems
 from emu.training.cli import EmuCLI
 from emu.training.lora_memory import (
     PROJECTIONS,
@@ -79,7 +80,7 @@ class LoraModule(EmuModule):
             return
         assert self.pretrained is not None
         vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
-        config = without_dropout(read_emu_config(resolve(self.pretrained)))
+        config = without_dropout(read_emu_config(find_model_folder(self.pretrained)))
         check_vocabulary(config, vocabulary)
         model = EmuForCausalLM.from_pretrained(self.pretrained, config=config, dtype=DTYPES[self.base_dtype])
         self.config = model.config
@@ -145,7 +146,7 @@ def fit(arguments: Sequence[str]) -> LoraModule:
     cli = EmuCLI(LoraModule, arguments, name="emu fit-lora")
     module = cli.fit()
     assert isinstance(module, LoraModule) and module.pretrained is not None
-    settings = resolve(module.pretrained) / SETTINGS_FILE
+    settings = find_model_folder(module.pretrained) / SETTINGS_FILE
     if cli.config.export is not None and settings.is_file() and cli.trainer.is_global_zero:
         target = cli.folder / cli.config.export
         if (target / TOKENIZER_FILE).is_file():
@@ -162,10 +163,10 @@ def need(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
     cli = EmuCLI(LoraModule, arguments, name="emu fit-lora")
     module = cli.model
     assert isinstance(module, LoraModule)
-    raise_problems(settings_problems(cli.trainer, module, cli.datamodule))
+    raise_problems(settings_problems(cli.trainer, module, cli.datamodule), cli.parsed.written)
     length = int(cli.datamodule.row_length)
     memory = lora_memory(
-        read_emu_config(resolve(str(module.pretrained))),
+        read_emu_config(find_model_folder(str(module.pretrained))),
         row_length=length,
         rank=module.rank,
         dropout=module.dropout,

@@ -1,21 +1,55 @@
-"""The record of a run's configuration."""
+"""The record of a run's configuration: as it was written, and with every value resolved."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from emu_tokenizers.files import replacing
+from emu.configuration.resolving import Resolved
+from emu_tokenizers.files import write_file
+
+WRITTEN_FILE, RESOLVED_FILE = "config.yaml", "config.resolved.yaml"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the merged configuration, whole or not at all."""
+    """Writes both files, each whole or not at all.
+
+    Args:
+        resolved: the interpolations of this run's recipes.
+        options: of Lightning.
+    """
+
+    def __init__(self, *arguments: Any, resolved: Resolved, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.resolved = resolved
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `config.yaml` into the run's folder; how this part of the run was started is no part of it."""
+        """Write them into the run's folder; how this part of the run was started is no part of them."""
         if trainer.is_global_zero and stage == "fit":
             self.config.ckpt_path, self.config.overwrite = None, False
-            with replacing(Path(trainer.default_root_dir) / "config.yaml") as temporary:
-                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
+            folder = Path(trainer.default_root_dir)
+            write_file(folder / WRITTEN_FILE, as_written(self.parser, self.config, self.resolved).encode())
+            write_file(folder / RESOLVED_FILE, as_resolved(self.parser, self.config, self.resolved).encode())
+
+
+def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
+    """A recipe that repeats a run: every value, interpolations as they were written."""
+    return _dumped(resolved.put_back(_values(parser, config), only_environment=False))
+
+
+def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
+    """Every value as a number or a text, save those from environment variables: what is secret does not reach the disk."""
+    return _dumped(resolved.put_back(_values(parser, config), only_environment=True))
+
+
+def _values(parser: ArgumentParser, config: Namespace) -> Any:
+    return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+def _dumped(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -1,32 +1,109 @@
-"""The words of a training command: which recipes they name, and what the run is called after them."""
+"""The words of a training command, taken apart: which recipes they name, what they set, what the run is called."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
+from omegaconf import OmegaConf
+
+from emu.configuration.resolving import MARK, Resolved
+from emu.configuration.written import Written
 from emu.recipes import resolve_config
 
 CONFIG_OPTIONS = ("--config", "-c")
 
 
-def resolve_words(words: Sequence[str]) -> list[str]:
-    """The command line with every value of --config turned into a path.
+class Words(NamedTuple):
+    """A command line.
+
+    Attributes:
+        files: the recipes, in order; what a later one says wins.
+        options: "--key=value" for what is set over them, and flags such as "--help".
+        stray: words that belong to no option.
+    """
+
+    files: list[Path]
+    options: list[str]
+    stray: list[str]
+
+    @property
+    def run_name(self) -> str:
+        """Name of a run: that of its last recipe."""
+        return self.files[-1].stem if self.files else "run"
+
+    def read(self) -> Written:
+        """The recipes merged, and what the options set over them.
+
+        Raises:
+            ValueError, FileNotFoundError: see `Written.add_file`.
+        """
+        written = Written()
+        for file in self.files:
+            written.add_file(file)
+        for option in self.options:
+            key, value = split_option(option)
+            if value is not None and not key.endswith("+"):
+                written.set(key, read_value(value))
+        return written
+
+
+def split_words(words: Sequence[str]) -> Words:
+    """Take a command line apart.
 
     Raises:
-        FileNotFoundError: a value is neither a file nor a recipe.
+        FileNotFoundError: a value of --config is neither a file nor a recipe.
+        ValueError: --config without a value.
     """
-    resolved: list[str] = []
-    for word in words:
+    found = Words([], [], [])
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
         option, equals, value = word.partition("=")
-        if resolved and resolved[-1] in CONFIG_OPTIONS:
-            resolved.append(str(resolve_config(word)))
-        elif equals and option in CONFIG_OPTIONS:
-            resolved += [option, str(resolve_config(value))]
+        takes_next = (
+            not equals and bool(pending) and not pending[0].startswith("--") and pending[0] not in CONFIG_OPTIONS
+        )
+        if option in CONFIG_OPTIONS:
+            if not equals and not takes_next:
+                raise ValueError(f"{option} needs the name of a recipe or a file; `emu recipes` lists the recipes")
+            found.files.append(resolve_config(value if equals else pending.pop(0)))
+        elif not word.startswith("-"):
+            found.stray.append(word)
         else:
-            resolved.append(word)
-    return resolved
+            found.options.append(f"{word}={pending.pop(0)}" if takes_next and word.startswith("--") else word)
+    return found
+
+
+def split_option(option: str) -> tuple[str, str | None]:
+    """("a.b", "value") of "--a.b=value"; the value of a flag is None."""
+    key, equals, value = option.removeprefix("--").partition("=")
+    return key, value if equals else None
+
+
+def read_value(text: str) -> Any:
+    """What a word means as YAML: a number, a list, ...; text that is not YAML stays text."""
+    try:
+        node = OmegaConf.from_dotlist([f"value={text}"])
+    except yaml.YAMLError:
+        return text
+    return OmegaConf.to_container(node, resolve=False)["value"]  # type: ignore[call-overload, index]
+
+
+def with_values(words: Words, written: Written, resolved: Resolved) -> tuple[dict[str, Any], list[str]]:
+    """Recipes as one tree and the options, both without interpolations; values that cannot be resolved are left out."""
+    options = []
+    for option in words.options:
+        key, value = split_option(option)
+        if value is not None and MARK in value and not key.endswith("+"):
+            path = written.set(key, read_value(value))  # the same again, to know its path
+            if path not in resolved.values:
+                continue
+            option = f"--{key}={json.dumps(resolved.values[path])}"
+        options.append(option)
+    return resolved.of(written.files), options
 
 
 def as_list(value: Any) -> list[Any]:
@@ -34,9 +111,3 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def run_name(words: Sequence[str]) -> str:
-    """Name of a run: that of its last configuration file."""
-    files = [value for option, value in zip(words, words[1:], strict=False) if option in CONFIG_OPTIONS]
-    return Path(files[-1]).stem if files else "run"

@@ -21,6 +21,7 @@ import sentencepiece
 import tokenizers
 
 from emu_tokenizers.files import write_file
+from emu_tokenizers.folders import TEXT_FOLDER, find_part
 
 SENTENCEPIECE_FILE, HUGGING_FACE_FILE = "tokenizer.model", "tokenizer.json"
 MODEL_TYPES = ("bpe", "unigram")
@@ -147,13 +148,14 @@ class TextTokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> TextTokenizer:
-        """Read a folder with a `tokenizer.json` (Hugging Face) or a `tokenizer.model` (SentencePiece), or such a file.
+        """Read a folder with a `tokenizer.json` (Hugging Face) or a `tokenizer.model` (SentencePiece), such a file, or the one in a
+        model's folder.
 
         Raises:
             FileNotFoundError: there is neither.
             ValueError: the file cannot be read as what its name says, or its SentencePiece model changes text.
         """
-        path = Path(path)
+        path = Path(find_part(path, TEXT_FOLDER))
         candidates = [path] if path.is_file() else [path / HUGGING_FACE_FILE, path / SENTENCEPIECE_FILE]
         for file in candidates:
             if file.is_file():

@@ -23,6 +23,7 @@ from emu_tokenizers.convert import THEIR_CODEBOOKS, config_from, config_to, weig
 from emu_tokenizers.decoder import Decoder
 from emu_tokenizers.encoder import Encoder
 from emu_tokenizers.fingerprint import STATISTICS, fingerprint
+from emu_tokenizers.folders import VISION_FOLDER, find_part
 from emu_tokenizers.initialization import init_weights
 from emu_tokenizers.registry import make_quantizer
 from emu_tokenizers.strips import paint_in_strips
@@ -290,7 +291,7 @@ class VisionTokenizer(PreTrainedModel):
         Emu3 repository. Every weight must be there.
 
         Args:
-            source: folder or repository.
+            source: folder or repository, also the folder of a model that holds the tokenizer.
             config: replaces the configuration that is stored there (say, another clip rule), or stands for one that is
                 missing: `VisionTokenizerConfig.preset("emu3.5")` for safetensors of Emu3.5's tokenizer.
             dtype: of the weights; None keeps that of the file.
@@ -300,6 +301,7 @@ class VisionTokenizer(PreTrainedModel):
             FileNotFoundError: no such folder or repository, or a file is missing in it.
             ValueError: no vision tokenizer, a damaged file, or weights that do not fit the configuration.
         """
+        source = find_part(source, VISION_FOLDER)
         if config is None:
             config = config_from(read_settings(source, **hub))
         weights = read_weights(source, **hub)

@@ -1,4 +1,4 @@
-"""What a configuration names: objects by class path, found first in the folder that one works in."""
+"""Objects by class path, found first in the folder that one works in."""
 
 from __future__ import annotations
 

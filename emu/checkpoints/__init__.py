@@ -1,0 +1,1 @@
+"""Models on disks and hubs: where they are found, what travels."""

@@ -1,0 +1,61 @@
+"""Everything wrong with a configuration in one message, each with the place that says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from emu.configuration.written import KeyPath, Written, dotted
+
+NAMES = re.compile(r"[A-Za-z_][\w.]*")
+PARTS: tuple[KeyPath, ...] = ((), ("model",), ("data", "init_args"), ("trainer",), ("checkpoint",))
+"""Where a name in a sentence may be at home, in the order in which it is looked for."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, in a sentence.
+
+    Attributes:
+        text: the sentence.
+        path: of the key that it is about; () where that is looked for in the sentence.
+    """
+
+    text: str
+    path: KeyPath = ()
+
+
+def raise_problems(problems: Iterable[Problem | str], written: Written | None = None) -> None:
+    """Raise a ValueError that lists them, each once, with the file and line of the key where it is written.
+
+    Raises:
+        ValueError: there are any.
+    """
+    lines: dict[str, None] = {}
+    for problem in problems:
+        problem = Problem(problem) if isinstance(problem, str) else problem
+        lines[_line(problem, written)] = None
+    if lines:
+        raise ValueError("this configuration cannot work:" + "".join(f"\n  - {line}" for line in lines))
+
+
+def _line(problem: Problem, written: Written | None) -> str:
+    if written is None:
+        return problem.text
+    path = problem.path or find_key(problem.text, written)
+    place = written.place(path)
+    text = problem.text
+    if path and dotted(path) not in text:
+        name = dotted(path[1:])
+        text = f"{dotted(path[:1])}.{text}" if name and text.startswith(f"{name} ") else f"{dotted(path)}: {text}"
+    return text if place is None else f"{place}: {text}"
+
+
+def find_key(text: str, written: Written, parts: Sequence[KeyPath] = PARTS) -> KeyPath:
+    """The first name in a sentence that is a key of what was written, () where there is none."""
+    for name in NAMES.findall(text):
+        for part in parts:
+            path = (*part, *name.strip(".").split("."))
+            if len(path) > 1 and path in written.places:
+                return path
+    return ()
