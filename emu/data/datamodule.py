@@ -26,10 +26,11 @@ class MixtureDataModule(LightningDataModule, ABC):
     after `prepare_data`, which is the place to download or to train tokenizers), and `validation_sources` where it has some.
 
     Args:
-        documents_per_step: how many documents of each source a step holds, by name of the source.
+        documents_per_step: how many documents of each source a batch holds, by name of the source; with
+            `trainer.accumulate_grad_batches` an optimizer step takes so many batches.
         row_length: positions of a packed row; at least the longest document.
         seed: chooses the order of the documents and everything random in them.
-        steps_per_epoch: nominal length of an epoch; only paces validation.
+        steps_per_epoch: optimizer steps of an epoch; only paces validation.
         validation_documents: how many documents validation packs together.
         num_workers: processes that prepare steps ahead.
     """
@@ -121,6 +122,7 @@ class MixtureDataModule(LightningDataModule, ABC):
             self._mixture(),
             self.row_length,
             steps_per_epoch=self.steps_per_epoch,
+            accumulation=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             num_workers=self.num_workers,
             **self._shared(),
         )

@@ -1,12 +1,14 @@
 """Packed batches whose position is one integer.
 
-Batch s is a pure function of (seed, s): ranks take rows of it, workers take steps of it, and resuming means to start counting elsewhere.
+Batch s is a pure function of (seed, s): ranks take rows of it, workers take batches of it, and resuming means to start counting elsewhere.
+An optimizer step takes one batch or, where gradients are accumulated, several: a pass always holds whole steps, and so does a saved position.
 The loaders here are what Lightning saves and restores (`state_dict`, `load_state_dict`); turn `use_distributed_sampler` off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch.distributed as dist
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from emu.data.mixture import Mixture
 from emu.data.packing import Packed, fill_rows, pack, pad_plan, plan_rows
 from emu.data.sources import DocumentSource
+from emu_tokenizers.resuming import check_identity
 
 
 class PackedSteps(Dataset):
@@ -56,22 +59,25 @@ class PackedSteps(Dataset):
 
 
 class StepLoader:
-    """Endless batches in stretches of a nominal length, each a pure function of its number.
+    """Endless batches in passes of whole optimizer steps, each batch a pure function of its number.
 
-    Every pass of iteration goes from the current step to the next multiple of `steps_per_epoch`, so that an interrupted pass goes on where
-    it stopped.
+    Every pass of iteration goes from the current batch to the next multiple of `steps_per_epoch * accumulation`, so that an interrupted
+    pass goes on where it stopped.
 
     Args:
-        batches: `batches[s]` is the batch of step s.
-        steps_per_epoch: nominal length; only paces validation and the trainer's epochs.
-        num_workers: processes that prepare steps ahead; 0 prepares each in the calling process.
+        batches: `batches[s]` is batch s.
+        steps_per_epoch: optimizer steps of a pass; only paces validation and the trainer's epochs.
+        accumulation: batches of one optimizer step.
+        num_workers: processes that prepare batches ahead; 0 prepares each in the calling process.
         identity: plain settings that say which batches these are; a position saved under others is refused.
 
     Attributes:
-        step: number of the next step.
+        step: number of the next batch.
+        step_parts: all batches of the optimizer step that the last batch belongs to, in order: how much each of them weighs in the step is
+            known before the first one is trained on.
 
     Raises:
-        ValueError: `steps_per_epoch` is below 1.
+        ValueError: `steps_per_epoch` or `accumulation` is below 1.
     """
 
     def __init__(
@@ -79,33 +85,40 @@ class StepLoader:
         batches: Any,
         *,
         steps_per_epoch: int = 1000,
+        accumulation: int = 1,
         num_workers: int = 0,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        if steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected 1 or more")
+        for name, value in (("steps_per_epoch", steps_per_epoch), ("accumulation", accumulation)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected 1 or more")
         self.steps_per_epoch = steps_per_epoch
+        self.accumulation = accumulation
         self.num_workers = num_workers
-        self.identity = dict(identity or {})
+        self.identity = {**(identity or {}), "steps_per_epoch": steps_per_epoch, "accumulate_grad_batches": accumulation}
         self.step = 0
+        self.step_parts: tuple[Any, ...] = ()
         self._batches = batches
 
     def __len__(self) -> int:
-        return self.steps_per_epoch
+        return self.steps_per_epoch * self.accumulation
 
     def __iter__(self) -> Iterator[Any]:
-        end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        for batch in step_batches(self.batches(), range(self.step, end), self.num_workers):
-            self.step += 1  # before the step is trained on: a checkpoint written after it goes on with the next
-            yield batch
+        end = (self.step // len(self) + 1) * len(self)
+        prepared = step_batches(self.batches(), range(self.step, end), self.num_workers)
+        while self.step < end:
+            self.step_parts = tuple(islice(prepared, self.accumulation))
+            for batch in self.step_parts:
+                self.step += 1  # before the batch is trained on: a checkpoint written after it goes on with the next
+                yield batch
 
     def batches(self) -> Any:
-        """The batches by number of the step."""
+        """The batches by number."""
         return self._batches
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what must not change under it."""
-        return {"step": self.step, **self.identity}
+        """The position, and what must not change under it; within an optimizer step it is the step's first batch."""
+        return {"step": self.step - self.step % self.accumulation, **self.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a saved position.
@@ -113,12 +126,7 @@ class StepLoader:
         Raises:
             ValueError: the state was saved under another identity, e.g. another seed, whose steps are other batches.
         """
-        other = {name: state.get(name) for name, value in self.identity.items() if state.get(name) != value}
-        if other:
-            now = {name: self.identity[name] for name in other}
-            raise ValueError(
-                f"the checkpoint's data was drawn with {other}, this run's is with {now}; resume with the same settings"
-            )
+        check_identity(state, self.identity)
         self.step = int(state["step"])
 
 
@@ -126,11 +134,12 @@ class PackedLoader(StepLoader):
     """Packed rows step by step; the global batch of a step is the same for any number of ranks and workers.
 
     Args:
-        mixture: what each step holds.
+        mixture: what each batch holds.
         row_length: number of positions of a row.
-        steps_per_epoch: nominal length; only paces validation and the trainer's epochs.
+        steps_per_epoch: optimizer steps of a pass; only paces validation and the trainer's epochs.
+        accumulation: batches of one optimizer step.
         pad_token_id: id of the padding.
-        num_workers: processes that prepare steps ahead; 0 prepares each in the calling process.
+        num_workers: processes that prepare batches ahead; 0 prepares each in the calling process.
         rank: share of the rows; taken from `torch.distributed` when None.
         world_size: number of shares; likewise.
 
@@ -144,6 +153,7 @@ class PackedLoader(StepLoader):
         row_length: int,
         *,
         steps_per_epoch: int = 1000,
+        accumulation: int = 1,
         pad_token_id: int = 0,
         num_workers: int = 0,
         rank: int | None = None,
@@ -152,8 +162,13 @@ class PackedLoader(StepLoader):
         problems = row_length_problems(mixture.sources, row_length)
         if problems:
             raise ValueError("; ".join(problems))
-        identity = {"seed": mixture.seed, "documents_per_step": dict(mixture.documents_per_step)}
-        super().__init__(None, steps_per_epoch=steps_per_epoch, num_workers=num_workers, identity=identity)
+        super().__init__(
+            None,
+            steps_per_epoch=steps_per_epoch,
+            accumulation=accumulation,
+            num_workers=num_workers,
+            identity=mixture_identity(mixture, row_length),
+        )
         self.mixture = mixture
         self.row_length = row_length
         self.pad_token_id = pad_token_id
@@ -222,6 +237,15 @@ class EvaluationLoader:
                 source_ids=[number for number, _, _ in some],
                 pad_token_id=self.pad_token_id,
             )
+
+
+def mixture_identity(mixture: Mixture, row_length: int) -> dict[str, Any]:
+    """What decides which rows a batch holds: seed, counts, length of the rows, and each source's `identity` and number of documents."""
+    identity: dict[str, Any] = {"seed": mixture.seed, "row_length": row_length}
+    identity["documents_per_step"] = dict(mixture.documents_per_step)
+    for name, source in mixture.sources.items():
+        identity[f"sources.{name}"] = [len(source), getattr(source, "identity", None)]
+    return identity
 
 
 def step_batches(steps: Dataset, numbers: range, num_workers: int) -> Iterator[Any]:

@@ -14,6 +14,7 @@ class DocumentSource(Protocol):
 
     A source may also have `max_length: int`, an upper bound on the tokens of any of its documents, and `length(index, key) -> int`. With
     the first, rows that are too short are refused before training starts; with the second, a rank builds only the documents of its rows.
+    With `identity: str`, a digest of its content, a run is not resumed on other documents.
     """
 
     def __len__(self) -> int:

@@ -102,7 +102,7 @@ class StepMeter:
         """Add a batch.
 
         Args:
-            loss_share: () what this rank contributes to the global loss of the step.
+            loss_share: () what this rank's batch contributes to the global loss of the optimizer step.
             segment_ids: (R, S) of its rows, 0 for padding.
         """
         self.counts = self.counts.to(loss_share.device, exact_dtype(loss_share.device))

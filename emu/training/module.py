@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from typing import Any
@@ -16,13 +17,14 @@ from emu.data.packing import Packed
 from emu.data.permutation import derive_key
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.loss import next_targets
-from emu.training.meters import PartSums, StepMeter, TokenKinds
+from emu.training.meters import PartSums, StepMeter, TokenKinds, exact_dtype
 from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
-from emu.training.weighting import LossWeighting, weigh
+from emu.training.weighting import LossWeighting, kind_totals, weigh
 from emu.vocabulary import Vocabulary
 from emu_kernels import linear_cross_entropy
+from emu_tokenizers.resuming import check_weights
 
 
 class EmuModule(LightningModule):
@@ -30,6 +32,9 @@ class EmuModule(LightningModule):
 
     The model is built by `configure_model`, when the data module's vocabulary is known: its size and special ids go into the model's
     configuration, so that a recipe need not repeat them. Nothing is stored as hyperparameters; the run's `config.yaml` is the record.
+
+    An optimizer step takes `trainer.accumulate_grad_batches` batches on every rank. Its loss is one mean over all of their tokens: a batch
+    counts by its share of the step's weight, which the loader knows before the first of them is trained on (`StepLoader.step_parts`).
 
     Args:
         config: size and options of a new model.
@@ -66,6 +71,9 @@ class EmuModule(LightningModule):
         self._kinds: TokenKinds | None = None
         self._meter: StepMeter | None = None
         self._validation: PartSums | None = None
+        self._kind_totals: Tensor | None = None
+        self._step_weight: Tensor | None = None
+        self._before_step: dict[str, Any] | None = None
         self._clock = 0.0
         self._rate = 0.0
         self._noise_seed = torch.initial_seed()
@@ -133,8 +141,29 @@ class EmuModule(LightningModule):
         self._start_meters()
         self._clock = time.perf_counter()
 
+    def on_train_start(self) -> None:
+        """Refuse accumulation over batches whose weights are not known in time.
+
+        Raises:
+            ValueError: the loader does not say which batches make up a step, or an epoch would end inside one.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        if accumulated == 1:
+            return
+        loader, length = self.trainer.train_dataloader, self.trainer.num_training_batches
+        if getattr(loader, "accumulation", None) != accumulated:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {accumulated}, but {type(loader).__name__} does not hand out steps of so many "
+                "batches; train from an emu.data.StepLoader (as every MixtureDataModule does), or set it to 1"
+            )
+        if length % accumulated:
+            raise ValueError(
+                f"an epoch of {length} batches would end inside an optimizer step of trainer.accumulate_grad_batches {accumulated}; make "
+                "trainer.limit_train_batches a multiple of it"
+            )
+
     def training_step(self, batch: Packed, batch_idx: int) -> Tensor:
-        """Loss of this rank's rows, scaled so that the mean over ranks is the mean over all tokens of the step.
+        """Loss of this rank's rows, scaled so that the mean over ranks and batches is the mean over all tokens of the optimizer step.
 
         Dropout draws from a generator that is seeded anew for each batch, so that a resumed run needs no generator's state.
 
@@ -148,12 +177,14 @@ class EmuModule(LightningModule):
             derive_key("noise", self._noise_seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
         )
         self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._start_step(batch)
         batch = self._weighed(batch)
         output = self(batch)
         self._measure = False  # what else runs the model before the next step is not measured
         loss, share = self._global(output.loss, batch.loss_weights.sum())
         meter = self._start_meters()
-        meter.add_batch(share / self.trainer.accumulate_grad_batches, batch.segment_ids)
+        meter.add_batch(share, batch.segment_ids)
         self._add_parts(batch, meter.kinds, meter.sources)
         return loss
 
@@ -166,6 +197,7 @@ class EmuModule(LightningModule):
             FloatingPointError: it was not finite for `max_skipped_steps` steps in a row.
         """
         self._rate = optimizer.param_groups[0]["lr"]
+        self._before_step = None
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
         value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if math.isfinite(value):
@@ -227,13 +259,16 @@ class EmuModule(LightningModule):
     # State
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the curves' open row and the count of skipped steps; nothing but tensors and numbers."""
+        """Add the curves' open row and the count of skipped steps; nothing but tensors and numbers.
+
+        Inside an optimizer step the row is that before it, as are the weights: the step is made anew.
+        """
         assert self.model is not None
         if not is_sharded(self.model):
             (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
             checkpoint["optimizer_states"] = [number_as_model(state, optimizer, self)]
         checkpoint["emu"] = {
-            "meter": self._start_meters().state_dict(),
+            "meter": self._before_step or self._start_meters().state_dict(),
             "noise_seed": self._noise_seed,
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
@@ -244,26 +279,54 @@ class EmuModule(LightningModule):
         """Take them back.
 
         Raises:
-            ValueError: the checkpoint belongs to another vocabulary.
+            ValueError: the checkpoint belongs to another vocabulary or another model.
         """
-        state = checkpoint["emu"]
+        state = checkpoint.get("emu")
+        if state is None:
+            raise ValueError(f"the checkpoint was not written in the training of a transformer ({type(self).__name__})")
         ours = fingerprint(self.config)
         if state["vocabulary"] != ours:
             raise ValueError(
                 f"the checkpoint was trained with the vocabulary {state['vocabulary']}, the data has {ours}"
             )
+        if "state_dict" in checkpoint:  # a strategy that shards has loaded and taken it
+            check_weights(checkpoint["state_dict"], self.state_dict(), self.strict_loading)
         self._start_meters().load_state_dict(state["meter"])
         self._noise_seed = int(state["noise_seed"])
         self.num_skipped, self._skipped_in_a_row = int(state["num_skipped"]), int(state["skipped_in_a_row"])
 
     # Inside
 
+    def _start_step(self, batch: Packed) -> None:
+        """Weigh an optimizer step before its first batch is trained on."""
+        if self.trainer.accumulate_grad_batches == 1:
+            parts, dtype = [batch], batch.loss_weights.dtype
+        else:
+            given = self.trainer.train_dataloader.step_parts  # type: ignore[union-attr]
+            ids_and_weights = [(part.input_ids.to(self.device), part.loss_weights.to(self.device)) for part in given]
+            parts = [batch._replace(input_ids=ids, loss_weights=weights) for ids, weights in ids_and_weights]
+            dtype = exact_dtype(self.device)
+            meter = self._start_meters().state_dict()
+            self._before_step = {name: copy.deepcopy(value) for name, value in meter.items()}
+        if self.weighting.mean == "kinds" and self._kinds is not None:
+            kinds = self._kinds
+            self._kind_totals = self._over_ranks(
+                sum(kind_totals(part.input_ids, part.loss_weights, kinds).to(dtype) for part in parts)  # type: ignore[arg-type]
+            )
+        if len(parts) * self._world_size() > 1:
+            sums = [self._weighed(part).loss_weights.sum().to(dtype) for part in parts]
+            self._step_weight = self._over_ranks(sum(sums))  # type: ignore[arg-type]
+
+    def _over_ranks(self, total: Tensor) -> Tensor:
+        total = total.clone()
+        if self._world_size() > 1:
+            dist.all_reduce(total, group=self._group())
+        return total
+
     def _weighed(self, batch: Packed) -> Packed:
         if self.weighting.changes_nothing or self._kinds is None:
             return batch
-        weights = weigh(
-            batch.input_ids, batch.loss_weights, self._kinds, self.weighting, self._group(), self._world_size()
-        )
+        weights = weigh(batch.input_ids, batch.loss_weights, self._kinds, self.weighting, self._kind_totals)
         return batch._replace(loss_weights=weights)
 
     def _datamodule(self) -> Any:
@@ -304,17 +367,17 @@ class EmuModule(LightningModule):
             sources.add(losses, weights, batch.source_ids.roll(-1, dims=1).flatten())
 
     def _global(self, loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to differentiate, and this rank's share of the step's loss.
+        """The loss to differentiate, and this batch's share of the step's loss.
 
-        Gradients are averaged over ranks, whose rows carry different weight: each rank's mean is scaled by its share of all weight.
+        Gradients are averaged over ranks and over a step's batches, which carry different weight: each mean is scaled by its share of all.
         """
-        world_size = self._world_size()
-        if world_size == 1:
+        count = self._world_size() * self.trainer.accumulate_grad_batches
+        if count == 1:
             return loss, loss.detach()
-        total = weight.clone()
-        dist.all_reduce(total, group=self._group())
-        share = loss * (weight / total.clamp(min=torch.finfo(total.dtype).tiny))
-        return share * world_size, share.detach()
+        total = self._step_weight
+        assert total is not None
+        share = loss * (weight / total.clamp(min=torch.finfo(total.dtype).tiny)).to(loss.dtype)
+        return share * count, share.detach()
 
     def _world_size(self) -> int:
         """Number of ranks that see different rows."""

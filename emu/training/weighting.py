@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from emu.training.meters import TokenKinds
@@ -21,7 +20,8 @@ class LossWeighting:
         kinds: kind -> factor; kinds are "text", "control" and the names of the codebooks, e.g. "vision". 1 where a kind is not named.
             Emu3 trains with 0.5 on vision tokens (arXiv 2409.18869, section 2.3).
         mean: "tokens", one mean over all tokens of a step, or "kinds", the mean of the kinds' own means, each times its factor: then a step
-            with many codes and few words listens to both alike.
+            with many codes and few words listens to both alike. Either is taken over the whole optimizer step, all of its accumulated
+            batches and all ranks together.
     """
 
     kinds: dict[str, float] = field(default_factory=dict)
@@ -52,17 +52,16 @@ class LossWeighting:
 
 
 def weigh(
-    ids: Tensor, weights: Tensor, kinds: TokenKinds, weighting: LossWeighting, group: Any | None = None, ranks: int = 1
+    ids: Tensor, weights: Tensor, kinds: TokenKinds, weighting: LossWeighting, totals: Tensor | None = None
 ) -> Tensor:
-    """Weights of the tokens of a step under a weighting.
+    """Weights of the tokens of a batch under a weighting.
 
     Args:
-        ids: (R, S) int64 of this rank's rows.
+        ids: (R, S) int64.
         weights: (R, S) float32 that the documents carry.
         kinds: of the vocabulary.
         weighting: the factors.
-        group: process group of the ranks that share the step.
-        ranks: their number.
+        totals: (K,) weight of each kind in the whole optimizer step, over its batches and ranks; that of this batch by default.
 
     Returns:
         (R, S) weights. With `mean="kinds"` the weights of each kind that occurs in the step add up to its factor times the step's number
@@ -71,10 +70,14 @@ def weigh(
     numbers = kinds(ids).clamp(min=0)
     factors = torch.tensor([weighting.kinds.get(name, 1.0) for name in kinds.names], device=weights.device)
     if weighting.mean == "kinds":
-        sums = torch.zeros_like(factors).index_add_(0, numbers.flatten(), weights.flatten())
-        if ranks > 1:
-            dist.all_reduce(sums, group=group)
+        sums = kind_totals(ids, weights, kinds) if totals is None else totals
         present = (sums > 0).sum().clamp(min=1)
         factors = factors * sums.sum() / (present * sums.clamp(min=torch.finfo(sums.dtype).tiny))
         factors = torch.where(sums > 0, factors, 0.0)
-    return weights * factors[numbers]
+    return (weights * factors[numbers]).to(weights.dtype)
+
+
+def kind_totals(ids: Tensor, weights: Tensor, kinds: TokenKinds) -> Tensor:
+    """(K,) float32 weight of the tokens of each kind, of ids and weights (R, S); ids without an owner count as text."""
+    numbers = kinds(ids).clamp(min=0)
+    return torch.zeros(len(kinds.names), device=weights.device).index_add_(0, numbers.flatten(), weights.flatten())
