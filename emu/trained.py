@@ -167,6 +167,10 @@ class Trained:
         return found
 
 
+UNKNOWN = Trained()
+"""Of a model of which nobody knows what it was trained for."""
+
+
 def _check_positive(number: Any, kind: type[Integral] | type[Real], name: str) -> None:
     if isinstance(number, bool) or not isinstance(number, kind):
         raise TypeError(f"trained {name} hold {number!r}; expected {'whole ' if kind is Integral else ''}numbers")

@@ -23,6 +23,12 @@ def copy(saved, tmp_path):
     return tmp_path / "tiny"
 
 
+def forget_files(folder):
+    """Take the list of files out of `emu.json`, as someone does who changes one by hand."""
+    settings = json.loads((folder / "emu.json").read_text())
+    (folder / "emu.json").write_text(json.dumps({**settings, "files": {}}))
+
+
 def test_a_saved_model_generates_the_same(tiny_emu, saved):
     loaded = Emu.from_pretrained(saved, device="cpu")
     ours, theirs = (emu.generate_images("a ball", seed=1, size=(16, 16))[0] for emu in (tiny_emu, loaded))
@@ -105,6 +111,7 @@ def test_a_cut_file_is_refused(copy, part, keep):
 def test_missing_weights_are_not_made_up(copy):
     from safetensors.torch import load_file, save_file
 
+    forget_files(copy)
     weights = load_file(copy / "model.safetensors")
     weights.pop("lm_head.weight")
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -121,6 +128,7 @@ def test_foreign_tokenizers_are_refused_with_both_fingerprints(copy):
 
 
 def test_a_model_of_another_vocabulary_is_refused(copy):
+    forget_files(copy)
     config = json.loads((copy / "config.json").read_text())
     config["vocabulary"]["controls"].update(bos=config["vocabulary"]["controls"]["eos"])
     config["vocabulary"]["controls"].update(eos=config["bos_token_id"])
@@ -143,6 +151,50 @@ def test_a_folder_without_generation_settings_uses_the_library_s(copy):
     with pytest.raises(ValueError, match="no size"):
         emu.generate_images("a ball")
     assert emu.generate_images("a ball", size=(8, 8))[0].codes.shape == (2, 2)
+
+
+def test_every_file_of_a_saved_folder_is_listed_and_its_length_checked(copy):
+    listed = json.loads((copy / "emu.json").read_text())["files"]
+    every = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert set(listed) == every - {"emu.json"}
+    for name in listed:
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes(kept + b" ")
+        with pytest.raises(ValueError, match=name):
+            Emu.from_pretrained(copy)
+        (copy / name).unlink()
+        with pytest.raises(FileNotFoundError, match=name.split("/")[0]):
+            Emu.from_pretrained(copy)
+        (copy / name).write_bytes(kept)
+    assert Emu.from_pretrained(copy, verify=True)
+
+
+def test_verify_finds_a_changed_byte_in_any_file_and_names_it(copy):
+    for name in json.loads((copy / "emu.json").read_text())["files"]:
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(ValueError, match=name):
+            Emu.from_pretrained(copy, verify=True)
+        (copy / name).write_bytes(kept)
+
+
+def test_a_folder_of_the_first_version_is_read_and_cannot_be_verified(tiny_emu, copy):
+    settings = json.loads((copy / "emu.json").read_text())
+    old = {"format_version": 1, "generation": settings["generation"], "fingerprints": settings["fingerprints"]}
+    (copy / "emu.json").write_text(json.dumps(old))
+    assert Emu.from_pretrained(copy).defaults == tiny_emu.defaults
+    with pytest.raises(ValueError, match=r"emu\.json lists no files"):
+        Emu.from_pretrained(copy, verify=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"format_version": 3}, {"files": {"../config.json": {"bytes": 1, "sha256": ""}}}, {"files": []}]
+)
+def test_a_settings_file_of_another_form_is_refused(copy, change):
+    settings = json.loads((copy / "emu.json").read_text())
+    (copy / "emu.json").write_text(json.dumps({**settings, **change}))
+    with pytest.raises(ValueError, match=r"emu\.json"):
+        Emu.from_pretrained(copy)
 
 
 def test_written_files_are_whole_or_absent(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from emu.hub.convert import TARGETS, Source, convert, open_source
 from emu.hub.ranks import SPLITS
 from emu.hub.reading import generation_settings, task_settings
 from emu.hub.templates import NAMED
+from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
-from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE, read_defaults
-from emu_tokenizers.files import new_folder, write_file
+from emu.pipeline.folder import read_defaults
+from emu_tokenizers.files import new_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -72,20 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
         if given.to == "emu" and source.tokenizer is not None:
             folder = find_model_folder(given.source, revision=given.revision)
-            write_file(partial / SETTINGS_FILE, _settings(folder, source, given.templates is not None))
+            _tell(partial, folder, source, given.templates is not None)
     print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
     return 0
 
 
-def _settings(folder: Path, source: Source, new_task: bool) -> bytes:
-    """The content of `emu.json`: generation defaults, and the fingerprints of the tokenizers."""
+def _tell(target: Path, folder: Path, source: Source, new_task: bool) -> None:
+    """Write `emu.json`: generation defaults, the fingerprints of the tokenizers, and what the model was trained for."""
     assert source.tokenizer is not None
-    known = read_defaults(folder, source.tokenizer).to_dict() | generation_settings(folder)
+    defaults, trained = read_defaults(folder, source.tokenizer)
+    known = defaults.to_dict() | generation_settings(folder)
     if new_task or source.form != "emu":
         known |= task_settings(source.tokenizer)
-    table = {
-        "format_version": FORMAT_VERSION,
-        "generation": GenerationDefaults.from_dict(known).to_dict(),
-        "fingerprints": source.tokenizer.fingerprints,
-    }
-    return (json.dumps(table, indent=2) + "\n").encode()
+    settings = GenerationDefaults.from_dict(known).to_dict()
+    write_settings(target, settings, source.tokenizer.fingerprints, trained)

@@ -24,8 +24,8 @@ from emu.evaluation.worlds import HELD_OUT, TRAIN, MovingWorld, World, suite
 from emu.evaluation.worlds.noise import key_of, uniforms
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
+from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.folder import FORMAT_VERSION, SETTINGS_FILE
 from emu.pipeline.requests import GenerationDefaults
 from emu.vocabulary import Vocabulary
 
@@ -155,12 +155,6 @@ class WorldsData(MixtureDataModule):
         """Write the tokenizers, generation defaults and the worlds' fingerprints beside the exported model."""
         self.tokenizer.save_pretrained(folder)
         defaults = GenerationDefaults(size=(self.size, self.size), frames=4, fps=FPS, guidance_scale=1.0, top_k=0)
-        settings = {
-            "format_version": FORMAT_VERSION,
-            "generation": defaults.to_dict(),
-            "fingerprints": self.tokenizer.fingerprints,
-        }
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
         tasks: dict[str, list[str]] = {}
         for name in self.source_names:
             world, task = name.split("/")
@@ -168,6 +162,7 @@ class WorldsData(MixtureDataModule):
         worlds = {name: self.worlds[name].fingerprint() for name in tasks}
         table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds, "tasks": tasks}
         (folder / WORLDS_FILE).write_text(json.dumps(table, indent=2) + "\n")
+        write_settings(folder, defaults.to_dict(), self.tokenizer.fingerprints)
 
 
 class ExcessCurves(Callback):

@@ -31,6 +31,7 @@ from emu.pipeline.requests import (
     text_sampling,
 )
 from emu.pipeline.results import ImageResult, VideoResult
+from emu.trained import UNKNOWN, Trained
 from emu_tokenizers import VisionTokenizer
 
 
@@ -40,8 +41,10 @@ class Emu:
     Args:
         model: the transformer.
         tokenizer: of the documents that it was trained on.
-        defaults: settings where a call says nothing.
+        defaults: settings where a call says nothing; by default the library's, with the size, length and rate of the clips that the
+            model was trained on where there is only one.
         deterministic: bit for bit the same results in any batch, at the cost of speed; calls may ask otherwise.
+        trained: what the model was trained for, where that is known; see `emu.trained`.
 
     Raises:
         ValueError: model and tokenizer speak of different ids.
@@ -54,11 +57,13 @@ class Emu:
         defaults: GenerationDefaults | None = None,
         *,
         deterministic: bool = False,
+        trained: Trained = UNKNOWN,
     ) -> None:
         check_vocabulary(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
-        self.defaults = defaults or GenerationDefaults()
+        self.trained = trained
+        self.defaults = defaults or GenerationDefaults.from_dict({}, self.trained)
         self.deterministic = deterministic
         self._engines: dict[tuple[bool, torch.dtype, torch.device], Engine] = {}
 
@@ -70,6 +75,7 @@ class Emu:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         deterministic: bool = False,
+        verify: bool = False,
         **options: Any,
     ) -> Emu:
         """Read a folder that `save_pretrained` wrote, the bundled model of this name ("digits"), or a released Emu3 or Emu3.5.
@@ -80,6 +86,7 @@ class Emu:
             device: where to generate; by default a GPU where there is one.
             dtype: of the transformer; float32 by default, for released models that of their files.
             deterministic: see `Emu`.
+            verify: compare the content of every file with the checksums in `emu.json`; their lengths are compared always.
             options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
                 `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
                 `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
@@ -92,8 +99,8 @@ class Emu:
         target = check_device(device)
         if options.get("quantization_config") is not None and target.type == "cuda":
             options.setdefault("device_map", str(target))  # weights are quantized where they will be
-        parts = read_parts(path, dtype, options)
-        emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic)
+        parts = read_parts(path, dtype, verify, options)
+        emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic, trained=parts.trained)
         if device is None and options.get("device_map") is not None:
             return emu
         return emu.to(target)
@@ -106,7 +113,7 @@ class Emu:
         Raises:
             ValueError: the folder is the working folder, or one around it.
         """
-        write_folder(Path(folder), self.model, self.tokenizer, self.defaults)
+        write_folder(Path(folder), self.model, self.tokenizer, self.defaults, self.trained)
 
     def push_to_hub(
         self,

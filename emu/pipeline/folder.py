@@ -3,7 +3,8 @@
 config.json  model.safetensors      the transformer, as transformers saves it
 text_tokenizer/  vision_tokenizer/  the tokenizers
 multimodal_tokenizer.json           what joins them: layout, modalities, vocabulary, fingerprints
-emu.json                            generation defaults, and the fingerprints of the tokenizers that the transformer was trained with
+emu.json                            generation defaults, what the transformer was trained with and for, the folder's files
+                                    (see `emu.model_settings`)
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
 from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
+from emu.model_settings import SETTINGS_FILE, ModelSettings, check_files, read_settings, write_settings
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import TEXT_FOLDER, VISION_FOLDER, MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
+from emu.trained import UNKNOWN, Trained
 from emu.vocabulary import Vocabulary
-from emu_tokenizers.files import new_folder, write_json
+from emu_tokenizers.files import new_folder
 
-SETTINGS_FILE = "emu.json"
-FORMAT_VERSION = 1
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 OUR_FILES = ("*.json", "model*.safetensors", TEXT_FOLDER, VISION_FOLDER, "*.partial")
 """What a model's folder holds, and what goes when another model takes its name."""
@@ -43,9 +44,10 @@ class Parts(NamedTuple):
     model: EmuForCausalLM
     tokenizer: MultimodalTokenizer
     defaults: GenerationDefaults
+    trained: Trained
 
 
-def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str, Any]) -> Parts:
+def read_parts(path: str | Path, dtype: torch.dtype | None, verify: bool, options: Mapping[str, Any]) -> Parts:
     """Read a folder of ours, a bundled model, or a released model with its options.
 
     Raises:
@@ -55,13 +57,16 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, options: Mapping[str
         path = find_model_folder(path)
     if options or is_released(path):
         ours = Path(path).is_dir() and not is_released(path)
+        check_written(Path(path), verify)
         released = read_released(path, dtype=dtype or (torch.float32 if ours else "auto"), **options)
-        known = read_defaults(released.folder, released.tokenizer).to_dict()
-        return Parts(released.model, released.tokenizer, GenerationDefaults.from_dict({**known, **released.settings}))
+        parts = read_defaults(released.folder, released.tokenizer)
+        known = parts.defaults.to_dict() | released.settings
+        return Parts(released.model, released.tokenizer, GenerationDefaults.from_dict(known), parts.trained)
     folder = find_folder(path)
+    check_written(folder, verify)
     tokenizer = read_tokenizer(folder)
-    defaults = read_defaults(folder, tokenizer)
-    return Parts(read_model(folder, dtype), tokenizer, defaults)
+    defaults, trained = read_defaults(folder, tokenizer)
+    return Parts(read_model(folder, dtype), tokenizer, defaults, trained)
 
 
 def find_folder(path: str | Path) -> Path:
@@ -87,18 +92,36 @@ def find_folder(path: str | Path) -> Path:
 
 
 def write_folder(
-    folder: Path, model: EmuForCausalLM, tokenizer: MultimodalTokenizer, defaults: GenerationDefaults
+    folder: Path,
+    model: EmuForCausalLM,
+    tokenizer: MultimodalTokenizer,
+    defaults: GenerationDefaults,
+    trained: Trained = UNKNOWN,
 ) -> None:
     """Write all parts beside `folder`, then give them its name; a model of that name is replaced as a whole, other files in it stay."""
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "generation": defaults.to_dict(),
-        "fingerprints": tokenizer.fingerprints,
-    }
     with new_folder(folder, OUR_FILES) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        write_json(partial / SETTINGS_FILE, settings)
+        write_settings(partial, defaults.to_dict(), tokenizer.fingerprints, trained)
+
+
+def check_written(folder: Path, verify: bool) -> None:
+    """Compare a folder's files with what its `emu.json` says of them; nothing where they were not recorded.
+
+    Args:
+        folder: of a model; one that is not there, or is not ours, is left to who reads it.
+        verify: compare their content too.
+
+    Raises:
+        FileNotFoundError, ValueError: see `emu.model_settings.check_files`; to be verified, and there is nothing to compare with.
+    """
+    settings = read_settings(folder)
+    if settings is not None:
+        check_files(folder, settings, verify=verify)
+    elif verify:
+        raise ValueError(
+            f"{folder} cannot be verified: it has no {SETTINGS_FILE} that lists its files (Emu.save_pretrained writes one)"
+        )
 
 
 def read_tokenizer(folder: Path) -> MultimodalTokenizer:
@@ -132,41 +155,30 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
         raise ValueError(f"the transformer in {folder} cannot be read, its files are damaged: {error}") from error
 
 
-def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> GenerationDefaults:
-    """Generation defaults of a folder; the library's own where it was exported without any.
+class Defaults(NamedTuple):
+    """What a folder tells about generation with its model."""
+
+    defaults: GenerationDefaults
+    trained: Trained
+
+
+def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> Defaults:
+    """Generation defaults of a folder, and what its model was trained for; the library's own and nothing where it does not tell.
 
     Raises:
         ValueError: the file cannot be read, or the transformer was trained with other tokenizers than the folder holds.
     """
-    file = folder / SETTINGS_FILE
-    if not file.is_file():
-        return GenerationDefaults()
-    settings = _read_settings(file)
-    for name, trained in settings["fingerprints"].items():
+    settings = read_settings(folder) or ModelSettings({}, {})
+    for name, trained in settings.fingerprints.items():
         found = tokenizer.fingerprints.get(name)
         if found != trained:
             raise ValueError(
                 f"the model in {folder} was trained with the {name} {trained}, the folder holds {found}; put the right {name} back"
             )
     try:
-        return GenerationDefaults.from_dict(settings["generation"])
+        return Defaults(GenerationDefaults.from_dict(settings.generation, settings.trained), settings.trained)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON ({error}); save the model again") from error
-    expected = {"format_version", "generation", "fingerprints"}
-    if not isinstance(settings, dict) or set(settings) != expected:
-        raise ValueError(f"{file} should hold {sorted(expected)}; save the model again")
-    if settings["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format version {settings['format_version']!r}, this library reads {FORMAT_VERSION}"
-        )
-    return settings
+        raise ValueError(f"{folder / SETTINGS_FILE}: {error}") from error
 
 
 def check_vocabulary(model: EmuForCausalLM, tokenizer: MultimodalTokenizer) -> None:

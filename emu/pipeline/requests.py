@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from emu.generation import Sampling
+from emu.trained import UNKNOWN, Trained
 
 Item = TypeVar("Item")
 Size = tuple[int, int]
@@ -78,8 +79,12 @@ class GenerationDefaults:
         return {**asdict(self), "size": None if self.size is None else list(self.size)}
 
     @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> GenerationDefaults:
+    def from_dict(cls, table: Mapping[str, Any], trained: Trained = UNKNOWN) -> GenerationDefaults:
         """The inverse of `to_dict`.
+
+        Args:
+            table: settings by name; those left out are the library's.
+            trained: what the model was trained for. Where the table has no size, length or rate and the model saw a single one, that is it.
 
         Raises:
             ValueError: an unknown setting, or one outside its range.
@@ -90,7 +95,11 @@ class GenerationDefaults:
                 f"unknown generation settings {sorted(unknown)}; known are {[f.name for f in fields(cls)]}"
             )
         size = table.get("size")
-        return cls().updated(**{**table, "size": None if size is None else tuple(size)})
+        given = {**table, "size": None if size is None else tuple(size)}
+        for name, seen in (("size", trained.sizes), ("frames", trained.frames), ("fps", trained.rates)):
+            if given.get(name) is None and len(seen) == 1:
+                given[name] = seen[0]
+        return cls().updated(**given)
 
 
 def check_whole(name: str, value: Any, least: int) -> int:

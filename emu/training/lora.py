@@ -18,6 +18,7 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import raise_problems
 from emu.hub.language import read_emu_config
 from emu.model import EmuForCausalLM
+from emu.model_settings import read_settings, write_settings
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.training.checks import settings_problems
 from emu.training.cli import EmuCLI
@@ -32,9 +33,7 @@ from emu.training.lora_memory import (
 from emu.training.module import EmuModule
 from emu.training.schedules import OptimizerOptions
 from emu.training.vocabularies import check_vocabulary
-from emu_tokenizers.files import write_file
 
-SETTINGS_FILE = "emu.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -146,11 +145,13 @@ def fit(arguments: Sequence[str]) -> LoraModule:
     cli = EmuCLI(LoraModule, arguments, name="emu fit-lora")
     module = cli.fit()
     assert isinstance(module, LoraModule) and module.pretrained is not None
-    settings = find_model_folder(module.pretrained) / SETTINGS_FILE
-    if cli.config.export is not None and settings.is_file() and cli.trainer.is_global_zero:
+    settings = read_settings(find_model_folder(module.pretrained))
+    if cli.config.export is not None and settings is not None and cli.trainer.is_global_zero:
         target = cli.folder / cli.config.export
         if (target / TOKENIZER_FILE).is_file():
-            write_file(target / SETTINGS_FILE, settings.read_bytes())
+            write_settings(
+                target, settings.generation, settings.fingerprints
+            )  # what it is trained for now is the user's to say
     return module
 
 
