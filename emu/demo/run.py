@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from emu.demo.captions import corpus, drawable_prompts
-from emu.demo.digits import CANVAS, FPS, FRAMES, SHIFTS, Digits, draw_stills, load_digits
+from emu.demo.captions import CAPTIONS, clip_caption, corpus, drawable_prompts
+from emu.demo.digits import CANVAS, DIRECTIONS, FPS, FRAMES, SHIFTS, Digits, draw_stills, load_digits
 from emu.demo.gallery import write_gallery
 from emu.demo.judge import ClipJudge, DigitJudge, check_extra
 from emu.demo.machine import Clock, few_threads, keep_memory, peak_gib
@@ -29,11 +29,12 @@ from emu.demo.measure import (
     measure_tokenizer,
     training_code_keys,
 )
-from emu.demo.tasks import CLIP_META
+from emu.demo.tasks import CLIP_META, TASKS
 from emu.modality import get_modality
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults
+from emu.trained import Trained
 from emu.training import cli as training
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import holding, write_file, write_json
@@ -212,9 +213,21 @@ def train_transformer(folder: Path, plan: DemoPlan, tokenizer: MultimodalTokeniz
     module = training.fit([*words, *plan.transformer_options])
     assert module.model is not None
     defaults = GenerationDefaults(size=(CANVAS, CANVAS), frames=FRAMES, fps=FPS, guidance_scale=3.0, top_k=0, top_p=0.9)
-    emu = Emu(module.model.eval(), tokenizer, defaults)
+    emu = Emu(module.model.eval(), tokenizer, defaults, trained=what_is_trained(tokenizer))
     emu.save_pretrained(folder / "model")
     return emu
+
+
+def what_is_trained(tokenizer: MultimodalTokenizer) -> Trained:
+    """Tasks and shapes of the documents in `emu.demo.tasks`, the longest of which are clips with their captions."""
+    side, meta = CANVAS // 8, CLIP_META
+    grid = (FRAMES // 4, side, side)
+    captions = [
+        clip_caption(digit, way, words) for digit in range(10) for way in DIRECTIONS for words in range(len(CAPTIONS))
+    ]
+    longest = max(len(tokenizer.prompt([caption], "video", grid, meta)) for caption in captions)
+    context = longest + len(tokenizer.layout.block("video", grid)) + 1  # and EOS
+    return Trained(tuple(TASKS), ((CANVAS, CANVAS),), (FRAMES,), (FPS,), context)
 
 
 def _common(run: Path, steps: int, plan: DemoPlan, progress: bool) -> list[str]:
