@@ -123,6 +123,24 @@ class CodeSegment:
 Segment = TextSegment | CodeSegment
 
 
+class Span(NamedTuple):
+    """Where a segment lies in a document.
+
+    Attributes:
+        start: its first token.
+        length: number of its tokens, header and closing mark included.
+        modality: "text" or the name of the registered modality.
+        grid: of its codes; empty for text.
+        meta: what the grid does not tell, as in `CodeSegment`.
+    """
+
+    start: int
+    length: int
+    modality: str = "text"
+    grid: tuple[int, ...] = ()
+    meta: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class TokenDocument:
     """A document as the model reads it.
@@ -130,10 +148,12 @@ class TokenDocument:
     Attributes:
         ids: (n,) int64.
         weights: (n,) float32; `weights[i]` weighs the prediction *of* token i, 0 for tokens that the grammar forces.
+        spans: where its segments lie, in order; empty where that is not known.
     """
 
     ids: Tensor
     weights: Tensor
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or self.ids.dtype != torch.int64 or self.weights.shape != self.ids.shape:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from emu.data.sharded import ShardData
-from emu.data.shards import TokenizedDocument, TokenShards, read_entry, write_manifest, write_shard
+from emu.data.shards import (
+    DamagedShards,
+    TokenizedDocument,
+    TokenShards,
+    read_entry,
+    write_manifest,
+    write_shard,
+)
 from emu.documents import TokenDocument
 from emu.vocabulary import Vocabulary
 
@@ -83,19 +90,22 @@ def test_what_is_not_finished_or_damaged_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"shard-00001\.ids\.npy is damaged"):
         TokenShards(folder)
     ids.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"shard-00001\.ids\.npy is not what was written"):
+    with pytest.raises(ValueError, match=r"shard-00001\.ids\.npy is damaged: bytes 0 to .* checksum"):
         TokenShards(folder).verify()
+    with pytest.raises(DamagedShards, match=r"shard-00001\.ids\.npy is damaged"):
+        TokenShards(folder).document(9, 0)
+    assert len(TokenShards(folder).document(0, 0)) == 5
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
         TokenShards(folder)
 
 
-def test_a_manifest_that_lies_about_its_arrays_is_refused(tmp_path):
+def test_a_manifest_that_was_edited_is_refused(tmp_path):
     folder = write(tmp_path / "shards", make_documents(5))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["shards"][0]["tokens"] += 1
+    manifest["content"]["shards"][0]["tokens"] += 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="its manifest says"):
+    with pytest.raises(DamagedShards, match=r"manifest\.json is damaged: its 'content' does not have the checksum"):
         TokenShards(folder)
 
 

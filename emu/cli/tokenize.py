@@ -133,8 +133,8 @@ class DocumentReader:
             raise ValueError(f"{len(captions)} captions; a document has at most one")
         if not captions or len(segments) == 1:
             return TokenizedDocument(document)
-        without = self.tokenizer.layout.build([segment for i, segment in enumerate(segments) if i != captions[0]])
-        return TokenizedDocument(document, removed_span(document.ids, without.ids))
+        span = document.spans[captions[0]]
+        return TokenizedDocument(document, caption=(span.start, span.length))
 
     def item(self, item: Any) -> Any:
         """An item as the tokenizer takes it."""
@@ -156,20 +156,6 @@ class DocumentReader:
         if self.size is None:
             return image
         return ImageOps.fit(image, (self.size[1], self.size[0]), Image.Resampling.LANCZOS)
-
-
-def removed_span(ids: torch.Tensor, without: torch.Tensor) -> tuple[int, int]:
-    """(first, number) of the tokens of `ids` (n,) that `without` (m,) lacks.
-
-    Raises:
-        ValueError: more than one span differs.
-    """
-    count = len(ids) - len(without)
-    same = (ids[: len(without)] == without).cumprod(dim=0)
-    first = int(same.sum())
-    if count <= 0 or not torch.equal(torch.cat([ids[:first], ids[first + count :]]), without):
-        raise ValueError("the caption cannot be left out of this document without changing the rest")
-    return first, count
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import emu.modalities  # noqa: F401  registers images and clips
-from emu.documents import CodeSegment, Segment, TextSegment, TokenDocument
+from emu.documents import CodeSegment, Segment, Span, TextSegment, TokenDocument
 from emu.layouts.cursor import Cursor
 from emu.layouts.grammar import BlockTemplate, IdRange
 from emu.modality import Grid, Modality, get_modality, registered
@@ -162,20 +162,35 @@ class Layout(ABC):
             segments: in order.
             add_special: whether BOS and EOS are included.
 
+        Returns:
+            The document, with the span of each segment.
+
         Raises:
             ValueError: a segment does not fit the vocabulary.
         """
         pieces: list[tuple[Tensor, Tensor]] = []
+        spans: list[Span] = []
         controls = self.vocabulary.controls
         if add_special:
             pieces.append(_weighted([controls["bos"]], 0.0))
+        start = len(pieces)
         for segment in segments:
-            pieces.extend(self._text_piece(segment) if isinstance(segment, TextSegment) else self._code_pieces(segment))
+            added = self._text_piece(segment) if isinstance(segment, TextSegment) else self._code_pieces(segment)
+            pieces.extend(added)
+            spans.append(self._span(segment, start, sum(len(ids) for ids, _ in added)))
+            start += spans[-1].length
         if add_special:
             pieces.append(_weighted([controls["eos"]], segments[-1].weight if segments else 1.0))
         if not pieces:
             return TokenDocument(torch.empty(0, dtype=torch.int64), torch.empty(0))
-        return TokenDocument(torch.cat([ids for ids, _ in pieces]), torch.cat([weights for _, weights in pieces]))
+        ids, weights = torch.cat([ids for ids, _ in pieces]), torch.cat([weights for _, weights in pieces])
+        return TokenDocument(ids, weights, tuple(spans))
+
+    def _span(self, segment: Segment, start: int, length: int) -> Span:
+        if isinstance(segment, TextSegment):
+            return Span(start, length, meta={"plan": segment.plan} if segment.plan else {})
+        grid = tuple(segment.codes.shape[: self.modality(segment.modality).rank])
+        return Span(start, length, segment.modality, grid, dict(segment.meta))
 
     def _text_piece(self, segment: TextSegment) -> list[tuple[Tensor, Tensor]]:
         first, count = self.vocabulary.text
