@@ -44,6 +44,7 @@ COMMANDS = {
     "demo": Command("emu.demo.cli", "main", "train on handwritten digits from nothing and look at the results"),
     "fit-tokenizer": Command("emu.cli.fit", "fit_tokenizer", "train a vision tokenizer from a recipe"),
     "tokenize": Command("emu.cli.tokenize", "main", "turn raw documents into token shards"),
+    "shards": Command("emu.cli.shards", "main", "look at token shards, check them, merge them"),
     "fit": Command("emu.cli.fit", "fit", "train a transformer from a recipe"),
     "fit-lora": Command("emu.cli.fit_lora", "main", "fine-tune a released model with LoRA from a recipe"),
     "generate-images": Command("emu.cli.generate_images", "main", "draw images for a file of prompts"),

@@ -270,7 +270,8 @@ def row_length_problems(sources: Mapping[str, DocumentSource], row_length: int) 
     for name, source in sources.items():
         longest = getattr(source, "max_length", None)
         if longest is not None and longest > row_length:
+            told = f"documents of up to {longest} tokens, more than row_length {row_length}"
             problems.append(
-                f"source {name!r} has documents of up to {longest} tokens, more than row_length {row_length}"
+                f"source {name!r} has {source.too_long(row_length) if hasattr(source, 'too_long') else told}"
             )
     return problems

@@ -145,3 +145,42 @@ def pad_plan(rows: list[list[int]], multiple: int) -> list[list[int]]:
     """The rows, with empty ones added until their number is a positive multiple of `multiple`."""
     wanted = max(1, -(-len(rows) // multiple)) * multiple
     return rows + [[] for _ in range(wanted - len(rows))]
+
+
+def row_use(lengths: Sequence[int], row_length: int) -> float:
+    """Share of the positions of packed rows that hold tokens, in [0, 1].
+
+    Args:
+        lengths: number of tokens of each document of a step, each at most `row_length`.
+        row_length: number of positions of a row.
+
+    Raises:
+        ValueError: documents are empty or longer than a row.
+    """
+    return sum(lengths) / (row_length * len(pad_plan(plan_rows(lengths, row_length), 1)))
+
+
+def better_row_length(lengths: Sequence[int], most: int | None = None) -> int:
+    """The length of a row that leaves the fewest positions empty; the shortest one where several leave about as few.
+
+    Args:
+        lengths: number of tokens of each document of a step.
+        most: upper bound, e.g. the positions of the model; by default four times the longest document.
+
+    Returns:
+        The length of the longest document or more: itself, sums of few documents, and multiples of 64 are tried.
+
+    Raises:
+        ValueError: no documents, an empty one, or one longer than `most`.
+    """
+    if not lengths or min(lengths) < 1 or (most is not None and max(lengths) > most):
+        raise ValueError(f"{len(lengths)} documents of {min(lengths, default=0)} to {max(lengths, default=0)} tokens")
+    longest = max(lengths)
+    end = min(4 * longest, sum(lengths)) if most is None else most
+    step = max(64, (end - longest) // 64 // 64 * 64)
+    ordered = sorted(lengths)
+    sums = {longest + ordered[0], 2 * longest, 3 * longest, 4 * longest, longest + ordered[len(ordered) // 2]}
+    tried = {longest, *range(-(-longest // step) * step, end + 1, step), *(length for length in sums if length <= end)}
+    uses = {length: row_use(lengths, length) for length in sorted(tried)}
+    best = max(uses.values())
+    return next(length for length, use in uses.items() if use >= best - 0.01)

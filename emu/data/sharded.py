@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from emu.data.datamodule import MixtureDataModule
-from emu.data.shards import TokenShards
+from emu.data.shards import TokenShards, differing, what_is_trained
 from emu.data.sources import DocumentSource
+from emu.model_settings import write_settings
+from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
+
+log = logging.getLogger("emu")
 
 
 class ShardData(MixtureDataModule):
@@ -21,7 +29,11 @@ class ShardData(MixtureDataModule):
         row_length: positions of a packed row.
         validation: folders of held-out documents, by name.
         caption_dropout: share of the documents whose caption is left out, so that the model learns to draw without one (for guidance).
-        tokenizer: folder of the tokenizers that made the shards; they are written beside the trained model.
+        long_documents: what becomes of documents of more tokens than a row: "refuse" says how many there are and ends the run, "drop"
+            leaves them out, "cut" makes pieces of whole segments of them.
+        tokenizer: folder of the tokenizers that made the shards, which is checked before the first step; they are written beside the
+            trained model, with the tasks, sizes and lengths that the shards hold.
+        verify: check every byte of the shards before the first step; otherwise each mebibyte is checked when it is read first.
         options: see `MixtureDataModule`: seed, steps_per_epoch, validation_documents, num_workers.
     """
 
@@ -33,14 +45,18 @@ class ShardData(MixtureDataModule):
         *,
         validation: dict[str, str] | None = None,
         caption_dropout: float = 0.0,
+        long_documents: Literal["refuse", "drop", "cut"] = "refuse",
         tokenizer: str | None = None,
+        verify: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(documents_per_step, row_length, **options)
         self.folders = dict(sources)
         self.validation_folders = dict(validation or {})
         self.caption_dropout = caption_dropout
+        self.long_documents = long_documents
         self.tokenizer = tokenizer
+        self.verify = verify
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -49,11 +65,11 @@ class ShardData(MixtureDataModule):
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """The shards to train on."""
-        return {name: TokenShards(folder, self.caption_dropout) for name, folder in self.folders.items()}
+        return {name: self._open(name, folder, self.caption_dropout) for name, folder in self.folders.items()}
 
     def validation_sources(self) -> Mapping[str, DocumentSource]:
         """The held-out shards, with their captions."""
-        return {name: TokenShards(folder) for name, folder in self.validation_folders.items()}
+        return {name: self._open(f"validation {name}", folder) for name, folder in self.validation_folders.items()}
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
@@ -62,27 +78,62 @@ class ShardData(MixtureDataModule):
         )
 
     def source_problems(self) -> list[str]:
-        """See `MixtureDataModule`; shards that other tokenizers made are refused too."""
+        """See `MixtureDataModule`; shards that other tokenizers made, and damaged ones where all are verified, are refused too."""
         found = super().source_problems()
-        first, *others = self._opened().items()
-        for name, source in others:
-            differing = {
-                kind for kind in first[1].fingerprints if source.fingerprints.get(kind) != first[1].fingerprints[kind]
-            }
-            if differing:
-                theirs = {
-                    kind: (first[1].fingerprints[kind], source.fingerprints.get(kind)) for kind in sorted(differing)
-                }
-                found.append(f"sources {first[0]!r} and {name!r} were made by different tokenizers: {theirs}")
+        (name, first), *others = self._opened().items()
+        for other, source in others:
+            between = differing(first, source)
+            if between:
+                found.append(f"sources {name!r} and {other!r} were made by different tokenizers: {between}")
+        found += self._tokenizer_problems()
+        if self.verify:
+            found += [problem for source in self._opened().values() for problem in source.damage()]
         return found
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the tokenizers beside the model."""
-        if self.tokenizer is not None:
-            from emu.multimodal_tokenizer import MultimodalTokenizer
+        """Write the tokenizers beside the model, and what the shards say that it was trained for (`emu.json`)."""
+        if self.tokenizer is None:
+            return
+        tokenizer = self._tokenizer
+        tokenizer.save_pretrained(folder)
+        factors = {} if tokenizer.vision is None else {"vision": tokenizer.vision.spatial_factor}
+        sources = [source for source in self._training_sources().values() if isinstance(source, TokenShards)]
+        trained, frequent = what_is_trained(sources, factors)
+        write_settings(folder, frequent, tokenizer.fingerprints, trained)
 
-            MultimodalTokenizer.from_pretrained(self.tokenizer).save_pretrained(folder)
+    @cached_property
+    def _tokenizer(self) -> MultimodalTokenizer:
+        assert self.tokenizer is not None
+        return MultimodalTokenizer.from_pretrained(self.tokenizer)
+
+    def _tokenizer_problems(self) -> list[str]:
+        """What keeps the tokenizers from being those of the shards, training and validation."""
+        if self.tokenizer is None:
+            return []
+        try:
+            ours = self._tokenizer.fingerprints
+        except (FileNotFoundError, ValueError) as error:
+            return [f"data.tokenizer {self.tokenizer!r} cannot be read: {error}"]
+        return [
+            f"source {name!r} ({source.folder}) was made with the {kind} {theirs}, data.tokenizer {self.tokenizer!r} has "
+            f"{ours.get(kind, 'none')}; name the tokenizers that made the shards, or tokenise again"
+            for name, source in self._opened().items()
+            for kind, theirs in source.fingerprints.items()
+            if ours.get(kind) != theirs
+        ]
+
+    def _open(self, name: str, folder: str, caption_dropout: float = 0.0) -> TokenShards:
+        source = TokenShards(folder, caption_dropout, row_length=self.row_length, long_documents=self.long_documents)
+        told = source.told_of_long_documents()
+        if told:
+            _tell(f"source {name!r}: {told}")
+        return source
 
     def _opened(self) -> dict[str, TokenShards]:
         opened = {**self._training_sources(), **{f"validation {k}": v for k, v in self._validation_sources().items()}}
         return {name: source for name, source in opened.items() if isinstance(source, TokenShards)}
+
+
+@rank_zero_only
+def _tell(message: str) -> None:
+    log.warning(message)

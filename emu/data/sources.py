@@ -15,6 +15,7 @@ class DocumentSource(Protocol):
     A source may also have `max_length: int`, an upper bound on the tokens of any of its documents, and `length(index, key) -> int`. With
     the first, rows that are too short are refused before training starts; with the second, a rank builds only the documents of its rows.
     With `identity: str`, a digest of its content, a run is not resumed on other documents.
+    `too_long(row_length) -> str` says how many are too long and what to do, for the message.
     """
 
     def __len__(self) -> int:

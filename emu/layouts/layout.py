@@ -9,7 +9,7 @@ layout's (`grid_block`). Plain text can never become a control or a code: its id
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -214,11 +214,18 @@ class Layout(ABC):
         return [header, (template.fill(segment.codes), template.free.float() * segment.weight)]
 
     def parse(self, ids: Tensor | Sequence[int]) -> list[Segment]:
-        """Read a sequence back into segments; BOS, EOS and the padding behind it are optional.
+        """Read a sequence back into segments; BOS, EOS and the padding after it are optional.
 
         Raises:
             ValueError: the sequence is not of this layout; the message names the position.
         """
+        return [segment for segment, _ in self._parse(ids)]
+
+    def spans(self, ids: Tensor | Sequence[int]) -> tuple[Span, ...]:
+        """Where the segments of a sequence lie, neighbouring texts as one; errors as in `parse`."""
+        return tuple(span for _, span in self._parse(ids))
+
+    def _parse(self, ids: Tensor | Sequence[int]) -> Iterator[tuple[Segment, Span]]:
         ids = torch.as_tensor(ids, dtype=torch.int64).cpu()
         controls = self.vocabulary.controls
         place, end = 0, len(ids)
@@ -228,11 +235,10 @@ class Layout(ABC):
             end -= 1
         if end > place and ids[end - 1] == controls["eos"]:
             end -= 1
-        segments: list[Segment] = []
         segment: Segment
         openings = {before: scope for scope, (before, _) in self.plans.items()}
         while place < end:
-            index = int(ids[place])
+            start, index = place, int(ids[place])
             if index in (self.begin_answer, self.end_answer):
                 place += 1
                 continue
@@ -242,8 +248,7 @@ class Layout(ABC):
                 segment, place = self._parse_plan(ids, place, end, openings[index])
             else:
                 segment, place = self._parse_text(ids, place, end)
-            segments.append(segment)
-        return segments
+            yield segment, self._span(segment, start, place - start)
 
     def _parse_plan(self, ids: Tensor, place: int, end: int, scope: str) -> tuple[Segment, int]:
         behind = self.plans[scope][1]
