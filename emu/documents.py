@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,12 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.videos import read_clip
+
 
 class Video:
-    """A clip as users hold it.
+    """A clip as users hold it; `Video.open` reads one from a file.
 
     Args:
-        frames: PIL images of one size, or a uint8 array (T, H, W, 3).
+        frames: PIL images of one size and any mode, or a uint8 array (T, H, W, 3).
         fps: frames a second, positive.
 
     Attributes:
@@ -33,6 +37,35 @@ class Video:
         if not np.isfinite(fps) or fps <= 0:
             raise ValueError(f"fps is {fps}; expected a positive number of frames a second")
         self.fps = int(fps) if float(fps).is_integer() else float(fps)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
+        fps: float | None = None,
+        start: float = 0.0,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Video:
+        """A clip from a video file, an animated picture (GIF, WebP, PNG, AVIF), or pictures that are its frames.
+
+        Frames are taken at even times, whatever the times of the stored ones are, upright and in RGB. No more is decoded than is asked for.
+
+        Args:
+            path: the file, a folder of pictures (in natural order: 2.png before 10.png), or a list of picture files; a list of one file is
+                that file's whole clip.
+            fps: frames a second of the clip; None is the file's own rate, 8 for pictures, which have none.
+            start: time of the first frame in seconds.
+            frames: most frames, None for all.
+            size: (height, width) that frames are cropped (to their middle) and resized to; None keeps the file's.
+
+        Raises:
+            FileNotFoundError: there is no such file, or no picture in the folder.
+            BadPicture: a ValueError that names the file: it cannot be read, is too large, or has no frames from `start` on.
+            ModuleNotFoundError: it is a video file, and PyAV is not installed.
+            TypeError, ValueError: numbers that cannot work.
+        """
+        return cls(*read_clip(path, fps=fps, start=start, frames=frames, size=size))
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -57,10 +90,11 @@ def _frames_array(frames: Sequence[Image.Image] | np.ndarray) -> np.ndarray:
         raise TypeError("video frames must be a list of PIL images or a uint8 array (T, H, W, 3)")
     if not frames:
         raise ValueError("a video of zero frames; it needs at least one")
-    sizes = sorted({frame.size for frame in frames})
+    pictures = [to_rgb(frame) for frame in frames]
+    sizes = sorted({picture.size for picture in pictures})  # after turning them upright
     if len(sizes) > 1:
         raise ValueError(f"video frames of unequal sizes (width, height) {sizes}; resize them to one size first")
-    return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 class Text(NamedTuple):

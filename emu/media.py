@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from emu_tokenizers.pixels.images import to_rgb
+
 
 def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
     """A PNG file.
@@ -30,7 +32,7 @@ def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> byte
 def gif_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
     """An endless GIF; its colours are those of a palette and its durations are rounded to hundredths of a second."""
     written = io.BytesIO()
-    first, *others = (frame.convert("RGB") for frame in frames)
+    first, *others = (to_rgb(frame) for frame in frames)
     duration = max(10, 10 * round(100 / fps))
     first.save(written, format="gif", save_all=True, append_images=others, duration=duration, loop=0)
     return written.getvalue()
@@ -51,7 +53,7 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
         raise ModuleNotFoundError("writing MP4 needs PyAV: pip install 'emu-tokens[video]'; GIF needs nothing")
     import av
 
-    pixels = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])  # (T, H, W, 3)
+    pixels = np.stack([np.asarray(to_rgb(frame)) for frame in frames])  # (T, H, W, 3)
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), mode="edge")
     written = io.BytesIO()
     with av.open(written, "w", format="mp4") as container:
@@ -76,5 +78,5 @@ def tiled(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Im
     width, height = (max(image.size[side] for image in images) + gap for side in (0, 1))
     sheet = Image.new("RGB", (width * columns + gap, height * -(-len(images) // columns) + gap), "white")
     for number, image in enumerate(images):
-        sheet.paste(image.convert("RGB"), (gap + number % columns * width, gap + number // columns * height))
+        sheet.paste(to_rgb(image), (gap + number % columns * width, gap + number // columns * height))
     return sheet

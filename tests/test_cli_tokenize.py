@@ -45,7 +45,7 @@ def tokenize(place, *words):
 def test_documents_become_shards_and_bad_lines_are_reported(place, tiny_emu, capsys):
     assert tokenize(place, "--shard-size", 2) == 1
     told = capsys.readouterr()
-    assert "line 3: no picture" in told.err and "line 5: an item is" in told.err
+    assert "line 3: there is no file" in told.err and "line 5: an item is" in told.err
     assert "4 documents" in told.out and "2 bad lines" in told.out
     shards = TokenShards(place / "out")
     shards.verify()

@@ -203,7 +203,7 @@ def test_clips_go_on_from_files_beside_the_prompts(run, tmp_path, capsys):
     assert run(generate_videos, *lines) == 1
     told = capsys.readouterr().err
     assert (
-        "line 3: no picture" in told
+        "line 3: there is no file" in told
         and "line 4: " in told
         and "cannot be read" in told
         and "line 6: frames is 0" in told
@@ -229,7 +229,7 @@ def test_describe_tells_of_each_picture_and_of_what_is_none(model, tmp_path, cap
     assert describe.main([*files, "--model", str(model), "--json", "--max-new-tokens", "3", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["image"] for line in out.splitlines()] == [files[0], files[2]]
-    assert "broken.png cannot be read" in err and "no picture" in err
+    assert "broken.png is not a picture" in err and "there is no file" in err
 
 
 @pytest.mark.parametrize("recipe", ["generate_images.py", "generate_videos.py"])

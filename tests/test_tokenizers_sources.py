@@ -3,14 +3,15 @@
 import io
 import sys
 import tarfile
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from emu_tokenizers.pictures import BadSamples, PictureData, Samples
+from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import clip_sources, picture_sources, tar_members
-from emu_tokenizers.pixels.transforms import BadPicture
 from emu_tokenizers.pixels.videos import require_video_reader
 
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
@@ -18,6 +19,24 @@ COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), 
 
 def picture(number: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
     return Image.new("RGB", size, COLOURS[number % len(COLOURS)])
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source that may be bad."""
+
+    number: int
+    bad: bool
+    num_frames: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"source {self.number}"
+
+    def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
+        if self.bad:
+            raise BadPicture("damaged", f"{self.name} is damaged")
+        return [picture(self.number)]
 
 
 def png(number: int) -> bytes:
@@ -88,13 +107,13 @@ def test_links_and_devices_in_a_tar_file_are_no_members(tmp_path):
 
 def test_tar_files_have_limits(tmp_path):
     write_tar(tmp_path / "a.tar", {f"{number}.png": png(number) for number in range(3)})
-    found = tar_members(f"{tmp_path}/a.tar", {".png"}, max_member_bytes=10)
+    found = tar_members(f"{tmp_path}/a.tar", max_member_bytes=10)
     with pytest.raises(BadPicture, match="more than 10 allowed"):
         found[0].read()
     with pytest.raises(ValueError, match="more than 2 members"):
-        tar_members(f"{tmp_path}/a.tar", {".png"}, max_member_bytes=1000, max_members=2)
+        tar_members(f"{tmp_path}/a.tar", max_members=2)
     write_tar(tmp_path / "b.tar.gz", {"0.png": png(0)}, mode="w:gz")
-    with pytest.raises(ValueError, match="no uncompressed tar"):
+    with pytest.raises(ValueError, match="not an uncompressed tar"):
         picture_sources(f"webdataset:{tmp_path}/b.tar.gz")
     with pytest.raises(FileNotFoundError, match="no tar files"):
         picture_sources(f"webdataset:{tmp_path}/c.tar")
@@ -119,7 +138,7 @@ def test_a_dataset_saved_to_disk_is_read_without_a_network(tmp_path, split):
     (table if split is None else datasets.DatasetDict({split: table})).save_to_disk(tmp_path / "saved")
     found = picture_sources(f"dataset:{tmp_path}/saved", column="photo")
     assert [colour(source.read()[0]) for source in found[:3]] == COLOURS[:3]
-    with pytest.raises(BadPicture, match="row 3 is no picture"):
+    with pytest.raises(BadPicture, match="row 3 is not a picture"):
         found[3].read()
     with pytest.raises(ValueError, match=r"no column 'image'; it has \['photo'\]"):
         picture_sources(f"dataset:{tmp_path}/saved")
@@ -197,13 +216,30 @@ def test_bad_samples_are_counted_by_reason_and_stop_above_the_limit(tmp_path):
     samples = Samples(len(sources), max_bad_share=0.3)
     kept = [source for source in sources if samples.read(source)]
     assert len(kept) == 8
-    assert samples.bad == {"no picture": 2, "damaged": 1}
+    assert samples.bad == {"not a picture": 2, "damaged": 1}
     assert all(not samples.read(source) for source in set(sources) - set(kept))  # not counted twice
     assert sum(samples.bad.values()) == 3
-    strict = Samples(len(sources), max_bad_share=0.1)
-    with pytest.raises(BadSamples, match=r"2 of 11 sources cannot be read \(\{.*\}\), more than max_bad_share=0\.1"):
-        for source in sources:
-            strict.read(source)
+
+
+def test_a_share_of_bad_samples_counts_from_200_on():
+    sources = [Unreadable(number, bad=number < 20) for number in range(400)]
+    samples = Samples(len(sources), max_bad_share=0.05)
+    for source in sources[:380]:  # 20 of 200 are more than a share of .05, 20 of 400 are not
+        samples.read(source)
+        if len(samples._read) == 199:
+            break
+    assert samples.bad == {"damaged": 20}
+    with pytest.raises(BadSamples, match=r"21 of 200 sources cannot be read \(\{.*\}\), more than max_bad_share=0\.05"):
+        samples.read(Unreadable(400, bad=True))
+
+
+def test_of_a_few_files_one_bad_one_does_not_stop_a_run_and_all_of_them_do():
+    samples = Samples(3, max_bad_share=0.05)
+    assert samples.read(Unreadable(0, bad=False)) and not samples.read(Unreadable(1, bad=True))
+    samples = Samples(2, max_bad_share=0.05)
+    samples.read(Unreadable(0, bad=True))
+    with pytest.raises(BadSamples, match="none of 2 sources can be read"):
+        samples.read(Unreadable(1, bad=True))
 
 
 def test_crops_of_tars_and_gifs_train_together(tmp_path):

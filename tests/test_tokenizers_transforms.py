@@ -88,7 +88,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_image(tmp_path / "nowhere.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png is no picture"):
+    with pytest.raises(ValueError, match=r"text\.png is not a picture"):
         open_image(tmp_path / "text.png")
     for kind in ("png", "jpg"):
         whole = io.BytesIO()

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from emu.cli.pictures import open_picture
 from emu.pipeline import Emu
+from emu_tokenizers.pixels.images import open_image
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     bad = 0
     for file in options.images:
         try:
-            pictures[file] = _fitted(open_picture(file), size)
+            pictures[file] = _fitted(open_image(file), size)
         except (ValueError, FileNotFoundError) as error:
             print(error, file=sys.stderr)
             bad += 1

@@ -135,6 +135,9 @@ def tokenizer_parser() -> argparse.ArgumentParser:
 def tokenizer_main(arguments: Sequence[str]) -> int:
     """Measure a vision tokenizer, print, write.
 
+    Returns:
+        The exit code: 1 where a file could not be read, 0 otherwise.
+
     Raises:
         FileNotFoundError, ValueError: no such tokenizer, pictures or clips, or nothing to measure.
     """
@@ -161,7 +164,7 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     for line in tokenizer_lines(found):
         print(line)
     print(f"written to {folder / 'tokenizer.json'} and {folder / 'tokenizer.png'}")
-    return 0
+    return 1 if found["bad_files"] else 0
 
 
 def tokenizer_lines(found: Mapping[str, Any]) -> list[str]:

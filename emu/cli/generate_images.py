@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
-from emu.cli.pictures import open_picture
+from emu_tokenizers.pixels.images import open_image
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,4 +49,4 @@ def main(arguments: Sequence[str]) -> int:
 
 def picture(files: list[Path]) -> Image.Image:
     """What the overview shows of a line."""
-    return open_picture(files[0])
+    return open_image(files[0])

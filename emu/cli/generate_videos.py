@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
-from emu.cli.pictures import open_picture
+from emu.documents import Video
 from emu.media import can_write_mp4, tiled
+from emu_tokenizers.files import natural_key
+from emu_tokenizers.pixels.images import open_image
 
 VIDEO_SETTINGS = (*SETTINGS, "frames", "fps")
 OVERVIEW_FRAMES = 16
@@ -63,13 +65,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def strip(files: list[Path]) -> Image.Image:
     """What the overview shows of a line: up to 16 of its frames side by side."""
-    frames = sorted(files[0].glob("*.png"))
+    frames = sorted(files[0].glob("*.png"), key=natural_key)
     step = -(-len(frames) // OVERVIEW_FRAMES)
-    return tiled([open_picture(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
+    return tiled([open_image(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
 
 
 def first_frames(given: Any, folder: Path) -> list[Image.Image]:
-    """The pictures that a line names: one file, an animation or a list of files, relative to the prompt file.
+    """The pictures that a line names: a picture, a video, an animation, a folder of frames, or a list of pictures.
+
+    Names are relative to the prompt file.
 
     Raises:
         TypeError: it names none.
@@ -78,8 +82,4 @@ def first_frames(given: Any, folder: Path) -> list[Image.Image]:
     names = given if isinstance(given, list) else [given]
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"first_frames is {given!r}; expected a file name or a list of them")
-    if len(names) > 1:
-        return [open_picture(folder / name) for name in names]
-    open_picture(folder / names[0])
-    with Image.open(folder / names[0]) as image:
-        return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+    return Video.open([folder / name for name in names]).images()

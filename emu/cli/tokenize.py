@@ -5,7 +5,7 @@ A line of the file is a document, {"items": [...]}, whose items are, in order:
     "text", or {"text": "Describe it.", "weight": 0}     weight of its loss; 0 for prompts
     {"caption": "a red circle", "weight": 0.1}           text that training may leave out, for guidance; one a document
     {"image": "cat.png"}                                 a picture file, named from where the document file lies
-    {"frames": ["0.png", "1.png"], "fps": 8}             a clip
+    {"frames": ["0.png", "1.png"], "fps": 8}             a clip; one file is a whole video or animation, or a folder of frames
 
 Bad lines are reported with their number and left out. A run that was stopped goes on with the shard that it was at.
 """
@@ -25,10 +25,10 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from emu.cli.pictures import open_picture
 from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.documents import Text, Video
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu_tokenizers.pixels.images import open_image
 
 KINDS = {"text": {"weight"}, "caption": {"weight"}, "image": {"weight"}, "frames": {"fps"}}
 """What an item is told by, and the keys that it may have besides."""
@@ -148,11 +148,12 @@ class DocumentReader:
             return Text(item[kind], float(item.get("weight", 1.0)))
         if kind == "image":
             return self.picture(item[kind])
-        return Video([self.picture(name) for name in item[kind]], fps=item.get("fps", 8))
+        names = [item[kind]] if isinstance(item[kind], str) else item[kind]
+        return Video.open([self.folder / name for name in names], fps=item.get("fps"), size=self.size)
 
     def picture(self, name: str) -> Image.Image:
         """A picture file, fitted to the size."""
-        image = open_picture(self.folder / name)
+        image = open_image(self.folder / name)
         if self.size is None:
             return image
         return ImageOps.fit(image, (self.size[1], self.size[0]), Image.Resampling.LANCZOS)

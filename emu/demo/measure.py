@@ -18,6 +18,7 @@ from emu.demo.variety import variety, variety_of_answers
 from emu.documents import Video
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import to_frames
 
@@ -61,7 +62,7 @@ def grey(images: Sequence[Image.Image]) -> Tensor:
 
 def colour(canvases: Tensor) -> list[Image.Image]:
     """Canvases (N, H, W) uint8 as RGB pictures."""
-    return [Image.fromarray(canvas.numpy()).convert("RGB") for canvas in canvases]
+    return [to_rgb(Image.fromarray(canvas.numpy())) for canvas in canvases]
 
 
 def share(found: Tensor, expected: Tensor) -> float:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from emu.media import gif_bytes, png_bytes
+from emu_tokenizers.pixels.images import to_rgb
 
 ZOOM = 3
 GAP = 2
@@ -37,7 +38,7 @@ def moving_sheet(clips: Tensor, columns: int, fps: float, zoom: int = ZOOM) -> b
 def one_clip(clip: Tensor, zoom: int) -> list[Image.Image]:
     """Frames (T, H, W) uint8 as enlarged RGB pictures."""
     size = (clip.shape[2] * zoom, clip.shape[1] * zoom)
-    return [Image.fromarray(frame.numpy()).convert("RGB").resize(size, Image.Resampling.NEAREST) for frame in clip]
+    return [to_rgb(Image.fromarray(frame.numpy())).resize(size, Image.Resampling.NEAREST) for frame in clip]
 
 
 def pairs_sheet(above: Tensor, below: Tensor, columns: int) -> Image.Image:

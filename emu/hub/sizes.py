@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from emu_tokenizers.pixels.images import to_rgb
+
 Grid = tuple[int, int]
 
 EMU35_GRIDS: dict[str, Grid] = {
@@ -64,9 +66,9 @@ class Resize:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """The picture in RGB, resized with a bicubic filter."""
+        image = to_rgb(image)
         width, height = image.size
         height, width = self.to_area(height, width) if self.area else self.within(height, width)
-        image = image.convert("RGB")
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
     def within(self, height: int, width: int) -> Grid:

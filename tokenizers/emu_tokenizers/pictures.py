@@ -15,11 +15,14 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
+from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
-from emu_tokenizers.pixels.transforms import BadPicture, to_pixels
+from emu_tokenizers.pixels.transforms import to_pixels
 from emu_tokenizers.ranks import num_ranks, rank
 
 KINDS = ("image", "video")
+MIN_READ = 200
+"""So many sources must have been read before a share of bad ones stops the run; of a few files one bad one says nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +125,7 @@ class PictureData(LightningDataModule):
         seed: of every choice.
         steps_per_epoch: steps that Lightning calls an epoch.
         validation_steps: batches of each validation, other crops of the same pictures.
-        max_bad_share: share of unreadable sources that stops the run; below it they are left out and counted in `bad`.
+        max_bad_share: share of unreadable sources that stops the run once 200 have been read; others are left out and counted in `bad`.
         column: the dataset's column of pictures.
         video_column: the dataset's column of video files.
         max_member_bytes: largest member of a tar file that is read.
@@ -201,7 +204,7 @@ class Samples:
 
     Args:
         total: number of sources.
-        max_bad_share: largest share of them that may be left out.
+        max_bad_share: largest share of the sources read so far that may be left out; it counts from `MIN_READ` of them on.
 
     Attributes:
         bad: how many sources were left out, by reason.
@@ -210,6 +213,7 @@ class Samples:
     def __init__(self, total: int, max_bad_share: float) -> None:
         self.total, self.max_bad_share = total, max_bad_share
         self.bad: Counter[str] = Counter()
+        self._read: set[Source] = set()
         self._left_out: set[Source] = set()
 
     def read(self, source: Source, frames: int | None = None, place: float = 0.0) -> list[Image.Image]:
@@ -221,10 +225,11 @@ class Samples:
             place: where to start, in [0, 1): a share of the places that leave room for them.
 
         Raises:
-            BadSamples: too large a share of the sources cannot be read.
+            BadSamples: too large a share of the sources cannot be read, or none can.
         """
         if source in self._left_out:
             return []
+        self._read.add(source)
         try:
             length = source.num_frames
             frames = length if frames is None else frames
@@ -243,11 +248,15 @@ class Samples:
             BadSamples: they are too many now.
         """
         reason = error.reason if isinstance(error, BadPicture) else type(error).__name__
+        self._read.add(source)
         self._left_out.add(source)
         self.bad[reason] += 1
         logger.warning("left out %s (%s): %s", source.name, reason, error)
-        if len(self._left_out) > self.max_bad_share * self.total:
+        bad, read = len(self._left_out), len(self._read)
+        if bad == self.total:
+            raise BadSamples(f"none of {bad} sources can be read ({dict(self.bad)}); the last one: {error}") from error
+        if read >= MIN_READ and bad > self.max_bad_share * read:
             raise BadSamples(
-                f"{len(self._left_out)} of {self.total} sources cannot be read ({dict(self.bad)}), more than "
-                f"max_bad_share={self.max_bad_share} allows; the last one: {error}"
+                f"{bad} of {read} sources cannot be read ({dict(self.bad)}), more than max_bad_share={self.max_bad_share} allows; "
+                f"the last one: {error}"
             ) from error

@@ -8,6 +8,8 @@
 A source is opened when it is read, and whatever is wrong with it is a `BadPicture` that says why.
 """
 
+from __future__ import annotations
+
 import glob
 import os
 import tarfile
@@ -17,15 +19,22 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from emu_tokenizers.pixels.transforms import BadPicture, open_image
-from emu_tokenizers.pixels.videos import Video, require_video_reader
+from emu_tokenizers.files import natural_key
+from emu_tokenizers.pixels.images import BadPicture, contained, open_image
+from emu_tokenizers.pixels.listing import (
+    ANIMATION_SUFFIXES,
+    VIDEO_SUFFIXES,
+    clips_under,
+    files_under,
+    is_ignored,
+    picture_suffixes,
+)
+from emu_tokenizers.pixels.videos import VideoFile, require_video_reader
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 PHOTOGRAPHS = "photographs"
 """Name of the two photographs that scikit-learn bundles."""
 MAX_MEMBER_BYTES = 1 << 28
-"""Largest member of a tar file that is read: 256 MiB."""
+"""Largest member of a tar file, or file in a row of a dataset, that is read: 256 MiB."""
 MAX_MEMBERS = 1 << 20
 """Most members that a tar file may have."""
 
@@ -82,23 +91,28 @@ class Row:
     def name(self) -> str:
         return f"row {self.index}"
 
-    def _opened(self) -> "Video | bytes | Path":
-        value = self.table[self.index][self.column]
+    def _opened(self) -> VideoFile | bytes | Path:
+        with contained(self.name):  # a damaged table is this row's trouble
+            value = self.table[self.index][self.column]
         if isinstance(value, dict):  # a feature of the datasets library, not decoded
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if not isinstance(value, bytes | str | Path):
-            raise BadPicture("no picture", f"{self.name} holds {type(value).__name__} in column {self.column!r}")
+            raise BadPicture(
+                "not a picture", f"{self.name} holds {type(value).__name__} in column {self.column!r}; expected a file"
+            )
+        if isinstance(value, bytes) and len(value) > MAX_MEMBER_BYTES:
+            raise BadPicture("too large", f"{self.name} has {len(value)} bytes, more than {MAX_MEMBER_BYTES} allowed")
         content = value if isinstance(value, bytes) else Path(value)
-        return Video(content, self.name) if self.video else content
+        return VideoFile(content, self.name) if self.video else content
 
     @property
     def num_frames(self) -> int:
         opened = self._opened() if self.video else None
-        return opened.num_frames if isinstance(opened, Video) else 1
+        return opened.num_frames if isinstance(opened, VideoFile) else 1
 
     def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
         opened = self._opened()
-        return opened.read(start, count) if isinstance(opened, Video) else [open_image(opened, name=self.name)]
+        return opened.read(start, count) if isinstance(opened, VideoFile) else [open_image(opened, name=self.name)]
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,7 @@ class Member:
     offset: int
     size: int
     limit: int = MAX_MEMBER_BYTES
+    video: bool = False
 
     @property
     def name(self) -> str:
@@ -125,22 +140,19 @@ class Member:
             raise BadPicture("damaged", f"{self.archive} ends within {self.member}")
         return content
 
-    def _video(self) -> Video | None:
-        suffix = Path(self.member).suffix.lower()
-        return Video(self._content(), self.name) if suffix in VIDEO_SUFFIXES | {".gif"} else None
-
     @property
     def num_frames(self) -> int:
-        video = self._video()
-        return 1 if video is None else video.num_frames
+        return VideoFile(self._content(), self.name).num_frames if self.video else 1
 
     def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
-        video = self._video()
-        return [open_image(self._content(), name=self.name)] if video is None else video.read(start, count)
+        content = self._content()
+        return VideoFile(content, self.name).read(start, count) if self.video else [open_image(content, name=self.name)]
 
 
 def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The picture files under a folder in name order, or the one file that is named.
+    """The picture files under a folder in natural order (2.png before 10.png), or the one file that is named.
+
+    Any ending counts that Pillow reads here. Hidden files and what systems leave behind are ignored; others are counted and said.
 
     Raises:
         FileNotFoundError: no such folder, or no pictures in it.
@@ -150,18 +162,7 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
         import sklearn.datasets
 
         root = Path(sklearn.datasets.__file__).parent / "images"
-    return _files(root, PICTURE_SUFFIXES, "pictures")
-
-
-def _files(root: Path, suffixes: set[str], what: str) -> list[Path]:
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    if not found:
-        raise FileNotFoundError(f"no {what} under {root}; known endings are {sorted(suffixes)}")
-    return found
+    return [root] if root.is_file() else files_under(root, picture_suffixes(), "pictures")
 
 
 def picture_sources(
@@ -184,7 +185,7 @@ def picture_sources(
     if text.startswith("dataset:"):
         return dataset_rows(text.removeprefix("dataset:"), column, split, video=False)
     if text.startswith("webdataset:"):
-        return tar_members(text.removeprefix("webdataset:"), PICTURE_SUFFIXES, max_member_bytes)
+        return tar_members(text.removeprefix("webdataset:"), max_member_bytes)
     return [Frames((path,), path.name) for path in picture_files(source)]
 
 
@@ -208,17 +209,18 @@ def clip_sources(
         require_video_reader()
         return dataset_rows(text.removeprefix("dataset:"), column, split, video=True)
     if text.startswith("webdataset:"):
-        found = tar_members(text.removeprefix("webdataset:"), VIDEO_SUFFIXES | {".gif"}, max_member_bytes)
+        found = tar_members(text.removeprefix("webdataset:"), max_member_bytes, clips=True)
         if any(isinstance(clip, Member) and Path(clip.member).suffix.lower() in VIDEO_SUFFIXES for clip in found):
             require_video_reader()
         return found
-    clips: dict[Path, list[Path]] = {}
-    for path in _files(Path(source), PICTURE_SUFFIXES | VIDEO_SUFFIXES, "pictures or video files"):
-        alone = path.suffix.lower() in VIDEO_SUFFIXES | {".gif"}
-        clips.setdefault(path if alone else path.parent, []).append(path)
-    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in clips):
+    root = Path(source)
+    clips = [[root]] if root.is_file() else clips_under(root)
+    if any(files[0].suffix.lower() in VIDEO_SUFFIXES for files in clips):
         require_video_reader()
-    return [Video(key, key.name) if files == [key] else Frames(tuple(files), key.name) for key, files in clips.items()]
+    return [
+        Frames(tuple(files), files[0].parent.name) if len(files) > 1 else VideoFile(files[0], files[0].name)
+        for files in clips
+    ]
 
 
 def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:
@@ -241,17 +243,24 @@ def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source
 
 
 def tar_members(
-    pattern: str, suffixes: set[str], max_member_bytes: int, max_members: int = MAX_MEMBERS
+    pattern: str, max_member_bytes: int = MAX_MEMBER_BYTES, max_members: int = MAX_MEMBERS, clips: bool = False
 ) -> list[Source]:
-    """The members with these endings of all tar files that a pattern names; only regular files are taken.
+    """The pictures, or the clips, of all tar files that a pattern names; only regular files are taken, hidden ones are not.
+
+    Args:
+        pattern: of the tar files, taken in natural order.
+        max_member_bytes: largest member that is read.
+        max_members: most members of a file.
+        clips: whether video files and animations are taken instead of pictures.
 
     Raises:
-        FileNotFoundError: no file of that name, or no members with these endings.
-        ValueError: a file is compressed, is no tar file, or has more than `max_members` members.
+        FileNotFoundError: no file of that name, or no members of that kind.
+        ValueError: a file is compressed, is not a tar file, or has more than `max_members` members.
     """
-    archives = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    archives = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)
     if not archives:
         raise FileNotFoundError(f"no tar files {pattern}")
+    suffixes = VIDEO_SUFFIXES | ANIMATION_SUFFIXES if clips else picture_suffixes()
     found: list[Source] = []
     for archive in archives:
         try:
@@ -259,10 +268,13 @@ def tar_members(
                 for number, entry in enumerate(file):
                     if number >= max_members:
                         raise ValueError(f"{archive} has more than {max_members} members")
-                    if entry.isfile() and not entry.issparse() and Path(entry.name).suffix.lower() in suffixes:
-                        found.append(Member(archive, entry.name, entry.offset_data, entry.size, max_member_bytes))
+                    if not entry.isfile() or entry.issparse() or is_ignored(entry.name):
+                        continue
+                    if Path(entry.name).suffix.lower() in suffixes:
+                        place = entry.offset_data, entry.size
+                        found.append(Member(archive, entry.name, *place, max_member_bytes, clips))
         except tarfile.TarError as error:
-            raise ValueError(f"{archive} is no uncompressed tar file: {error}") from error
+            raise ValueError(f"{archive} is not an uncompressed tar file: {error}") from error
     if not found:
         raise FileNotFoundError(f"no members of {pattern} end in {sorted(suffixes)}")
     return found

@@ -1,17 +1,27 @@
-"""Frames of video files through PyAV (the extra "video"), and of animated pictures through Pillow."""
+"""Video files and animated pictures; decoded in a process of their own, see `emu_tokenizers.pixels.clip_process`."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, ImageSequence
+import numpy as np
+from PIL import Image
 
-from emu_tokenizers.pixels.transforms import MAX_PIXELS, BadPicture, opened_image, to_rgb
+from emu_tokenizers.files import natural_key
+from emu_tokenizers.pixels.clip_process import clip_process
+from emu_tokenizers.pixels.clip_worker import MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, UNTIMED_RATE
+from emu_tokenizers.pixels.images import BadPicture, existing_file, fit_image, open_image
+from emu_tokenizers.pixels.listing import is_ignored, picture_suffixes
+
+MAX_RATE = 1000
+"""Most frames a second that are asked for."""
+MAX_START = 1 << 24
+"""Latest start of a clip in seconds, half a year."""
 
 
 def require_video_reader() -> None:
@@ -23,8 +33,10 @@ def require_video_reader() -> None:
 
 
 @dataclass(frozen=True)
-class Video:
-    """A video file or a GIF, from a path or from its bytes.
+class VideoFile:
+    """A video file, an animated picture, a TIFF of several pages or (as one frame) any other picture, from a path or from bytes.
+
+    Frames come as a player shows them: upright by the file's display matrix, with square pixels, transparency over white.
 
     Attributes:
         content: the file, or its bytes.
@@ -36,72 +48,142 @@ class Video:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the clip, from the header where it says so, else by counting.
+        """Frames of the clip.
 
         Raises:
             BadPicture: it cannot be read.
+            FileNotFoundError: the file is gone.
         """
-        if self._animated:
-            with opened_image(self.content, self.name, MAX_PIXELS) as image:
-                return getattr(image, "n_frames", 1)
-        with self._stream() as (container, stream):
-            return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        return int(self._ask(ask="count")[0]["count"])
 
     def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
-        """RGB frames `start` to `start + count`, fewer at the end.
+        """RGB frames `start` to `start + count`, fewer at the end, none beyond it.
 
         Raises:
-            BadPicture: they cannot be read.
+            BadPicture: they cannot be read, or are more than a clip may have.
+            FileNotFoundError: the file is gone.
         """
-        if self._animated:
-            with opened_image(self.content, self.name, MAX_PIXELS) as image:
-                return [
-                    to_rgb(frame.copy()) for frame in _between(image, start, count)
-                ]  # one image, moved on each time
-        require_video_reader()
-        with self._stream() as (container, stream):
-            rate, base = stream.average_rate or Fraction(25), stream.time_base
-            first = stream.start_time or 0
-            wanted = first + round(start / rate / base)
-            if start:
-                container.seek(wanted, stream=stream)  # the last key frame before
-            frames: list[Image.Image] = []
-            for frame in container.decode(stream):
-                if frame.pts is not None and frame.pts < wanted - 1 / rate / base / 2:
-                    continue
-                frames.append(frame.to_image())
-                if len(frames) == count:
-                    break
-            return frames
+        _, frames = self._ask(ask="numbers", start=start, frames=count)
+        return [] if frames is None else [Image.fromarray(frame) for frame in frames]
 
-    @property
-    def _animated(self) -> bool:
-        if isinstance(self.content, Path):
-            return self.content.suffix.lower() == ".gif"
-        return self.content[:4] == b"GIF8"
+    def sample(
+        self,
+        fps: float | None = None,
+        start: float = 0.0,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[np.ndarray, float]:
+        """Frames at even times, whatever the times of the stored ones are.
 
-    @contextmanager
-    def _stream(self) -> Iterator[tuple[Any, Any]]:
-        import av
+        Args:
+            fps: frames a second; None takes the file's own rate.
+            start: time of the first frame in seconds.
+            frames: most frames, None for all.
+            size: (height, width) that frames are cropped and resized to; None keeps the file's.
 
-        if isinstance(self.content, Path) and not self.content.is_file():
-            raise FileNotFoundError(f"there is no file {self.content}")
-        file = str(self.content) if isinstance(self.content, Path) else io.BytesIO(self.content)
+        Returns:
+            Frames (T, H, W, 3) uint8, and their rate.
+
+        Raises:
+            BadPicture: they cannot be read, are more than a clip may have, or there are none from that time on.
+            FileNotFoundError: the file is gone.
+        """
+        told, found = self._ask(ask="times", fps=fps, start=start, frames=frames, size=size)
+        if found is None:
+            raise BadPicture("empty", f"{self.name} has no frames" + (f" from {start:g} seconds on" if start else ""))
+        return found, told["fps"]
+
+    def _ask(self, **request: object) -> tuple[dict, np.ndarray | None]:
+        content = self.content if isinstance(self.content, bytes) else existing_file(self.content)
         try:
-            with av.open(file) as container:
-                if not container.streams.video:
-                    raise BadPicture("no picture", f"{self.name} holds no video")
-                stream = container.streams.video[0]
-                if stream.width * stream.height > MAX_PIXELS:
-                    raise BadPicture("too large", f"{self.name} has frames of {stream.width}x{stream.height} pixels")
-                yield container, stream
-        except av.FFmpegError as error:
-            raise BadPicture("damaged", f"{self.name} cannot be read: {error}") from error
+            return clip_process.ask(content, self.name, **request)
+        except ModuleNotFoundError:
+            require_video_reader()
+            raise
 
 
-def _between(image: Image.Image, start: int, count: int) -> Iterator[Image.Image]:
-    for number, frame in enumerate(ImageSequence.Iterator(image)):
-        if number >= start + count:
-            return
-        if number >= start:
-            yield frame
+def read_clip(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    fps: float | None = None,
+    start: float = 0.0,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, float]:
+    """A clip from a file, a folder of pictures or a list of picture files, at even times; see `emu.Video.open`.
+
+    Returns:
+        Frames (T, H, W, 3) uint8, and how many there are a second.
+    """
+    _check_numbers(fps, start, frames, size)
+    if isinstance(path, str | os.PathLike):
+        if not os.path.isdir(path):
+            return VideoFile(Path(path), str(path)).sample(fps, start, frames, size)
+        files = _pictures_in(Path(path))
+    else:
+        if not path:
+            raise ValueError("a clip of no files; expected at least one")
+        if len(path) == 1:
+            return read_clip(path[0], fps, start, frames, size)
+        files = [Path(file) for file in path]
+    rate = UNTIMED_RATE if fps is None else fps
+    first = round(start * rate)
+    files = files[first : None if frames is None else first + frames]
+    if not files:
+        raise BadPicture("empty", f"{path} has no frames from {start:g} seconds on at {rate:g} frames a second")
+    return read_pictures(files, size), rate
+
+
+def read_pictures(files: Sequence[Path], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Picture files as frames (T, H, W, 3) uint8.
+
+    Args:
+        files: one picture each.
+        size: (height, width) that each is cropped and resized to; None asks for pictures of one size.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        BadPicture: a ValueError; one cannot be read, they differ in size, or they are more than a clip may have.
+    """
+    found: list[np.ndarray] = []
+    for file in files:
+        image = open_image(file)
+        frame = np.asarray(image if size is None else fit_image(image, size))
+        height, width, _ = frame.shape
+        if found and frame.shape != found[0].shape:
+            raise BadPicture(
+                "unequal sizes",
+                f"{file} has {height}x{width} pixels, {files[0]} has {found[0].shape[0]}x{found[0].shape[1]}; give a size for all",
+            )
+        if len(files) > MAX_CLIP_FRAMES or len(files) * height * width > MAX_CLIP_PIXELS:
+            raise BadPicture(
+                "too large",
+                f"{files[0]} and {len(files) - 1} more of {height}x{width} pixels are above the limit of {MAX_CLIP_FRAMES} frames and "
+                f"{MAX_CLIP_PIXELS} pixels in all; read fewer frames, or smaller ones",
+            )
+        found.append(frame)
+    return np.stack(found)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    suffixes = picture_suffixes()
+    names = [name for name in os.listdir(folder) if not is_ignored(name) and Path(name).suffix.lower() in suffixes]
+    if not names:
+        raise FileNotFoundError(f"there is no picture in {folder}; expected frames, such as 0.png, 1.png")
+    return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def _check_numbers(fps: float | None, start: float, frames: int | None, size: tuple[int, int] | None) -> None:
+    if fps is not None and not (_is_number(fps) and 0 < fps <= MAX_RATE):
+        raise ValueError(f"fps is {fps!r}; expected a number of frames a second, at most {MAX_RATE}, or None")
+    if not (_is_number(start) and 0 <= start <= MAX_START):
+        raise ValueError(f"start is {start!r}; expected seconds from the clip's beginning, 0 or more")
+    if frames is not None and not (isinstance(frames, int) and not isinstance(frames, bool) and frames >= 1):
+        raise ValueError(f"frames is {frames!r}; expected a whole number of at least 1, or None for all")
+    if size is not None and not (
+        isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    ):
+        raise ValueError(f"size is {size!r}; expected (height, width) in pixels")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,111 @@
+"""Which files of a folder are pictures and which are clips, in the order in which people count them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from emu_tokenizers.files import natural_key
+from emu_tokenizers.pixels.images import REFUSED_FORMATS, BadPicture, opened_image
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".3gp", ".wmv"}) | {
+    ".asf", ".flv", ".ogv", ".ivf", ".mxf", ".y4m"}  # fmt: skip
+ANIMATION_SUFFIXES = frozenset({".gif", ".apng", ".avifs"})
+"""Pictures that move, by their name alone."""
+PERHAPS_ANIMATED = frozenset({".webp", ".avif"})
+"""Pictures of which the header must be asked; a PNG that moves is a clip where it is named itself."""
+IGNORED_NAMES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
+"""Files and folders that systems leave among pictures; names that begin with a dot, such as .DS_Store and ._x.jpg, are ignored too."""
+
+logger = logging.getLogger(__name__)
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Endings of the formats that `open_image` reads here, in lower case."""
+    endings = Image.registered_extensions()
+    return frozenset(
+        ending.lower()
+        for ending, name in endings.items()
+        if name in Image.OPEN and name not in REFUSED_FORMATS and ending.lower() not in VIDEO_SUFFIXES
+    )
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a path's name, or a folder on its way, is nobody's picture: hidden, or left there by a system."""
+    return any(part.startswith(".") or part.lower() in IGNORED_NAMES for part in Path(name).parts if part not in "..")
+
+
+def is_animation(file: Path) -> bool:
+    """Whether a picture file moves."""
+    suffix = file.suffix.lower()
+    if suffix not in PERHAPS_ANIMATED:
+        return suffix in ANIMATION_SUFFIXES
+    try:
+        with opened_image(file, str(file)) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (BadPicture, FileNotFoundError):  # whoever reads it says so
+        return False
+
+
+def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
+    """The files with these endings under a folder, in natural order; the others are counted and said.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such files in it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for file in _walk(root):
+        if file.suffix.lower() in suffixes:
+            found.append(file)
+        else:
+            others[file.suffix.lower() or "no ending"] += 1
+    left_out = ", ".join(f"{count} of {ending}" for ending, count in others.most_common(8))
+    if not found:
+        raise FileNotFoundError(
+            f"no {what} under {root}" + (f"; its files have other endings: {left_out}" if others else "; it is empty")
+        )
+    if others:
+        logger.warning(
+            "%s: %d %s; left out %d files by their endings (%s)", root, len(found), what, others.total(), left_out
+        )
+    return sorted(found, key=lambda file: natural_key(file.relative_to(root)))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        for name in names:
+            file = Path(folder, name)
+            if not is_ignored(name) and file.is_file():
+                yield file
+
+
+def clips_under(root: Path) -> list[list[Path]]:
+    """The clips under a folder in natural order: one video file or animation each, or the pictures of a folder.
+
+    Pictures beside videos or animations are thumbnails of them, and are left out, counted and said.
+
+    Raises:
+        FileNotFoundError: no such folder, or neither pictures nor videos in it.
+    """
+    alone: list[Path] = []
+    frames: dict[Path, list[Path]] = {}
+    for file in files_under(root, picture_suffixes() | VIDEO_SUFFIXES, "pictures and video files"):
+        if file.suffix.lower() in VIDEO_SUFFIXES or is_animation(file):
+            alone.append(file)
+        else:
+            frames.setdefault(file.parent, []).append(file)
+    beside = [folder for folder in frames if folder in {file.parent for file in alone}]
+    if beside:
+        count = sum(len(frames.pop(folder)) for folder in beside)
+        logger.warning("%s: left out %d pictures that stand beside videos", root, count)
+    found = [(file, [file]) for file in alone] + list(frames.items())
+    return [files for _, files in sorted(found, key=lambda clip: natural_key(clip[0].relative_to(root)))]
