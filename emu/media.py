@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -30,11 +31,14 @@ def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> byte
 
 
 def gif_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """An endless GIF; its colours are those of a palette and its durations are rounded to hundredths of a second."""
+    """An endless GIF; its colours are those of a palette and its times are rounded to hundredths of a second."""
     written = io.BytesIO()
     first, *others = (to_rgb(frame) for frame in frames)
-    duration = max(10, 10 * round(100 / fps))
-    first.save(written, format="gif", save_all=True, append_images=others, duration=duration, loop=0)
+    times = [
+        round(100 * number / fps) for number in range(len(others) + 2)
+    ]  # rounded, not added up, so that no error grows
+    durations = [10 * max(1, end - begin) for begin, end in pairwise(times)]
+    first.save(written, format="gif", save_all=True, append_images=others, duration=durations, loop=0)
     return written.getvalue()
 
 

@@ -97,15 +97,15 @@ def answer(content: str | bytes, request: dict[str, Any]) -> Iterator[tuple[dict
 def at_times(reel: Reel, rate: float, start: float, frames: int | None) -> Iterator[tuple[Image.Image, int]]:
     """(picture, times that it is shown) of a clip at `rate` frames a second from a time on.
 
-    Each time shows the frame that a player would show, where a time stamp may be off by half a frame: containers round them.
+    Each time shows the frame that a player would show, where time stamps may be early or late by up to half a frame: containers round them.
     """
     if reel.rate is None:
         yield from ((image, 1) for image in _some(reel.from_number(round(start * rate)), frames))
         return
-    tolerance = 0.5 / max(rate, float(reel.rate))
     shown = 0
-    for _, end, frame in reel.from_time(start + tolerance):
-        times = max(0, math.ceil((end - start - tolerance) * rate - 1e-6) - shown)
+    for begin, end, frame in reel.from_time(start):
+        tolerance = 0.5 * min(1 / rate, max(end - begin, 0.0))
+        times = max(0, math.ceil((end - tolerance - start) * rate - 1e-6) - shown)
         if frames is not None:
             times = min(times, frames - shown)
         if times:

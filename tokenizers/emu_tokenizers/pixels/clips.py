@@ -18,6 +18,8 @@ MAX_PAGES = 1 << 16
 """Most frames of an animated picture that are looked at."""
 NO_DELAY = 0.1
 """Seconds that viewers show a frame whose duration is 0."""
+ROUNDING = Fraction(1, 200)
+"""What a GIF's times may be off, in seconds."""
 
 
 class Reel(Protocol):
@@ -96,16 +98,15 @@ class AnimationReel:
         else:  # further pictures of a JPEG (MPO) are other views of the first
             self.numbers = [0]
         self.timed = image.format != "TIFF" and len(self.numbers) > 1
-        self._durations: list[float] | None = None
+        self._rate: Fraction | None = None
 
     @property
     def rate(self) -> Fraction | None:
-        """One over the shortest duration: writers of GIF join equal frames, and so each of them comes back."""
         if not self.timed:
             return None
-        if self._durations is None:
-            self._durations = [self._show(number) for number in self.numbers]
-        return 1 / Fraction(min(self._durations)).limit_denominator(1000)
+        if self._rate is None:
+            self._rate = even_rate([self._show(number) for number in self.numbers])
+        return self._rate
 
     def count(self) -> int:
         return len(self.numbers)
@@ -133,3 +134,16 @@ class AnimationReel:
         self.image.load()  # only now do WebP and AVIF know the duration
         duration = self.image.info.get("duration", 0)
         return duration / 1000 if isinstance(duration, int | float) and duration > 0 else NO_DELAY
+
+
+def even_rate(durations: list[float]) -> Fraction:
+    """The rate of an animation of which frames last so many seconds each.
+
+    Writers join equal frames and round times to hundredths of a second, so a duration counts for as many frames as the shortest one goes
+    into it, and a whole number is taken where rounding explains the difference.
+    """
+    total = Fraction(sum(durations)).limit_denominator(10_000)
+    count = sum(round(duration / min(durations)) for duration in durations)
+    whole = max(1, round(count / total))
+    explained = count / (total + ROUNDING) <= whole <= count / max(total - ROUNDING, ROUNDING)
+    return Fraction(whole) if explained else count / total
