@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import emu.cli.tokenize as command
+from emu.cli.documents import DocumentReader
 from emu.cli.main import main
 from emu.data.shards import TokenShards
 from emu.documents import Text, Video
@@ -45,7 +45,8 @@ def tokenize(place, *words):
 def test_documents_become_shards_and_bad_lines_are_reported(place, tiny_emu, capsys):
     assert tokenize(place, "--shard-size", 2) == 1
     told = capsys.readouterr()
-    assert "line 3: there is no file" in told.err and "line 5: an item is" in told.err
+    assert f"documents.jsonl line 3: item 1: there is no file {place / 'missing.png'}" in told.err
+    assert "documents.jsonl line 5: item 1: an item is" in told.err
     assert "4 documents" in told.out and "2 bad lines" in told.out
     shards = TokenShards(place / "out")
     shards.verify()
@@ -70,14 +71,19 @@ def test_finished_shards_are_not_made_again(place, monkeypatch):
     assert tokenize(place, "--shard-size", 2) == 1
     (place / "out" / "manifest.json").unlink()
     (place / "out" / "shard-00001.json").unlink()
-    read = []
-    original = command.DocumentReader.read
-    monkeypatch.setattr(command.DocumentReader, "read", lambda self, line: read.append(line) or original(self, line))
+    read = counted(monkeypatch)
     assert tokenize(place, "--shard-size", 2) == 1
     assert len(read) == 2 and len(TokenShards(place / "out")) == 4
     read.clear()
     assert tokenize(place, "--shard-size", 2, "--size", 4, 4) == 1
     assert len(read) == 6
+
+
+def counted(monkeypatch):
+    """The entries that are tokenized from now on."""
+    read, original = [], DocumentReader.read
+    monkeypatch.setattr(DocumentReader, "read", lambda self, entry: read.append(entry) or original(self, entry))
+    return read
 
 
 def test_wrong_requests_are_refused(place, capsys):

@@ -11,8 +11,10 @@ from PIL import Image
 
 from emu import Emu
 from emu.cli import describe, generate_images, generate_videos
+from emu_tokenizers.files import LOCK_FILE
 
 ROOT = Path(__file__).parents[1]
+STEMS = ["000001-seed5", "000002-seed1", "000003-seed2"]
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,11 @@ def manifest(tmp_path):
 def test_every_line_gives_one_picture_with_its_seed(run, tmp_path):
     lines = [{"prompt": "a red circle", "seed": 5}, {"prompt": "a ball", "size": [16, 8], "label": 7}, {"prompt": ""}]
     assert run(generate_images, *lines) == 0
-    names = ["000001-seed5.png", "000002-seed1.png", "000003-seed2.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "manifest.jsonl", "overview.png"]
     records = manifest(tmp_path)
+    names = [f"{stem}-{record['request'][:8]}.png" for stem, record in zip(STEMS, records, strict=True)]
     assert [record["files"] for record in records] == [[name] for name in names]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != LOCK_FILE)
+    assert written == [*names, "manifest.jsonl", "overview.png"]
     assert [record["seed"] for record in records] == [5, 1, 2]
     assert (records[1]["label"], records[1]["size"], records[0]["guidance_scale"]) == (7, [16, 8], 2.0)
     with Image.open(tmp_path / "out" / names[1]) as image:
@@ -64,7 +67,8 @@ def test_lines_give_what_the_same_call_gives(run, tmp_path, tiny_emu):
     others = [{"prompt": "a ball", "seed": seed} for seed in range(3)]
     assert run(generate_images, *others, line, options=["--deterministic"]) == 0
     (expected,) = tiny_emu.generate_images("a red circle", seed=4, deterministic=True, **settings)
-    with Image.open(tmp_path / "out" / "000004-seed4.png") as image:
+    (file,) = (tmp_path / "out").glob("000004-seed4-*.png")
+    with Image.open(file) as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected.image))
 
 
@@ -93,9 +97,9 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_is_done(run, tmp_
     assert run(generate_images, *lines) == 1
     told = capsys.readouterr().err
     for number, reason in {
-        1: "no JSON",
-        3: "unknown key text",
-        4: "unknown key sise",
+        1: "not JSON",
+        3: "unknown key 'text'",
+        4: "unknown key 'sise'",
         6: "factor 4",
         7: "prompt is 3; expected text",
         8: "seed is 'five'",
@@ -103,8 +107,10 @@ def test_bad_lines_are_reported_with_their_number_and_the_rest_is_done(run, tmp_
         10: "expected a JSON object",
         11: "surrogate",
     }.items():
-        assert [line for line in told.splitlines() if line.startswith(f"line {number}: ") and reason in line], number
-    assert "line 5" not in told
+        assert [line for line in told.splitlines() if f"prompts.jsonl line {number}: " in line and reason in line], (
+            number
+        )
+    assert "line 5:" not in told
     assert [record["line"] for record in manifest(tmp_path)] == [2, 12]
 
 
@@ -125,11 +131,12 @@ def test_a_second_run_does_only_what_is_left(run, tmp_path, monkeypatch):
 def test_changed_lines_and_lost_files_are_done_again(run, tmp_path, monkeypatch):
     lines = [{"prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}]
     assert run(generate_images, *lines) == 0
-    (tmp_path / "out" / "000003-seed2.png").unlink()
+    (third,) = (tmp_path / "out").glob("000003-*.png")
+    third.unlink()
     drawn = counted(monkeypatch)
     assert run(generate_images, lines[0], {"prompt": "two", "guidance_scale": 5}, lines[2]) == 0
     assert sorted(drawn) == ["three", "two"]
-    assert [record["guidance_scale"] for record in manifest(tmp_path)] == [2.0, 5, 2.0]
+    assert [(r["line"], r["guidance_scale"]) for r in manifest(tmp_path)] == [(2, 2.0), (1, 2.0), (2, 5), (3, 2.0)]
 
 
 def test_a_run_that_was_killed_goes_on(run, tmp_path, monkeypatch):
@@ -178,15 +185,16 @@ def test_pictures_do_not_depend_on_the_batch(run, tmp_path, tiny_emu, batch_size
 def test_clips_are_written_as_frames_and_animations(run, tmp_path):
     lines = [{"prompt": "a ball", "frames": 5, "fps": 5}, {"prompt": "a ball rolling left"}]
     assert run(generate_videos, *lines) == 0
-    assert len(list((tmp_path / "out" / "000001-seed0").glob("*.png"))) == 5
-    assert len(list((tmp_path / "out" / "000002-seed1").glob("*.png"))) == 8
-    with Image.open(tmp_path / "out" / "000002-seed1.gif") as image:
+    records = manifest(tmp_path)
+    (first, _, *_), (second, animation, *_) = (record["files"] for record in records)
+    assert first == f"000001-seed0-{records[0]['request'][:8]}" and animation == f"{second}.gif"
+    assert len(list((tmp_path / "out" / first).glob("*.png"))) == 5
+    assert len(list((tmp_path / "out" / second).glob("*.png"))) == 8
+    with Image.open(tmp_path / "out" / animation) as image:
         assert image.size == (8, 8)
     with Image.open(tmp_path / "out" / "overview.png") as image:  # rows of up to eight frames, with gaps of 2 pixels
         assert image.size == (2 + (2 + 8 * 10) + 2, 2 + 2 * (2 + 10 + 2))
-    records = manifest(tmp_path)
     assert [(record["frames"], record["fps"]) for record in records] == [(5, 5), (8, 4)]
-    assert records[0]["files"][:2] == ["000001-seed0", "000001-seed0.gif"]
 
 
 def test_clips_go_on_from_files_beside_the_prompts(run, tmp_path, capsys):
@@ -205,7 +213,7 @@ def test_clips_go_on_from_files_beside_the_prompts(run, tmp_path, capsys):
     assert (
         "line 3: there is no file" in told
         and "line 4: " in told
-        and "cannot be read" in told
+        and "broken.png" in told
         and "line 6: frames is 0" in told
     )
     assert [record["line"] for record in manifest(tmp_path)] == [1, 2, 5]
@@ -213,7 +221,7 @@ def test_clips_go_on_from_files_beside_the_prompts(run, tmp_path, capsys):
 
 def test_a_missing_or_empty_prompt_file_is_refused(model, tmp_path):
     options = ["--model", str(model), "--output", str(tmp_path / "out")]
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"there is no prompt file .*nowhere\.jsonl"):
         generate_images.main([str(tmp_path / "nowhere.jsonl"), *options])
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="is empty"):
@@ -229,7 +237,7 @@ def test_describe_tells_of_each_picture_and_of_what_is_none(model, tmp_path, cap
     assert describe.main([*files, "--model", str(model), "--json", "--max-new-tokens", "3", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["image"] for line in out.splitlines()] == [files[0], files[2]]
-    assert "broken.png is not a picture" in err and "there is no file" in err
+    assert "broken.png" in err and "there is no file" in err
 
 
 @pytest.mark.parametrize("recipe", ["generate_images.py", "generate_videos.py"])

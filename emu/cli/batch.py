@@ -1,272 +1,189 @@
-"""Batch generation from a file of prompts: one JSON object a line in, one output a line out, resumable.
+"""Batch generation: one output a prompt, resumable, in a folder that many runs may share.
 
-Every finished line stands in `manifest.jsonl` with all that made it; a run skips the lines that stand there already, so that a run that
-was stopped goes on where it was. A line that cannot be meant is reported with its number and skipped.
+Every finished request stands in `manifest.jsonl` with all that made it; a run skips those that stand there already, so that a run that was
+stopped goes on where it was. A line that cannot be drawn is reported with its place and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from emu.cli.manifest import Manifest
+from emu.cli.problems import PROBLEMS, Place, Problems, TooManyBad, add_option
+from emu.cli.prompts import PromptReader, Request, check_words
 from emu.media import png_bytes, tiled
-from emu.pipeline import Emu, GenerationDefaults
-from emu.pipeline.requests import batches, check_seeds, check_size
-from emu_tokenizers.files import write_file
+from emu.pipeline import Emu
+from emu.pipeline.requests import batches, check_whole
+from emu_tokenizers.files import holding, write_file
 
-MANIFEST, OVERVIEW = "manifest.jsonl", "overview.png"
+OVERVIEW = "overview.png"
 OVERVIEW_LINES = 64
-"""So many of the first finished lines stand in the overview."""
+"""So many of the first finished requests stand in the overview."""
 SETTINGS = ("size", "guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
-CARRIED = ("id", "label")
-"""Keys of a line that generation does not read and the manifest repeats."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """A line of the prompt file that can be meant.
-
-    Attributes:
-        line: its number, from 1.
-        prompt: its text.
-        seed: its own, or the command's plus its place.
-        settings: the model's defaults, the command's options and the line's own keys, in rising order.
-        extra: what else the line says, e.g. its first frames.
-        carried: what the manifest repeats.
-    """
-
-    line: int
-    prompt: str
-    seed: int
-    settings: GenerationDefaults
-    extra: dict[str, Any]
-    carried: dict[str, Any]
-
-    def record(self) -> dict[str, Any]:
-        """The line as the manifest tells it."""
-        about = {"line": self.line, "prompt": self.prompt, "seed": self.seed, **self.settings.to_dict()}
-        return {**about, **self.extra, **self.carried}
+class Placed(Protocol):
+    """What stands at a place."""
 
     @property
-    def stem(self) -> str:
-        """Name of its output, without suffix."""
-        return f"{self.line:06d}-seed{self.seed}"
+    def place(self) -> Place:
+        """Where it stands, for messages."""
+        ...
 
 
-class LineReader:
-    """Reads prompt files.
+Item = TypeVar("Item", bound=Placed)
+
+
+class Batch:
+    """A run of a batch command.
 
     Args:
-        defaults: settings where a line says nothing.
-        names: settings that a line may hold.
-        factor: sides of a size are multiples of it.
-        seed: of the first line where lines have none; the next ones count on from it.
-        extra: other keys that a line may hold.
+        command: its name, e.g. "emu generate-images".
+        options: of `parser`.
+        emu: the model.
+        unit: what is made, for messages.
+        settings: names of the settings that options and lines may hold.
+        extra: other keys that lines may hold.
+        columns: how many outputs stand side by side in `overview.png`.
     """
 
     def __init__(
-        self, defaults: GenerationDefaults, names: Sequence[str], factor: int, seed: int, extra: Sequence[str] = ()
+        self,
+        command: str,
+        options: argparse.Namespace,
+        emu: Emu,
+        unit: str,
+        settings: Sequence[str] = SETTINGS,
+        extra: Sequence[str] = (),
+        columns: int = 8,
     ) -> None:
-        self.defaults, self.names, self.factor, self.seed, self.extra = defaults, names, factor, seed, extra
+        given = {name: getattr(options, name) for name in settings}
+        defaults = emu.defaults.updated(**{**given, "size": options.size and tuple(options.size)})
+        vision = emu.tokenizer.vision
+        factors = (1 if vision is None else vision.temporal_factor, emu.spatial_factor)
+        self.reader = PromptReader(defaults, settings, factors, options.seed, extra)
+        self.command, self.options, self.unit, self.columns = command, options, unit, columns
+        self.batch_size = check_whole("--batch-size", options.batch_size, least=1)
+        check_whole("--window", options.window, least=1)
+        self.problems = Problems(options.max_bad)
+        self.model = f"{options.model} {emu.fingerprint}" + (f" {options.dtype}" if options.dtype else "")
 
-    def read(self, file: Path) -> tuple[list[Request], dict[int, str]]:
-        """The requests of a file, and what is wrong with its other lines, by number.
+    def run(
+        self,
+        prepare: Callable[[Request], Any],
+        generate: Callable[[list[Request], list[Any]], Sequence[Any]],
+        save: Callable[[Any, Path], list[Path]],
+        show: Callable[[list[Path]], Image.Image],
+    ) -> int:
+        """Make what is not finished yet, in batches of equal settings.
+
+        Args:
+            prepare: reads the files that a request names; its errors are the problem of that request.
+            generate: makes the results of some requests of equal settings from what `prepare` gave.
+            save: writes a result to a path without suffix, and returns the files.
+            show: a picture of the files of one request, for `overview.png`.
+
+        Returns:
+            The exit code: 1 where a line was bad.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file has no lines.
+            FileNotFoundError, ValueError: there are no prompts; nothing was written.
         """
-        if not file.is_file():
-            raise FileNotFoundError(
-                f'no prompt file {file}; expected one JSON object a line, e.g. {{"prompt": "a cat"}}'
-            )
-        requests: list[Request] = []
-        problems: dict[int, str] = {}
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-            if line.strip():
-                try:
-                    requests.append(self.request(number, line))
-                except (ValueError, TypeError) as error:
-                    problems[number] = str(error)
-        if not requests and not problems:
-            raise ValueError(f'{file} is empty; expected one JSON object a line, e.g. {{"prompt": "a cat"}}')
-        return requests, problems
-
-    def request(self, number: int, line: bytes) -> Request:
-        """One line.
-
-        Raises:
-            TypeError, ValueError: what is wrong with it.
-        """
+        output: Path = self.options.output
         try:
-            table = json.loads(line.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"no JSON: {error}") from error
-        if not isinstance(table, dict):
-            raise TypeError(f"expected a JSON object, got {type(table).__name__}")
-        known = ("prompt", "seed", *self.names, *self.extra, *CARRIED)
-        unknown = sorted(set(table) - set(known))
-        if unknown:
-            raise ValueError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        if not isinstance(table.get("prompt"), str):
-            raise TypeError(f"prompt is {table.get('prompt')!r}; expected text")
-        given = {name: table[name] for name in self.names if name in table}
-        if isinstance(given.get("size"), list):
-            given["size"] = tuple(given["size"])
-        settings = self.defaults.updated(**given)
-        if settings.size is None:
-            raise ValueError("no size, and the model has no default; give size as [height, width]")
-        check_size(settings.size, self.factor)
-        return Request(
-            number,
-            table["prompt"],
-            check_seeds(table.get("seed", self.seed + number - 1), 1)[0],
-            settings,
-            {name: table[name] for name in self.extra if name in table},
-            {name: table[name] for name in CARRIED if name in table},
-        )
+            requests = self.reader.read(self.options.prompts, self.problems)
+        except TooManyBad as error:
+            print(error, file=sys.stderr)
+            self.problems.write(output)
+            return 1
+        with holding(output, self.command):
+            manifest = Manifest(output, self.model)
+            todo = [request for request in requests if manifest.find(request) is None]
+            made = 0
+            try:
+                with self._bar(len(requests), len(requests) - len(todo)) as bar:
+                    for indices in batches(
+                        todo, lambda request: (request.settings, bool(request.extra)), self.batch_size
+                    ):
+                        batch = [todo[index] for index in indices]
+                        for request, result in results_of(batch, prepare, generate, self.problems):
+                            stem = manifest.stem(request, request.seed)
+                            manifest.add(request, save(result, output / stem))
+                            made += 1
+                        bar.update(len(indices))
+            except TooManyBad as error:
+                print(error, file=sys.stderr)
+            finally:
+                self.problems.write(output)
+                records = manifest.close(requests)
+            if records:
+                files = [[output / name for name in record["files"]] for record in records[:OVERVIEW_LINES]]
+                write_file(output / OVERVIEW, png_bytes(tiled(list(map(show, files)), self.columns)))
+        before = len(requests) - len(todo)
+        told = f"{made} {self.unit}s made, {before} were finished before, {self.problems.num_bad} bad lines"
+        print(f"{told}; see {manifest.file}" + (f" and {output / PROBLEMS}" if self.problems.num_bad else ""))
+        return 1 if self.problems.num_bad else 0
+
+    def _bar(self, total: int, initial: int) -> tqdm:
+        return tqdm(total=total, initial=initial, unit=self.unit, dynamic_ncols=True)
 
 
-class Manifest:
-    """The finished lines of an output folder.
+def results_of(
+    batch: Sequence[Item],
+    prepare: Callable[[Item], Any],
+    generate: Callable[[list[Item], list[Any]], Sequence[Any]],
+    problems: Problems,
+) -> Iterator[tuple[Item, Any]]:
+    """Results of a batch of requests; what is wrong with some of them goes to `problems`.
 
-    Args:
-        folder: where outputs lie.
-        model: what made them; lines that another model finished are done again.
+    Raises:
+        TooManyBad: see `Problems.read`.
     """
-
-    def __init__(self, folder: Path, model: str) -> None:
-        self.file, self.model = folder / MANIFEST, model
-        self._records = {record["line"]: record for record in self._read()}
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        if self.file.is_file():
-            for line in self.file.read_bytes().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # the last line of a run that was killed while it wrote
-                    continue
-                if isinstance(record, dict) and "line" in record:
-                    yield record
-
-    def is_finished(self, request: Request) -> bool:
-        """Whether the folder holds the output of this very request."""
-        record = self._records.get(request.line)
-        return (
-            record is not None
-            and record.get("request") == self._digest(request)
-            and all((self.file.parent / name).exists() for name in record.get("files", [""]))
-        )
-
-    def add(self, request: Request, files: Sequence[Path]) -> None:
-        """Note that a request is finished, on the disk when this returns."""
-        names = [file.relative_to(self.file.parent).as_posix() for file in files]
-        record = {**request.record(), "files": names, "model": self.model, "request": self._digest(request)}
-        self._records[request.line] = record
-        with self.file.open("ab") as file:
-            if file.tell() and not self._ends_with_newline():
-                file.write(b"\n")
-            file.write(_json_line(record))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def close(self, requests: Sequence[Request]) -> list[list[Path]]:
-        """Rewrite the file with one record for each finished line of the prompt file, in order; returns their files."""
-        records = [self._records[request.line] for request in requests if self.is_finished(request)]
-        write_file(self.file, b"".join(map(_json_line, records)))
-        return [[self.file.parent / name for name in record["files"]] for record in records]
-
-    def _ends_with_newline(self) -> bool:
-        with self.file.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
-
-    def _digest(self, request: Request) -> str:
-        told = json.dumps([request.record(), self.model], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+    ready: list[tuple[Item, Any]] = []
+    for request in batch:
+        with problems.containing(request.place):
+            ready.append((request, prepare(request)))
+    problems.check()
+    if ready:
+        yield from _generated(ready, generate, problems)
+    problems.check()
 
 
-def _json_line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-
-
-def run(
-    requests: Sequence[Request],
-    problems: dict[int, str],
-    manifest: Manifest,
-    make: Callable[[list[Request]], list[list[Path]]],
-    show: Callable[[list[Path]], Image.Image],
-    *,
-    columns: int,
-    batch_size: int,
-    unit: str,
-) -> int:
-    """Make what is not finished yet, in batches of equal settings.
-
-    Args:
-        requests: the lines that can be meant.
-        problems: what is wrong with the others, by number.
-        manifest: of the output folder.
-        make: generates and writes the outputs of some requests, and returns their files.
-        show: a picture of the files of one request, for `overview.png`.
-        columns: how many of them stand side by side there.
-        batch_size: requests that are made at a time.
-        unit: what is counted.
-
-    Returns:
-        The exit code: 1 where a line was bad.
-    """
-    for number, problem in problems.items():
-        print(f"line {number}: {problem}", file=sys.stderr)
-    problems = dict(problems)
-    todo = [request for request in requests if not manifest.is_finished(request)]
-    made = 0
-    with tqdm(total=len(requests), initial=len(requests) - len(todo), unit=unit, dynamic_ncols=True) as bar:
-        for indices in batches(todo, lambda request: (request.settings, tuple(sorted(request.extra))), batch_size):
-            for request, files in _made([todo[index] for index in indices], make, problems):
-                manifest.add(request, files)
-                made += 1
-            bar.update(len(indices))
-    finished = manifest.close(requests)
-    if finished:
-        sheet = tiled([show(files) for files in finished[:OVERVIEW_LINES]], columns)
-        write_file(manifest.file.with_name(OVERVIEW), png_bytes(sheet))
-    before = len(requests) - len(todo)
-    print(f"{made} {unit}s made, {before} were finished before, {len(problems)} bad lines; see {manifest.file}")
-    return 1 if problems else 0
-
-
-def _made(
-    batch: list[Request], make: Callable[[list[Request]], list[list[Path]]], problems: dict[int, str]
-) -> Iterator[tuple[Request, list[Path]]]:
-    """Outputs of a batch; where the batch cannot be made, those of its lines that can, one by one."""
+def _generated(
+    ready: list[tuple[Item, Any]], generate: Callable[[list[Item], list[Any]], Sequence[Any]], problems: Problems
+) -> Iterator[tuple[Item, Any]]:
+    """Results of a batch; where the batch cannot be made, those of its requests that can, one by one."""
+    requests = [request for request, _ in ready]
+    results: Sequence[Any] | None = None
     try:
-        yield from zip(batch, make(batch), strict=True)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        if len(batch) == 1:
-            problems[batch[0].line] = str(error)
-            tqdm.write(f"line {batch[0].line}: {error}", file=sys.stderr)
+        results = generate(requests, [prepared for _, prepared in ready])
+    except (ValueError, TypeError, OverflowError, torch.OutOfMemoryError):
+        if len(ready) == 1:
+            with problems.containing(requests[0].place):
+                raise
             return
-        for request in batch:
-            yield from _made([request], make, problems)
+    if results is not None:
+        yield from zip(requests, results, strict=True)
+        return
+    for one in ready:
+        yield from _generated([one], generate, problems)
 
 
-def parser(command: str, description: str, defaults: str) -> argparse.ArgumentParser:
-    """Options that both commands share."""
+def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
+    """Options that both commands share; `keys` are those of a line."""
     options = argparse.ArgumentParser(prog=f"emu {command}", description=description)
     options.add_argument(
-        "prompts", type=Path, help=f"file with one JSON object a line: prompt, and if wished seed, {defaults}"
+        "prompts",
+        nargs="+",
+        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, and if wished seed, {keys}",
     )
     options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
     options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
@@ -292,10 +209,12 @@ def parser(command: str, description: str, defaults: str) -> argparse.ArgumentPa
         choices=("float32", "bfloat16", "float16"),
         help="of the transformer; by default float32, for released models that of their files",
     )
+    add_option(options)
     return options
 
 
 def load(options: argparse.Namespace) -> Emu:
-    """The model that the options name."""
+    """The model that the options name, once the prompts are known to be there."""
+    check_words(options.prompts)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     return Emu.from_pretrained(options.model, device=options.device, dtype=dtype, deterministic=options.deterministic)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from emu.hub.templates import NAMED
 from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.folder import read_defaults
-from emu_tokenizers.files import new_folder
+from emu_tokenizers.files import LOCK_FILE, holding, new_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         description="Convert a model between our format, transformers' Emu3, and that of the originals, Emu3 and Emu3.5.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
-    words.add_argument("target", type=Path, help="folder to write; it appears when it is complete")
+    words.add_argument("target", type=Path, help="folder to write; its files appear when all are complete")
     words.add_argument(
         "--to", required=True, choices=TARGETS, help="format to write; emu3 is that of the original, Emu3's or Emu3.5's"
     )
@@ -55,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         FileNotFoundError, ValueError: the source cannot be read, or the target cannot express it.
     """
     given = parser().parse_args(arguments)
-    if given.target.exists() and not given.overwrite:
+    if _is_taken(given.target) and not given.overwrite:
         raise FileExistsError(f"{given.target} exists; choose another folder, or replace it with --overwrite")
+    if given.target.is_file():
+        raise NotADirectoryError(f"{given.target} is a file; name a folder")
     source = open_source(
         given.source,
         vision_tokenizer=given.vision_tokenizer,
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         language_model_only=given.language_model_only,
         revision=given.revision,
     )
-    with new_folder(given.target) as partial:
+    with _reserved(given.target), new_folder(given.target) as partial:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
         if given.to == "emu" and source.tokenizer is not None:
@@ -75,6 +78,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell(partial, folder, source, given.templates is not None)
     print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
     return 0
+
+
+def _is_taken(target: Path) -> bool:
+    """Whether the target holds more than the lock of a conversion that is under way or was killed."""
+    return target.exists() and not (target.is_dir() and [entry.name for entry in target.iterdir()] == [LOCK_FILE])
+
+
+@contextmanager
+def _reserved(target: Path) -> Iterator[None]:
+    """Hold the target, so that no second conversion writes it meanwhile; a target that was not written does not stay behind."""
+    with holding(target, "emu convert"):
+        try:
+            yield
+        finally:
+            if not _is_taken(target):
+                (target / LOCK_FILE).unlink(missing_ok=True)
+                with suppress(OSError):  # someone else begins to use it
+                    target.rmdir()
 
 
 def _tell(target: Path, folder: Path, source: Source, new_task: bool) -> None:

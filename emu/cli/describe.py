@@ -1,64 +1,133 @@
-"""`emu describe`: text about pictures."""
+"""`emu describe`: text about pictures and clips."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
+from emu.cli.batch import results_of
+from emu.cli.manifest import Manifest
+from emu.cli.pictures import Size, is_clip, state_of
+from emu.cli.problems import COMMAND_LINE, Place, Problems, TooManyBad, add_option
+from emu.documents import Video
 from emu.pipeline import Emu
-from emu_tokenizers.pixels.images import open_image
+from emu.pipeline.requests import check_whole
+from emu_tokenizers.files import holding
+from emu_tokenizers.pixels.transforms import open_image
+
+DESCRIPTIONS = "descriptions.jsonl"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a picture or clip.
+
+    Attributes:
+        place: where the command names it.
+        file: the picture or clip.
+        asked: the words and settings.
+    """
+
+    place: Place
+    file: Path
+    asked: Mapping[str, Any] = field(hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """What is asked, as the file of descriptions tells it."""
+        return {"image": str(self.file), **self.asked}
+
+    def digest(self, model: str) -> str:
+        """16 hexadecimal digits that change with the picture, the question and the model."""
+        told = json.dumps([self.record(), state_of(self.file), model], sort_keys=True)
+        return hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `emu describe`.
 
     Returns:
-        The exit code: 1 where a picture could not be read, 0 otherwise.
+        The exit code: 1 where a picture or clip could not be described, 0 otherwise.
     """
     options = _parser().parse_args(arguments)
+    check_whole("--batch-size", options.batch_size, least=1)
+    problems = Problems(options.max_bad)
     emu = Emu.from_pretrained(options.model, device=options.device)
     size = tuple(options.size) if options.size else emu.defaults.size
-    pictures: dict[Path, Image.Image] = {}
-    bad = 0
-    for file in options.images:
+    asked = {"prompt": options.prompt, "size": size and list(size), "seed": options.seed}
+    asked |= {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
+    questions = [
+        Question(Place(COMMAND_LINE, number, "argument"), file, asked)
+        for number, file in enumerate(options.images, start=1)
+    ]
+    output: Path | None = options.output
+    with nullcontext() if output is None else holding(output, "emu describe"):
+        manifest = Manifest(output, f"{options.model} {emu.fingerprint}", DESCRIPTIONS) if output is not None else None
         try:
-            pictures[file] = _fitted(open_image(file), size)
-        except (ValueError, FileNotFoundError) as error:
+            for question, text in _described(questions, emu, size, options, problems, manifest):
+                table = {"image": str(question.file), "text": text}
+                line = json.dumps(table, ensure_ascii=False) if options.json else f"{question.file}: {text}"
+                tqdm.write(line.encode("utf-8", "backslashreplace").decode())
+        except TooManyBad as error:
             print(error, file=sys.stderr)
-            bad += 1
-    files = list(pictures)
-    with tqdm(total=len(files), unit="image", disable=len(files) <= options.batch_size, dynamic_ncols=True) as bar:
-        for start in range(0, len(files), options.batch_size):
-            batch = files[start : start + options.batch_size]
-            question = [options.prompt] if options.prompt else []
-            texts = emu.generate_text(
-                [[pictures[file], *question] for file in batch],
-                max_new_tokens=options.max_new_tokens,
-                temperature=options.temperature,
-                seed=options.seed,
-            )
-            for file, text in zip(batch, texts, strict=True):
-                line = (
-                    json.dumps({"image": str(file), "text": text}, ensure_ascii=False)
-                    if options.json
-                    else f"{file}: {text}"
-                )
-                tqdm.write(line)
+        finally:
+            if manifest is not None and output is not None:
+                manifest.close(questions)
+                problems.write(output)
+    return 1 if problems.num_bad else 0
+
+
+def _described(
+    questions: Sequence[Question],
+    emu: Emu,
+    size: Size | None,
+    options: argparse.Namespace,
+    problems: Problems,
+    manifest: Manifest | None,
+) -> Iterator[tuple[Question, str]]:
+    """Each question with its answer, in batches; those that the folder of outputs has already are not asked again."""
+
+    def answers(batch: list[Question], values: list[Any]) -> list[str]:
+        words = [options.prompt] if options.prompt else []
+        return emu.generate_text(
+            [[value, *words] for value in values],
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            seed=options.seed,
+        )
+
+    limit, total = options.batch_size, len(questions)
+    with tqdm(total=total, unit="file", disable=total <= limit, dynamic_ncols=True) as bar:
+        for start in range(0, total, limit):
+            batch = questions[start : start + limit]
+            known = {question: manifest.find(question) for question in batch} if manifest is not None else {}
+            new = [question for question in batch if known.get(question) is None]
+            found = dict(results_of(new, lambda question: _opened(question.file, emu, size), answers, problems))
+            for question in batch:
+                if question in found:
+                    if manifest is not None:
+                        manifest.add(question, text=found[question])
+                    yield question, found[question]
+                elif record := known.get(question):
+                    yield question, record["text"]
+            problems.read(len(batch))
             bar.update(len(batch))
-    return 1 if bad else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emu describe", description="Write text about pictures.")
-    parser.add_argument("images", type=Path, nargs="+", help="picture files")
+    parser = argparse.ArgumentParser(prog="emu describe", description="Write text about pictures and clips.")
+    parser.add_argument("images", type=Path, nargs="+", help="picture files, animations and videos")
     parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
-    parser.add_argument("--prompt", default="Describe it.", help="question behind the picture (%(default)s)")
+    parser.add_argument("--prompt", default="Describe it.", help="question after the picture (%(default)s)")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="what pictures are resized to (the model's own)"
     )
@@ -67,12 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain text")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"folder for {DESCRIPTIONS}; run it again to go on after a stop (none: only printed)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    add_option(parser)
     return parser
 
 
-def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The picture at (height, width), or as it is where no size is known."""
+def _opened(file: Path, emu: Emu, size: Size | None) -> Image.Image | Video:
+    """A picture at (height, width), or as it is where no size is known; of a clip as many frames as the model's own clips have."""
+    if is_clip(file):
+        return Video.open(file, fps=emu.defaults.fps, frames=emu.defaults.frames, size=size)
+    image = open_image(file)
     if size is None or image.size == (size[1], size[0]):
         return image
     return image.resize((size[1], size[0]), Image.Resampling.LANCZOS)

@@ -1,52 +1,53 @@
-"""`emu generate-images`: one picture for each line of a file of prompts."""
+"""`emu generate-images`: one picture for each prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
-from emu_tokenizers.pixels.images import open_image
+from emu.cli.batch import SETTINGS, Batch, load, parser
+from emu.cli.prompts import Request
+from emu.pipeline import ImageResult
+from emu_tokenizers.pixels.transforms import open_image
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `emu generate-images`.
 
     Returns:
-        The exit code: 1 where a line of the file was bad, 0 otherwise.
+        The exit code: 1 where a line of a file was bad, 0 otherwise.
     """
     options = parser(
         "generate-images",
-        "Draw one picture for each line of a file of prompts. Run it again to go on after a stop.",
+        "Draw one picture for each prompt. Run it again to go on after a stop.",
         "size, guidance_scale, negative_prompt, temperature, top_k, top_p",
     ).parse_args(arguments)
     emu = load(options)
-    given = {name: getattr(options, name) for name in SETTINGS}
-    defaults = emu.defaults.updated(**{**given, "size": options.size and tuple(options.size)})
-    reader = LineReader(defaults, SETTINGS, emu.spatial_factor, options.seed)
-    requests, problems = reader.read(options.prompts)
-    options.output.mkdir(parents=True, exist_ok=True)
 
-    def make(batch: list[Request]) -> list[list[Path]]:
+    def generate(batch: list[Request], prepared: list[Any]) -> list[ImageResult]:
         settings = batch[0].settings
-        results = emu.generate_images(
+        return emu.generate_images(
             [request.prompt for request in batch],
             **{name: getattr(settings, name) for name in SETTINGS},
             seed=[request.seed for request in batch],
             window=options.window,
             batch_size=options.batch_size,
         )
-        files = [options.output / f"{request.stem}.png" for request in batch]
-        for result, file in zip(results, files, strict=True):
-            result.save(file)
-        return [[file] for file in files]
 
-    manifest = Manifest(options.output, f"{options.model} {emu.fingerprint}")
-    return run(requests, problems, manifest, make, picture, columns=8, batch_size=options.batch_size, unit="image")
+    batch = Batch("emu generate-images", options, emu, "image")
+    return batch.run(lambda request: None, generate, save, picture)
+
+
+def save(result: ImageResult, stem: Path) -> list[Path]:
+    """Write a picture; returns its file."""
+    file = stem.with_name(f"{stem.name}.png")
+    result.save(file)
+    return [file]
 
 
 def picture(files: list[Path]) -> Image.Image:
-    """What the overview shows of a line."""
+    """What the overview shows of a request."""
     return open_image(files[0])

@@ -1,4 +1,4 @@
-"""`emu generate-videos`: one clip for each line of a file of prompts, as frames, as GIF, and as MP4 where PyAV is installed."""
+"""`emu generate-videos`: one clip for each prompt, as frames, as GIF, and as MP4 where PyAV is installed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 
 from PIL import Image
 
-from emu.cli.batch import SETTINGS, LineReader, Manifest, Request, load, parser, run
+from emu.cli.batch import SETTINGS, Batch, load, parser
+from emu.cli.documents import kind_of
+from emu.cli.pictures import read_clip
+from emu.cli.prompts import Request
 from emu.documents import Video
+from emu.lines import BadLine, shown
 from emu.media import can_write_mp4, tiled
+from emu.pipeline import VideoResult
 from emu_tokenizers.files import natural_key
-from emu_tokenizers.pixels.images import open_image
+from emu_tokenizers.pixels.transforms import open_image
 
 VIDEO_SETTINGS = (*SETTINGS, "frames", "fps")
 OVERVIEW_FRAMES = 16
@@ -22,64 +27,60 @@ def main(arguments: Sequence[str]) -> int:
     """Run `emu generate-videos`.
 
     Returns:
-        The exit code: 1 where a line of the file was bad, 0 otherwise.
+        The exit code: 1 where a line of a file was bad, 0 otherwise.
     """
     words = parser(
         "generate-videos",
-        "Make one clip for each line of a file of prompts. Run it again to go on after a stop.",
-        "size, frames, fps, guidance_scale, negative_prompt, temperature, top_k, top_p, first_frames (a file or a list of files)",
+        "Make one clip for each prompt. Run it again to go on after a stop.",
+        "size, frames, fps, guidance_scale, negative_prompt, temperature, top_k, top_p, first_frames (a picture, an animation or a "
+        'video, or a list of pictures; or {"video": file, "fps": 8, "start": 0, "frames": 4})',
     )
     words.add_argument("--frames", type=int, help="length of the clips")
     words.add_argument("--fps", type=float, help="frames a second")
     options = words.parse_args(arguments)
     emu = load(options)
-    given = {name: getattr(options, name) for name in VIDEO_SETTINGS}
-    defaults = emu.defaults.updated(**{**given, "size": options.size and tuple(options.size)})
-    reader = LineReader(defaults, VIDEO_SETTINGS, emu.spatial_factor, options.seed, extra=("first_frames",))
-    requests, problems = reader.read(options.prompts)
-    options.output.mkdir(parents=True, exist_ok=True)
 
-    def make(batch: list[Request]) -> list[list[Path]]:
+    def generate(batch: list[Request], prepared: list[Any]) -> list[VideoResult]:
         settings = batch[0].settings
-        begins = "first_frames" in batch[0].extra
-        results = emu.generate_videos(
+        return emu.generate_videos(
             [request.prompt for request in batch],
             **{name: getattr(settings, name) for name in VIDEO_SETTINGS},
-            first_frames=[first_frames(request.extra["first_frames"], options.prompts.parent) for request in batch]
-            if begins
-            else None,
+            first_frames=prepared if batch[0].extra else None,
             seed=[request.seed for request in batch],
             window=options.window,
             batch_size=options.batch_size,
         )
-        suffixes = ("", ".gif", ".mp4") if can_write_mp4() else ("", ".gif")
-        files = [[options.output / f"{request.stem}{suffix}" for suffix in suffixes] for request in batch]
-        for result, targets in zip(results, files, strict=True):
-            for target in targets:
-                result.save(target)
-        return files
 
-    manifest = Manifest(options.output, f"{options.model} {emu.fingerprint}")
-    return run(requests, problems, manifest, make, strip, columns=1, batch_size=options.batch_size, unit="clip")
+    batch = Batch("emu generate-videos", options, emu, "clip", VIDEO_SETTINGS, extra=("first_frames",), columns=1)
+    return batch.run(first_frames, generate, save, strip)
+
+
+def save(result: VideoResult, stem: Path) -> list[Path]:
+    """Write a clip in each form that can be written; returns its files, the folder of frames first."""
+    suffixes = ("", ".gif", ".mp4") if can_write_mp4() else ("", ".gif")
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
+    for file in files:
+        result.save(file)
+    return files
 
 
 def strip(files: list[Path]) -> Image.Image:
-    """What the overview shows of a line: up to 16 of its frames side by side."""
+    """What the overview shows of a request: up to 16 of its frames side by side."""
     frames = sorted(files[0].glob("*.png"), key=natural_key)
     step = -(-len(frames) // OVERVIEW_FRAMES)
     return tiled([open_image(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
 
 
-def first_frames(given: Any, folder: Path) -> list[Image.Image]:
-    """The pictures that a line names: a picture, a video, an animation, a folder of frames, or a list of pictures.
-
-    Names are relative to the prompt file.
+def first_frames(request: Request) -> Video | None:
+    """The clip that a request begins with, at its size and rate; None where it begins from nothing.
 
     Raises:
-        TypeError: it names none.
-        FileNotFoundError, ValueError: a file is missing or no picture.
+        FileNotFoundError, ValueError: a file is missing or cannot be read.
     """
-    names = given if isinstance(given, list) else [given]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"first_frames is {given!r}; expected a file name or a list of them")
-    return Video.open([folder / name for name in names]).images()
+    if "first_frames" not in request.extra:
+        return None
+    given = request.extra["first_frames"]
+    item = given if isinstance(given, dict) else {"frames": given}
+    if kind_of(item) not in ("frames", "video"):
+        raise BadLine("wrong value", f"first_frames is {shown(given)}; expected file names, or an object with 'video'")
+    return read_clip(item, request.folder, request.settings.size, request.settings.fps)

@@ -223,18 +223,45 @@ def clip_sources(
     ]
 
 
-def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:
-    """The rows of a dataset: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` knows by that name."""
+def dataset_table(name: str, split: str = "train") -> Any:
+    """A table of the datasets library: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` knows by that name.
+
+    Args:
+        name: of the folder, builder or repository; builder arguments may follow after commas, and among them the split:
+            "imagefolder,data_dir=photos,split=test".
+        split: where the name says nothing.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
+        ValueError: no such split, arguments of another form, or files that cannot be read.
+    """
     import datasets
 
-    name, *pairs = name.split(",")
+    path, *pairs = name.split(",")
+    if not all("=" in pair for pair in pairs):
+        raise ValueError(f"dataset {name!r} has arguments {pairs}; expected name=value after each comma")
     options: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs)
-    table: Any
-    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-        table = datasets.load_from_disk(name)
-        table = table[split] if isinstance(table, datasets.DatasetDict) else table
-    else:
-        table = datasets.load_dataset(name, split=split, **options)
+    split = options.pop("split", split)
+    try:
+        if not ((Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file()):
+            return datasets.load_dataset(path, split=split, **options)
+        table = datasets.load_from_disk(path)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"the dataset {name} cannot be read: {error.__cause__ or error}") from error
+    except ConnectionError as error:
+        raise FileNotFoundError(f"there is no dataset {name} here, and its hub cannot be reached: {error}") from error
+    if not isinstance(table, datasets.DatasetDict):
+        return table
+    if split not in table:
+        raise ValueError(f"the dataset {path} has no split {split!r}; it has {sorted(table)}")
+    return table[split]
+
+
+def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:
+    """The rows of a dataset's column, see `dataset_table`."""
+    import datasets
+
+    table = dataset_table(name, split)
     if column not in table.column_names:
         raise ValueError(f"the dataset {name} has no column {column!r}; it has {table.column_names}")
     if isinstance(table.features[column], datasets.Image | datasets.Video):

@@ -1,0 +1,110 @@
+"""The manifest of an output folder: one record for each finished request, whichever run made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from emu.cli.problems import Place
+from emu.lines import BadLine, read_lines
+from emu_tokenizers.files import write_file
+
+MANIFEST = "manifest.jsonl"
+
+
+class Finishable(Protocol):
+    """What a record can be kept of."""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What is asked for."""
+        ...
+
+    def digest(self, model: str) -> str:
+        """Tells it apart from all others."""
+        ...
+
+
+class Manifest:
+    """The finished requests of an output folder, by their digests.
+
+    Requests of several files, settings and models stand beside each other; a request is finished where its record and its files are there.
+
+    Args:
+        folder: where outputs lie.
+        model: what makes them; what another model finished is done again, under another name.
+        name: of the file.
+    """
+
+    def __init__(self, folder: Path, model: str, name: str = MANIFEST) -> None:
+        self.folder, self.file, self.model = folder, folder / name, model
+        self._records = {record["request"]: record for record in self._read()}
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        if self.file.is_file() and self.file.stat().st_size:
+            for line in read_lines(self.file):
+                try:
+                    record = line.table()
+                except BadLine:  # the last line of a run that was killed while it wrote
+                    continue
+                if "request" in record:
+                    yield record
+
+    def stem(self, request: Finishable, seed: int) -> str:
+        """Name of a request's output, without suffix: its line, its seed, and 8 digits that tell it from all others."""
+        return f"{request.place.number:06d}-seed{seed}-{request.digest(self.model)[:8]}"
+
+    def find(self, request: Finishable) -> dict[str, Any] | None:
+        """The record of this very request, None where it is not finished."""
+        record = self._records.get(request.digest(self.model))
+        return record if record is not None and self._has_files(record) else None
+
+    def add(self, request: Finishable, files: Sequence[Path] = (), **found: Any) -> None:
+        """Note that a request is finished, on the disk when this returns.
+
+        Args:
+            request: what was asked for.
+            files: its outputs, in the folder.
+            found: what else the record holds.
+        """
+        names = [file.relative_to(self.folder).as_posix() for file in files]
+        digest = request.digest(self.model)
+        about = {"file": request.place.file, **request.record(), **found}
+        record = {**about, "files": names, "model": self.model, "request": digest}
+        self._records.pop(digest, None)
+        self._records[digest] = record
+        with self.file.open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):
+                file.write(b"\n")
+            file.write(_json_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self, requests: Sequence[Finishable]) -> list[dict[str, Any]]:
+        """Rewrite the file: what other runs finished, then the finished of these requests in their order, whose records are returned."""
+        ours = [record for request in requests if (record := self.find(request)) is not None]
+        digests = {record["request"] for record in ours}
+        others = [
+            record for digest, record in self._records.items() if digest not in digests and self._has_files(record)
+        ]
+        write_file(self.file, b"".join(map(_json_line, [*others, *ours])))
+        return ours
+
+    def _has_files(self, record: dict[str, Any]) -> bool:
+        return all((self.folder / name).exists() for name in record.get("files", ()))
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _json_line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,0 +1,138 @@
+"""Pictures and clips that lines and words name: read at the size that is asked for, and told apart by their files' state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from emu.documents import Video
+from emu.lines import BadLine, shown
+from emu_tokenizers.pixels.sources import VIDEO_SUFFIXES
+from emu_tokenizers.pixels.transforms import MAX_PIXELS, BadPicture, open_image, opened_image
+
+Size = tuple[int, int]
+DEFAULT_FPS = 8
+MAX_NUMBER = 1_000_000
+"""Largest weight, rate or time in seconds that a line may give."""
+
+
+def read_picture(source: Path | bytes, size: Size | None = None, name: str | None = None) -> Image.Image:
+    """A picture file, or the bytes of one, cropped and resized to (height, width) where a size is given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadPicture: it is not a picture, or is damaged or too large.
+    """
+    return fitted(open_image(source, name=name), size)
+
+
+def fitted(image: Image.Image, size: Size | None) -> Image.Image:
+    """A picture cropped and resized to (height, width), or as it is where that is its size or none is given."""
+    if size is None or image.size == (size[1], size[0]):
+        return image
+    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def is_clip(file: Path) -> bool:
+    """Whether a file is a video or an animated picture, by its ending or its number of frames."""
+    if file.is_dir() or file.suffix.lower() in VIDEO_SUFFIXES:
+        return True
+    try:
+        with opened_image(file, str(file), MAX_PIXELS) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (BadPicture, OSError):  # whoever reads it says what is wrong with it
+        return False
+
+
+def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, fps: float | None = None) -> Video:
+    """The clip that an item names.
+
+    Args:
+        item: {"frames": one file (an animation, a video, a folder of frames) or a list of pictures} or {"video": a file}, with "fps"
+            and, for a video, "start" in seconds and "frames", the number of frames.
+        folder: that file names start from.
+        size: (height, width) that frames are cropped and resized to.
+        fps: rate at which a file is read where the item says nothing; None keeps the file's own.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        BadLine: a value of the item is of the wrong kind.
+        ValueError: a file cannot be read.
+    """
+    rate = number_of(item, "fps", above=0)
+    if "video" in item:
+        start = number_of(item, "start")
+        count = item.get("frames")
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < 1 << 31):
+            raise BadLine("wrong value", f"frames is {shown(count)}; expected a number of frames, 1 or more")
+        return Video.open(file_of(item["video"], folder), fps=rate or fps, start=start or 0.0, frames=count, size=size)
+    names = item["frames"] if isinstance(item["frames"], list) else [item["frames"]]
+    files = [file_of(name, folder) for name in names]
+    if not files:
+        raise BadLine(
+            "wrong value", "frames is []; expected picture files, or one file that is an animation or a video"
+        )
+    if len(files) == 1 and is_clip(files[0]):
+        return Video.open(files[0], fps=rate or fps, size=size)
+    moving = [file for file in files if file.is_file() and is_clip(file)]
+    if moving:
+        raise BadLine("wrong value", f"{moving[0]} is a clip of its own; name it alone, or name still pictures")
+    return Video([read_picture(file, size) for file in files], rate or DEFAULT_FPS)
+
+
+def names_of(item: Any) -> list[str]:
+    """The file names in an item."""
+    if not isinstance(item, Mapping):
+        return []
+    values = [item.get("image"), item.get("video")]
+    frames = item.get("frames")
+    values += frames if isinstance(frames, list) else [frames]
+    return [value for value in values if isinstance(value, str)]
+
+
+def file_of(name: Any, folder: Path) -> Path:
+    """The file of a name in a line.
+
+    Raises:
+        BadLine: the name is not text.
+    """
+    if not isinstance(name, str) or not name:
+        raise BadLine("wrong value", f"a file name is {shown(name)}; expected text")
+    return folder / name
+
+
+def number_of(item: Mapping[str, Any], key: str, above: float | None = None) -> float | None:
+    """A number of an item, 0 or more, or above a bound; None where the item does not have it.
+
+    Raises:
+        BadLine: it is something else.
+    """
+    value = item.get(key)
+    if value is None and key not in item:
+        return None
+    expected = "a number, 0 or more" if above is None else f"a number above {above:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadLine("wrong value", f"{key} is {shown(value)}; expected {expected}")
+    if not 0 <= value <= MAX_NUMBER or (above is not None and value <= above):
+        raise BadLine("wrong value", f"{key} is {shown(value)}; expected {expected}, at most {MAX_NUMBER}")
+    return float(value)
+
+
+def state_of(file: Path) -> list[Any]:
+    """What changes when a file, or a file in a folder, is written again: place, sizes and times of change; short where it is missing."""
+    try:
+        place = str(file.resolve())
+        if file.is_dir():
+            with os.scandir(file) as entries:
+                return [place, *sorted([entry.name, *_stamp(entry.stat())] for entry in entries)]
+        return [place, *_stamp(file.stat())]
+    except (OSError, ValueError):
+        return [str(file)]
+
+
+def _stamp(found: os.stat_result) -> list[int]:
+    return [found.st_size, found.st_mtime_ns]

@@ -1,0 +1,210 @@
+"""Prompts of a command line: files of JSON lines or of plain text, standard input, pipes, and prompts themselves.
+
+    emu generate-images prompts.jsonl                 {"prompt": "a cat", "seed": 3, ...} a line
+    emu generate-images prompts.txt                   a prompt a line
+    emu generate-images "a handwritten seven" "a two" prompts themselves
+    ... | emu generate-images -                       either kind of lines; pipes of the shell, <(...), too
+
+A bad line is counted and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emu.cli.pictures import names_of, state_of
+from emu.cli.problems import COMMAND_LINE, Place, Problems
+from emu.lines import STANDARD_INPUT, BadLine, Line, is_readable, read_lines, shown
+from emu.pipeline import GenerationDefaults
+from emu.pipeline.requests import check_seeds, check_size
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+FILE_SUFFIXES = (*JSON_SUFFIXES, ".txt")
+"""Endings that make a word the name of a file, whether it exists or not."""
+CARRIED = ("id", "label")
+"""Keys of a line that generation does not read and the manifest repeats."""
+MAX_CODES = 1 << 18
+"""Codes of the largest picture or clip that a line may ask for; the memory of a step grows with it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt that can be drawn, with its settings.
+
+    Attributes:
+        place: where it stands.
+        folder: that files in it are named from.
+        prompt: its text.
+        seed: its own, or the command's plus its place.
+        settings: the model's defaults, the command's options and the line's own keys, in rising order.
+        extra: what else the line says, e.g. its first frames.
+        carried: what the manifest repeats.
+        files: state of the files that it names, see `state_of`.
+    """
+
+    place: Place
+    folder: Path
+    prompt: str
+    seed: int
+    settings: GenerationDefaults
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    files: Sequence[Any] = ()
+
+    def record(self) -> dict[str, Any]:
+        """What is asked for, as the manifest tells it."""
+        about = {"line": self.place.number, "prompt": self.prompt, "seed": self.seed, **self.settings.to_dict()}
+        return {**about, **self.extra, **self.carried}
+
+    def digest(self, model: str) -> str:
+        """Tells requests apart: 16 hexadecimal digits of all that decides the output, and of what the manifest repeats."""
+        told = json.dumps([self.record(), list(self.files), model], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a line or a word says, before it is checked."""
+
+    place: Place
+    folder: Path
+    table: Callable[[], Mapping[str, Any]]
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that the files among the words of a command exist.
+
+    Raises:
+        FileNotFoundError: a word ends like a file's name, and there is no such file.
+        ValueError: a word is empty, or names a folder.
+    """
+    for word in words:
+        if not word.strip():
+            raise ValueError("a prompt is empty; give words, a file of prompts, or - for standard input")
+        if word.lower().endswith(FILE_SUFFIXES) and not is_readable(word):
+            raise FileNotFoundError(
+                f'there is no prompt file {word}; expected one JSON object a line, e.g. {{"prompt": "a cat"}}, or one prompt a line'
+            )
+        if os.sep in word and os.path.isdir(word):
+            raise ValueError(f"{word} is a folder; give a file of prompts, or prompts themselves")
+
+
+def written_prompts(words: Sequence[str]) -> Iterator[Written]:
+    """What the words of a command stand for, in order: files and pipes by their lines, other words for themselves."""
+    number = 0
+    for word in words:
+        if is_readable(word):
+            yield from _file_prompts(word)
+        else:
+            number += 1
+            yield Written(Place(COMMAND_LINE, number, "prompt"), Path(), _plain(word))
+
+
+def _file_prompts(name: str) -> Iterator[Written]:
+    is_json: bool | None = True if name.lower().endswith(JSON_SUFFIXES) else None
+    folder = Path() if name == STANDARD_INPUT or not Path(name).is_file() else Path(name).parent
+    for line in read_lines(name):
+        if is_json is None:
+            is_json = line.content.lstrip().startswith(b"{")
+        yield Written(Place(line.file, line.number), folder, line.table if is_json else _line_text(line))
+
+
+def _plain(text: str) -> Callable[[], Mapping[str, Any]]:
+    return lambda: {"prompt": text}
+
+
+def _line_text(line: Line) -> Callable[[], Mapping[str, Any]]:
+    return lambda: {"prompt": line.text().strip()}
+
+
+class PromptReader:
+    """Turns what lines say into requests.
+
+    Args:
+        defaults: settings where a line says nothing.
+        names: settings that a line may hold.
+        factors: (temporal, spatial) pixels of a code; sides of a size are multiples of the second.
+        seed: of the first line where lines have none; the next ones count on from it.
+        extra: other keys that a line may hold.
+    """
+
+    def __init__(
+        self,
+        defaults: GenerationDefaults,
+        names: Sequence[str],
+        factors: tuple[int, int],
+        seed: int,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.defaults, self.names, self.factors, self.seed, self.extra = defaults, names, factors, seed, extra
+
+    def read(self, words: Sequence[str], problems: Problems) -> list[Request]:
+        """The requests of the words of a command; what is wrong with others goes to `problems`.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing, holds something else than lines, or all of them hold nothing.
+            TooManyBad: see `Problems.read`.
+        """
+        check_words(words)
+        requests: list[Request] = []
+        for written in written_prompts(words):
+            with problems.containing(written.place):
+                requests.append(self.request(written))
+            problems.read()
+        if not problems.num_read:
+            raise ValueError(
+                f'{", ".join(words)} is empty; expected one JSON object a line, e.g. {{"prompt": "a cat"}}'
+            )
+        return requests
+
+    def request(self, written: Written) -> Request:
+        """The request of one line.
+
+        Raises:
+            TypeError, ValueError: what is wrong with it.
+        """
+        table, place = written.table(), written.place
+        known = ("prompt", "seed", *self.names, *self.extra, *CARRIED)
+        unknown = sorted(set(table) - set(known))
+        if unknown:
+            raise BadLine("unknown key", f"unknown key {shown(unknown[0])}; known are {', '.join(known)}")
+        if not isinstance(table.get("prompt"), str):
+            raise BadLine("wrong value", f"prompt is {shown(table.get('prompt'))}; expected text")
+        table["prompt"].encode()  # words of the command line may hold bytes that are not text
+        extra = {name: table[name] for name in self.extra if name in table}
+        return Request(
+            place,
+            written.folder,
+            table["prompt"],
+            check_seeds(table.get("seed", self.seed + place.number - 1), 1)[0],
+            self._settings(table),
+            extra,
+            {name: table[name] for name in CARRIED if name in table},
+            [state_of(written.folder / name) for value in extra.values() for name in first_frame_names(value)],
+        )
+
+    def _settings(self, table: Mapping[str, Any]) -> GenerationDefaults:
+        given = {name: table[name] for name in self.names if name in table}
+        if isinstance(given.get("size"), list):
+            given["size"] = tuple(given["size"])
+        settings = self.defaults.updated(**given)
+        if settings.size is None:
+            raise ValueError("no size, and the model has no default; give size as [height, width]")
+        temporal, spatial = self.factors
+        height, width = check_size(settings.size, spatial)
+        frames = settings.frames if "frames" in self.names else 1
+        if (codes := -(-frames // temporal) * (height // spatial) * (width // spatial)) > MAX_CODES:
+            what = f"{frames} frames of " if frames > 1 else ""
+            raise ValueError(f"{what}{height}x{width} pixels are {codes} codes; expected at most {MAX_CODES}")
+        return settings
+
+
+def first_frame_names(value: Any) -> list[str]:
+    """The file names in what a line says of its first frames."""
+    return names_of(value if isinstance(value, dict) else {"frames": value})
