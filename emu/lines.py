@@ -6,6 +6,7 @@ line is a `BadLine`, what is wrong with a whole file (UTF-16, a Parquet file, a 
 
 from __future__ import annotations
 
+import codecs
 import json
 import reprlib
 import sys
@@ -224,7 +225,8 @@ def _lines(file: BufferedReader, name: str) -> Iterator[Line]:
 def _check_kind(head: bytes, name: str) -> None:
     """Refuse what is not text in UTF-8 by its first bytes."""
     detected = json.detect_encoding(head)
-    if detected.startswith(("utf-16", "utf-32")):
+    has_mark = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if detected.startswith(("utf-16", "utf-32")) and (has_mark or head.count(0) > len(head) / 10):
         encoding = detected[:6].upper()
         raise NotLines(
             f"{name} is {encoding}; expected UTF-8: save it as such, e.g. iconv -f {encoding} -t UTF-8 {name} > new.jsonl"

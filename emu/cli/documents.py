@@ -167,7 +167,9 @@ class DocumentReader:
         if kind != "image":
             return read_clip(item, self.folder, self.size)
         source = item["image"]
-        return read_picture(source if isinstance(source, bytes) else file_of(source, self.folder), self.size)
+        image = read_picture(source if isinstance(source, bytes) else file_of(source, self.folder), self.size)
+        resize = self.tokenizer.resize if isinstance(self.tokenizer, ReleasedTokenizer) else None
+        return image if self.size is not None or resize is None else resize(image)
 
     def _conversation(self, messages: Any) -> TokenizedDocument:
         """A conversation as a document: what the asked-for role says has weight 1, the rest 0."""
@@ -185,19 +187,20 @@ class DocumentReader:
 
     def _templated(self, turns: Sequence[tuple[str, list[Segment]]]) -> TokenDocument:
         """One question in the model's template, as generation asks it, and its answer."""
-        asked = [self._plain(segment) for role, segments in turns[:-1] for segment in segments]
         if [role for role, _ in turns if role != "system"] != ["user", "assistant"]:
             raise BadLine(
                 "wrong value",
                 "the template of this tokenizer holds one question and one answer; split the conversation",
             )
-        answer = self.tokenizer.layout.build(turns[-1][1], add_special=False)
-        question, controls = self.tokenizer.question(asked), self.tokenizer.vocabulary.controls
-        ids = torch.cat([question, answer.ids, torch.tensor([controls["eos"]])])
-        prompt_weight = 1.0 if self.loss_on == "all" else 0.0
-        weights = torch.cat([torch.full((len(question),), prompt_weight), answer.weights, torch.ones(1)])
-        weights[0] = 0.0  # BOS is given
-        return TokenDocument(ids, weights)
+        layout, controls = self.tokenizer.layout, self.tokenizer.vocabulary.controls
+        question = self.tokenizer.question([self._plain(one) for _, segments in turns[:-1] for one in segments])
+        answer = layout.build(turns[-1][1], add_special=False)
+        begun = layout.begin_answer is not None and int(question[-1]) == layout.begin_answer
+        end = [layout.end_answer] if begun and layout.end_answer is not None else []
+        ids = torch.cat([question, answer.ids, torch.tensor([*end, controls["eos"]])])
+        asked = torch.full((len(question),), 1.0 if self.loss_on == "all" else 0.0)
+        asked[0] = 0.0  # nothing predicts BOS
+        return TokenDocument(ids, torch.cat([asked, answer.weights, torch.ones(len(end) + 1)]))
 
     def _plain(self, segment: Segment) -> Any:
         """A segment as templates take it: text as words, which are tokenized together with the words around them."""

@@ -15,7 +15,6 @@ from emu_tokenizers.pixels.sources import VIDEO_SUFFIXES
 from emu_tokenizers.pixels.transforms import MAX_PIXELS, BadPicture, open_image, opened_image
 
 Size = tuple[int, int]
-DEFAULT_FPS = 8
 MAX_NUMBER = 1_000_000
 """Largest weight, rate or time in seconds that a line may give."""
 
@@ -76,12 +75,10 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
         raise BadLine(
             "wrong value", "frames is []; expected picture files, or one file that is an animation or a video"
         )
-    if len(files) == 1 and is_clip(files[0]):
-        return Video.open(files[0], fps=rate or fps, size=size)
-    moving = [file for file in files if file.is_file() and is_clip(file)]
+    moving = [file for file in files if len(files) > 1 and is_clip(file)]
     if moving:
         raise BadLine("wrong value", f"{moving[0]} is a clip of its own; name it alone, or name still pictures")
-    return Video([read_picture(file, size) for file in files], rate or DEFAULT_FPS)
+    return Video.open(files, fps=rate or fps, size=size)
 
 
 def names_of(item: Any) -> list[str]:

@@ -25,10 +25,12 @@ from emu.cli.problems import PROBLEMS, Place, Problem, Problems, TooManyBad, add
 from emu.cli.tables import ORDERS, Columns, TableReader, is_table
 from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.data.shards.writing import MANIFEST
-from emu.lines import count_lines, read_lines
+from emu.lines import BadLine, count_lines, read_lines
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers.files import holding
 
+MAX_WEIGHTS = 256
+"""Different loss weights of a shard, which stores one byte a token."""
 MAX_SHARD_TEXT = 1 << 28
 """Bytes of lines after which a shard ends even though it has room for more documents."""
 
@@ -116,14 +118,32 @@ class _Writer:
         )  # a folder is finished only with the shards that its manifest describes
         made: list[TokenizedDocument] = []
         found: list[Any] = []
+        weights: set[float] = set()
         for entry in block:
             with self.problems.containing(entry.place, found):
-                made.append(self.reader.read(entry))
+                document = self.reader.read(entry)
+                weights = _with_weights(weights, document)
+                made.append(document)
             self.problems.read()
             bar.update()
         about = {"input": source, "problems": [[*problem.place, problem.reason, problem.message] for problem in found]}
         write_shard(self.output, number, made, self.reader.tokenizer.vocabulary, about)
         self.num_documents += len(made)
+
+
+def _with_weights(known: set[float], document: TokenizedDocument) -> set[float]:
+    """The loss weights of a shard with those of another document.
+
+    Raises:
+        BadLine: they are more than a shard holds.
+    """
+    together = known | set(document.document.weights.unique().tolist())
+    if len(together) > MAX_WEIGHTS:
+        raise BadLine(
+            "too many weights",
+            f"the shard has {MAX_WEIGHTS} other loss weights already; round them, or lower --shard-size",
+        )
+    return together
 
 
 def _blocks(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
