@@ -146,7 +146,9 @@ def _open(name: str) -> Any:
     options = {"sep": "\t"} if suffix == ".tsv" else {}
     try:
         return datasets.load_dataset(BUILDERS[suffix], data_files=str(name), split="train", **options)
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (
+        Exception
+    ) as error:  # a stranger's file makes readers of tables raise almost anything, mostly without its name
         raise ValueError(f"{name} cannot be read as a table: {error.__cause__ or error}") from error
 
 

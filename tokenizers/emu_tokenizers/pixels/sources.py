@@ -246,7 +246,7 @@ def dataset_table(name: str, split: str = "train") -> Any:
         if not ((Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file()):
             return datasets.load_dataset(path, split=split, **options)
         table = datasets.load_from_disk(path)
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         raise ValueError(f"the dataset {name} cannot be read: {error.__cause__ or error}") from error
     except ConnectionError as error:
         raise FileNotFoundError(f"there is no dataset {name} here, and its hub cannot be reached: {error}") from error
