@@ -124,12 +124,13 @@ class DocumentReader:
         captions = [i for i, item in enumerate(items) if isinstance(item, dict) and kind_of(item) == "caption"]
         if len(captions) > 1:
             raise BadLine("wrong value", f"{len(captions)} captions; a document has at most one")
-        _check_weights(document, "")
+        _check_weights(document.weights, "")
         if not captions or len(segments) == 1:
             return TokenizedDocument(document)
-        without = self.tokenizer.layout.build([segment for i, segment in enumerate(segments) if i != captions[0]])
-        _check_weights(without, "without its caption ")
-        return TokenizedDocument(document, removed_span(document.ids, without.ids))
+        span = document.spans[captions[0]]
+        rest = torch.cat([document.weights[: span.start], document.weights[span.start + span.length :]])
+        _check_weights(rest, "without its caption ")
+        return TokenizedDocument(document, caption=(span.start, span.length))
 
     def segments(self, items: Sequence[Any]) -> list[Segment]:
         """The items, tokenized.
@@ -174,13 +175,14 @@ class DocumentReader:
     def _conversation(self, messages: Any) -> TokenizedDocument:
         """A conversation as a document: what the asked-for role says has weight 1, the rest 0."""
         turns = [(role, self.segments(content)) for role, content in check_messages(messages)]
-        if not isinstance(self.tokenizer, ReleasedTokenizer):
-            weighted = [self._weighted(role, segment) for role, segments in turns for segment in segments]
-            document = self.tokenizer.layout.build(weighted)
+        if isinstance(self.tokenizer, ReleasedTokenizer):
+            document, roles = self._templated(turns), tuple[str, ...]()
         else:
-            document = self._templated(turns)
-        _check_weights(document, "")
-        return TokenizedDocument(document)
+            spoken = [(role, segment) for role, segments in turns for segment in segments]
+            document = self.tokenizer.layout.build([self._weighted(role, segment) for role, segment in spoken])
+            roles = tuple(role for role, _ in spoken)
+        _check_weights(document.weights, "")
+        return TokenizedDocument(document, roles=roles)
 
     def _weighted(self, role: str, segment: Segment) -> Segment:
         return segment if self.loss_on in (role, "all") else replace(segment, weight=0.0)
@@ -200,7 +202,8 @@ class DocumentReader:
         ids = torch.cat([question, answer.ids, torch.tensor([*end, controls["eos"]])])
         asked = torch.full((len(question),), 1.0 if self.loss_on == "all" else 0.0)
         asked[0] = 0.0  # nothing predicts BOS
-        return TokenDocument(ids, torch.cat([asked, answer.weights, torch.ones(len(end) + 1)]))
+        weights = torch.cat([asked, answer.weights, torch.ones(len(end) + 1)])
+        return TokenDocument(ids, weights, layout.spans(ids))
 
     def _plain(self, segment: Segment) -> Any:
         """A segment as templates take it: text as words, which are tokenized together with the words around them."""
@@ -254,25 +257,11 @@ def check_messages(messages: Any) -> list[tuple[str, list[Any]]]:
     return turns
 
 
-def _check_weights(document: TokenDocument, state: str) -> None:
-    if not (document.weights > 0).any():
+def _check_weights(weights: torch.Tensor, state: str) -> None:
+    if not (weights > 0).any():
         raise BadLine(
             "no weight", f"the document {state}has the weight 0 everywhere, so nothing would be learned from it"
         )
-
-
-def removed_span(ids: torch.Tensor, without: torch.Tensor) -> tuple[int, int]:
-    """(first, number) of the tokens of `ids` (n,) that `without` (m,) lacks.
-
-    Raises:
-        ValueError: more than one span differs.
-    """
-    count = len(ids) - len(without)
-    same = (ids[: len(without)] == without).cumprod(dim=0)
-    first = int(same.sum())
-    if count <= 0 or not torch.equal(torch.cat([ids[:first], ids[first + count :]]), without):
-        raise ValueError("the caption cannot be left out of this document without changing the rest")
-    return first, count
 
 
 def digest(entries: Sequence[Entry], reader: DocumentReader) -> str:
