@@ -23,7 +23,7 @@ from emu.documents import Video
 from emu.pipeline import Emu
 from emu.pipeline.requests import check_whole
 from emu_tokenizers.files import holding
-from emu_tokenizers.pixels.transforms import open_image
+from emu_tokenizers.pixels.images import open_image
 
 DESCRIPTIONS = "descriptions.jsonl"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from emu.cli.batch import SETTINGS, Batch, load, parser
 from emu.cli.prompts import Request
 from emu.pipeline import ImageResult
-from emu_tokenizers.pixels.transforms import open_image
+from emu_tokenizers.pixels.images import open_image
 
 
 def main(arguments: Sequence[str]) -> int:

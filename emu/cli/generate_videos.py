@@ -17,7 +17,7 @@ from emu.lines import BadLine, shown
 from emu.media import can_write_mp4, tiled
 from emu.pipeline import VideoResult
 from emu_tokenizers.files import natural_key
-from emu_tokenizers.pixels.transforms import open_image
+from emu_tokenizers.pixels.images import open_image
 
 VIDEO_SETTINGS = (*SETTINGS, "frames", "fps")
 OVERVIEW_FRAMES = 16

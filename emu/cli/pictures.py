@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from emu.documents import Video
 from emu.lines import BadLine, shown
-from emu_tokenizers.pixels.sources import VIDEO_SUFFIXES
-from emu_tokenizers.pixels.transforms import MAX_PIXELS, BadPicture, open_image, opened_image
+from emu_tokenizers.pixels.images import BadPicture, fit_image, open_image, opened_image
+from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES
 
 Size = tuple[int, int]
 MAX_NUMBER = 1_000_000
@@ -26,24 +26,19 @@ def read_picture(source: Path | bytes, size: Size | None = None, name: str | Non
         FileNotFoundError: there is no such file.
         BadPicture: it is not a picture, or is damaged or too large.
     """
-    return fitted(open_image(source, name=name), size)
-
-
-def fitted(image: Image.Image, size: Size | None) -> Image.Image:
-    """A picture cropped and resized to (height, width), or as it is where that is its size or none is given."""
-    if size is None or image.size == (size[1], size[0]):
-        return image
-    return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
+    image = open_image(source, name=name)
+    return image if size is None else fit_image(image, size)
 
 
 def is_clip(file: Path) -> bool:
-    """Whether a file is a video or an animated picture, by its ending or its number of frames."""
+    """Whether a name stands for more than one picture: a folder, a video or an animation, by its ending or its number of frames."""
     if file.is_dir() or file.suffix.lower() in VIDEO_SUFFIXES:
         return True
     try:
-        with opened_image(file, str(file), MAX_PIXELS) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except (BadPicture, OSError):  # whoever reads it says what is wrong with it
+        with opened_image(file, str(file)) as image:
+            # further pictures of a JPEG are other views of the first
+            return image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1
+    except (BadPicture, OSError, ValueError):  # whoever reads it says what is wrong with it
         return False
 
 
