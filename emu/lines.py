@@ -20,6 +20,8 @@ from typing import Any, cast
 STANDARD_INPUT = "-"
 MAX_LINE = 1 << 24
 """Bytes of the longest line that is read; JSON of that length takes at most about 600 MB once it is read."""
+MAX_MESSAGE = 500
+"""Characters of the longest message about a line; values of any length may stand in it."""
 HEAD = 4096
 """Bytes at the beginning of a file by which its kind is told."""
 KINDS = {
@@ -147,10 +149,11 @@ def reason_of(error: Exception) -> str:
 
 
 def message_of(error: Exception) -> str:
-    """What an error says; the kind of error too where it is not one of those that are raised with a sentence for users."""
-    if isinstance(error, ValueError | TypeError | FileNotFoundError) and not isinstance(error, UnicodeError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """What an error says, shortened; its kind too where it is not one of those that are raised with a sentence for users."""
+    text = str(error)
+    if not isinstance(error, ValueError | TypeError | FileNotFoundError) or isinstance(error, UnicodeError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ..."
 
 
 def is_readable(name: str | Path) -> bool:
@@ -188,11 +191,14 @@ def read_lines(name: str | Path) -> Iterator[Line]:
 
 
 def count_lines(name: str | Path) -> int | None:
-    """The number of lines of a regular file, blank ones included; None for what can be read only once."""
+    """About how many lines a regular file has, blank ones included; None for what can be read only once."""
     if str(name) == STANDARD_INPUT or not Path(name).is_file():
         return None
     with Path(name).open("rb") as file:
-        return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b"")) + 1
+        count, last = 0, b"\n"
+        for part in iter(lambda: file.read(1 << 20), b""):
+            count, last = count + part.count(b"\n"), part[-1:]
+        return count + (last != b"\n")
 
 
 @contextmanager
@@ -211,10 +217,9 @@ def _lines(file: BufferedReader, name: str) -> Iterator[Line]:
         is_whole = len(raw) <= MAX_LINE or raw.endswith(b"\n")
         while not is_whole and (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
             pass
-        if not number:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
         for part in raw.splitlines():
             number += 1
+            part = part.removeprefix(codecs.BOM_UTF8)  # where files were joined, later lines begin with one too
             if part.strip():
                 if first:
                     _check_form(part.strip(), name)

@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -311,6 +313,28 @@ def test_an_interruption_keeps_what_is_finished(place, monkeypatch):
     assert not (place / "out" / "manifest.json").exists()
     assert tokenize(place, *lines, words=["--shard-size", 2]) == 0
     assert len(count) == 4 + 4 and len(TokenShards(place / "out")) == 6
+
+
+def test_shards_are_written_while_lines_still_come(place):
+    pipe = place / "pipe"
+    os.mkfifo(pipe)
+    seen = []
+
+    def feed():
+        with pipe.open("wb", buffering=0) as file:
+            file.write(b'{"items": ["a"]}\n{"items": ["b"]}\n')
+            end = time.monotonic() + 20
+            while not (place / "out" / "shard-00000.json").exists() and time.monotonic() < end:
+                time.sleep(0.01)
+            seen.append((place / "out" / "shard-00000.json").exists())
+            file.write(b'{"items": ["c"]}\n')
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    words = ["--tokenizer", str(place / "tokenizer"), "--output", str(place / "out"), "--shard-size", "2"]
+    assert main(["tokenize", str(pipe), *words]) == 0
+    writer.join()
+    assert seen == [True] and len(TokenShards(place / "out")) == 3
 
 
 def test_documents_come_from_a_pipe(place):

@@ -1,7 +1,6 @@
 """`emu tokenize`: documents become a folder of token shards, which `emu fit` trains on.
 
-{lines}
-A table is read too: a .csv, .tsv, .parquet or .arrow file, or dataset:NAME (a folder of save_to_disk, a folder of pictures, a builder or
+Tables are read as lines are (see `emu.cli.documents`): a .csv, .tsv, .parquet or .arrow file, or dataset:NAME (a folder of save_to_disk, a folder of pictures, a builder or
 a repository of the datasets library). --caption and --image name its columns.
 
 Bad lines are reported and left out. A run that was stopped goes on with the shard that it was at; lines and files that changed are read
@@ -161,10 +160,11 @@ def _blocks(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    told = (documents.__doc__ or "").partition("\n\n")[2]
+    first, _, others = (__doc__ or "").partition("\n\n")
+    lines = (documents.__doc__ or "").partition("\n\n")[2]
     parser = argparse.ArgumentParser(
         prog="emu tokenize",
-        description=(__doc__ or "").replace("{lines}", told),
+        description=f"{first}\n\n{lines}\n{others.replace(' (see `emu.cli.documents`)', '')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("documents", help="file with one document a line, - for standard input, or a table")
@@ -178,7 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard-size", type=int, default=4096, help="documents a shard (%(default)s)")
     parser.add_argument("--caption", metavar="COLUMN", help="of a table: the column of texts")
     parser.add_argument("--image", metavar="COLUMN", help="of a table: the column of pictures")
-    parser.add_argument("--order", choices=ORDERS, default=ORDERS[0], help="of a table's documents (%(default)s)")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default=ORDERS[0],
+        metavar="ORDER",
+        help=f"of a table's documents: {' or '.join(ORDERS)}",
+    )
     parser.add_argument(
         "--loss-on", choices=("assistant", "all"), default="assistant", help="which messages are learned (%(default)s)"
     )
