@@ -1,7 +1,7 @@
 """`emu tokenize`: documents become a folder of token shards, which `emu fit` trains on.
 
-Tables are read as lines are (see `emu.cli.documents`): a .csv, .tsv, .parquet or .arrow file, or dataset:NAME (a folder of save_to_disk, a folder of pictures, a builder or
-a repository of the datasets library). --caption and --image name its columns.
+Tables are read as lines are (see `emu.cli.documents`): a .csv, .tsv, .parquet or .arrow file, or dataset:NAME (a folder of
+save_to_disk, a folder of pictures, a builder or a repository of the datasets library). --caption and --image name its columns.
 
 Bad lines are reported and left out. A run that was stopped goes on with the shard that it was at; lines and files that changed are read
 again.
