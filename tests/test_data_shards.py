@@ -1,41 +1,27 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from emu.data.sharded import ShardData
-from emu.data.shards import (
-    DamagedShards,
-    TokenizedDocument,
-    TokenShards,
-    read_entry,
-    write_manifest,
-    write_shard,
+from emu.data.shards import DamagedShards, TokenizedDocument, TokenShards, read_entry, write_shard
+from emu.documents import Span, TokenDocument
+from tests.shards_toys import (
+    LAYOUT,
+    VOCABULARY,
+    clip,
+    laid_out,
+    make_album,
+    make_documents,
+    picture,
+    same,
+    text,
+    write,
 )
-from emu.documents import TokenDocument
-from emu.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary.build(300, {"vision": 512})
-
-
-def make_documents(count, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(count):
-        ids = torch.randint(0, VOCABULARY.size, (5 + i % 9,), generator=generator)
-        weights = torch.tensor([0.0, 0.5, 1.0])[torch.randint(0, 3, (len(ids),), generator=generator)]
-        made.append(TokenizedDocument(TokenDocument(ids, weights), (1, 2) if i % 2 else (0, 0)))
-    return made
-
-
-def write(folder, documents, per_shard=7, fingerprint="a"):
-    starts = range(0, len(documents), per_shard)
-    for number, start in enumerate(starts):
-        write_shard(folder, number, documents[start : start + per_shard], VOCABULARY, {"start": start})
-    write_manifest(folder, len(starts), VOCABULARY, {"vocabulary": VOCABULARY.fingerprint, "text": fingerprint})
-    return folder
+DATA = Path(__file__).parent / "data"
 
 
 def test_documents_come_back_as_they_were(tmp_path):
@@ -109,13 +95,79 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path):
         TokenShards(folder)
 
 
-def test_shards_of_different_tokenizers_are_not_mixed(tmp_path):
-    one = write(tmp_path / "one", make_documents(9))
-    two = write(tmp_path / "two", make_documents(9), fingerprint="b")
-    data = ShardData({"one": str(one), "two": str(two)}, {"one": 2, "two": 1}, 16, seed=3)
-    assert data.vocabulary == VOCABULARY and len(data.source_problems()) == 1
-    assert "'one' and 'two' were made by different tokenizers" in data.source_problems()[0]
-    fine = ShardData({"one": str(one)}, {"one": 2}, 16, validation={"one": str(one)})
-    assert fine.source_problems() == []
-    batch = next(iter(fine.train_dataloader()))
-    assert batch.input_ids.shape[1] == 16 and int(batch.segment_ids.max()) >= 1
+def test_the_place_of_every_segment_is_kept(tmp_path):
+    document = laid_out(
+        text("say it"),
+        picture(2, 3),
+        text("it is"),
+        clip(1, 2, 2),
+        caption=0,
+        roles=("user", "user", "assistant", "assistant"),
+    )
+    spans = document.document.spans
+    assert LAYOUT.spans(document.document.ids) == spans
+    assert [span.modality for span in spans] == ["text", "image", "text", "video"]
+    assert spans[1].grid == (2, 3) and spans[3].meta == {"frames": 4, "fps": 8}
+    assert sum(span.length for span in spans) == len(document.document) - 2
+    shard = TokenShards(write(tmp_path / "shards", [laid_out(text("words")), document])).shard(0)
+    assert shard.has_segments and shard.captions.tolist() == [[0, 0], [spans[0].start, spans[0].length]]
+    rows = shard.spans[shard.span_starts[1] : shard.span_starts[2]]
+    assert rows[:, :2].tolist() == [[span.start, span.length] for span in spans]
+    assert [shard.kinds[kind].role for kind in rows[:, 2]] == ["user", "user", "assistant", "assistant"]
+    assert rows[:, 3].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("spans", "caption", "message"),
+    [
+        ((Span(1, 3), Span(3, 2)), (0, 0), "do not lie in order"),
+        ((Span(1, 9),), (0, 0), "do not lie in order in 8 tokens"),
+        ((Span(1, 3), Span(4, 3)), (2, 3), "caption of 3 tokens from token 2 on is not a run of whole segments"),
+    ],
+)
+def test_spans_that_mean_nothing_are_never_written(spans, caption, message, tmp_path):
+    document = TokenDocument(torch.arange(8), torch.ones(8), spans)
+    with pytest.raises(ValueError, match=message):
+        write_shard(tmp_path, 0, [TokenizedDocument(document, caption)], VOCABULARY, {})
+    with pytest.raises(ValueError, match="2 roles for 0 segments"):
+        plain = TokenDocument(torch.arange(8), torch.ones(8))
+        write_shard(tmp_path, 0, [TokenizedDocument(plain, roles=("user", "assistant"))], VOCABULARY, {})
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_folders_of_every_format_version_are_read(version):
+    shards = TokenShards(DATA / f"shards-version-{version}")
+    album = make_album()
+    assert len(shards) == len(album) and shards.manifest.version == version
+    assert all(same(shards.document(i, 0), album[i].document) for i in range(len(album)))
+    bare = TokenShards(DATA / f"shards-version-{version}", caption_dropout=1.0)
+    assert same(bare.document(0, 3), LAYOUT.build([picture(2, 3)]))
+    shards.verify()
+
+
+def test_what_a_folder_holds_and_how_it_is_read_has_one_identity(tmp_path):
+    album = make_album()
+    ours = TokenShards(write(tmp_path / "ours", album), 0.5)
+    assert ours.identity == TokenShards(write(tmp_path / "again", album), 0.5).identity
+    assert ours.identity == pickle.loads(pickle.dumps(ours)).identity
+    assert ours.identity == TokenShards(tmp_path / "ours", 0.5, row_length=99, long_documents="cut").identity
+    others = [
+        TokenShards(tmp_path / "ours", 0.4),
+        TokenShards(tmp_path / "ours", 0.5, row_length=30, long_documents="cut"),
+        TokenShards(tmp_path / "ours", 0.5, row_length=30, long_documents="drop"),
+        TokenShards(tmp_path / "ours", 0.5, row_length=31, long_documents="drop"),
+        TokenShards(write(tmp_path / "fewer", album[:-1]), 0.5),
+        TokenShards(write(tmp_path / "turned", album[::-1]), 0.5),
+    ]
+    assert len({ours.identity, *(other.identity for other in others)}) == 1 + len(others)
+
+
+def test_any_number_of_shards_is_open_at_once(tmp_path):
+    resource = pytest.importorskip("resource")
+    shards = TokenShards(write(tmp_path / "shards", make_documents(18), per_shard=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))  # fewer than the arrays of these shards
+    try:
+        assert all(len(shards.document(i, 0)) for i in range(18))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -60,6 +60,8 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         DamagedShards: it is not a JSON object.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; tokenise again, or restore the file")
     try:
         table = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

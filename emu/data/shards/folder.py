@@ -11,7 +11,7 @@ import numpy as np
 from emu.data.shards.arrays import array_path, check_size
 from emu.data.shards.checksums import DamagedShards, check_seal, json_digest, read_json
 from emu.data.shards.shard import Manifest, Shard, ShardSummary
-from emu.data.shards.version1 import open_version_1, sizes_of
+from emu.data.shards.version1 import check_entries, open_version_1, sizes_of
 from emu.data.shards.version2 import open_version_2
 from emu.data.shards.writing import FORMAT_VERSION, MANIFEST
 from emu.vocabulary import Vocabulary
@@ -38,9 +38,11 @@ def read_manifest(folder: Path) -> Manifest:
     if version == FORMAT_VERSION:
         check_seal(file, table, "content")
     content = table["content"] if version == FORMAT_VERSION else table
+    if version == 1:
+        check_entries(folder, content.get("shards"))
     try:
         manifest = _manifest(folder, version, content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DamagedShards(file, f"it is not a manifest ({type(error).__name__}: {error})") from error
     for number, shard in enumerate(manifest.shards):
         for name, size in shard.sizes.items():

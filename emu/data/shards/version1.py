@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,27 @@ from emu.data.shards.arrays import HEADER_BYTES, StoredArray, array_path, marker
 from emu.data.shards.checksums import DamagedShards, read_json
 from emu.data.shards.shard import Manifest, Shard, check_starts, weight_table
 from emu.data.shards.spans import MAY_DROP, Kind
-from emu.data.shards.writing import MANIFEST, id_dtype
+from emu.data.shards.writing import MANIFEST, id_dtype, shard_numbers
 from emu.vocabulary import Vocabulary
+
+
+def check_entries(folder: Path, entries: Any) -> None:
+    """Compare the shards of a manifest, which has no checksum, with the JSON files of the shards.
+
+    Raises:
+        FileNotFoundError: a shard's JSON is missing.
+        DamagedShards: they do not agree, or the folder holds other shards than the manifest lists.
+    """
+    found = shard_numbers(folder)
+    if not isinstance(entries, list) or found[len(entries) :]:
+        raise DamagedShards(
+            folder / MANIFEST,
+            f"it does not list shard {found[-1]}, whose files lie beside it (take them away if they are left over from another run)",
+        )
+    for number, entry in enumerate(entries):
+        marker = marker_path(folder, number)
+        if {name: value for name, value in read_json(marker).items() if name != "about"} != entry:
+            raise DamagedShards(marker, f"it and {MANIFEST} beside it say different things of this shard")
 
 
 def sizes_of(entry: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, int]:
@@ -32,9 +52,6 @@ def open_version_1(manifest: Manifest, number: int) -> Shard:
     """A shard of version 1; errors as in `open_shard`."""
     entry = manifest.shards[number].described
     marker = marker_path(manifest.folder, number)
-    saved = read_json(marker)
-    if {name: value for name, value in saved.items() if name != "about"} != entry:
-        raise DamagedShards(marker, f"it and {MANIFEST} beside it say different things of this shard")
     documents, tokens = entry["documents"], entry["tokens"]
     try:
         table = weight_table(marker, entry["weights"])

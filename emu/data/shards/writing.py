@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,6 @@ def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
     return counts | {"bytes": sizes, "sha256": json_digest(content)}
 
 
-def shard_numbers(folder: Path) -> Iterable[int]:
+def shard_numbers(folder: Path) -> list[int]:
     """Numbers of the shards whose JSON lies in a folder, in order."""
     return sorted(int(file.stem[6:]) for file in folder.glob("shard-*.json") if file.stem[6:].isdigit())
