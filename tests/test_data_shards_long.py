@@ -67,11 +67,11 @@ def test_text_longer_than_a_row_is_cut_evenly_and_a_longer_block_is_left_out(tmp
     words = [LAYOUT.decode_text([index for index in piece.ids.tolist() if index < 300]) for piece in pieces[3:]]
     assert words == ["before", "after"]
     assert (
-        "2 of 2 documents are longer than a row of 31 tokens and are cut into 5 pieces; 1 blocks"
+        "2 of 2 documents are longer than a row of 31 tokens and are cut into 5 pieces; blocks of codes that"
         in shards.told_of_long_documents()
     )
     only, _ = cut(tmp_path / "only", [laid_out(picture(6, 6)), laid_out(text("x"))], 31)
-    assert len(only) == 1 and "1 whole documents" in only.told_of_long_documents()
+    assert len(only) == 1 and "nothing is left: 1" in only.told_of_long_documents()
 
 
 def test_a_caption_is_left_out_of_the_piece_that_holds_it(tmp_path):

@@ -95,7 +95,11 @@ class StepLoader:
         self.steps_per_epoch = steps_per_epoch
         self.accumulation = accumulation
         self.num_workers = num_workers
-        self.identity = {**(identity or {}), "steps_per_epoch": steps_per_epoch, "accumulate_grad_batches": accumulation}
+        self.identity = {
+            **(identity or {}),
+            "steps_per_epoch": steps_per_epoch,
+            "accumulate_grad_batches": accumulation,
+        }
         self.step = 0
         self.step_parts: tuple[Any, ...] = ()
         self._batches = batches

@@ -135,8 +135,8 @@ class TokenShards:
         num_pieces = len(self) - (total - long)
         blocks = sum(pieces.blocks_left_out for pieces in made)
         told += f"cut into {num_pieces} pieces"
-        told += f"; {blocks} blocks of codes that are longer than a row are left out" if blocks else ""
-        return told + (f", and with them {left_out} whole documents" if left_out else "")
+        told += f"; blocks of codes that are longer than a row, left out: {blocks}" if blocks else ""
+        return told + (f"; documents of which nothing is left: {left_out}" if left_out else "")
 
     def shard(self, number: int) -> Shard:
         """A shard, opened and checked; errors as in `open_shard`."""
