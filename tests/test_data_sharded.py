@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from emu import Emu
+from emu import Emu, EmuConfig, EmuForCausalLM
 from emu.data.sharded import ShardData
 from emu.data.shards import TokenizedDocument, TokenShards, what_is_trained, write_manifest, write_shard
 from emu.documents import Text, Video
-from tests.shards_toys import make_album, make_documents, write
+from tests.shards_toys import VOCABULARY, make_album, make_documents, write
+from tests.training_toys import run, write_recipe
 
 PICTURES = torch.Generator().manual_seed(1)
 
@@ -131,3 +133,37 @@ def test_the_album_of_the_tests_teaches_what_it_shows(tmp_path):
     )
     assert settings["size"] == (16, 24)
     assert set(trained.rates) == {8, 4}
+
+
+def shard_recipe(place, shards, **options):
+    """A recipe of one step on these shards."""
+    recipe = write_recipe(place)
+    config = yaml.safe_load(recipe.read_text())
+    options = {"sources": {"mine": shards}, "documents_per_step": {"mine": 2}, "row_length": 64, **options}
+    config["data"] = {"class_path": "emu.data.sharded.ShardData", "init_args": options}
+    config["model"]["config"]["max_position_embeddings"] = 64
+    config["trainer"]["max_steps"] = 1
+    recipe.write_text(yaml.safe_dump(config))
+    return recipe
+
+
+def test_a_run_on_shards_ends_in_a_model_with_defaults(place, tiny_emu):
+    shards = make_shards(place / "shards", tiny_emu.tokenizer)
+    run(shard_recipe(place, shards, tokenizer=str(place / "tokenizer"), long_documents="drop"))
+    emu = Emu.from_pretrained(place / "run" / "model")
+    assert emu.defaults.size == (8, 8) and emu.tokenizer.fingerprints == tiny_emu.tokenizer.fingerprints
+    assert emu.trained.sizes == ((8, 8), (8, 12)) and "text_to_image" in emu.trained.tasks
+
+
+def test_a_model_of_another_vocabulary_is_not_trained_on(place, tiny_emu):
+    shards = make_shards(place / "shards", tiny_emu.tokenizer)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = EmuConfig(vocab_size=VOCABULARY.size, vocabulary=VOCABULARY.to_dict(), max_position_embeddings=64, **sizes)
+    EmuForCausalLM(config).save_pretrained(place / "first")
+    recipe = shard_recipe(place, shards, tokenizer=str(place / "tokenizer"))
+    config = yaml.safe_load(recipe.read_text())
+    config["model"] = {"pretrained": str(place / "first")}
+    recipe.write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=f"{VOCABULARY.fingerprint}.*{tiny_emu.tokenizer.vocabulary.fingerprint}"):
+        run(recipe)
+    assert not list((place / "run").glob("checkpoints/*"))
