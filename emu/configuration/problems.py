@@ -9,7 +9,14 @@ from typing import NamedTuple
 from emu.configuration.written import KeyPath, Written, dotted
 
 NAMES = re.compile(r"[A-Za-z_][\w.]*")
-PARTS: tuple[KeyPath, ...] = ((), ("model",), ("data", "init_args"), ("trainer",), ("checkpoint",))
+PARTS: tuple[KeyPath, ...] = (
+    (),
+    ("model",),
+    ("model", "config"),
+    ("data", "init_args"),
+    ("trainer",),
+    ("checkpoint",),
+)
 """Where a name in a sentence may be at home, in the order in which it is looked for."""
 
 
@@ -18,11 +25,12 @@ class Problem(NamedTuple):
 
     Attributes:
         text: the sentence.
-        path: of the key that it is about; () where that is looked for in the sentence.
+        path: of the key that it is about; () for none. None, or the key of a whole part such as ("model",), where it is looked for in
+            the sentence.
     """
 
     text: str
-    path: KeyPath = ()
+    path: KeyPath | None = None
 
 
 def raise_problems(problems: Iterable[Problem | str], written: Written | None = None) -> None:
@@ -42,17 +50,20 @@ def raise_problems(problems: Iterable[Problem | str], written: Written | None = 
 def _line(problem: Problem, written: Written | None) -> str:
     if written is None:
         return problem.text
-    path = problem.path or find_key(problem.text, written)
-    place = written.place(path)
-    text = problem.text
+    path = problem.path
+    if path is None or len(path) == 1:
+        path = (
+            find_key(problem.text, written, [part for part in PARTS if path is None or part[:1] == path]) or path or ()
+        )
+    place, text = written.place(path), problem.text
     if path and dotted(path) not in text:
-        name = dotted(path[1:])
-        text = f"{dotted(path[:1])}.{text}" if name and text.startswith(f"{name} ") else f"{dotted(path)}: {text}"
+        own_name = next((n for n in range(1, len(path)) if text.startswith(f"{dotted(path[n:])} ")), None)
+        text = f"{dotted(path)}: {text}" if own_name is None else f"{dotted(path[:own_name])}.{text}"
     return text if place is None else f"{place}: {text}"
 
 
-def find_key(text: str, written: Written, parts: Sequence[KeyPath] = PARTS) -> KeyPath:
-    """The first name in a sentence that is a key of what was written, () where there is none."""
+def find_key(text: str, written: Written, parts: Sequence[KeyPath]) -> KeyPath:
+    """The first name in a sentence that is a key of what was written, in one of these parts; () where there is none."""
     for name in NAMES.findall(text):
         for part in parts:
             path = (*part, *name.strip(".").split("."))

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from emu.configuration.problems import Problem
 from emu.training.checkpoints import StepCheckpoint
+from emu.training.refusals import reason
 
 BUILD_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, MisconfigurationException)
 """What constructors raise for what they cannot take."""
@@ -29,11 +30,11 @@ def build_apart(parser: LightningArgumentParser, config: Namespace) -> tuple[dic
             alone = parser.instantiate_classes(Namespace(**{part: config[part]}), instantiate_groups=groups)
             built[part] = alone[part]
         except BUILD_ERRORS as error:
-            problems.append(Problem(reason(error), (part,)))
+            problems.append(Problem(reason(str(error)), (part,)))
     try:
         StepCheckpoint(**config.checkpoint.as_dict())
     except ValueError as error:
-        problems.append(Problem(reason(error), ("checkpoint",)))
+        problems.append(Problem(reason(str(error)), ("checkpoint",)))
     return built, problems
 
 
@@ -45,8 +46,3 @@ def complete_settings(trainer: Namespace) -> None:
     interval = trainer.val_check_interval
     if isinstance(interval, int) and not isinstance(interval, bool) and trainer.check_val_every_n_epoch == 1:
         trainer.check_val_every_n_epoch = None
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, without the lines that a parser puts around it."""
-    return str(error).strip() or type(error).__name__

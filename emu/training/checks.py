@@ -46,18 +46,23 @@ class CheckData(Callback):
         raise_problems(export_problems(trainer, pl_module, self._folder), self._written)
 
 
-def early_problems(trainer: Trainer | None, module: LightningModule | None, datamodule: Any) -> list[str | Problem]:
-    """Everything that can be told before data is prepared and the model is built, as far as the parts are there."""
+def early_problems(trainer: Any, module: LightningModule | None, datamodule: Any) -> list[str | Problem]:
+    """Everything that can be told before data is prepared and the model is built.
+
+    Args:
+        trainer: or its settings, where it cannot be built.
+        module, datamodule: None where they cannot be built.
+    """
     found: list[str | Problem] = []
-    if trainer is not None:
-        found += settings_problems(trainer, module, datamodule)
+    found += settings_problems(trainer, module, datamodule)
+    if isinstance(trainer, Trainer):
         found += folder_problems(trainer)
     if not needs_preparation(datamodule):
         found += source_problems(module, datamodule)
     return found
 
 
-def settings_problems(trainer: Trainer, module: LightningModule | None, datamodule: Any) -> list[str]:
+def settings_problems(trainer: Any, module: LightningModule | None, datamodule: Any) -> list[str]:
     """What is wrong with the numbers of a configuration; one sentence each."""
     found = []
     if trainer.max_steps < 1 and trainer.max_epochs in (None, -1):

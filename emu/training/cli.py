@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
-from emu.training.building import BUILD_ERRORS, build_apart, complete_settings, reason
+from emu.training.building import BUILD_ERRORS, build_apart, complete_settings
 from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, resolve_checkpoint
 from emu.training.checks import CheckData, early_problems
 from emu.training.curves import CurveLogger
@@ -35,6 +35,7 @@ from emu.training.module import EmuModule
 from emu.training.parsing import parse
 from emu.training.progress import StepProgressBar
 from emu.training.record import SaveConfig, as_written
+from emu.training.refusals import reason
 from emu.training.words import as_list, split_words
 from emu_tokenizers import VisionTokenizerConfig
 
@@ -137,11 +138,12 @@ class EmuCLI(LightningCLI):
             parts = {"model": self.model, "data": self.datamodule, "trainer": self.trainer}
         except BUILD_ERRORS as error:
             parts, found = build_apart(self.parser, self.config)
-            problems += found or [Problem(reason(error), ("trainer",))]
-            parts["trainer"] = None
+            problems += found or [Problem(reason(str(error)), ("trainer",))]
+            parts["trainer"] = self.config.trainer  # its settings, for those who ask for the number of steps
         if problems:
             raise_problems(
-                problems + early_problems(parts["trainer"], parts.get("model"), parts.get("data")), self.parsed.written
+                problems + early_problems(parts.get("trainer"), parts.get("model"), parts.get("data")),
+                self.parsed.written,
             )
 
     @property

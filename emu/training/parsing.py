@@ -1,41 +1,31 @@
 """From the words of a training command to a configuration; what is wrong with them is told all at once.
 
 A parser stops at its first mistake. Where it does, every key is tried alone, and so is every option after those before it: each wrong one
-gives a problem of its own, and what is left can still be checked further.
+gives a problem of its own, and what is left can still be looked at.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from emu.configuration import import_object, search_working_folder
+from emu.configuration import search_working_folder
 from emu.configuration.problems import Problem
 from emu.configuration.resolving import Resolved, resolve
 from emu.configuration.written import KeyPath, Written, dotted, leaves
+from emu.training.refusals import is_of_something_missing, required_by, told
 from emu.training.words import Words, split_option, with_values
 
+REFUSALS = (ArgumentError, ValueError, TypeError)
 NO_DATA = {"class_path": "lightning.pytorch.LightningDataModule"}
 """Stands for data that cannot be built, so that the rest can be looked at."""
-UNKNOWN = re.compile(r"Option '([^']*)' is not accepted|does not accept option '([^']*)'|Unrecognized arguments: (.*)")
-REQUIRED = re.compile(r"Option '([^']*)' is required")
-CLASS = re.compile(r"Problem with given class_path '([^']*)'")
-EXPECTED = re.compile(r"Expected an? (.*?)(?:\. Got value.*)?$", re.MULTILINE)
-NOT_A_SUBCLASS = re.compile(r"(?:Not a valid subclass of|does not correspond to a subclass of) (\S+)")
-PLAIN = {
-    "<class 'int'>": "an integer",
-    "<class 'float'>": "a number",
-    "<class 'bool'>": "true or false",
-    "<class 'str'>": "text",
-    "<class 'dict'>": "keys with values",
-    "<class 'list'>": "a list",
-}
+STRUCK = object()
+"""Stands in a list for what was taken out of it, so that the places of the others stay."""
 
 
 @dataclass
@@ -43,7 +33,7 @@ class Parsed:
     """A command line that was read.
 
     Attributes:
-        config: of everything that could be read; None where even the rest cannot be.
+        config: of everything that could be read; None where even that fails.
         written: what recipes and options say.
         resolved: the values of their interpolations.
         problems: everything wrong so far.
@@ -65,105 +55,130 @@ def parse(parser: LightningArgumentParser, words: Words) -> Parsed:
     written = words.read()
     resolved = resolve(written)
     problems = [Problem(text, path) for path, text in resolved.problems.items()]
-    problems += [
-        Problem(f"{word!r} belongs to no option; a recipe is named by --config {word}") for word in words.stray
-    ]
+    for word in words.stray:
+        problems.append(Problem(f"{word!r} belongs to no option; a recipe is named by --config {word}", ()))
     tree, options = with_values(words, written, resolved)
     try:
-        return Parsed(_parsed(parser, tree, options), written, resolved, problems)
-    except (ArgumentError, ValueError, TypeError) as error:
-        found = _Search(parser, written).problems(tree, options, str(error))
-        config, more = _rest(parser, tree, options, written)
-        return Parsed(config, written, resolved, problems + found + more)
+        return Parsed(parsed(parser, tree, options), written, resolved, problems)
+    except REFUSALS as error:
+        search = Search(parser, written, resolved, tree, options)
+        problems += search.problems()
+        try:
+            config = parsed(parser, search.tree, search.options)
+        except REFUSALS:
+            config = None
+        return Parsed(config, written, resolved, problems or [Problem(str(error), ())])
 
 
-def _parsed(parser: LightningArgumentParser, tree: dict[str, Any], options: list[str]) -> Namespace:
+def parsed(parser: LightningArgumentParser, tree: Any, options: list[str]) -> Namespace:
+    """What a parser makes of a tree and of options over it."""
+    tree = _without_struck(tree)
     return parser.parse_args([*(["--config", yaml.safe_dump(tree, sort_keys=False)] if tree else []), *options])
 
 
-class _Search:
-    """Finds everything that a parser refuses, taking it out of the tree and the options."""
+class Search:
+    """Finds everything that a parser refuses, and takes it out.
 
-    def __init__(self, parser: LightningArgumentParser, written: Written) -> None:
+    Args:
+        parser: that refused something.
+        written: what recipes and options say.
+        resolved: values of its interpolations.
+        tree: the recipes, without interpolations.
+        options: the command line, likewise.
+
+    Attributes:
+        tree: what is good of the recipes, once `problems` has been called.
+        options: what is good of the command line.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, written: Written, resolved: Resolved, tree: Any, options: list[str]
+    ) -> None:
         self._parser, self._written = parser, written
+        self._all = resolved.of(written.tree)
+        self.tree, self.options = copy.deepcopy(tree), list(options)
 
-    def problems(self, tree: dict[str, Any], options: list[str], first: str) -> list[Problem]:
+    def problems(self) -> list[Problem]:
+        """One for each key that is refused or missing, in the order in which they are written."""
+        found = self._in_recipes() + self._in_options()
+        for path, why in missing_keys(self._written.tree):
+            found.append(Problem(f"{dotted(path)} is missing; {why}", path))
+        self._strike_incomplete()
+        order = {path: number for number, path in enumerate(self._written.places)}
+        return sorted(found, key=lambda problem: order.get(problem.path or (), len(order)))
+
+    def _in_recipes(self) -> list[Problem]:
         found = []
-        for path, value in list(leaves(tree)):
-            message = self._refusal(_alone(tree, path, value), [])
+        lost: list[KeyPath] = []
+        for path, value in sorted(leaves(self.tree), key=lambda leaf: leaf[0][-1:] != ("class_path",)):
+            if any(path[: len(above)] == above for above in lost):
+                continue
+            message = self._refusal(_alone(self.tree, path, value), [])
             if message is not None:
-                found.append(_told(self._parser, path, value, message))
-                _remove(tree, path)
-        good: list[str] = []
-        for option in options:
-            message = self._refusal(tree, [*good, option])
-            if message is None:
-                good.append(option)
-            else:
-                key, value = split_option(option)
-                found.append(_told(self._parser, self._path(key), value, message))
-        options[:] = good
-        if not found and not REQUIRED.search(first):
-            found.append(Problem(first))
+                found.append(told(self._parser, path, value, message))
+                lost.append(path[:-1] if path[-1] == "class_path" else path)
+                self._strike(lost[-1])
         return found
 
-    def _refusal(self, tree: dict[str, Any], options: list[str]) -> str | None:
+    def _in_options(self) -> list[Problem]:
+        found = []
+        options, self.options = self.options, []
+        for option in options:
+            message = self._refusal(self.tree, [*self.options, option])
+            if message is None:
+                self.options.append(option)
+                continue
+            key, value = split_option(option)
+            path = self._path(key)
+            found.append(told(self._parser, path, value, message))
+            self._strike(path)
+        return found
+
+    def _strike_incomplete(self) -> None:
+        """Take out what cannot be built without what was taken out before; it is no problem of its own."""
+        for path, _ in missing_keys(self._all):
+            self._strike(path[:-2] if path[-2:-1] == ("init_args",) else path)
+        if "data" not in self.tree:
+            self.tree["data"] = NO_DATA
+            self.options = [option for option in self.options if not option.startswith("--data")]
+
+    def _strike(self, path: KeyPath) -> None:
+        for tree in (self.tree, self._all):
+            node: Any = tree
+            for part in path[:-1]:
+                node = node[part] if _has(node, part) else None
+            if _has(node, path[-1]) and isinstance(node, list):
+                node[path[-1]] = STRUCK  # type: ignore[index]
+            elif _has(node, path[-1]):
+                del node[path[-1]]
+
+    def _refusal(self, tree: Any, options: list[str]) -> str | None:
         try:
-            _parsed(self._parser, tree, options)
-        except (ArgumentError, ValueError, TypeError) as error:
-            return None if REQUIRED.search(str(error)) else str(error)
+            parsed(self._parser, tree, options)
+        except REFUSALS as error:
+            return None if is_of_something_missing(str(error)) else str(error)
         return None
 
     def _path(self, option: str) -> KeyPath:
-        known = [
-            path for path, place in self._written.places.items() if dotted(path).replace(".init_args", "") == option
-        ]
+        """The path of an option, whose words may leave `init_args` out."""
+        short = option.replace(".init_args", "")
+        known = [path for path in self._written.places if dotted(path).replace(".init_args", "") == short]
         return known[-1] if known else tuple(option.split("."))
-
-
-def _rest(
-    parser: LightningArgumentParser, tree: dict[str, Any], options: list[str], written: Written
-) -> tuple[Namespace | None, list[Problem]]:
-    """The configuration without what was taken out, and which keys are missing from it."""
-    missing = missing_keys(written.tree)
-    problems = [Problem(f"{dotted(path)} is missing; {reason}", path[:1]) for path, reason in missing]
-    if any(path[0] == "data" for path, _ in missing) or "data" not in tree:
-        tree["data"] = NO_DATA
-        options = [option for option in options if not option.startswith("--data")]
-    try:
-        return _parsed(parser, tree, options), problems
-    except (ArgumentError, ValueError, TypeError) as error:
-        return None, problems or [Problem(str(error))]
 
 
 def missing_keys(tree: Any, path: KeyPath = ()) -> list[tuple[KeyPath, str]]:
     """What the classes of a tree need and nothing sets, by path, with the reason."""
-    if not path and "data" not in tree:
+    if not path and tree.get("data") is None:
         return [(("data",), "name the class of the data and what it takes")]
-    found = []
-    if isinstance(tree, dict):
-        if isinstance(tree.get("class_path"), str):
-            given = tree.get("init_args")
-            for key in sorted(required_by(tree["class_path"]) - set(given if isinstance(given, dict) else ())):
-                found.append(((*path, "init_args", key), f"{tree['class_path']} needs it"))
-        for key, value in tree.items():
-            found += missing_keys(value, (*path, key))
+    found: list[tuple[KeyPath, str]] = []
+    if isinstance(tree, dict) and isinstance(tree.get("class_path"), str):
+        given = tree.get("init_args")
+        for key in sorted(required_by(tree["class_path"]) - set(given if isinstance(given, dict) else ())):
+            found.append(((*path, "init_args", key), f"{tree['class_path']} needs it"))
+    below = dict(enumerate(tree)) if isinstance(tree, list) else tree
+    for key, value in below.items() if isinstance(below, dict) else ():
+        found += missing_keys(value, (*path, key))
     return found
-
-
-def required_by(class_path: str) -> set[str]:
-    """Names of the arguments without a default of a class; none where it cannot be found."""
-    parser = _class_parser(class_path)
-    return set() if parser is None else {key.partition(".")[0] for key in parser.required_args}
-
-
-def _class_parser(class_path: str) -> ArgumentParser | None:
-    try:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(import_object(class_path), fail_untyped=False, sub_configs=True)
-    except ValueError:
-        return None
-    return parser
 
 
 def _alone(tree: Any, path: KeyPath, value: Any) -> Any:
@@ -171,55 +186,18 @@ def _alone(tree: Any, path: KeyPath, value: Any) -> Any:
     if not path:
         return value
     key, *rest = path
-    below = _alone(tree[key], tuple(rest), value) if rest else value
+    below = _alone(tree[key], tuple(rest), value)
     if isinstance(key, int):
         return [below]
     classes = {"class_path": tree["class_path"]} if key == "init_args" and "class_path" in tree else {}
     return {**classes, key: below}
 
 
-def _remove(tree: Any, path: KeyPath) -> None:
-    for part in path[:-1]:
-        tree = tree[part]
+def _without_struck(tree: Any) -> Any:
     if isinstance(tree, dict):
-        tree.pop(path[-1])
+        return {key: _without_struck(value) for key, value in tree.items()}
+    return [_without_struck(value) for value in tree if value is not STRUCK] if isinstance(tree, list) else tree
 
 
-def _told(parser: LightningArgumentParser, path: KeyPath, value: Any, message: str) -> Problem:
-    """One refusal in plain words."""
-    key = dotted(path)
-    if path[-1:] == ("class_path",) and isinstance(value, str) and "." in value:
-        try:
-            import_object(value)
-        except ValueError as error:
-            return Problem(f"{key}: {error}", path)
-    detail = message[message.rfind('Parser key "') :] if 'Parser key "' in message else message
-    unknown = UNKNOWN.search(message)
-    if unknown:
-        near = difflib.get_close_matches(str(path[-1]), _siblings(parser, path, message), n=1)
-        return Problem(f"{key} is not a key that exists" + (f"; did you mean {near[0]}?" if near else ""), path)
-    subclass = NOT_A_SUBCLASS.search(message)
-    kinds = [PLAIN.get(kind, _plain(kind)) for kind in EXPECTED.findall(detail) if kind != "<class 'NoneType'>"]
-    if subclass:
-        kinds = [f"the class path of a {subclass[1]}"]
-    if not kinds:
-        return Problem(f"{key}: {message.splitlines()[0]}", path)
-    return Problem(f"{key} is {value!r}; expected {' or '.join(dict.fromkeys(kinds))}", path)
-
-
-def _plain(kind: str) -> str:
-    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-    if choices:
-        return f"one of {choices[1].replace(chr(39), '')}"
-    return kind.removeprefix("<class '").removesuffix("'>")
-
-
-def _siblings(parser: LightningArgumentParser, path: KeyPath, message: str) -> list[str]:
-    """Names that stand beside a key where it was looked for."""
-    classes = CLASS.findall(message)
-    inside = _class_parser(classes[-1]) if classes else None
-    if inside is not None:
-        return [key.rpartition(".")[2] for key in inside.get_defaults().keys()]  # noqa: SIM118 (a Namespace)
-    above = [str(part) for part in path[:-1]]
-    known = [key.split(".") for key in parser.get_defaults().keys()]  # noqa: SIM118
-    return sorted({key[len(above)] for key in known if key[: len(above)] == above and len(key) > len(above)})
+def _has(node: Any, part: str | int) -> bool:
+    return part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
