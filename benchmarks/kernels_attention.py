@@ -2,7 +2,6 @@
 
 python benchmarks/kernels_attention.py --device cpu
 python benchmarks/kernels_attention.py --device cuda
-python benchmarks/kernels_attention.py --device cuda --table     prints entries for attention_backends.MEASURED
 
 The floor is the time of the products that the mask leaves, at the rate of one large matrix product in the same run.
 """
@@ -14,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Contender, Row, measure, report, seconds
+from harness import Contender, Row, measure, report
 from torch import Tensor
 
 from emu_kernels import attention
-from emu_kernels.attention_backends import ENVIRONMENT, Case
+from emu_kernels.attention_backends import ENVIRONMENT
 from emu_kernels.reference import visible
 
 
@@ -176,32 +175,11 @@ def gpu_cases(arguments: argparse.Namespace) -> list[Row]:
     return rows + run_case("S=131072 window 4096", inputs, {"window": 4096}, others, arguments)
 
 
-def print_table(arguments: argparse.Namespace) -> None:
-    """The fastest backend of plain causal attention by head width and length."""
-    capability = torch.cuda.get_device_capability()
-    for width in (64, 128):
-        for length in (1024, 2048, 4096, 8192, 16_384, 32_768):
-            inputs = make_inputs(1, length, 32, 8, width, {"device": "cuda", "dtype": torch.bfloat16})
-            times = {}
-            for backend in ("triton", "flash", "cudnn", "flex"):
-                step = train_step(forced(backend), inputs, True)
-                step()
-                times[backend] = sorted(seconds(step, "cuda")[0] for _ in range(arguments.rounds))[
-                    arguments.rounds // 2
-                ]
-            best = min(times, key=times.__getitem__)
-            print(f'    {Case(capability, width, length, True, False, False)}: "{best}",')
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if arguments.table:
-        print_table(arguments)
-        return
     rows = cpu_cases(arguments) if arguments.device == "cpu" else gpu_cases(arguments)
     report(rows, f"kernels_attention_{arguments.device}")
 

@@ -5,9 +5,12 @@ it makes sense, a formula for backward, so that the ops are correct under `torch
 call with CUDA tensors and never before.
 """
 
+from __future__ import annotations
+
 from emu_kernels.attention import attention
+from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
 from emu_kernels.nearest_code import nearest_code
 
-__all__ = ["attention", "guided_sample", "linear_cross_entropy", "nearest_code"]
+__all__ = ["attention", "choices", "guided_sample", "linear_cross_entropy", "nearest_code"]

@@ -6,6 +6,8 @@ A document is a run of equal, non-zero `segment_ids`, or the span between two en
 mask and a window, each query sees one interval of keys; that interval is all that the implementations know of a mask.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -75,8 +77,8 @@ def attention(
     if scale is not None:
         check_positive("scale", scale)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if q.is_cuda:
-        backend = choose_backend(q, causal, segment_ids is not None or cu_seqlens is not None, window, softcap)
+    if q.device.type != "cpu":
+        backend = choose_backend(q, segment_ids is not None or cu_seqlens is not None, window, softcap)
         if backend != "triton":
             return torch_attention(backend, q, k, v, causal, window, softcap, scale)
     out, _ = _forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
@@ -114,7 +116,7 @@ def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor |
             raise ValueError(f"cu_seqlens describes one packed row, but q has {q.shape[0]} rows; use segment_ids")
 
 
-@torch.library.custom_op("emu_kernels::attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("emu_kernels::attention", mutates_args=())
 def _forward_op(
     q: Tensor,
     k: Tensor,
@@ -147,7 +149,7 @@ def _forward_fake(
     return torch.empty_like(q, memory_format=torch.contiguous_format), lse
 
 
-@torch.library.custom_op("emu_kernels::attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("emu_kernels::attention_backward", mutates_args=())
 def _backward_op(
     grad: Tensor,
     q: Tensor,
@@ -185,6 +187,7 @@ def _backward_fake(
     return d_q, d_k, d_v
 
 
+# The definitions above serve every device that has no implementation of its own.
 _forward_op.register_kernel("cuda")(attention_cuda)
 _backward_op.register_kernel("cuda")(attention_backward_cuda)
 

@@ -1,11 +1,12 @@
-"""Which implementation runs attention on a GPU: the Triton kernels, or one of torch's where it is faster for the case.
+"""Which implementation runs attention on a GPU: the op of this package, or one of torch's where it is faster for the case.
 
-Legend: see `attention.py`. `choose_backend` is a pure function of shapes and options. Cases that have been timed on a card are
-looked up in MEASURED (`benchmarks/kernels_attention.py --table` prints its entries); the others follow `default_backend`.
+Legend: see `attention.py`. `choose_backend` depends on dtype, device and options, never on the length, so that a compiled model is one
+graph for all lengths.
 """
 
+from __future__ import annotations
+
 import os
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,57 +14,34 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from emu_kernels.attention_tiled import attention_backward_tiled, attention_tiled
+from emu_kernels.dispatch import HALVES, choose, triton_or_torch
+
 BACKENDS = ("triton", "flash", "cudnn", "flex")
 ENVIRONMENT = "EMU_KERNELS_ATTENTION"
-HALVES = (torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class Case:
-    """What the speed of attention depends on; `length` is rounded down to a power of two."""
+def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float | None) -> str:
+    """Name of the backend for queries (B, S, Hq, D) on a GPU; the environment variable EMU_KERNELS_ATTENTION forces one.
 
-    capability: tuple[int, int]
-    width: int
-    length: int
-    causal: bool
-    packed: bool
-    windowed: bool
-
-
-# Filled from timings on a card, forward and backward together; empty until there are some.
-MEASURED: dict[Case, str] = {}
-
-
-def default_backend(packed: bool, windowed: bool, capped: bool, dtype: torch.dtype) -> str:
-    """Without a timing: cuDNN for plain masks in 16 bits (published as 1.7 to 2.3 times torch's flash on Hopper), else ours."""
-    plain = not (packed or windowed or capped)
-    return "cudnn" if plain and dtype in HALVES else "triton"
-
-
-def able(backend: str, packed: bool, windowed: bool, capped: bool, dtype: torch.dtype) -> bool:
-    """Whether a backend computes the case at all."""
-    if backend == "triton":
-        return True
-    if backend == "flex":
-        return not packed
-    return not (packed or windowed or capped) and dtype in HALVES
-
-
-def choose_backend(q: Tensor, causal: bool, packed: bool, window: int | None, softcap: float | None) -> str:
-    """Name of the backend for CUDA queries (B, S, Hq, D); the environment variable EMU_KERNELS_ATTENTION forces one."""
-    features = packed, window is not None, softcap is not None
+    cuDNN for plain masks in 16 bits (published as 1.7 to 2.3 times torch's flash on Hopper), and wherever the Triton kernels do not run;
+    it stands for the first of torch's own that takes the case. "triton" stands for the op of this package.
+    """
+    plain = not packed and window is None and softcap is None
     forced = os.environ.get(ENVIRONMENT)
     if forced is not None:
         if forced not in BACKENDS:
             raise ValueError(f"{ENVIRONMENT} must be one of {BACKENDS}, got {forced!r}")
-        return forced if able(forced, *features, q.dtype) else "triton"
-    if q.dtype == torch.float64:
+        able = not packed if forced == "flex" else plain and q.dtype in HALVES
+        return forced if able else "triton"
+    if not plain or q.dtype == torch.float64:
         return "triton"
-    length = 1 << max(int(q.shape[1]).bit_length() - 1, 0)
-    capability = torch.cuda.get_device_capability(q.device)
-    case = Case(capability, q.shape[-1], length, causal, packed, window is not None)
-    chosen = MEASURED.get(case) or default_backend(*features, q.dtype)
-    return chosen if able(chosen, *features, q.dtype) else "triton"
+    return "cudnn" if q.dtype in HALVES or not _kernels_run(str(q.device)) else "triton"
+
+
+@torch.compiler.assume_constant_result
+def _kernels_run(device: str) -> bool:
+    return choose("attention", torch.device(device), torch.float32).path == "triton"
 
 
 def torch_attention(
@@ -140,22 +118,22 @@ def _flex(
 
 
 def attention_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """The op on a GPU: Triton, or plain tiles for float64."""
-    if arguments[0].dtype == torch.float64:
-        from emu_kernels.attention_tiled import attention_tiled
+    """The op on a GPU."""
+    return triton_or_torch("attention", arguments[0], _forward_kernels, attention_tiled, *arguments)
 
-        return attention_tiled(*arguments)
+
+def attention_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The backward of `attention_cuda`."""
+    return triton_or_torch("attention", arguments[1], _backward_kernels, attention_backward_tiled, *arguments)
+
+
+def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
     from emu_kernels.attention_triton import attention_triton
 
     return attention_triton(*arguments)
 
 
-def attention_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward of `attention_cuda`."""
-    if arguments[0].dtype == torch.float64:
-        from emu_kernels.attention_tiled import attention_backward_tiled
-
-        return attention_backward_tiled(*arguments)
+def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from emu_kernels.attention_triton_backward import attention_backward_triton
 
     return attention_backward_triton(*arguments)

@@ -6,6 +6,8 @@ offset (`philox.py`), so a row draws the same token in every batch. Guidance mix
 rows as in arXiv 2211.09800.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, check_like, check_not_empty, check_shape, check_tensor
+from emu_kernels.dispatch import triton_or_torch
 from emu_kernels.philox import philox
 
 ROW_GROUP = 2**17
@@ -110,8 +113,7 @@ torch.library.define(
 _sample_op = torch.ops.emu_kernels.guided_sample.default
 
 
-@torch.library.impl("emu_kernels::guided_sample", "cpu")
-def _sample_cpu(
+def _sample_torch(
     logits: Tensor,
     scale: float,
     part_scale: float,
@@ -123,7 +125,7 @@ def _sample_cpu(
     position: Tensor,
     draw: int,
 ) -> Tensor:
-    """Offsets (B,); `top_k` 0 keeps all candidates."""
+    """Offsets (B,), computed on the CPU; `top_k` 0 keeps all candidates."""
     num_rows, num_candidates = logits.shape[1:]
     seeds, streams, positions = (x.numpy(force=True) for x in (seed, stream, position))
     result = np.empty(num_rows, dtype=np.int64)
@@ -144,11 +146,18 @@ def _sample_cpu(
             scores.dtype
         )
         result[rows] = np.divide(probabilities, noise, out=probabilities).argmax(1)
-    return torch.from_numpy(result)
+    return torch.from_numpy(result).to(logits.device)
+
+
+torch.library.impl("emu_kernels::guided_sample", "CompositeExplicitAutograd", _sample_torch)
 
 
 @torch.library.impl("emu_kernels::guided_sample", "cuda")
 def _sample_cuda(*arguments: Any) -> Tensor:
+    return triton_or_torch("guided_sample", arguments[0], _sample_kernels, _sample_torch, *arguments)
+
+
+def _sample_kernels(*arguments: Any) -> Tensor:
     from emu_kernels.guided_sample_triton import guided_sample_triton
 
     return guided_sample_triton(*arguments)

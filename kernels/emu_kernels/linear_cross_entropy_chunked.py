@@ -1,4 +1,5 @@
-"""The fused head and cross-entropy in plain torch over chunks of tokens: the CPU path, and float32 and float64 on a GPU.
+"""The fused head and cross-entropy in plain torch over chunks of tokens: the CPU path, float32 and
+float64 on a GPU, and devices without kernels.
 
 A chunk of tokens goes over the slice of the vocabulary in blocks, which one thread keeps in its cache: logits, their exponentials
 against the block's own maximum, and sums in one go. Once the log-sum-exp is known, a second pass scales each stored block to the
@@ -6,6 +7,8 @@ gradient of its logits and feeds it to the two other products while it is at han
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P blocks of N ids.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +18,11 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 
-BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 384 * 2**20}  # of the stored blocks of a chunk
+BUFFER_BYTES = {"cpu": 256 * 2**20, "gpu": 384 * 2**20}  # of the stored blocks of a chunk
 # One thread works in its cache. Several meet after every operation, which is dear when a core is busy elsewhere: large blocks.
 CACHE_BYTES = 2 * 2**20
-BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 128 * 2**20}
-CHUNK = {"cpu": 512, "cuda": 1024}
+BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 128 * 2**20}
+CHUNK = {"cpu": 512, "gpu": 1024}
 MIN_BLOCK = 256
 
 
@@ -44,7 +47,9 @@ class ChunkedHead:
         self.stored = stored
         self.dtype = accumulation_dtype(hidden.dtype)
         item_bytes = self.dtype.itemsize * (2 if softcap else 1)
-        self.chunk, self.block = sizes(group.num_tokens, group.count, item_bytes, stored, hidden.device.type)
+        self.chunk, self.block = sizes(
+            group.num_tokens, group.count, item_bytes, stored, "cpu" if hidden.device.type == "cpu" else "gpu"
+        )
         self.num_blocks = -(-group.count // self.block)
         shape = (self.num_blocks if stored else 1, self.chunk, self.block)
         self.buffer = hidden.new_empty(shape, dtype=self.dtype)

@@ -4,12 +4,15 @@
 there; a loss per token makes them in the backward from recomputed logits.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
+from emu_kernels.dispatch import triton_or_torch
 from emu_kernels.linear_cross_entropy_chunked import backward_chunked, forward_chunked
 
 
@@ -19,7 +22,7 @@ def kept_tokens(target: Tensor, weights: Tensor | None, ignore_index: int) -> Te
     return kept if weights is None else kept & (weights != 0)
 
 
-@torch.library.custom_op("emu_kernels::linear_cross_entropy", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("emu_kernels::linear_cross_entropy", mutates_args=())
 def forward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -57,6 +60,10 @@ def forward_op(
 
 @forward_op.register_kernel("cuda")
 def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return triton_or_torch("linear_cross_entropy", arguments[0], _forward_kernels, forward_chunked, *arguments)
+
+
+def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from emu_kernels.linear_cross_entropy_triton import forward_triton
 
     return forward_triton(*arguments)
@@ -140,7 +147,7 @@ def _keep(wanted: bool, gradient: Tensor) -> Tensor | None:
 torch.library.register_autograd("emu_kernels::linear_cross_entropy", _forward_backward, setup_context=_forward_setup)
 
 
-@torch.library.custom_op("emu_kernels::linear_cross_entropy_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("emu_kernels::linear_cross_entropy_backward", mutates_args=())
 def backward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -163,6 +170,10 @@ def backward_op(
 
 @backward_op.register_kernel("cuda")
 def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return triton_or_torch("linear_cross_entropy", arguments[0], _backward_kernels, backward_chunked, *arguments)
+
+
+def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
     from emu_kernels.linear_cross_entropy_triton import backward_triton
 
     return backward_triton(*arguments)

@@ -4,12 +4,15 @@ The streamed search is that of Flash-KMeans (arXiv 2603.09229); here it is exact
 compared again in float64.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, accumulation_dtype, check_like, check_not_empty, check_shape, check_tensor
+from emu_kernels.dispatch import triton_or_torch
 
 TABLE_ENTRIES = 2**20
 
@@ -39,8 +42,13 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     return _nearest_op(z, codebook)
 
 
-@torch.library.custom_op("emu_kernels::nearest_code", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("emu_kernels::nearest_code", mutates_args=())
 def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
+    return nearest_code_torch(z, codebook)
+
+
+def nearest_code_torch(z: Tensor, codebook: Tensor) -> Tensor:
+    """See `nearest_code`; a table of TABLE_ENTRIES at a time."""
     dtype = accumulation_dtype(z.dtype)
     codes = codebook.detach().to(dtype)  # (K, D)
     half_norms = codes.square().sum(1).mul_(0.5)  # (K,)
@@ -48,9 +56,9 @@ def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
     if not bool(torch.isfinite(code_norm)):
         raise ValueError("codebook has entries that are not finite")
     slack = rounding_slack(z.shape[1], dtype)
-    result = torch.empty(z.shape[0], dtype=torch.int64)
+    result = torch.empty(z.shape[0], dtype=torch.int64, device=z.device)
     step = max(TABLE_ENTRIES // codes.shape[0], 16)
-    table = torch.empty(min(step, z.shape[0]), codes.shape[0], dtype=dtype)
+    table = torch.empty(min(step, z.shape[0]), codes.shape[0], dtype=dtype, device=z.device)
     for first in range(0, z.shape[0], step):
         vectors = z[first : first + step].detach().to(dtype)  # (n, D)
         scores = torch.addmm(half_norms, vectors, codes.t(), alpha=-1.0, out=table[: vectors.shape[0]])
@@ -77,15 +85,22 @@ def rounding_slack(width: int, dtype: torch.dtype) -> float:
 
 def _closest_candidate(vectors: Tensor, codes: Tensor, row: Tensor, code: Tensor) -> Tensor:
     """Of each vector's candidates (row, code), sorted by row and code, the first with the least float64 distance, (n,)."""
+    device = vectors.device
+    if device.type not in ("cpu", "cuda"):  # not every other device has float64, and candidates are few
+        vectors, codes, row, code = (x.cpu() for x in (vectors, codes, row, code))
     distance = (vectors[row].double() - codes[code].double()).square_().sum(1)
     least = distance.new_full((vectors.shape[0],), torch.inf).scatter_reduce_(0, row, distance, "amin")
     tied = distance == least[row]
-    best = torch.full((vectors.shape[0],), codes.shape[0], dtype=torch.int64)
-    return best.scatter_reduce_(0, row[tied], code[tied], "amin")
+    best = torch.full((vectors.shape[0],), codes.shape[0], dtype=torch.int64, device=vectors.device)
+    return best.scatter_reduce_(0, row[tied], code[tied], "amin").to(device)
 
 
 @_nearest_op.register_kernel("cuda")
 def _nearest_cuda(*arguments: Any) -> Tensor:
+    return triton_or_torch("nearest_code", arguments[0], _nearest_kernels, nearest_code_torch, *arguments)
+
+
+def _nearest_kernels(*arguments: Any) -> Tensor:
     from emu_kernels.nearest_code_triton import nearest_code_triton
 
     return nearest_code_triton(*arguments)
