@@ -3,8 +3,8 @@
 python benchmarks/kernels_tune.py --device cuda
 TRITON_INTERPRET=1 python benchmarks/kernels_tune.py --device cpu --length 64 --vocab 512 --width 32 --rounds 1     only to see it run
 
-Prints a table per kernel, the fastest first; the library's own choice is marked. What the script finds goes into `forward_config`,
-`backward_configs` and `CONFIG` by hand.
+Prints a table per kernel, the fastest first; the library's own choice is marked. What the script finds goes into
+`emu_kernels/configurations.py` by hand.
 """
 
 import argparse
@@ -17,11 +17,10 @@ import torch
 from harness import seconds
 from triton.runtime.errors import OutOfResources
 
-from emu_kernels.attention_triton import attention_triton, forward_config
-from emu_kernels.attention_triton_backward import attention_backward_triton, backward_configs
-from emu_kernels.linear_cross_entropy_triton import CONFIG, SCRATCH_BYTES, forward_triton
-
-Config = dict[str, int]
+from emu_kernels.attention_triton import attention_triton
+from emu_kernels.attention_triton_backward import attention_backward_triton
+from emu_kernels.configurations import Config, attention_backward, attention_forward, configuration, loss
+from emu_kernels.linear_cross_entropy_triton import SCRATCH_BYTES, forward_triton
 
 
 def variants(base: Config, rows: str | None = None, **choices: tuple[int, ...]) -> Iterator[Config]:
@@ -66,8 +65,8 @@ def attention_runs(arguments: argparse.Namespace, packed: bool) -> None:
     out, lse = attention_triton(q, k, v, *options)
     kind = "packed " if packed else ""
     choices = {"BLOCK_QUERIES": (64, 128), "BLOCK_KEYS": (64, 128), "num_stages": (2, 3)}
-    chosen = forward_config(dtype, arguments.head_width)
-    key, query = backward_configs(dtype, arguments.head_width)
+    chosen = configuration(attention_forward, q.device, dtype, arguments.head_width)
+    key, query = configuration(attention_backward, q.device, dtype, arguments.head_width)
 
     def forward(config: Config) -> Callable[[], Any]:
         return lambda: attention_triton(q, k, v, *options, config=config)
@@ -98,11 +97,12 @@ def loss_runs(arguments: argparse.Namespace) -> None:
         wanted = gradients, gradients
         return lambda: forward_triton(hidden, weight, *options, *wanted, config=config, scratch_bytes=scratch_bytes)
 
+    chosen = configuration(loss, hidden.device)
     choices = {"BLOCK_IDS": (128, 256), "num_stages": (3, 4), "GROUP_ROWS": (4, 8, 16)}
-    runs = [(config, run(config, False)) for config in variants(CONFIG, **choices)]
+    runs = [(config, run(config, False)) for config in variants(chosen, **choices)]
     compare("loss", runs, arguments.device, arguments.rounds)
     sizes = [SCRATCH_BYTES, *(size * 2**20 for size in (128, 256, 384, 768))]
-    runs = [({"scratch_bytes": size}, run(CONFIG, True, size)) for size in sizes]
+    runs = [({"scratch_bytes": size}, run(chosen, True, size)) for size in sizes]
     compare("loss and gradients", runs, arguments.device, arguments.rounds)
 
 

@@ -19,8 +19,8 @@ triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
     pytest.skip("the interpreter of triton 3.6 fails with numpy 2.4 and later", allow_module_level=True)
 
-LOSS_BLOCKS = {"BLOCK_ROWS": 32, "BLOCK_IDS": 128, "BLOCK_WIDTH": 32, "GROUP_ROWS": 2}
-TILES = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "BLOCK_WIDTH": 16}
+LOSS_BLOCKS = {"BLOCK_ROWS": 32, "BLOCK_IDS": 128, "BLOCK_WIDTH": 32, "GROUP_ROWS": 2, "DESCRIPTORS": True}
+TILES = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "BLOCK_WIDTH": 16, "DESCRIPTORS": False, "PRODUCT": "tf32x3"}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from emu_kernels.attention_tiled import attention_backward_tiled, attention_tiled
-from emu_kernels.dispatch import HALVES, choose, triton_or_torch
+from emu_kernels.dispatch import HALVES, TRITON_FOUND, triton_or_torch
 
 BACKENDS = ("triton", "flash", "cudnn", "flex")
 ENVIRONMENT = "EMU_KERNELS_ATTENTION"
@@ -36,12 +36,9 @@ def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float |
         return forced if able else "triton"
     if not plain or q.dtype == torch.float64:
         return "triton"
-    return "cudnn" if q.dtype in HALVES or not _kernels_run(str(q.device)) else "triton"
-
-
-@torch.compiler.assume_constant_result
-def _kernels_run(device: str) -> bool:
-    return choose("attention", torch.device(device), torch.float32).path == "triton"
+    # No more than this of `dispatch.choose`: what a compiler traces through must be constants.
+    kernels = q.is_cuda and TRITON_FOUND and torch.version.hip is None
+    return "cudnn" if q.dtype in HALVES or not kernels else "triton"
 
 
 def torch_attention(

@@ -1,9 +1,13 @@
-"""Attention in torch over tiles of queries, each against only the keys that it can see: the CPU path, and float64 on a GPU.
+"""Attention in torch over tiles of queries, each against only the keys that it can see: the CPU path, float64 on a GPU, and
+devices without kernels.
 
 The queries of a row are cut into tiles of at most TILE positions along document boundaries where possible, so that packed rows of
 short documents cost what the documents cost and memory stays linear in length. A tile runs in torch's flash kernel for the CPU, or
-in plain products under a soft cap and on other devices. Legend: see `attention.py`.
+in plain products under a soft cap and on other devices. Short documents share a tile; where the result is not finite it is computed
+again with a tile for each, since 0 * NaN would carry a NaN or infinity from one document to its neighbours. Legend: see `attention.py`.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -39,6 +43,11 @@ class Tile:
         """The keys are those of the queries."""
         return self.first == self.key_first and self.last == self.key_last
 
+    @property
+    def shared(self) -> bool:
+        """Several documents, or documents and padding, are in it."""
+        return len(self.spans) > 1 or self.runs is not None
+
     def covers(self, num_rows: int, length: int) -> bool:
         """The tile is all there is."""
         return self.square and self.first == 0 and self.last == length and self.rows == slice(0, num_rows)
@@ -56,7 +65,25 @@ def attention_tiled(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """See `attention._forward_op`."""
-    tiles = plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window)
+    documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
+    tiles = plan_tiles(*documents)
+    found = _forward(tiles, q, k, v, causal, window, softcap, scale)
+    if _all_finite(tiles, found):
+        return found
+    return _forward(plan_tiles(*documents, alone=True), q, k, v, causal, window, softcap, scale)
+
+
+def _all_finite(tiles: list[Tile], results: tuple[Tensor, ...]) -> bool:
+    """Whether no document can have spoilt another one: none shares a tile, or all results are finite."""
+    return not any(tile.shared for tile in tiles) or all(
+        math.isfinite(x.sum(dtype=accumulation_dtype(x.dtype))) for x in results
+    )
+
+
+def _forward(
+    tiles: list[Tile], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, softcap: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of the tiles, zeros elsewhere."""
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q.dtype))
     for tile in tiles:
@@ -91,10 +118,32 @@ def attention_backward_tiled(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `attention._backward_op`."""
+    documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
+    tiles = plan_tiles(*documents)
+    found = _backward(tiles, grad, q, k, v, out, lse, causal, window, softcap, scale)
+    if _all_finite(tiles, found):
+        return found
+    return _backward(plan_tiles(*documents, alone=True), grad, q, k, v, out, lse, causal, window, softcap, scale)
+
+
+def _backward(
+    tiles: list[Tile],
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the tiles, zeros elsewhere."""
     d_q = torch.zeros_like(q, memory_format=torch.contiguous_format)
     dtype = accumulation_dtype(q.dtype)
     d_k, d_v = (torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in (k, v))
-    for tile in plan_tiles(q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window):
+    for tile in tiles:
         rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
         tile_grad, tile_q, tile_out = (x[rows, queries].transpose(1, 2) for x in (grad, q, out))  # (B, H, S, D)
         tile_k, tile_v = (x[rows, keys].transpose(1, 2) for x in (k, v))
@@ -118,22 +167,28 @@ def attention_backward_tiled(
 
 
 def plan_tiles(
-    num_rows: int, length: int, segment_ids: Tensor | None, cu_seqlens: Tensor | None, causal: bool, window: int
+    num_rows: int,
+    length: int,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    alone: bool = False,
 ) -> list[Tile]:
-    """Tiles that cover every position of a document once."""
+    """Tiles that cover every position of a document once; with `alone` none holds more than one document."""
     if num_rows == 0 or length == 0:
         return []
     if segment_ids is None:
         spans = [(0, length)] if cu_seqlens is None else _spans_of_offsets(cu_seqlens.tolist(), length)
-        return _row_tiles(slice(0, num_rows), spans, causal, window)
+        return _row_tiles(slice(0, num_rows), spans, causal, window, alone)
     spans_of_rows = _spans_of_segments(segment_ids)
     if all(spans == spans_of_rows[0] for spans in spans_of_rows):
-        return _row_tiles(slice(0, num_rows), spans_of_rows[0], causal, window)
-    if length <= SHORT:
+        return _row_tiles(slice(0, num_rows), spans_of_rows[0], causal, window, alone)
+    if length <= SHORT and not alone:
         return [Tile(slice(0, num_rows), 0, length, 0, length, (), _runs(segment_ids))]
     tiles = []
     for row, spans in enumerate(spans_of_rows):
-        tiles += _row_tiles(slice(row, row + 1), spans, causal, window)
+        tiles += _row_tiles(slice(row, row + 1), spans, causal, window, alone)
     return tiles
 
 
@@ -165,12 +220,12 @@ def _runs(segment_ids: Tensor) -> Tensor:
     return runs.masked_fill_(segment_ids == 0, 0).int()
 
 
-def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int) -> list[Tile]:
-    """Neighbouring short documents share a tile; a long document is cut into several."""
+def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int, alone: bool) -> list[Tile]:
+    """Neighbouring short documents share a tile unless `alone`; a long document is cut into several."""
     tiles = []
     waiting: list[tuple[int, int]] = []
     for first, last in [*spans, (-1, -1)]:
-        if waiting and (first != waiting[-1][1] or last - waiting[0][0] > TILE):
+        if waiting and (alone or first != waiting[-1][1] or last - waiting[0][0] > TILE):
             tiles.append(Tile(rows, waiting[0][0], waiting[-1][1], waiting[0][0], waiting[-1][1], tuple(waiting)))
             waiting = []
         if last - first <= TILE:

@@ -7,14 +7,21 @@ tiles that some of them see in part. Tiles of 16 bits come through tensor descri
 cores work, without a thread's address arithmetic. No host sync, memory linear in length. Legend: see `attention.py`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from emu_kernels.attention_quarantine import any_in, quarantine, running_counts
+from emu_kernels.configurations import attention_forward, configuration
+from emu_kernels.launch import launch
+
 LOG2_E = tl.constexpr(1.4426950408889634)
-PRECISION = "tf32x3"  # of products of float32: three tensor-core products, about the accuracy of float32
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
@@ -69,10 +76,10 @@ def load_tile(
     if DESCRIPTORS:
         tile = source.load([row, head, start, 0]).reshape(BLOCK, BLOCK_WIDTH)
     else:
-        positions = start + tl.arange(0, BLOCK)
-        feature = tl.arange(0, BLOCK_WIDTH)
-        place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
-        tile = tl.load(source + place, mask=(positions[:, None] < length) & (feature[None, :] < WIDTH), other=0.0)
+        base = source + ((row.to(tl.int64) * length + start) * num_heads + head) * WIDTH
+        offset, feature = tl.arange(0, BLOCK), tl.arange(0, BLOCK_WIDTH)
+        place = offset[:, None] * (num_heads * WIDTH) + feature[None, :]  # 32 bits: half the registers of 64
+        tile = tl.load(base + place, mask=(offset < length - start)[:, None] & (feature < WIDTH)[None, :], other=0.0)
     return tile
 
 
@@ -128,12 +135,15 @@ def _attend(
 
 @triton.jit
 def forward_kernel(
-    q_source, k_source, v_source, out_ptr, lse_ptr, bounds_ptr, length, num_heads, group, window, softcap, scale,
+    q_source, k_source, v_source, out_ptr, lse_ptr, bounds_ptr, count_ptr, length, num_heads, group, window, softcap, scale,
     WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32."""
+    """Sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32.
+
+    When PACKED, queries that see a key which `count_ptr` (B, Hkv, S + 1) counts become NaN.
+    """
     block = tl.num_programs(1) - 1 - tl.program_id(1)  # of all heads, the long causal rows first
     row = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
@@ -165,27 +175,16 @@ def forward_kernel(
         scale, softcap, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
 
-    empty = total == 0.0
+    empty = first >= last
     out = out / tl.where(empty, 1.0, total)[:, None]
+    if PACKED:
+        hurt = any_in(count_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (length + 1), first, last, inside)
+        out = tl.where(hurt[:, None], float("nan"), out)
     lse = tl.where(empty, 0.0, (peak + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
     feature = tl.arange(0, BLOCK_WIDTH)
     place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (feature[None, :] < WIDTH))
     tl.store(lse_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, lse, mask=inside)
-
-
-def forward_config(dtype: torch.dtype, width: int) -> dict[str, int]:
-    """Block sizes of the forward for heads of `width` features."""
-    block_width = max(triton.next_power_of_2(width), 16)
-    if dtype == torch.float32:
-        blocks = {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 2}
-    elif block_width <= 64:
-        blocks = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 64, "num_warps": 4, "num_stages": 3}
-    elif block_width <= 128:
-        blocks = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
-    else:
-        blocks = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2}
-    return blocks | {"BLOCK_WIDTH": block_width}
 
 
 def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
@@ -196,7 +195,8 @@ def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | 
     batch, length = q.shape[:2]
     position = torch.arange(length, device=q.device)
     if cu_seqlens is not None:
-        offsets = torch.cat([cu_seqlens.long(), cu_seqlens.new_full((1,), length).long()])
+        # Values are not checked on a GPU: none may lead beyond the row.
+        offsets = torch.cat([cu_seqlens.long().clamp(0, length), cu_seqlens.new_full((1,), length).long()])
         document = torch.searchsorted(offsets[:-1], position, right=True)
         first = offsets[document - 1]
         last = offsets[document]
@@ -213,21 +213,13 @@ def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | 
     return torch.stack([torch.where(padding, position, first), torch.where(padding, position, last)], -1).int()
 
 
-def takes_descriptors(dtype: torch.dtype) -> bool:
-    """Whether tiles come by descriptor: those of 16 bits, which the tensor cores read from shared memory.
-
-    Products of float32 take their factors from registers, where tiles that come by descriptor would all be held at once.
-    """
-    return dtype != torch.float32
-
-
-def tile_source(x: Tensor, block: int, block_width: int) -> Tensor | TensorDescriptor:
-    """What the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a Hopper GPU.
+def tile_source(x: Tensor, block: int, block_width: int, descriptors: bool) -> Tensor | TensorDescriptor:
+    """What the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a GPU.
 
     The descriptor shows x as (B, H, S, D), in tiles of `block` positions of one head, with zeros beyond S and D. It takes addresses
     and strides that are multiples of 16 bytes: x is copied where it has others.
     """
-    if not takes_descriptors(x.dtype):
+    if not descriptors:
         return x.contiguous()
     step = 16 // x.element_size()
     if x.shape[3] % step:
@@ -252,7 +244,7 @@ def attention_triton(
     window: int,
     softcap: float,
     scale: float,
-    config: dict[str, int] | None = None,
+    config: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `attention._forward_op`; float32 or 16 bits."""
     batch, length, num_heads, width = q.shape
@@ -261,13 +253,17 @@ def attention_triton(
     if out.numel() == 0:
         return out, lse
     bounds = document_bounds(q, segment_ids, cu_seqlens)
-    config = config or forward_config(q.dtype, width)
-    queries, keys, block_width = config["BLOCK_QUERIES"], config["BLOCK_KEYS"], config["BLOCK_WIDTH"]
-    grid = (batch * num_heads, triton.cdiv(length, queries))
-    forward_kernel[grid](
-        tile_source(q, queries, block_width), tile_source(k, keys, block_width), tile_source(v, keys, block_width), out, lse,
-        bounds, length, num_heads, num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal,
-        WINDOW=window > 0, PACKED=bounds is not None, SOFTCAP=softcap > 0.0, DESCRIPTORS=takes_descriptors(q.dtype),
-        PRODUCT=PRECISION, **config,
+    counts = None
+    if bounds is not None:
+        v, flags = quarantine(v)
+        counts = running_counts(quarantine(k, flags, copy=False)[1])
+    config = config or configuration(attention_forward, q.device, q.dtype, width)
+    queries, keys = config["BLOCK_QUERIES"], config["BLOCK_KEYS"]
+    form = config["BLOCK_WIDTH"], config["DESCRIPTORS"]
+    launch(
+        forward_kernel, (batch * num_heads, triton.cdiv(length, queries)), q, tile_source(q, queries, *form),
+        tile_source(k, keys, *form), tile_source(v, keys, *form), out, lse, bounds, counts, length, num_heads,
+        num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal, WINDOW=window > 0,
+        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, **config,
     )  # fmt: skip
     return out, lse

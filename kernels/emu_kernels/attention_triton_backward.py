@@ -6,6 +6,8 @@ The probabilities come back from the log-sum-exp of the forward, and D_i = out_i
 `attention.py`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,28 +17,32 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from emu_kernels.attention_quarantine import any_in, quarantine, running_counts
 from emu_kernels.attention_triton import (
     LOG2_E,
-    PRECISION,
     cap_scores,
     document_bounds,
     key_interval,
     load_tile,
     query_interval,
-    takes_descriptors,
     tile_range,
     tile_source,
 )
+from emu_kernels.configurations import attention_backward, configuration
+from emu_kernels.launch import launch
+
+ROWS = 64  # of a program of `row_kernel`
 
 
 @triton.jit
 def row_kernel(
-    out_ptr, grad_ptr, lse_ptr, base_ptr, dot_ptr, length, row_length, num_heads, WIDTH: tl.constexpr,
-    BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    out_ptr, grad_ptr, lse_ptr, base_ptr, dot_ptr, bad_ptr, length, row_length, num_heads, WIDTH: tl.constexpr,
+    PACKED: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """out, grad (B, S, Hq, D), lse (B, Hq, S) -> lse in powers of two and out . grad, (B, Hq, row_length) float32.
 
-    Beyond S the one is infinite and the other 0, so that the weights of those queries come out as zeros.
+    Beyond S the one is infinite and the other 0, so that the weights of those queries come out as zeros. When PACKED, so they are for
+    queries with an output or log-sum-exp that is not finite, which are added to the flags (B, Hq, S).
     """
     row = (tl.program_id(0) // num_heads).to(tl.int64)
     head = tl.program_id(0) % num_heads
@@ -48,9 +54,17 @@ def row_kernel(
     out = tl.load(out_ptr + place, mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
     lse = tl.load(lse_ptr + (row * num_heads + head) * length + positions, mask=inside, other=float("inf"))
+    dot = tl.sum(out * grad, axis=1)
+    if PACKED:
+        flag = bad_ptr + (row * num_heads + head) * length + positions
+        finite = (tl.abs(lse) < float("inf")) & (tl.max(tl.where(tl.abs(out) < float("inf"), 0, 1), axis=1) == 0)
+        bad = (tl.load(flag, mask=inside, other=0) > 0) | (inside & ~finite)
+        tl.store(flag, bad.to(tl.int32), mask=inside)
+        lse = tl.where(bad, float("inf"), lse)
+        dot = tl.where(bad, 0.0, dot)
     result = (row * num_heads + head) * row_length + positions
     tl.store(base_ptr + result, lse * LOG2_E, mask=positions < row_length)
-    tl.store(dot_ptr + result, tl.sum(out * grad, axis=1), mask=positions < row_length)
+    tl.store(dot_ptr + result, dot, mask=positions < row_length)
 
 
 @triton.jit
@@ -66,12 +80,15 @@ def attention_weights(scores, base, scale, softcap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def key_kernel(
-    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, length, row_length, num_heads,
-    group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, bad_ptr, length, row_length,
+    num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
     SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length)."""
+    """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length).
+
+    When PACKED, keys that a query sees which `bad_ptr` (B, Hkv, S + 1) counts get NaN.
+    """
     num_key_heads = num_heads // group
     row = tl.program_id(0) // num_key_heads
     key_head = tl.program_id(0) % num_key_heads
@@ -117,6 +134,10 @@ def key_kernel(
     feature = tl.arange(0, BLOCK_WIDTH)
     place = ((row.to(tl.int64) * length + keys[:, None]) * num_key_heads + key_head) * WIDTH + feature[None, :]
     mask = inside[:, None] & (feature < WIDTH)[None, :]
+    if PACKED:
+        hurt = any_in(bad_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (length + 1), first, last, inside)
+        d_k = tl.where(hurt[:, None], float("nan"), d_k)
+        d_v = tl.where(hurt[:, None], float("nan"), d_v)
     tl.store(d_k_ptr + place, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=mask)
     tl.store(d_v_ptr + place, d_v.to(d_v_ptr.dtype.element_ty), mask=mask)
 
@@ -146,12 +167,12 @@ def _accumulate_queries(
 
 @triton.jit
 def query_kernel(
-    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_q_ptr, bounds_ptr, length, row_length, num_heads,
-    group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_q_ptr, bounds_ptr, bad_ptr, length, row_length,
+    num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
     SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of q, (B, S, Hq, D); arguments as of `key_kernel`."""
+    """Gradient of q, (B, S, Hq, D); arguments as of `key_kernel`, and `bad_ptr` the flags of queries, (B, Hq, S)."""
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     row = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
@@ -190,29 +211,17 @@ def query_kernel(
     feature = tl.arange(0, BLOCK_WIDTH)
     place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     mask = inside[:, None] & (feature < WIDTH)[None, :]
+    if PACKED:
+        bad = tl.load(bad_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, mask=inside, other=0)
+        d_q = tl.where(((bad > 0) & (first < last))[:, None], float("nan"), d_q)
     tl.store(d_q_ptr + place, (d_q * scale).to(d_q_ptr.dtype.element_ty), mask=mask)
 
 
-def backward_configs(dtype: torch.dtype, width: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Block sizes of the kernel of keys and of the kernel of queries for heads of `width` features."""
-    block_width = max(triton.next_power_of_2(width), 16)
-    if dtype == torch.float32:
-        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
-        query = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "num_warps": 4, "num_stages": 1}
-    elif block_width <= 128:
-        key = {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
-        query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 128, "num_warps": 8, "num_stages": 2}
-    else:
-        key = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 64, "num_warps": 8, "num_stages": 2}
-        query = {"BLOCK_QUERIES": 128, "BLOCK_KEYS": 32, "num_warps": 8, "num_stages": 2}
-    return key | {"BLOCK_WIDTH": block_width}, query | {"BLOCK_WIDTH": block_width}
-
-
-def _tile_sources(tensors: tuple[Tensor, ...], config: dict[str, int]) -> Iterator[Tensor | TensorDescriptor]:
+def _tile_sources(tensors: tuple[Tensor, ...], config: dict[str, Any]) -> Iterator[Tensor | TensorDescriptor]:
     """Of q, k, v and grad in the tiles of a kernel."""
     queries, keys = config["BLOCK_QUERIES"], config["BLOCK_KEYS"]
     for x, block in zip(tensors, (queries, keys, keys, queries), strict=True):
-        yield tile_source(x, block, config["BLOCK_WIDTH"])
+        yield tile_source(x, block, config["BLOCK_WIDTH"], config["DESCRIPTORS"])
 
 
 def attention_backward_triton(
@@ -228,39 +237,45 @@ def attention_backward_triton(
     window: int,
     softcap: float,
     scale: float,
-    configs: tuple[dict[str, int], dict[str, int]] | None = None,
+    configs: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `attention._backward_op`; float32 or 16 bits."""
     batch, length, num_heads, width = q.shape
     d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if d_q.numel() == 0:
         return d_q, d_k, d_v
-    grad, out, lse = grad.contiguous(), out.contiguous(), lse.contiguous()
     bounds = document_bounds(q, segment_ids, cu_seqlens)
-    key_config, query_config = configs or backward_configs(q.dtype, width)
+    flags = None
+    if bounds is not None:
+        q, flags = quarantine(q)
+        grad, _ = quarantine(grad, flags)
+        k, v = quarantine(k)[0], quarantine(v)[0]
+    grad, out, lse = grad.contiguous(), out.contiguous(), lse.contiguous()
+    key_config, query_config = configs or configuration(attention_backward, q.device, q.dtype, width)
     longest = max(key_config["BLOCK_QUERIES"], query_config["BLOCK_QUERIES"])
     row_length = triton.cdiv(length, longest) * longest
     base, dot = (lse.new_empty(batch, num_heads, row_length) for _ in range(2))
-    row_kernel[(batch * num_heads, triton.cdiv(row_length, 64))](
-        out, grad, lse, base, dot, length, row_length, num_heads, WIDTH=width, BLOCK_QUERIES=64,
+    launch(
+        row_kernel, (batch * num_heads, triton.cdiv(row_length, ROWS)), q, out, grad, lse, base, dot, flags, length,
+        row_length, num_heads, WIDTH=width, PACKED=flags is not None, BLOCK_QUERIES=ROWS,
         BLOCK_WIDTH=key_config["BLOCK_WIDTH"],
     )  # fmt: skip
-    numbers = bounds, length, row_length, num_heads, num_heads // k.shape[2], window, softcap, scale
-    flags: dict[str, Any] = {
+    num_key_heads = k.shape[2]
+    of_group = None if flags is None else running_counts(flags.unflatten(1, (num_key_heads, -1)).amax(2))
+    numbers = length, row_length, num_heads, num_heads // num_key_heads, window, softcap, scale
+    masks: dict[str, Any] = {
         "WIDTH": width,
-        "DESCRIPTORS": takes_descriptors(q.dtype),
-        "PRODUCT": PRECISION,
         "CAUSAL": causal,
         "WINDOW": window > 0,
         "PACKED": bounds is not None,
         "SOFTCAP": softcap > 0.0,
     }
-    key_grid = (batch * k.shape[2], triton.cdiv(length, key_config["BLOCK_KEYS"]))
-    key_kernel[key_grid](
-        *_tile_sources((q, k, v, grad), key_config), base, dot, d_k, d_v, *numbers, **flags, **key_config
-    )
-    query_grid = (batch * num_heads, triton.cdiv(length, query_config["BLOCK_QUERIES"]))
-    query_kernel[query_grid](
-        *_tile_sources((q, k, v, grad), query_config), base, dot, d_q, *numbers, **flags, **query_config
-    )
+    launch(
+        key_kernel, (batch * num_key_heads, triton.cdiv(length, key_config["BLOCK_KEYS"])), q,
+        *_tile_sources((q, k, v, grad), key_config), base, dot, d_k, d_v, bounds, of_group, *numbers, **masks, **key_config,
+    )  # fmt: skip
+    launch(
+        query_kernel, (batch * num_heads, triton.cdiv(length, query_config["BLOCK_QUERIES"])), q,
+        *_tile_sources((q, k, v, grad), query_config), base, dot, d_q, bounds, flags, *numbers, **masks, **query_config,
+    )  # fmt: skip
     return d_q, d_k, d_v

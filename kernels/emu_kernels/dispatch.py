@@ -21,6 +21,7 @@ from emu_kernels.architectures import OLDEST, Architecture, architecture_of
 
 OPS = ("attention", "linear_cross_entropy", "guided_sample", "nearest_code")
 HALVES = (torch.bfloat16, torch.float16)
+TRITON_FOUND = importlib.util.find_spec("triton") is not None
 WITHOUT_TRITON = "Triton is not installed"
 # What Triton says, in plain RuntimeErrors, when it cannot build a kernel on this machine.
 BUILD_MESSAGES = ("C compiler", "C++ compiler", "active drivers", "newly compiled", "PassManager")
@@ -92,7 +93,7 @@ def _survey(device: torch.device) -> tuple[Architecture | None, str]:
     found = architecture_of(capability)
     if found is None:
         return None, f"{name} has compute capability {number}; the Triton kernels need {OLDEST[0]}.{OLDEST[1]}"
-    if importlib.util.find_spec("triton") is None:
+    if not TRITON_FOUND:
         return None, WITHOUT_TRITON
     return found, f"{name}, compute capability {number}: kernels for {found.name}"
 

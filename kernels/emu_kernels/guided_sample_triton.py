@@ -7,10 +7,14 @@ more than MAX_FILTER candidates are filtered by torch's sort and only race here.
 many multiprocessors, for the noise of one row keeps one busy for as long as the filter does.
 """
 
+from __future__ import annotations
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from emu_kernels.launch import launch
 
 MAX_FILTER = 32768
 RACE_BLOCK = 2048
@@ -137,9 +141,9 @@ def guided_sample_triton(
     if num_candidates <= MAX_FILTER:
         weights = torch.empty(num_rows, num_candidates, dtype=torch.float32, device=logits.device)
         block = max(triton.next_power_of_2(num_candidates), 32)
-        filter_kernel[(num_rows,)](
-            logits, weights, num_rows, num_candidates, logits.stride(0), logits.stride(1), scale, part_scale,
-            1.0 if greedy else 1.0 / temperature, top_k, top_p, GUIDES=num_guides, GREEDY=greedy, TOP_K=top_k > 0,
+        launch(
+            filter_kernel, (num_rows,), logits, logits, weights, num_rows, num_candidates, logits.stride(0), logits.stride(1),
+            scale, part_scale, 1.0 if greedy else 1.0 / temperature, top_k, top_p, GUIDES=num_guides, GREEDY=greedy, TOP_K=top_k > 0,
             TOP_P=top_p < 1.0, BLOCK=block, num_warps=filter_warps(block),
         )  # fmt: skip
     else:
@@ -148,16 +152,17 @@ def guided_sample_triton(
     num_blocks = triton.cdiv(num_candidates, block)
     arrivals = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=logits.device)
     places = torch.empty(num_rows, num_blocks, dtype=torch.int64, device=logits.device)
-    race_kernel[(num_rows, num_blocks)](
-        weights, seed.contiguous(), stream.contiguous(), position.contiguous(), draw, arrivals, places, num_candidates,
-        GREEDY=greedy, BLOCK=block, num_warps=4,
+    launch(
+        race_kernel, (num_rows, num_blocks), logits, weights, seed.contiguous(), stream.contiguous(),
+        position.contiguous(), draw, arrivals, places, num_candidates, GREEDY=greedy, BLOCK=block, num_warps=4,
     )  # fmt: skip
     if num_blocks == 1:
         return places[:, 0]
     result = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-    finish_kernel[(num_rows,)](
-        arrivals, places, result, num_blocks, BLOCK=triton.next_power_of_2(num_blocks), num_warps=1
-    )
+    launch(
+        finish_kernel, (num_rows,), logits, arrivals, places, result, num_blocks,
+        BLOCK=triton.next_power_of_2(num_blocks), num_warps=1,
+    )  # fmt: skip
     return result
 
 

@@ -12,7 +12,10 @@ start of a call, to check targets and to learn how many tokens are kept.
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -20,6 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from emu_kernels.configurations import configuration
+from emu_kernels.configurations import loss as loss_blocks
+from emu_kernels.launch import launch
 from emu_kernels.linear_cross_entropy_chunked import (
     Group,
     backward_chunked,
@@ -31,16 +37,31 @@ from emu_kernels.linear_cross_entropy_chunked import (
 SCRATCH_BYTES = 448 * 2**20
 SCALE_TILES = 8
 LOG2_E = tl.constexpr(1.4426950408889634)
-CONFIG = {"BLOCK_ROWS": 128, "BLOCK_IDS": 256, "BLOCK_WIDTH": 64, "GROUP_ROWS": 8, "num_warps": 8, "num_stages": 4}
+
+
+@triton.jit
+def _load(
+    source, first_row, first_feature, num_rows, width, DESCRIPTORS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """A tile of (num_rows, width), zeros beyond it."""
+    if DESCRIPTORS:
+        tile = source.load([first_row, first_feature])
+    else:
+        base = source + first_row.to(tl.int64) * width + first_feature
+        offset, feature = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_WIDTH)
+        inside = (offset < num_rows - first_row)[:, None] & (feature < width - first_feature)[None, :]
+        tile = tl.load(base + (offset[:, None] * width + feature[None, :]), mask=inside, other=0.0)
+    return tile
 
 
 @triton.jit
 def logits_kernel(
-    hidden_descriptor, weight_descriptor, exp_ptr, peak_ptr, total_ptr, best_ptr, num_rows, num_ids, width, exp_stride,
-    num_tiles, softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
+    hidden_source, weight_source, exp_ptr, peak_ptr, total_ptr, best_ptr, num_rows, num_ids, width, exp_stride, num_tiles,
+    softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """hidden (C, H), weight (V, H) -> peak, total, best (C, P) and, when STORE, exponentials (C, stride)."""
+    """Descriptors of or pointers to hidden (C, H), weight (V, H) -> peak, total, best (C, P) and, when STORE, exponentials (C, stride)."""
     num_row_blocks = tl.cdiv(num_rows, BLOCK_ROWS)
     # Programs that run together share tiles of the weight: GROUP_ROWS row blocks, then the next tile of ids.
     program = tl.program_id(0)
@@ -52,8 +73,10 @@ def logits_kernel(
 
     logits = tl.zeros((BLOCK_ROWS, BLOCK_IDS), dtype=tl.float32)
     for start in range(0, width, BLOCK_WIDTH):
-        hidden = hidden_descriptor.load([row_block * BLOCK_ROWS, start])
-        weight = weight_descriptor.load([tile * BLOCK_IDS, start])
+        hidden = _load(
+            hidden_source, row_block * BLOCK_ROWS, start, num_rows, width, DESCRIPTORS, BLOCK_ROWS, BLOCK_WIDTH
+        )
+        weight = _load(weight_source, tile * BLOCK_IDS, start, num_ids, width, DESCRIPTORS, BLOCK_IDS, BLOCK_WIDTH)
         logits = tl.dot(hidden, weight.T, logits)
 
     rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -116,7 +139,7 @@ class TritonHead:
     """The products of the head on one slice of the vocabulary, over chunks of tokens that share one buffer."""
 
     def __init__(
-        self, weight: Tensor, group: Group, softcap: float, store: bool, config: dict[str, int], scratch_bytes: int
+        self, weight: Tensor, group: Group, softcap: float, store: bool, config: dict[str, Any], scratch_bytes: int
     ) -> None:
         self.weight = weight[group.first : group.first + group.count]  # (V, H)
         self.count, self.softcap, self.config = group.count, softcap, config
@@ -131,6 +154,11 @@ class TritonHead:
         self.buffer = weight.new_empty(rows, self.stride, dtype=torch.float16)
         self.store = store
 
+    def _source(self, x: Tensor, rows: str) -> Tensor | TensorDescriptor:
+        """What the kernel loads tiles of x (rows, H) from."""
+        block = [self.config[rows], self.config["BLOCK_WIDTH"]]
+        return TensorDescriptor.from_tensor(x, block) if self.config["DESCRIPTORS"] else x
+
     def logits(self, hidden: Tensor, target: Tensor, argmax: bool) -> ChunkResult:
         """hidden (C, H), target (C,) within the slice or -1; leaves the tiles' exponentials in the buffer."""
         num_rows, width = hidden.shape
@@ -140,11 +168,9 @@ class TritonHead:
         best = torch.empty(partial if argmax else (0,), dtype=torch.int32, device=hidden.device)
         self.target = target
         self.picked = target_logits(hidden, self.weight, target, self.softcap)
-        blocks = {key: self.config[key] for key in ("BLOCK_ROWS", "BLOCK_IDS", "BLOCK_WIDTH")}
-        grid = (triton.cdiv(num_rows, blocks["BLOCK_ROWS"]) * self.num_tiles,)
-        logits_kernel[grid](
-            TensorDescriptor.from_tensor(hidden, [blocks["BLOCK_ROWS"], blocks["BLOCK_WIDTH"]]),
-            TensorDescriptor.from_tensor(self.weight, [blocks["BLOCK_IDS"], blocks["BLOCK_WIDTH"]]),
+        grid = (triton.cdiv(num_rows, self.config["BLOCK_ROWS"]) * self.num_tiles,)
+        launch(
+            logits_kernel, grid, hidden, self._source(hidden, "BLOCK_ROWS"), self._source(self.weight, "BLOCK_IDS"),
             self.buffer, self.peak, total, best, num_rows, self.count, width, self.stride, self.num_tiles, self.softcap,
             SOFTCAP=self.softcap > 0, STORE=self.store, ARGMAX=argmax, **self.config,
         )  # fmt: skip
@@ -167,10 +193,10 @@ class TritonHead:
         """Write `d_weight` (V, H) float32, or add to it, and return d hidden (C, H) float32, for the chunk that `logits` saw last."""
         num_rows = hidden.shape[0]
         gradient = self.buffer.view(hidden.dtype)
-        scale_kernel[(num_rows, triton.cdiv(self.num_tiles, SCALE_TILES))](
-            self.buffer, gradient, self.peak, lse, on_softmax, on_target, self.picked, self.target, self.stride,
-            self.num_tiles, self.softcap, SOFTCAP=self.softcap > 0, NUM_TILES=SCALE_TILES,
-            BLOCK_IDS=self.config["BLOCK_IDS"], num_warps=4,
+        launch(
+            scale_kernel, (num_rows, triton.cdiv(self.num_tiles, SCALE_TILES)), hidden, self.buffer,
+            gradient, self.peak, lse, on_softmax, on_target, self.picked, self.target, self.stride, self.num_tiles,
+            self.softcap, SOFTCAP=self.softcap > 0, NUM_TILES=SCALE_TILES, BLOCK_IDS=self.config["BLOCK_IDS"], num_warps=4,
         )  # fmt: skip
         d_logits = gradient[:num_rows, : self.count]  # (C, V)
         if d_weight is not None:
@@ -245,7 +271,7 @@ def forward_triton(
     argmax: bool,
     grad_hidden: bool,
     grad_weight: bool,
-    config: dict[str, int] | None = None,
+    config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `linear_cross_entropy_ops.forward_op`."""
@@ -267,7 +293,9 @@ def forward_triton(
     groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
-        head = TritonHead(weight, group, softcap, with_gradients, config or CONFIG, scratch_bytes)
+        head = TritonHead(
+            weight, group, softcap, with_gradients, config or configuration(loss_blocks, hidden.device), scratch_bytes
+        )
         for number, rows in enumerate(chunk_rows(group, head.chunk)):
             add = number > 0 or len(groups) > 1
             states = hidden[rows]
@@ -304,7 +332,7 @@ def backward_triton(
     softcap: float,
     grad_hidden: bool,
     grad_weight: bool,
-    config: dict[str, int] | None = None,
+    config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """See `linear_cross_entropy_ops.backward_op`."""
@@ -322,7 +350,9 @@ def backward_triton(
     groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
-        head = TritonHead(weight, group, softcap, True, config or CONFIG, scratch_bytes)
+        head = TritonHead(
+            weight, group, softcap, True, config or configuration(loss_blocks, hidden.device), scratch_bytes
+        )
         for number, rows in enumerate(chunk_rows(group, head.chunk)):
             add = number > 0 or len(groups) > 1
             states = hidden[rows]

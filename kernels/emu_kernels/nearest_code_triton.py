@@ -8,12 +8,15 @@ winner is certain only if no other lane and no second group comes within the rou
 normal ones among 32,768 codes of 4 features) is searched again in float64 with plain differences.
 """
 
+from __future__ import annotations
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
+from emu_kernels.launch import launch
 from emu_kernels.nearest_code import rounding_slack
 
 MAX_UNROLLED_WIDTH = 8
@@ -167,8 +170,8 @@ def nearest_code_triton(z: Tensor, codebook: Tensor, config: dict[str, int] | No
     config = config or nearest_code_config(width)
     dot = width > MAX_UNROLLED_WIDTH
     slack = 2.0**-16 if dot else rounding_slack(width, torch.float32)
-    nearest_code_kernel[(triton.cdiv(num_vectors, config["BLOCK_VECTORS"]),)](
-        z, codebook, half_norm, code_norm, result, num_vectors, num_codes, width, slack,
-        DOT=dot, WIDTH=1 if dot else width, **config,
+    launch(
+        nearest_code_kernel, (triton.cdiv(num_vectors, config["BLOCK_VECTORS"]),), z, z, codebook,
+        half_norm, code_norm, result, num_vectors, num_codes, width, slack, DOT=dot, WIDTH=1 if dot else width, **config,
     )  # fmt: skip
     return result

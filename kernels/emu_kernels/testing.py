@@ -1,6 +1,10 @@
 """Means to check kernels without a GPU: peak memory of a call, Triton's interpreter, and compilation for a GPU."""
 
+from __future__ import annotations
+
+import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 import re
@@ -58,14 +62,29 @@ def _interpret(module: str, function: str, arguments: tuple, options: dict) -> A
     return getattr(importlib.import_module(f"emu_kernels.{module}"), function)(*arguments, **options)
 
 
+INSTRUCTIONS = {
+    "wgmma": "wgmma.mma_async",
+    "tcgen05": "tcgen05.mma",
+    "mma": "mma.sync.aligned.m16n8",
+    "cp.async": "cp.async.c",
+    "tma": "cp.async.bulk.tensor",
+}
+"""How products on tensor cores, of three generations, and copies ahead of use, of two, begin in PTX."""
+
+
 @dataclass(frozen=True)
 class CompiledKernel:
-    """What a kernel needs on the GPU that it was compiled for: bytes of shared memory, registers, bytes spilled per thread."""
+    """What a kernel needs on the GPU that it was compiled for, and what it is made of.
+
+    Bytes of shared memory of a block, registers and bytes of local memory (spilled registers and arrays) of a thread, how often each
+    of INSTRUCTIONS occurs in its PTX, and the assembler's advice (its messages C7500 to C7599 say that products wait for each other).
+    """
 
     shared_bytes: int
     num_registers: int
     spill_bytes: int
-    num_wgmma: int
+    instructions: dict[str, int]
+    advice: tuple[str, ...]
 
 
 def compile_kernel(
@@ -95,10 +114,15 @@ def compile_kernel(
     signature = {name: kind.removesuffix(":16") for name, kind in signature.items()}
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in multiples}
     source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
+    log = io.StringIO()
+    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True  # what comes from a cache has no log
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
     registers, spilled = _resource_usage(compiled.asm["cubin"])
-    num_wgmma = compiled.asm["ptx"].count("wgmma.mma_async")
-    return CompiledKernel(compiled.metadata.shared, registers, spilled, num_wgmma)
+    counts = {name: compiled.asm["ptx"].count(text) for name, text in INSTRUCTIONS.items()}
+    advice = tuple(line for line in log.getvalue().splitlines() if re.search(r"\bC75\d\d\b", line))
+    return CompiledKernel(compiled.metadata.shared, registers, spilled, counts, advice)
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int]:

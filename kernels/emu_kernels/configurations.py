@@ -1,0 +1,100 @@
+"""Block sizes of the Triton kernels for each architecture.
+
+Legend: D head width. A configuration is passed to its kernel as it stands: blocks, how tiles come (DESCRIPTORS or pointers), how
+products of float32 are formed (PRODUCT), warps and stages. The blocks are the largest that fit the shared memory and the registers of
+all architectures of a table; `tests/test_kernels_compile.py` compiles them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from emu_kernels.architectures import HOPPER, Architecture
+from emu_kernels.dispatch import architecture
+
+Config = dict[str, Any]
+Blocks = tuple[int, int, int, int]
+"""Queries, keys, warps, stages."""
+T = TypeVar("T")
+
+# Largest D -> blocks. 16 bits, by descriptor: products of Hopper's warp groups and of Blackwell's tensor memory.
+DESCRIPTORS: dict[str, dict[int, Blocks]] = {
+    "forward": {64: (128, 64, 4, 3), 128: (128, 128, 8, 2), 256: (128, 64, 8, 2)},
+    "key": {128: (64, 128, 8, 2), 256: (32, 64, 8, 1)},
+    "query": {128: (128, 128, 8, 2), 256: (128, 32, 8, 2)},
+}
+# 16 bits, by pointer: products of one warp, whose results stay in its registers, and at most 99 KiB of shared memory.
+POINTERS: dict[str, dict[int, Blocks]] = {
+    "forward": {128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
+    "key": {64: (32, 64, 4, 2), 128: (32, 64, 8, 2), 256: (32, 32, 8, 2)},
+    "query": {64: (64, 64, 4, 2), 128: (64, 64, 8, 2), 256: (32, 32, 4, 2)},
+}
+# float32, each product as three of tf32; Hopper's warp groups multiply them as well.
+SINGLE_HOPPER: dict[str, dict[int, Blocks]] = {
+    "forward": {256: (64, 32, 4, 2)},
+    "key": {256: (32, 32, 4, 1)},
+    "query": {256: (32, 32, 4, 1)},
+}
+SINGLE: dict[str, dict[int, Blocks]] = {
+    "forward": {128: (32, 32, 4, 2), 256: (16, 16, 4, 1)},
+    "key": {128: (32, 32, 8, 1), 256: (16, 16, 4, 1)},
+    "query": {128: (16, 32, 4, 1), 256: (16, 16, 4, 1)},
+}
+
+
+def configuration(choose: Callable[..., T], device: torch.device, *arguments: Any) -> T:
+    """What `choose` gives for the architecture of a device; for Hopper where kernels are interpreted on the CPU."""
+    return choose(architecture(device) or HOPPER, *arguments)
+
+
+def padded_width(width: int) -> int:
+    """Features of a tile: a power of two of at least 16."""
+    return max(1 << (width - 1).bit_length(), 16)
+
+
+def _attention(kernel: str, found: Architecture, dtype: torch.dtype, width: int) -> Config:
+    single = dtype == torch.float32
+    # Products of float32 take their factors from registers, where tiles that come by descriptor would all be held at once.
+    descriptors = found.descriptors and not single
+    table = DESCRIPTORS if descriptors else POINTERS
+    if single:
+        table = SINGLE_HOPPER if found is HOPPER else SINGLE
+    block_width = padded_width(width)
+    # Wider heads than the table knows may fit or not; `dispatch.py` has the answer when they do not.
+    queries, keys, warps, stages = table[kernel][min((w for w in table[kernel] if w >= block_width), default=256)]
+    return {
+        "BLOCK_QUERIES": queries,
+        "BLOCK_KEYS": keys,
+        "BLOCK_WIDTH": block_width,
+        "DESCRIPTORS": descriptors,
+        "PRODUCT": "tf32x3" if single else None,  # three products: about the accuracy of float32
+        "num_warps": warps,
+        "num_stages": stages,
+    }
+
+
+def attention_forward(found: Architecture, dtype: torch.dtype, width: int) -> Config:
+    """Blocks of the forward for heads of `width` features."""
+    return _attention("forward", found, dtype, width)
+
+
+def attention_backward(found: Architecture, dtype: torch.dtype, width: int) -> tuple[Config, Config]:
+    """Blocks of the kernel of keys and of the kernel of queries for heads of `width` features."""
+    return _attention("key", found, dtype, width), _attention("query", found, dtype, width)
+
+
+def loss(found: Architecture) -> Config:
+    """Blocks of the product of the head, in 16 bits."""
+    ids, stages = (256, 4) if found.descriptors else (128, 3)
+    return {
+        "BLOCK_ROWS": 128,
+        "BLOCK_IDS": ids,
+        "BLOCK_WIDTH": 64,
+        "GROUP_ROWS": 8,
+        "DESCRIPTORS": found.descriptors,
+        "num_warps": 8,
+        "num_stages": stages,
+    }
