@@ -5,14 +5,16 @@
 #
 #   make demo-long   the demo with three times the time
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
+#   make test-install  dry runs of pip for each Python and system (needs the package index)
 #   make lint types  style and type checks;               make check: lint, types and test, as continuous integration runs them
+#   make types-all   type checks for each Python that is supported
 
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+PYTHONS := 3.10 3.11 3.12 3.13
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -21,7 +23,7 @@ test test-slow test-gpu: export TOKENIZERS_PARALLELISM ?= false
 # Nothing that runs here may ask a hub for anything.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu lint types check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-install lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -38,6 +40,9 @@ test-slow: $(READY)
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
+test-install: $(READY)
+	$(BIN)/python -m pytest -q -m slow tests/test_house_resolves.py $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,21 +50,18 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+types-all: $(READY)
+	for version in $(PYTHONS); do $(BIN)/mypy --python-version $$version || exit 1; done
+
 check: lint types test
 
 setup: $(READY)
 
-# torch first, by its exact version: pip takes a CPU build of it from wherever it is configured to look (PIP_EXTRA_INDEX_URL), else the
-# default build.
+# One list of versions for every Python and every machine. pip prefers a build of torch for the CPU, or for another CUDA, wherever one is
+# among its sources (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS); README.md names PyTorch's.
 $(READY): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifeq ($(GPU),yes)
-	grep -v -i -E '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
-else
-	cp constraints.txt $(VENV)/constraints.txt
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q torch==2.13.0 -c constraints.txt
-endif
-	$(BIN)/pip install -q -e '.[dev,video]' -c $(VENV)/constraints.txt
+	$(BIN)/pip install -q -e '.[dev,video]' -c constraints.txt
 	touch $(READY)
 
 clean:
