@@ -7,6 +7,7 @@ Names are loaded when they are first asked for, so that `import emu` costs milli
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from emu.auto_classes import register, register_when_transformers_loads
@@ -64,4 +65,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+logging.getLogger("emu").addHandler(logging.NullHandler())
 register_when_transformers_loads()

@@ -62,9 +62,7 @@ class MultimodalTokenizer:
         codebooks: dict[str, int] = {}
         for modality in map(get_modality, modalities):
             if modality.codec is not None and self._codecs.get(modality.codec) is None:
-                raise ValueError(
-                    f"modality {modality.name!r} needs the {modality.codec!r} tokenizer; pass it, or leave the modality out"
-                )
+                raise ValueError(_missing_codec(modality.name, modality.codec))
             sizes = modality.codebook_sizes(self._codecs.get(modality.codec or ""))
             names = [modality.codebook] if len(sizes) == 1 else [f"{modality.codebook}.{i}" for i in range(len(sizes))]
             codebooks.update(zip(names, sizes, strict=True))
@@ -218,3 +216,13 @@ class MultimodalTokenizer:
                     f"the {name} of {folder} has fingerprint {found}, the folder was saved with {saved}; restore its files"
                 )
         return tokenizer
+
+
+def _missing_codec(modality: str, codec: str) -> str:
+    remedy = f"leave {modality!r} out of modalities"
+    if codec == "vision":
+        return f"modality {modality!r} needs a vision tokenizer; pass one as vision, or {remedy}"
+    return (
+        f"modality {modality!r} needs a tokenizer {codec!r}, and a MultimodalTokenizer holds one of text and one of vision; let the class "
+        f"of the modality keep its own (codec = None), or {remedy}"
+    )

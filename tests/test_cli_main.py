@@ -1,6 +1,8 @@
+import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -68,6 +70,30 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
 def test_exit_codes_of_commands_are_passed_on(monkeypatch):
     monkeypatch.setattr("emu.cli.recipes.main", lambda words: 1)
     assert main(["recipes"]) == 1
+
+
+def test_commands_show_warnings_of_the_library_and_of_python_in_one_line_each(monkeypatch, capsys):
+    def warn(words):
+        logging.getLogger("emu.tokenizers").warning("left out %s", "a.png")
+        logging.getLogger("emu").info("of no interest")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda *told: sys.stderr.write(warnings.formatwarning(*told[:4]))
+            warnings.warn("long sequences", stacklevel=1)
+
+    handlers, usual = list(logging.getLogger("emu").handlers), warnings.formatwarning
+    monkeypatch.setattr("emu.cli.recipes.main", warn)
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["emu recipes: left out a.png", "emu recipes: long sequences"]
+    assert logging.getLogger("emu").handlers == handlers and warnings.formatwarning is usual
+
+
+def test_the_logger_of_the_library_is_silent_until_somebody_listens():
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import logging, emu; logging.getLogger('emu.any').warning('heard')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_help_loads_nothing_heavy():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import emu
 
@@ -25,15 +26,17 @@ def test_the_package_tells_its_version():
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_dependency_is_pinned():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {normalised(line) for line in lines if line and not line.startswith("#")}
-    extras = PROJECT["optional-dependencies"]
-    wanted = {
-        normalised(name) for name in [*PROJECT["dependencies"], *extras["dev"], *extras["demo"], *extras["video"]]
-    }
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_dependency_is_pinned_once_for_each_python(python):
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    here = {"python_version": python, "python_full_version": f"{python}.0"}
+    pins = [Requirement(line) for line in lines]
+    pinned = [normalised(pin.name) for pin in pins if pin.marker is None or pin.marker.evaluate(here)]
+    assert len(pinned) == len(set(pinned)) and all(str(pin.specifier).startswith("==") for pin in pins)
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = {normalised(name) for name in [*PROJECT["dependencies"], *(name for extra in extras for name in extra)]}
     # What installs packages is not pinned: pip brings it.
-    assert wanted - pinned <= {PROJECT["name"], "setuptools", "wheel"}
+    assert wanted - set(pinned) <= {PROJECT["name"], "setuptools", "wheel"}
 
 
 def test_dependencies_are_what_the_packages_import():
@@ -48,6 +51,17 @@ def test_dependencies_are_what_the_packages_import():
     outside = {normalised(names.get(name, name)) for name in imported - ours - set(standard)}
     optional = {normalised(name) for extra in PROJECT["optional-dependencies"].values() for name in extra}
     assert outside <= wanted | optional, f"not in pyproject's dependencies: {sorted(outside - wanted - optional)}"
+
+
+@pytest.mark.parametrize("folder", ["emu", "tokenizers/emu_tokenizers", "kernels/emu_kernels"])
+def test_modules_log_to_the_one_logger_of_the_library(folder):
+    names = {
+        file.name: name
+        for file in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"^\w+ = logging\.getLogger\((.*)\)$", file.read_text(), re.MULTILINE)
+    }
+    named = r'"emu(\.\w+)*"|__name__' if folder == "emu" else r'"emu(\.\w+)*"'
+    assert not {file: name for file, name in names.items() if not re.fullmatch(named, name)}
 
 
 @pytest.mark.parametrize("folder", ["emu", "tokenizers/emu_tokenizers", "kernels/emu_kernels"])

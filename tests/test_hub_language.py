@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from emu import EmuForCausalLM
+from emu import Emu, EmuForCausalLM
+from emu.hub.convert import open_source
 from emu.hub.formats import detect
 from emu.hub.stand_ins import write_original, write_transformers
+from emu.hub.vocabularies import read_vocabulary
 from emu.hub.weights import Checkpoint
 
 SHAPES = {
@@ -236,3 +239,47 @@ def test_nothing_in_a_folder_is_executed(folders, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     EmuForCausalLM.from_pretrained(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def with_words(folder, tmp_path, keep):
+    """A copy whose vocabulary_map holds what `keep` says, and that has no tokenizer files."""
+    folder = copied(folder, tmp_path)
+    table = json.loads((folder / "config.json").read_text())
+    table["vocabulary_map"] = {word: index for word, index in table["vocabulary_map"].items() if keep(word)}
+    (folder / "config.json").write_text(json.dumps(table))
+    (folder / "tokenizer.json").unlink()
+    return folder
+
+
+def needed_by_transformers(word):
+    return word in ("<image>", "<|extra_200|>") or word.startswith("<|visual token ")
+
+
+def test_a_vocabulary_map_may_hold_only_what_transformers_reads(folders, tmp_path):
+    folder = with_words(folders["transformers"], tmp_path, needed_by_transformers)
+    theirs = Emu3ForConditionalGeneration.from_pretrained(folder).eval()
+    ours = EmuForCausalLM.from_pretrained(folder)
+    ids = torch.randint(0, ours.config.vocab_size, (2, 9))
+    torch.testing.assert_close(ours(ids).logits, theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    assert ours.config.vocabulary is None
+    assert open_source(folder, language_model_only=True).config.vocab_size == ours.config.vocab_size
+    with pytest.raises(ValueError, match=r"no word for .*image.*vocabulary_map of config\.json or in tokenizer\.json"):
+        Emu.from_pretrained(folder)
+
+
+def test_words_that_the_map_lacks_come_from_the_tokenizer(folders, tmp_path):
+    folder = with_words(folders["transformers"], tmp_path, needed_by_transformers)
+    shutil.copy(folders["transformers"] / "tokenizer.json", folder)
+    whole = EmuForCausalLM.from_pretrained(folders["transformers"])
+    assert EmuForCausalLM.from_pretrained(folder).config.vocabulary == whole.config.vocabulary
+
+
+def test_the_ids_of_a_released_size_are_known_without_words():
+    released = read_vocabulary(Path("nowhere"), "emu3", {"vocab_size": 184622})
+    first, count = released.range("vision")
+    words = {f"<|visual token {code:0>6d}|>": first + code for code in range(count)} | {"<|extra_200|>": 151846}
+    config = {"text_config": {"vocab_size": 184622}, "vocabulary_map": words}
+    assert read_vocabulary(Path("nowhere"), "transformers", config) == released
+    moved = {word: index - 1 for word, index in words.items()}
+    with pytest.raises(ValueError, match="no word for"):
+        read_vocabulary(Path("nowhere"), "transformers", {**config, "vocabulary_map": moved})

@@ -37,6 +37,14 @@ def test_quantized_weights_load_draw_and_are_saved(kind, dtype, folder, tmp_path
         again.generate_images("a shiba inu", size=(32, 32), deterministic=True)
 
 
+@pytest.mark.parametrize("form", ["emu3", "emu3.5", "transformers"])
+@pytest.mark.parametrize("kind", list(ERRORS))
+def test_every_word_can_be_tried_on_the_stand_ins(kind, form, tmp_path):
+    pytest.importorskip("torchao", reason="torchao is an extra")
+    model = EmuForCausalLM.from_pretrained(write(form, tmp_path / "model"), quantization_config=kind)
+    assert type(model.model.layers[0].mlp.up_proj.weight) is not torch.nn.Parameter
+
+
 def test_a_configuration_of_transformers_is_taken_as_it_is(folder):
     torchao = pytest.importorskip("torchao.quantization", reason="torchao is an extra")
     from transformers import TorchAoConfig
@@ -70,17 +78,9 @@ def test_torchao_that_is_not_installed_is_named(folder, monkeypatch):
         quantization.is_quantized({"quantization_config": {"quant_method": "torchao"}})
 
 
-@pytest.mark.parametrize(
-    ("word", "device", "expected"),
-    [
-        ("int8", "cuda", ("Int8WeightOnlyConfig", {})),
-        ("fp8", "cuda", ("Float8WeightOnlyConfig", {})),
-        ("int4", "cuda", ("Int4WeightOnlyConfig", {"group_size": 128, "int4_packing_format": "tile_packed_to_4d"})),
-        ("int4", "cpu", ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4, "granularity": ("PerGroup", 32)})),
-    ],
-)
-def test_a_word_stands_for_what_the_device_can_run(word, device, expected, monkeypatch):
-    """Against a stand-in of torchao: which of its configurations are asked for."""
+@pytest.fixture
+def torchao(monkeypatch):
+    """A stand-in of torchao: which of its configurations are asked for."""
     names = ("Int8WeightOnlyConfig", "Float8WeightOnlyConfig", "Int4WeightOnlyConfig", "IntxWeightOnlyConfig")
     module = types.ModuleType("torchao.quantization")
     for name in names:
@@ -90,7 +90,30 @@ def test_a_word_stands_for_what_the_device_can_run(word, device, expected, monke
     monkeypatch.setitem(sys.modules, "torchao.quantization", module)
     monkeypatch.setattr(quantization, "find_spec", lambda name: module)
     monkeypatch.setattr("transformers.TorchAoConfig", lambda config: config)
+
+
+@pytest.mark.parametrize(
+    ("word", "device", "expected"),
+    [
+        ("int8", "cuda", ("Int8WeightOnlyConfig", {})),
+        ("fp8", "cuda", ("Float8WeightOnlyConfig", {})),
+        ("int4", "cuda", ("Int4WeightOnlyConfig", {"group_size": 128, "int4_packing_format": "tile_packed_to_4d"})),
+        ("int4", "cpu", ("IntxWeightOnlyConfig", {"weight_dtype": torch.int4, "granularity": ("PerGroup", 32)})),
+    ],
+)
+def test_a_word_stands_for_what_the_device_can_run(word, device, expected, torchao):
     assert quantization.quantization_config(word, device) == expected
+
+
+@pytest.mark.parametrize(("widths", "shared"), [((48, 96), 16), ((64, 96), 32), ((4096, 14336), 32), ((20, 36), 4)])
+def test_as_many_numbers_share_a_scale_as_divide_every_width(widths, shared, torchao):
+    assert quantization.quantization_config("int4", "cpu", widths)[1]["granularity"] == ("PerGroup", shared)
+
+
+def test_int4_on_a_gpu_needs_widths_that_its_kernel_takes(torchao):
+    assert quantization.quantization_config("int4", "cuda", (192, 4096))[1]["group_size"] == 64
+    with pytest.raises(ValueError, match=r"multiples of 32; those of the model are \[48, 96\]. Choose 'int8'"):
+        quantization.quantization_config("int4", "cuda", (48, 96, 48))
 
 
 @pytest.mark.parametrize(

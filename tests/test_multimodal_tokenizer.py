@@ -9,6 +9,7 @@ from PIL import Image
 
 from emu import MultimodalTokenizer, TextTokenizer, Video, VisionTokenizer, VisionTokenizerConfig, Vocabulary
 from emu.documents import CodeSegment, Text
+from emu.modality import _registered, get_modality, register
 
 
 @pytest.fixture(scope="module")
@@ -114,5 +115,24 @@ def test_a_vocabulary_of_another_codebook_is_refused(tokenizer):
         MultimodalTokenizer(tokenizer.text, tokenizer.vision, vocabulary=Vocabulary.build(300, {"vision": 32}))
     with pytest.raises(ValueError, match="no layout 'emu9'"):
         MultimodalTokenizer(tokenizer.text, tokenizer.vision, layout="emu9")
-    with pytest.raises(ValueError, match="needs the 'vision' tokenizer"):
+    with pytest.raises(ValueError, match="needs a vision tokenizer"):
         MultimodalTokenizer(tokenizer.text, None)
+
+
+def test_a_modality_without_its_tokenizer_is_told_by_the_names_of_arguments(tokenizer):
+    with pytest.raises(
+        ValueError, match="'image' needs a vision tokenizer; pass one as vision, or leave 'image' out of"
+    ):
+        MultimodalTokenizer(tokenizer.text, None)
+
+    class Sound(type(get_modality("image"))):
+        name, codebook, codec = "sound", "sounds", "audio"
+
+    register(Sound())
+    try:
+        with pytest.raises(
+            ValueError, match="a tokenizer 'audio', and a MultimodalTokenizer holds one of text and one of"
+        ):
+            MultimodalTokenizer(tokenizer.text, tokenizer.vision, modalities=("sound",))
+    finally:
+        del _registered["sound"]

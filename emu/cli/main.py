@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
+
+from emu.cli.messages import messages
 
 USER_ERRORS = (
     ValueError,
@@ -51,12 +52,11 @@ COMMANDS = {
     "generate-videos": Command("emu.cli.generate_videos", "main", "make clips for a file of prompts"),
     "describe": Command("emu.cli.describe", "main", "write text about images"),
     "evaluate": Command("emu.cli.evaluate", "main", "measure a trained model"),
+    "join": Command("emu.cli.join", "main", "make one tokenizer of documents from a text and a vision tokenizer"),
     "convert": Command("emu.cli.convert", "main", "turn released checkpoints into folders of ours"),
     "recipes": Command("emu.cli.recipes", "main", "list the recipes, or copy one"),
+    "doctor": Command("emu.cli.doctor", "main", "tell what this machine has, what is missing, and which kernels run"),
 }
-
-LIGHT = ("recipes",)
-"""Commands that load neither torch nor transformers."""
 
 
 def available() -> dict[str, Command]:
@@ -95,29 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def call() -> int | None:
         function = getattr(importlib.import_module(command.module), command.function)
-        with nullcontext() if name in LIGHT else without_loading_bars():
+        with messages(f"emu {name}"):
             return function(rest)
 
     return run(f"emu {name}", call)
-
-
-@contextmanager
-def without_loading_bars() -> Iterator[None]:
-    """Without the bar of transformers for every folder of weights that is read; bars of downloads stay, and so do the caller's settings."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    loading, downloads = is_progress_bar_enabled(), not are_progress_bars_disabled()
-    disable_progress_bar()
-    if downloads:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        if loading:
-            enable_progress_bar()
-        if not downloads:
-            disable_progress_bars()
 
 
 def run(name: str, function: Callable[[], int | None]) -> int:

@@ -18,9 +18,10 @@ from emu.hub import names
 from emu.hub.configs import emu_config
 from emu.hub.formats import detect, read_config, read_json
 from emu.hub.quantization import is_quantized, quantization_config, target_of
-from emu.hub.vocabularies import read_vocabulary
+from emu.hub.vocabularies import IncompleteTable, read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuConfig, EmuForCausalLM
+from emu_tokenizers.bars import without_bars
 
 ADAPTER = "adapter_config.json"
 """File of a folder that PEFT wrote."""
@@ -58,13 +59,19 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
         config = options["config"] = read_emu_config(config or folder)
     if "quantization_config" in options:
         target = target_of(options.get("device_map"))
-        options["quantization_config"] = quantization_config(options["quantization_config"], target)
+        options["quantization_config"] = quantization_config(options["quantization_config"], target, _widths(config))
     if not is_quantized(read_config(folder)):
         check_tensors(checkpoint, form, config, shapes=not options.get("ignore_mismatched_sizes"))
     options["use_safetensors"] = not checkpoint.pickled
     if names.TO_EMU[form]:
         options["key_mapping"] = names.TO_EMU[form]
     return str(folder), options, adapter
+
+
+def _widths(config: EmuConfig) -> tuple[int, ...]:
+    """Widths of what the linear layers of the blocks take."""
+    assert config.head_dim is not None
+    return config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim
 
 
 def is_adapter(folder: Path) -> bool:
@@ -97,7 +104,11 @@ def read_emu_config(folder: str | Path) -> EmuConfig:
     form, table = detect(folder), read_config(folder)
     if form == "emu":
         return EmuConfig.from_pretrained(folder)
-    config = emu_config(table, form, read_vocabulary(folder, form, table))
+    try:
+        vocabulary = read_vocabulary(folder, form, table)
+    except IncompleteTable:
+        vocabulary = None
+    config = emu_config(table, form, vocabulary)
     config.dtype = table.get("dtype", table.get("torch_dtype"))
     return config
 
@@ -153,7 +164,8 @@ def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], opti
     """
     folder, options, adapter = loading_options(path, options)
     try:
-        loaded = reader(folder, *args, **options)
+        with without_bars():
+            loaded = reader(folder, *args, **options)
     except RuntimeError as error:
         if "quantization_config" not in options:
             raise
@@ -167,5 +179,6 @@ def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], opti
         model.name_or_path = str(path)
     model._weight_conversions = []
     if adapter is not None:
-        model.load_adapter(str(adapter))
+        with without_bars():
+            model.load_adapter(str(adapter))
     return loaded

@@ -7,7 +7,8 @@ quantized.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,21 +16,22 @@ import torch
 
 WORDS = {
     "int8": "8-bit integers, one scale a row",
-    "int4": "4-bit integers, one scale for 32 numbers (CPU: held in 8 bits) or 128 (CUDA)",
+    "int4": "4-bit integers, one scale for up to 32 numbers (CPU: held in 8 bits) or 128 (CUDA)",
     "fp8": "8-bit floats (e4m3), one scale a row on CUDA and CPU",
 }
 MISSING = "quantized weights need torchao, which is not installed; run pip install 'emu-tokens[quantized]'"
 
 
-def quantization_config(given: Any, device: str = "cpu") -> Any:
+def quantization_config(given: Any, device: str = "cpu", widths: Sequence[int] = ()) -> Any:
     """The configuration for transformers.
 
     Args:
         given: one of `WORDS`, or a configuration, which is returned.
         device: type of the device that the weights will be on, "cpu" or "cuda".
+        widths: of what the quantized layers take; numbers that share a scale are a divisor of each of them.
 
     Raises:
-        ValueError: an unknown word, or torchao is not installed.
+        ValueError: an unknown word, torchao is not installed, or no 32 numbers can share a scale of int4 on a GPU.
     """
     if not isinstance(given, str):
         return given
@@ -46,9 +48,15 @@ def quantization_config(given: Any, device: str = "cpu") -> Any:
         return TorchAoConfig(quantization.Int8WeightOnlyConfig())
     if given == "fp8":
         return TorchAoConfig(quantization.Float8WeightOnlyConfig())
+    group = math.gcd(128 if device == "cuda" else 32, *widths)
     if device == "cuda":
-        return TorchAoConfig(quantization.Int4WeightOnlyConfig(group_size=128, int4_packing_format="tile_packed_to_4d"))
-    settings = {"weight_dtype": torch.int4, "granularity": quantization.PerGroup(32)}  # type: ignore[attr-defined]
+        if group < 32:
+            raise ValueError(
+                f"int4 on a GPU needs widths that are multiples of 32; those of the model are {sorted(set(widths))}. Choose 'int8'"
+            )
+        layout = {"group_size": group, "int4_packing_format": "tile_packed_to_4d"}
+        return TorchAoConfig(quantization.Int4WeightOnlyConfig(**layout))
+    settings = {"weight_dtype": torch.int4, "granularity": quantization.PerGroup(group)}  # type: ignore[attr-defined]
     return TorchAoConfig(quantization.IntxWeightOnlyConfig(**settings))
 
 

@@ -26,6 +26,7 @@ from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.bars import without_bars
 from emu_tokenizers.convert import config_from
 
 CORPUS = (
@@ -109,7 +110,8 @@ def write_transformers(
         vq_config={**VISION, "codebook_size": num_codes},
         vocabulary_map=text_words(vocabulary, text),
     )
-    _loud(Emu3ForConditionalGeneration(config)).save_pretrained(folder)
+    with without_bars():
+        _loud(Emu3ForConditionalGeneration(config)).save_pretrained(folder)
     write_processor(folder, text, vocabulary, (16 * 16, 64 * 64))
     return folder
 

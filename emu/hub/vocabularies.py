@@ -23,6 +23,10 @@ KNOWN_SIZES = {184622: "emu3", 282926: "emu3.5"}
 """Vocabulary sizes of released models, whose tables are known without tokenizer files."""
 
 
+class IncompleteTable(ValueError):
+    """A folder that tells the ids of codes and not of every control: its language model can be read, its tokenizers cannot be used."""
+
+
 def read_vocabulary(folder: Path, form: str, config: Mapping[str, Any]) -> Vocabulary | None:
     """The table of ids, or None where the folder does not tell.
 
@@ -32,10 +36,13 @@ def read_vocabulary(folder: Path, form: str, config: Mapping[str, Any]) -> Vocab
         config: its config.json.
 
     Raises:
+        IncompleteTable: some words are there and others are missing.
         ValueError: the tokenizer files and the configuration contradict each other.
     """
     try:
         return _read(folder, form, config)
+    except IncompleteTable:
+        raise
     except ValueError as error:
         raise ValueError(
             f"{folder}: config.json and the tokenizer files do not fit each other: {error}. Restore those of one model"
@@ -50,11 +57,18 @@ def _read(folder: Path, form: str, config: Mapping[str, Any]) -> Vocabulary | No
         return original_vocabulary(config, form) if told else None
     text = config.get("text_config", config) or {}
     size = int(text.get("vocab_size", 184622))
-    words = config.get("vocabulary_map") or _tokenizer_words(folder)
+    # transformers reads three kinds of words from the map (placeholder, end of row, codes), so the map may hold no others.
+    words = _tokenizer_words(folder) | (config.get("vocabulary_map") or {})
+    known = KNOWN_SIZES.get(size)
     if CODE_WORD.format(0) not in words:
-        known = KNOWN_SIZES.get(size)
         return original_vocabulary({"vocab_size": size}, known) if known else None
-    return vocabulary_of_words(words, size, text, str(folder))
+    try:
+        return vocabulary_of_words(words, size, text, str(folder))
+    except IncompleteTable:
+        released = original_vocabulary({"vocab_size": size}, known) if known else None
+        if released is None or released.range("vision")[0] != words[CODE_WORD.format(0)]:
+            raise
+        return released
 
 
 def vocabulary_of_words(words: Mapping[str, int], size: int, text: Mapping[str, Any], source: str) -> Vocabulary:
@@ -67,7 +81,8 @@ def vocabulary_of_words(words: Mapping[str, int], size: int, text: Mapping[str, 
         source: named in messages.
 
     Raises:
-        ValueError: a control has no word, or the codes are not numbered without gaps.
+        IncompleteTable: a control has no word.
+        ValueError: the codes are not numbered without gaps.
     """
     controls = {name: words[word] for name, word in WORDS.items() if word in words}
     for name in ("pad", "bos", "eos"):
@@ -76,8 +91,9 @@ def vocabulary_of_words(words: Mapping[str, int], size: int, text: Mapping[str, 
             controls[name] = given
     missing = [f"{name} ({WORDS[name]!r})" for name in WORDS if name not in controls]
     if missing:
-        raise ValueError(
-            f"{source} has no word for {', '.join(missing)}; expected them in vocabulary_map or tokenizer.json"
+        raise IncompleteTable(
+            f"{source} has no word for {', '.join(missing)}; expected them in vocabulary_map of config.json or in tokenizer.json. "
+            "Add the tokenizer files that the model was made with; EmuForCausalLM.from_pretrained reads the language model without them"
         )
     first = words[CODE_WORD.format(0)]
     codes = {word: index for word, index in words.items() if word.startswith("<|visual token ")}

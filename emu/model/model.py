@@ -7,6 +7,7 @@ Weights carry the names of Llama and Emu3. The loss never holds logits of the wh
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ from emu.model.config import EmuConfig
 from emu.model.loss import next_token_loss
 from emu.model.norm import RMSNorm
 from emu.model.positions import EmuRotaryEmbedding, Rotary, segment_positions
+from emu_tokenizers.bars import without_bars
 from emu_tokenizers.files import set_usual_mode
+
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What transformers calls the cache that a model takes and returns: `cache` from 5.24 on."""
 
 
 class EmuPreTrainedModel(PreTrainedModel):
@@ -42,7 +47,7 @@ class EmuPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True
     _keys_to_ignore_on_load_unexpected = [r"^(model\.)?vqmodel\.", r"rotary_emb\.inv_freq$"]
 
@@ -103,7 +108,8 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
         """Write the model as transformers does, with files that others may read as the umask allows."""
-        super().save_pretrained(save_directory, *args, **options)
+        with without_bars():
+            super().save_pretrained(save_directory, *args, **options)
         for file in Path(save_directory).glob("*.safetensors"):
             set_usual_mode(file)
 
@@ -121,6 +127,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | float | None = None,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
     ) -> CausalLMOutputWithPast:
         """Hidden states, and from them the loss (with labels) or the logits (without, or with `return_logits`).
 
@@ -132,25 +139,29 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
                 across them, and positions restart at each.
             attention_mask: (B, K) of ones and zeros, tokens that exist and padding, or a mask (B, 1, S, K) as transformers makes it.
             position_ids: (B, S); by default they count from the end of the cache, or from the start of each segment.
-            past_key_values: a cache of transformers.
+            past_key_values: a cache of transformers, under the name that it has before 5.24.
             use_cache: return one; never while training with labels.
             logits_to_keep: compute logits of the last so many tokens only; 0 means all.
             num_items_in_batch: divisor of the summed loss instead of this batch's own weights, for accumulation over batches.
+            cache: a cache of transformers, under the name that it has from 5.24 on.
 
         Returns:
-            `loss` (), `logits` (B, S, vocab_size), `past_key_values`; `logits` is None exactly when labels are given and not
-            `return_logits`.
+            `loss` (), `logits` (B, S, vocab_size), and the cache under transformers' name for it; `logits` is None exactly when labels
+            are given and not `return_logits`.
 
         Raises:
-            ValueError: shapes that do not agree, or segments together with a cache or a padding mask.
+            ValueError: shapes that do not agree, segments together with a cache or a padding mask, or two caches.
         """
-        self._check(input_ids, labels, loss_weights, segment_ids, attention_mask, past_key_values)
-        if past_key_values is None and use_cache and labels is None:
-            past_key_values = DynamicCache(config=self.config)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if cache is not None and past_key_values is not None:
+            raise ValueError("the cache is given twice, as cache and as past_key_values; leave one out")
+        cache = past_key_values if cache is None else cache
+        self._check(input_ids, labels, loss_weights, segment_ids, attention_mask, cache)
+        if cache is None and use_cache and labels is None:
+            cache = DynamicCache(config=self.config)
+        past = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = _positions(input_ids, segment_ids, past)
-        attend = self._attend(input_ids, segment_ids, attention_mask, past_key_values, past)
+        attend = self._attend(input_ids, segment_ids, attention_mask, cache, past)
         hidden = self.model(input_ids, position_ids, attend)
         loss = logits = None
         if labels is not None:
@@ -165,7 +176,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             )
         if labels is None or return_logits:
             logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 
     def _check(
         self,
@@ -174,7 +185,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         loss_weights: Tensor | None,
         segment_ids: Tensor | None,
         attention_mask: Tensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
     ) -> None:
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected (rows, tokens)")
@@ -186,9 +197,9 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
                 )
         if loss_weights is not None and labels is None:
             raise ValueError("loss_weights without labels; pass labels=input_ids to train on the tokens")
-        if segment_ids is not None and (attention_mask is not None or past_key_values is not None):
+        if segment_ids is not None and (attention_mask is not None or cache is not None):
             raise ValueError(
-                "segment_ids describe packed training rows; pass them without attention_mask (padding is segment 0) and past_key_values"
+                "segment_ids describe packed training rows; pass them without attention_mask (padding is segment 0) and without a cache"
             )
 
     def _attend(

@@ -7,6 +7,8 @@ call with CUDA tensors and never before.
 
 from __future__ import annotations
 
+import logging
+
 from emu_kernels.attention import attention
 from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
@@ -14,3 +16,5 @@ from emu_kernels.linear_cross_entropy import linear_cross_entropy
 from emu_kernels.nearest_code import nearest_code
 
 __all__ = ["attention", "choices", "guided_sample", "linear_cross_entropy", "nearest_code"]
+
+logging.getLogger("emu").addHandler(logging.NullHandler())

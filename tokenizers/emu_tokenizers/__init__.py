@@ -6,6 +6,7 @@ Names are loaded when they are first asked for: the process that decodes clips l
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,3 +34,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+logging.getLogger("emu").addHandler(logging.NullHandler())

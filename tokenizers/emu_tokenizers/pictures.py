@@ -24,7 +24,7 @@ KINDS = ("image", "video")
 MIN_READ = 200
 """So many sources must have been read before a share of bad ones stops the run; of a few files one bad one says nothing."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("emu.tokenizers")
 
 
 class BadSamples(ValueError):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from emu_tokenizers.bars import without_bars
 from emu_tokenizers.checkpoint import read_settings, read_weights, write_folder
 from emu_tokenizers.checks import check_codes, check_frames, check_pixels
 from emu_tokenizers.config import VisionTokenizerConfig
@@ -266,7 +267,8 @@ class VisionTokenizer(PreTrainedModel):
             ValueError: an unknown naming, or an architecture that it cannot hold.
         """
         if options and naming == "emu":
-            super().save_pretrained(save_directory, **options)
+            with without_bars():
+                super().save_pretrained(save_directory, **options)
             return
         if naming == "emu":
             settings = {**self.config.to_dict(), "architectures": [type(self).__name__]}
