@@ -1,4 +1,4 @@
-"""Pictures and clips as files: PNG with text in it, GIF, and MP4 where PyAV is installed."""
+"""Pictures and clips as files: PNG, GIF, and MP4 where PyAV is installed; those that were generated say so and how."""
 
 from __future__ import annotations
 
@@ -7,39 +7,61 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from emu.provenance import LIBRARY, as_json, read_provenance, readable, xmp_packet
 from emu_tokenizers.pixels.images import to_rgb
 
+__all__ = ["can_write_mp4", "gif_bytes", "mp4_bytes", "png_bytes", "read_provenance", "tiled"]
 
-def png_bytes(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+"""Name of the box that holds XMP in MP4 (XMP specification, part 3)."""
+
+
+def png_bytes(image: Image.Image, about: Mapping[str, Any] | None = None) -> bytes:
     """A PNG file.
 
     Args:
         image: the picture, kept exactly.
-        text: what the file says about itself; readers find it in `Image.open(file).text`.
+        about: how it was generated, of JSON's types; `read_provenance` reads it back, and image viewers show prompt and seed.
     """
     info = PngInfo()
-    for key, value in (text or {}).items():
-        info.add_itxt(key, value)
+    if about is not None:
+        for key in ("prompt", "seed"):
+            if key in about:
+                info.add_itxt(key, readable(str(about[key])))
+        info.add_itxt("Software", LIBRARY)
+        info.add_itxt("XML:com.adobe.xmp", xmp_packet(about).decode())
     written = io.BytesIO()
     image.save(written, format="png", pnginfo=info)
     return written.getvalue()
 
 
-def gif_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """An endless GIF; its colours are those of a palette and its times are rounded to hundredths of a second."""
+def gif_bytes(frames: Sequence[Image.Image], fps: float, about: Mapping[str, Any] | None = None) -> bytes:
+    """An endless GIF; its colours are those of a palette and its times are rounded to hundredths of a second.
+
+    Args:
+        frames: pictures of one size.
+        fps: frames a second.
+        about: as for `png_bytes`; it also stands in the comment.
+    """
     written = io.BytesIO()
     first, *others = (to_rgb(frame) for frame in frames)
-    times = [
-        round(100 * number / fps) for number in range(len(others) + 2)
-    ]  # rounded, not added up, so that no error grows
+    # Rounded, not added up, so that no error grows.
+    times = [round(100 * number / fps) for number in range(len(others) + 2)]
     durations = [10 * max(1, end - begin) for begin, end in pairwise(times)]
-    first.save(written, format="gif", save_all=True, append_images=others, duration=durations, loop=0)
-    return written.getvalue()
+    options = {} if about is None else {"comment": as_json(about).encode()}
+    first.save(written, format="gif", save_all=True, append_images=others, duration=durations, loop=0, **options)
+    data = written.getvalue()
+    if about is None:
+        return data
+    # The packet stands in the file as it is; the bytes after it lead a reader that takes its letters for lengths of blocks to the end.
+    trailer = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+    return data[:-1] + b"\x21\xff\x0bXMP DataXMP" + xmp_packet(about) + trailer + data[-1:]
 
 
 def can_write_mp4() -> bool:
@@ -47,8 +69,13 @@ def can_write_mp4() -> bool:
     return find_spec("av") is not None
 
 
-def mp4_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
+def mp4_bytes(frames: Sequence[Image.Image], fps: float, about: Mapping[str, Any] | None = None) -> bytes:
     """An H.264 file in 4:2:0, which wants even sides: an odd one is filled up by repeating its last row or column.
+
+    Args:
+        frames: pictures of one size.
+        fps: frames a second.
+        about: as for `png_bytes`; it also stands in title and comment.
 
     Raises:
         ModuleNotFoundError: PyAV is not installed.
@@ -61,13 +88,19 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float) -> bytes:
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), mode="edge")
     written = io.BytesIO()
     with av.open(written, "w", format="mp4") as container:
+        if about is not None:
+            container.metadata["title"] = readable(str(about.get("prompt", "")))
+            container.metadata["comment"] = as_json(about)
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    return written.getvalue()
+    if about is None:
+        return written.getvalue()
+    packet = xmp_packet(about)
+    return written.getvalue() + (24 + len(packet)).to_bytes(4, "big") + b"uuid" + XMP_BOX + packet
 
 
 def tiled(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:

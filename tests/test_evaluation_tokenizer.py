@@ -14,9 +14,9 @@ from emu.evaluation.tokenizer import Options, batches, evaluate, fit
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pictures import Samples
 from emu_tokenizers.pixels.comparison import side_by_side
+from emu_tokenizers.pixels.images import open_image
 from emu_tokenizers.pixels.metrics import psnr
 from emu_tokenizers.pixels.sources import picture_sources
-from emu_tokenizers.pixels.images import open_image
 from emu_tokenizers.pixels.transforms import to_pixels
 
 TINY = {"base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4, "codebook_size": 64}

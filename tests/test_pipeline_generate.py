@@ -108,31 +108,6 @@ def test_control_words_in_prompts_are_text(tiny_emu):
     assert result.codes.shape == (2, 2)
 
 
-def test_results_save_themselves(tiny_emu, tmp_path):
-    (image,) = tiny_emu.generate_images("a red circle", seed=5)
-    image.save(tmp_path / "new" / "image.png")
-    with Image.open(tmp_path / "new" / "image.png") as saved:
-        assert saved.text == {"prompt": "a red circle", "seed": "5"}
-        assert np.array_equal(np.asarray(saved), np.asarray(image.image))
-    (clip,) = tiny_emu.generate_videos("a ball", frames=6)
-    clip.save(tmp_path / "clip.gif")
-    clip.save(tmp_path / "clip")
-    with Image.open(tmp_path / "clip.gif") as saved:
-        assert saved.size == (8, 8)
-    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == [f"{index:04d}.png" for index in range(6)]
-    with pytest.raises(ValueError, match=r"\.webm"):
-        clip.save(tmp_path / "clip.webm")
-
-
-def test_clips_are_written_as_mp4(tiny_emu, tmp_path):
-    av = pytest.importorskip("av")
-    (clip,) = tiny_emu.generate_videos("a ball", frames=6, fps=2.5, size=(12, 12))
-    clip.save(tmp_path / "clip.mp4")
-    with av.open(str(tmp_path / "clip.mp4")) as container:
-        frames = list(container.decode(video=0))
-        assert (len(frames), frames[0].width, float(container.streams.video[0].average_rate)) == (6, 12, 2.5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

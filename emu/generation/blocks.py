@@ -82,7 +82,15 @@ class BlockJob:
     def run(self, session: Session, keys: Keys, on_row: OnRow | None) -> None:
         """Generate."""
         known = int(self.template.free[: self.plan.given].sum())
-        on_sampled = None if on_row is None else row_events(on_row, self.template, len(self.grid), known)
+        on_sampled = None
+        if on_row is not None:
+            tell = on_row
+
+            def checked(row: int, codes: Tensor) -> None:
+                session.logits_seen.check()
+                tell(row, codes)
+
+            on_sampled = row_events(checked, self.template, len(self.grid), known)
         if self.window == 1:
             ids = decode_block(session, self.plan, self.sampling, keys, on_sampled)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,25 +42,26 @@ def decode_block(
 
 
 def decode_open(
-    session: Session, ranges: tuple[IdRange, ...], stop_id: int, limit: int, sampling: Sampling, keys: Keys
+    session: Session, ranges: tuple[IdRange, ...], stop_id: int, limits: Sequence[int], sampling: Sampling, keys: Keys
 ) -> tuple[Tensor, Tensor]:
-    """Sample until every sequence has written the stop token, or has `limit` tokens.
+    """Sample until every sequence has written the stop token, or has as many tokens as its limit.
 
     Returns:
-        (B, limit) int64 ids, and the number of tokens of each sequence, (B,), without the stop token.
+        (B, largest limit) int64 ids, and the number of tokens of each sequence, (B,), without the stop token.
     """
     device = session.hidden.device
     choices = torch.cat([torch.arange(first, first + count, device=device) for first, count in ranges])
-    sequences = session.rows // session.guides
+    sequences, limit = session.rows // session.guides, max(limits)
     ids = torch.full((sequences, limit), stop_id, dtype=torch.int64, device=device)
-    lengths = torch.full((sequences,), limit, device=device)
+    ends_at = torch.tensor(limits, device=device)
+    lengths = ends_at.clone()
     running = torch.ones(sequences, dtype=torch.bool, device=device)
     for place in range(limit):
         drawn = choices[keys.draw(session.logits(ranges), sampling, place)]
         ids[:, place] = torch.where(running, drawn, stop_id)
         ended = running & (drawn == stop_id)
         lengths.masked_fill_(ended, place)
-        running &= ~ended
+        running &= ~ended & (ends_at > place + 1)
         if place == limit - 1 or not running.any():
             break
         session.advance(ids[:, place : place + 1].repeat(session.guides, 1))

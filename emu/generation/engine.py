@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from emu.documents import Segment
 from emu.generation.blocks import BlockJob
 from emu.generation.decoding import decode_open
 from emu.generation.interleaved import Writer
+from emu.generation.limits import beyond_positions, room_for_text, warn_caller
 from emu.generation.plan import OnRow
 from emu.generation.products import TILE, Products
 from emu.generation.prompts import Prompts, check_count, check_prompts, own_header, repeated
 from emu.generation.sampling import Sampling, make_keys
 from emu.generation.session import Session
+from emu.generation.threads import threads_for
 from emu.layouts import Cursor, Layout
 from emu.modality import Grid
 from emu.model import EmuForCausalLM
@@ -55,6 +57,7 @@ class Engine:
         layout: the grammar of its sequences.
         deterministic: run every product on tiles of a fixed number of rows and attention row by row, so that a sequence is the same to
             the last bit in every batch. Costs up to three times the time at small batches.
+        check_length: warn of blocks that end beyond the model's positions; `Emu`, which knows more to tell, does it itself.
 
     Attributes:
         last_stats: what the last call did, a `GenerationStats`.
@@ -63,14 +66,21 @@ class Engine:
         ValueError: model and layout have vocabularies of unequal size.
     """
 
-    def __init__(self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False) -> None:
+    def __init__(
+        self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False, check_length: bool = True
+    ) -> None:
         if model.config.vocab_size != layout.vocabulary.size:
             raise ValueError(
                 f"the model has {model.config.vocab_size} ids, the layout's vocabulary {layout.vocabulary.size}; use those trained together"
             )
         self.model, self.layout, self.deterministic = model, layout, deterministic
+        self.check_length = check_length
         self.last_stats: GenerationStats | None = None
         self._products: Products | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
+        return {**self.__dict__, "_products": None}
 
     @torch.no_grad()
     def generate_codes(
@@ -113,6 +123,7 @@ class Engine:
 
         Raises:
             TypeError, ValueError: an argument does not fit; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         grid = tuple(int(length) for length in grid)
         job = BlockJob(
@@ -125,6 +136,7 @@ class Engine:
         )
         job.prepare(prompt_ids, negative_ids, prefix_codes, check_count("streams", streams))
         keys = make_keys(seed, job.sequences // streams, streams, self.model.device)
+        self._check_length(max(map(len, job.rows)) + job.room)
         if job.plan.steps:
             with self._session(job.fed_first, job.guides, job.room) as session:
                 job.run(session, keys, on_row)
@@ -147,26 +159,29 @@ class Engine:
 
         Args:
             prompt_ids: 1-D id tensors.
-            max_new_tokens: most tokens written.
+            max_new_tokens: most tokens written; none are written beyond the model's positions.
             temperature, top_k, top_p, seed, streams: as for `generate_codes`.
 
         Returns:
             One 1-D int64 tensor of text ids per sequence, without the end token.
 
         Raises:
-            TypeError, ValueError: an argument does not fit; before any work.
+            TypeError, ValueError: an argument does not fit, or a prompt fills the model's positions; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         sampling = Sampling(1.0, temperature, top_k, top_p)
         check_count("max_new_tokens", max_new_tokens)
         check_count("streams", streams)
         prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
         keys = make_keys(seed, len(prompts), streams, self.model.device)
+        rows = repeated(prompts, streams)
+        limits = room_for_text(rows, self.model.config.max_position_embeddings, max_new_tokens)
         vocabulary = self.layout.vocabulary
         end = vocabulary.controls["eos"]
-        with self._session(repeated(prompts, streams), 1, max_new_tokens) as session:
-            ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, max_new_tokens, sampling, keys)
+        with self._session(rows, 1, max(limits)) as session:
+            ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, limits, sampling, keys)
             written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
-            tokens = sum(min(len(row) + 1, max_new_tokens) for row in written)
+            tokens = sum(min(len(row) + 1, limit) for row, limit in zip(written, limits, strict=True))
             self._tell(session, len(written), tokens)
         return written
 
@@ -195,7 +210,7 @@ class Engine:
             headers: the headers (BOI meta IMG) that the model may write; any readable one by default.
             text: how tokens of text are drawn.
             codes: how codes are drawn.
-            max_text_tokens: tokens of text after which the document ends.
+            max_text_tokens: tokens of text after which the document ends; it also ends at the model's positions.
             max_blocks: number of blocks after which no other begins.
             one_size: whether all blocks have the header of the first that is written.
             seed, stream: of the noise.
@@ -204,7 +219,8 @@ class Engine:
             `TextSegment`s and `CodeSegment`s, each when it is complete. `last_stats` counts what was done up to then.
 
         Raises:
-            TypeError, ValueError: an argument does not fit; before any work.
+            TypeError, ValueError: an argument does not fit, or the prompt fills the model's positions; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         limit = self.model.config.vocab_size
         (prompt,) = check_prompts([prompt_ids], limit)
@@ -217,7 +233,10 @@ class Engine:
             raise ValueError(
                 "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
             )
-        check_count("max_text_tokens", max_text_tokens)
+        positions = self.model.config.max_position_embeddings
+        room_for_text([prompt], positions, check_count("max_text_tokens", max_text_tokens))
+        if cursor.block is not None:
+            self._check_length(len(prompt) + len(cursor.block))
         check_count("max_blocks", max_blocks)
         keys = make_keys(seed, 1, 1, self.model.device)
         keys.stream.fill_(stream)
@@ -231,6 +250,7 @@ class Engine:
             keys=keys,
             max_text_tokens=max_text_tokens,
             max_blocks=max_blocks,
+            positions=positions,
             one_size=one_size,
             negative=None if negative_ids is None else check_prompts([negative_ids], limit, "negative_ids")[0],
         )
@@ -251,19 +271,32 @@ class Engine:
         ranks = {name: modality.rank for name, modality in self.layout.modalities.items()}
         raise ValueError(f"no modality has a grid of {len(grid)} axes like {grid}; this layout's axes: {ranks}")
 
+    def _check_length(self, longest: int) -> None:
+        problem = beyond_positions(longest, self.model.config.max_position_embeddings)
+        if problem and self.check_length:
+            warn_caller(f"sequences of {problem}; expect poor results")
+
     @contextmanager
     def _session(self, rows: Sequence[Tensor], guides: int, room: int) -> Iterator[Session]:
-        longest, limit = max(map(len, rows)) + room, self.model.config.max_position_embeddings
-        if longest > limit:
-            warnings.warn(f"sequences of {longest} tokens; the model is meant for {limit}", stacklevel=4)
         if self._products is None or not self._products.is_current():
             self._products = Products(self.model, TILE if self.deterministic else None)
         training = self.model.training
         self.model.eval()
         try:
-            yield Session(self.model, self._products, rows, guides, room, by_row=self.deterministic)
+            with threads_for(self._work(sum(map(len, rows))), self.model.device):
+                session = Session(self.model, self._products, rows, guides, room, by_row=self.deterministic)
+            with threads_for(self._work(len(rows)), self.model.device):
+                yield session
+                session.logits_seen.check()
         finally:
             self.model.train(training)
+
+    def _work(self, tokens: int) -> int:
+        """Multiply-adds of the largest product of a pass over so many tokens of all rows together."""
+        config, ranges = self.model.config, self.layout.vocabulary.ranges.values()
+        widest = max([2 * config.intermediate_size, *(count for _, count in ranges)])  # gate and up are one product
+        # Tiles have as many rows in any batch, and so their products as many threads: results must not depend on the batch.
+        return config.hidden_size * widest * (TILE if self.deterministic else tokens)
 
     def _tell(self, session: Session, sequences: int, tokens: int) -> None:
         each = tokens / sequences / session.passes

@@ -32,7 +32,8 @@ class Writer:
         open_session: makes sessions.
         text, codes: how tokens of text and of blocks are drawn.
         keys: of one sequence.
-        max_text_tokens, max_blocks: where a document ends that does not end by itself.
+        max_text_tokens, max_blocks, positions: where a document ends that does not end by itself: tokens of text, blocks, and tokens of
+            the whole. A block that does not fit is not written, unless the prompt asks for it.
         one_size: whether all blocks have the header of the first that is written.
         negative: what blocks are guided against: ids that the blocks written so far and the block's header follow; by default BOS, which
             the header alone follows.
@@ -53,6 +54,7 @@ class Writer:
         keys: Keys,
         max_text_tokens: int,
         max_blocks: int,
+        positions: int,
         one_size: bool = False,
         negative: Tensor | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class Writer:
         self.text, self.codes, self.keys = text, codes, keys
         self.prompt_length = len(prompt)
         self.ids: list[int] = prompt.tolist()
-        self.text_left, self.blocks_left = max_text_tokens, max_blocks
+        self.text_left, self.blocks_left, self.positions = max_text_tokens, max_blocks, positions
         self.passes = self.tokens = 0
         self.negative, self.one_size = negative, one_size
 
@@ -73,9 +75,12 @@ class Writer:
             if self.cursor.block is None:
                 self._write_text()
             yield from self.layout.parse(list(takewhile(lambda index: index not in ends, self.ids[begun:])))
-            if self.cursor.block is None:
+            if self.cursor.block is None or (len(self.ids) > begun and not self._fits(self.cursor.block)):
                 return
             yield self._write_block(self.cursor.block)
+
+    def _fits(self, template: BlockTemplate) -> bool:
+        return len(self.ids) + len(template) <= self.positions
 
     def _write(self, index: int) -> None:
         self.cursor.advance(index)
@@ -105,9 +110,10 @@ class Writer:
     def _allowed(self) -> tuple[IdRange, ...]:
         begin = self.layout.vocabulary.controls["boi"]
         allowed = self.cursor.allowed()
-        if not self.blocks_left:
+        is_full = len(self.ids) >= self.positions
+        if not self.blocks_left or is_full:
             allowed = tuple(span for span in allowed if span != (begin, 1))
-        if self.text_left <= 0:
+        if self.text_left <= 0 or is_full:
             # No more text: what is left is to end, or to open a block whose header is forced.
             allowed = tuple(span for span in allowed if span[1] == 1)[:1]
         return allowed

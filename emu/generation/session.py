@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from emu.generation.finite import FiniteLogits
 from emu.generation.products import IdRange, Products
 from emu.model import EmuForCausalLM, StaticCache
 
@@ -31,6 +32,7 @@ class Session:
     Attributes:
         passes: forward passes so far, the prefill counted as one.
         hidden: (rows, m, hidden) of the last pass.
+        logits_seen: looks at all logits that are asked for; call its `check` before anything that was drawn from them is given away.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Session:
         self.rows, self.length = len(prompts), max(map(len, prompts))
         self.cache = StaticCache(model.config, self.rows, self.length + room, dtype=model.dtype, device=model.device)
         self.cache.offset = torch.tensor([self.length - len(prompt) for prompt in prompts])
+        self.logits_seen = FiniteLogits()
         self.passes, self._begun = 1, time.perf_counter()
         self.hidden = self._prefill(prompts)
 
@@ -85,9 +88,16 @@ class Session:
         self.passes += 1
 
     def logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(guides, sequences, K) of the token behind the last one, over the ids of these ranges."""
-        return self.products.head(ranges)(self.hidden[:, -1]).unflatten(0, (self.guides, -1))
+        """(guides, sequences, K) of the token behind the last one, over the ids of these ranges.
+
+        Raises:
+            FloatingPointError: they hold NaN or infinity.
+        """
+        return self._seen(self.products.head(ranges)(self.hidden[:, -1]))
 
     def window_logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(guides, sequences, m, K) of the tokens behind each of the last pass."""
-        return self.products.head(ranges)(self.hidden).unflatten(0, (self.guides, -1))
+        """(guides, sequences, m, K) of the tokens behind each of the last pass; errors as of `logits`."""
+        return self._seen(self.products.head(ranges)(self.hidden))
+
+    def _seen(self, logits: Tensor) -> Tensor:
+        return self.logits_seen.passed(logits.unflatten(0, (self.guides, -1)), self.cache.length)

@@ -22,6 +22,7 @@ from emu.hub.vocabularies import IncompleteTable, read_vocabulary
 from emu.hub.weights import Checkpoint
 from emu.model import EmuConfig, EmuForCausalLM
 from emu_tokenizers.bars import without_bars
+from emu_tokenizers.finite import check_finite
 
 ADAPTER = "adapter_config.json"
 """File of a folder that PEFT wrote."""
@@ -175,6 +176,7 @@ def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], opti
             "device_map='cuda' for one that needs a GPU"
         ) from error
     model = loaded[0] if isinstance(loaded, tuple) else loaded
+    check_finite(model, folder)
     if adapter is None and not Path(path).is_dir():
         model.name_or_path = str(path)
     model._weight_conversions = []

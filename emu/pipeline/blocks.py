@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from emu.documents import CodeSegment, Video
 from emu.generation import Engine
+from emu.generation.threads import threads_for
 from emu.modality import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults, Size, check_whole
@@ -22,17 +25,18 @@ Clip = Video | np.ndarray | Sequence[Image.Image]
 
 
 class Made(NamedTuple):
-    """A generated block: what its codes stand for, the codes, and what it was made for."""
+    """A generated block: what its codes stand for, the codes, what it was made for, and which of the prompt's blocks it is."""
 
     value: Any
     codes: Tensor
     prompt: str
     seed: int
+    stream: int
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of one modality and one grid, `streams` for each prompt.
+    """Blocks of one modality and one grid, `streams` for each prompt, ready to be generated.
 
     Attributes:
         modality: name of the registered modality.
@@ -42,6 +46,9 @@ class Blocks:
         streams: blocks per prompt.
         meta: what the header tells beside the grid.
         given: codes that each prompt's blocks begin with; empty where they begin from nothing.
+        heads: ids of each prompt and the header of its block.
+        negative: ids of the negative prompt and the header.
+        tokens: of the longest sequence.
     """
 
     modality: str
@@ -49,8 +56,33 @@ class Blocks:
     prompts: Sequence[str]
     seeds: Sequence[int]
     streams: int
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    given: Sequence[Tensor] = ()
+    meta: Mapping[str, Any]
+    given: Sequence[Tensor]
+    heads: Sequence[Tensor]
+    negative: Tensor
+    tokens: int
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: MultimodalTokenizer,
+        modality: str,
+        grid: Grid,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        streams: int,
+        *,
+        negative_prompt: str,
+        meta: Mapping[str, Any] | None = None,
+        given: Sequence[Tensor] = (),
+    ) -> Blocks:
+        """Tokenise the prompts; an empty one is the header alone. See the attributes."""
+        meta = meta or {}
+        heads = [
+            tokenizer.prompt([words] if words else [], modality, grid, meta) for words in (*prompts, negative_prompt)
+        ]
+        tokens = max(map(len, heads)) + len(tokenizer.layout.block(modality, grid))
+        return cls(modality, grid, prompts, seeds, streams, meta, given, heads[:-1], heads[-1], tokens)
 
     def generate(
         self,
@@ -66,19 +98,18 @@ class Blocks:
 
         Raises:
             TypeError, ValueError: a number is no positive whole one.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         limit = max(1, check_whole("batch_size", batch_size, least=1) // self.streams)
         window = check_whole("window", window, least=1)
-        heads = [self._head(tokenizer, prompt) for prompt in self.prompts]
-        negative = self._head(tokenizer, settings.negative_prompt)
         made: list[Made] = []
-        total = len(heads) * self.streams
+        total = len(self.heads) * self.streams
         with tqdm(total=total, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:
-            for start in range(0, len(heads), limit):
+            for start in range(0, len(self.heads), limit):
                 part = slice(start, start + limit)
                 codes = engine.generate_codes(
-                    heads[part],
-                    [negative] * len(heads[part]),
+                    self.heads[part],
+                    [self.negative] * len(self.heads[part]),
                     self.grid,
                     modality=self.modality,
                     guidance_scale=settings.guidance_scale,
@@ -91,16 +122,30 @@ class Blocks:
                     window=window,
                 ).cpu()
                 for number, one in enumerate(codes):
-                    prompt = start + number // self.streams
-                    segment = CodeSegment(self.modality, one, self.meta)
-                    value = tokenizer.decode_segment(segment)
-                    made.append(Made(value, one, self.prompts[prompt], self.seeds[prompt]))
+                    prompt, stream = start + number // self.streams, number % self.streams
+                    with vision_threads(tokenizer, math.prod(self.grid)):
+                        value = tokenizer.decode_segment(CodeSegment(self.modality, one, self.meta))
+                    made.append(Made(value, one, self.prompts[prompt], self.seeds[prompt], stream))
                 bar.update(len(codes))
         return made
 
-    def _head(self, tokenizer: MultimodalTokenizer, prompt: str) -> Tensor:
-        """Ids of a prompt and the header of its block; an empty prompt is the header alone."""
-        return tokenizer.prompt([prompt] if prompt else [], self.modality, self.grid, self.meta)
+
+def vision_threads(tokenizer: MultimodalTokenizer, cells: int) -> AbstractContextManager[None]:
+    """Threads for the vision tokenizer's work on so many codes: each weight of a convolution is used once or more for each of them."""
+    vision = tokenizer.vision
+    if vision is None:
+        return nullcontext()
+    return threads_for(cells * sum(weight.numel() for weight in vision.parameters()) // 2, vision.device)
+
+
+def cells_of(tokenizer: MultimodalTokenizer, items: Sequence[Any]) -> int:
+    """Codes of the largest picture or clip among the items of a document; 0 without any."""
+    vision = tokenizer.vision
+    if vision is None:
+        return 0
+    sizes = [item.size for item in items if isinstance(item, Image.Image)]
+    sizes += [item.frames.shape[:3] for item in items if isinstance(item, Video)]
+    return max((math.prod(size) // vision.spatial_factor**2 for size in sizes), default=0)
 
 
 def as_clips(first_frames: Any, count: int, fps: float) -> list[Video]:
@@ -162,7 +207,8 @@ def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Si
             f"first_frames holds {len(clip)} of {frames} frames, which leaves nothing to generate (codes stand for {factor} frames each); "
             f"ask for more than {given * factor} frames"
         )
-    (segment,) = tokenizer.segments(clip)
+    with vision_threads(tokenizer, cells_of(tokenizer, [clip])):
+        (segment,) = tokenizer.segments(clip)
     assert isinstance(segment, CodeSegment)
     return segment.codes
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from emu.checkpoints.repositories import push
 from emu.generation import Engine, Sampling
+from emu.generation.limits import room_for_text
 from emu.hub.tokenizer import ReleasedTokenizer
-from emu.model import EmuForCausalLM
-from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, free_headers, headers
-from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
+from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, cells_of, free_headers, headers, vision_threads
+from emu.pipeline.limits import block_tasks, kinds_of, next_tasks, tell_limits
 from emu.pipeline.requests import (
     GenerationDefaults,
     Size,
     batches,
-    check_device,
     check_documents,
     check_prompts,
     check_seeds,
@@ -31,12 +26,15 @@ from emu.pipeline.requests import (
     text_sampling,
 )
 from emu.pipeline.results import ImageResult, VideoResult
-from emu.trained import UNKNOWN, Trained
+from emu.pipeline.stored import StoredEmu
+from emu.trained import task_name
 from emu_tokenizers import VisionTokenizer
 
+SAMPLING = ("guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
 
-class Emu:
-    """Model, tokenizers and generation defaults.
+
+class Emu(StoredEmu):
+    """Model, tokenizers and generation defaults, with a method for each job.
 
     Args:
         model: the transformer.
@@ -49,116 +47,6 @@ class Emu:
     Raises:
         ValueError: model and tokenizer speak of different ids.
     """
-
-    def __init__(
-        self,
-        model: EmuForCausalLM,
-        tokenizer: MultimodalTokenizer,
-        defaults: GenerationDefaults | None = None,
-        *,
-        deterministic: bool = False,
-        trained: Trained = UNKNOWN,
-    ) -> None:
-        check_vocabulary(model, tokenizer)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.trained = trained
-        self.defaults = defaults or GenerationDefaults.from_dict({}, self.trained)
-        self.deterministic = deterministic
-        self._engines: dict[tuple[bool, torch.dtype, torch.device], Engine] = {}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        deterministic: bool = False,
-        verify: bool = False,
-        **options: Any,
-    ) -> Emu:
-        """Read a folder that `save_pretrained` wrote, the bundled model of this name ("digits"), or a released Emu3 or Emu3.5.
-
-        Args:
-            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one);
-                for released models also a hub's repository.
-            device: where to generate; by default a GPU where there is one.
-            dtype: of the transformer; float32 by default, for released models that of their files.
-            deterministic: see `Emu`.
-            verify: compare the content of every file with the checksums in `emu.json`; their lengths are compared always.
-            options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
-                `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
-                `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
-
-        Raises:
-            FileNotFoundError: there is no such folder, or parts of it are missing.
-            ValueError: there is no such device, a file is damaged, or model and tokenizers do not belong together (the message names
-                both fingerprints).
-        """
-        target = check_device(device)
-        if options.get("quantization_config") is not None and target.type == "cuda":
-            options.setdefault("device_map", str(target))  # weights are quantized where they will be
-        parts = read_parts(path, dtype, verify, options)
-        emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic, trained=parts.trained)
-        if device is None and options.get("device_map") is not None:
-            return emu
-        return emu.to(target)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything that `from_pretrained` reads; the folder appears when it is complete.
-
-        A model that the folder held is replaced as a whole; files in it that are no part of a model stay.
-
-        Raises:
-            ValueError: the folder is the working folder, or one around it.
-        """
-        write_folder(Path(folder), self.model, self.tokenizer, self.defaults, self.trained)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Put what `save_pretrained` writes into a hub's repository, which is made where there is none.
-
-        Args:
-            repository: owner/name, or a name of your own.
-            private: of a new repository; by default what the hub does.
-            revision: branch, made where there is none; by default the main one.
-            token: by default that of `hf auth login` or HF_TOKEN.
-            commit_message: by default "Upload Emu".
-            create_pr: open a pull request instead.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            ValueError: nobody is logged in, there is no right to write there, or the hub cannot be reached.
-        """
-        return push(
-            repository,
-            self.save_pretrained,
-            kind="Emu",
-            private=private,
-            revision=revision,
-            token=token,
-            commit_message=commit_message,
-            create_pr=create_pr,
-        )
-
-    def to(self, device: str | torch.device) -> Emu:
-        """Move model and vision tokenizer; returns itself."""
-        self._engines = {}
-        self.model.to(device)  # type: ignore[arg-type]
-        if self.tokenizer.vision is not None:
-            self.tokenizer.vision.to(device)  # type: ignore[arg-type]
-        return self
 
     def generate_images(
         self,
@@ -175,6 +63,7 @@ class Emu:
         window: int = 1,
         batch_size: int = 32,
         deterministic: bool | None = None,
+        strict: bool = False,
         progress: bool = False,
     ) -> list[ImageResult]:
         """Draw pictures. Settings that are None are those of `defaults`.
@@ -192,13 +81,15 @@ class Emu:
             window: above 1, exact speculative decoding of so many codes at once.
             batch_size: pictures that are drawn at a time.
             deterministic: see `Emu`.
+            strict: raise ValueError where the request lies outside of what the model was trained for (size, length), instead of a warning.
             progress: whether to show a progress bar.
 
         Returns:
             The pictures of the first prompt, then those of the second, ...
 
         Raises:
-            TypeError, ValueError: an argument cannot be meant; nothing was drawn.
+            TypeError, ValueError: an argument is invalid, or the model was not trained to draw; nothing was drawn.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         settings = self.defaults.updated(
             size=size,
@@ -209,18 +100,23 @@ class Emu:
             top_p=top_p,
         )
         prompts = check_prompts(prompts)
-        blocks = Blocks(
+        blocks = Blocks.of(
+            self.tokenizer,
             "image",
             self._clip_grid(settings)[1:],
             prompts,
             check_seeds(seed, len(prompts)),
             check_whole("images_per_prompt", images_per_prompt, least=1),
+            negative_prompt=settings.negative_prompt,
         )
+        self._check_trained("image", prompts, 0)
+        self._tell_limits(strict, blocks.tokens, size=settings.size)
         engine = self._engine(deterministic)
         made = blocks.generate(
             engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
         )
-        return [ImageResult(*block) for block in made]
+        about, model = self._about(settings, ("size", *SAMPLING), engine, window), self.model_name
+        return [ImageResult(*block[:4], {**about, "stream": block.stream}, model) for block in made]
 
     def generate_videos(
         self,
@@ -240,6 +136,7 @@ class Emu:
         window: int = 1,
         batch_size: int = 16,
         deterministic: bool | None = None,
+        strict: bool = False,
         progress: bool = False,
     ) -> list[VideoResult]:
         """Make clips from nothing, from a picture, or from the beginning of a clip.
@@ -256,7 +153,8 @@ class Emu:
             The clips of the first prompt, then those of the second, ...
 
         Raises:
-            TypeError, ValueError: an argument cannot be meant; nothing was generated.
+            TypeError, ValueError: an argument is invalid, or the model was not trained for this; nothing was generated.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         settings = self.defaults.updated(
             size=size,
@@ -273,20 +171,37 @@ class Emu:
         if size is None and clips:
             settings = settings.updated(size=clips[0].frames.shape[1:3])
         size = self._size(settings.size)
-        blocks = Blocks(
+        self._check_trained("video", prompts, len(clips[0]) if clips else 0)
+        blocks = Blocks.of(
+            self.tokenizer,
             "video",
             self._clip_grid(settings),
             prompts,
             check_seeds(seed, len(prompts)),
             check_whole("videos_per_prompt", videos_per_prompt, least=1),
-            {"frames": settings.frames, "fps": settings.fps},
-            [beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
+            negative_prompt=settings.negative_prompt,
+            meta={"frames": settings.frames, "fps": settings.fps},
+            given=[beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
         )
+        self._tell_limits(strict, blocks.tokens, size=size, frames=settings.frames, rate=settings.fps)
         engine = self._engine(deterministic)
         made = blocks.generate(
             engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
         )
-        return [VideoResult(clip.images(), codes, settings.fps, prompt, seed) for clip, codes, prompt, seed in made]
+        about, model = self._about(settings, ("size", "frames", "fps", *SAMPLING), engine, window), self.model_name
+        about |= {"first_frames": len(clips[0])} if clips else {}
+        return [
+            VideoResult(
+                block.value.images(),
+                block.codes,
+                settings.fps,
+                block.prompt,
+                block.seed,
+                {**about, "stream": block.stream},
+                model,
+            )
+            for block in made
+        ]
 
     def generate_text(
         self,
@@ -299,31 +214,37 @@ class Emu:
         seed: int | Sequence[int] = 0,
         batch_size: int = 32,
         deterministic: bool | None = None,
+        strict: bool = False,
         progress: bool = False,
     ) -> list[str]:
         """Continue documents with text.
 
         Args:
             documents: each a list of items in order (`str`, PIL images, `Video`, ...), e.g. `[[image, "Describe it."]]`.
-            max_new_tokens: where text ends that does not end by itself.
+            max_new_tokens: where text ends that does not end by itself; it also ends at the model's positions.
             temperature: 0 is greedy.
             top_k: draw among so many most likely tokens; None or 0 means all.
             top_p: draw among the most likely tokens that hold this share.
             seed: one for all documents, or one each.
-            batch_size, deterministic, progress: as in `generate_images`.
+            batch_size, deterministic, strict, progress: as in `generate_images`.
 
         Returns:
             One text per document, without the document.
 
         Raises:
-            TypeError, ValueError: an argument cannot be meant, or a picture is of a size that the tokenizer refuses.
+            TypeError, ValueError: an argument is invalid, a picture is of a size that the tokenizer refuses, a document fills the model's
+                positions, or the model was not trained for this; nothing was written.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         settings = GenerationDefaults(temperature=temperature, top_k=top_k or 0, top_p=top_p)
         settings.check()
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
         documents = check_documents(documents)
         seeds = check_seeds(seed, len(documents))
-        ids = [self.tokenizer.question(document) for document in documents]
+        for document in documents:
+            self.trained.check_task(task_name(kinds_of(self.tokenizer, document), "text"))
+        ids = [self._question(document) for document in documents]
+        self._tell_limits(strict, max(map(len, ids)))
         texts: list[str] = [""] * len(documents)
         engine = self._engine(deterministic)
         with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
@@ -359,6 +280,7 @@ class Emu:
         max_blocks: int = 4,
         seed: int = 0,
         deterministic: bool | None = None,
+        strict: bool = False,
     ) -> Iterator[Any]:
         """Continue a document with text, pictures and clips in the order that the model chooses.
 
@@ -370,17 +292,19 @@ class Emu:
             guidance_scale, temperature, top_k, top_p: how codes are drawn.
             text_temperature, text_top_k, text_top_p: how text is drawn; by default what the model's task says (Emu3.5), else all candidates
                 with the temperature and `top_p` of codes.
-            max_new_tokens: tokens of text after which the document ends.
+            max_new_tokens: tokens of text after which the document ends; it also ends at the model's positions.
             max_blocks: pictures and clips after which none begins.
             seed: of the noise.
             deterministic: see `Emu`.
+            strict: as in `generate_images`.
 
         Returns:
             An iterator over `str`, PIL images and `Video`, each as soon as it is finished. What Emu3.5 plans before it writes comes as
             `emu.documents.Plan`, a `str` with a `scope`, "document" or "image".
 
         Raises:
-            TypeError, ValueError: an argument cannot be meant; nothing was generated.
+            TypeError, ValueError: an argument is invalid, or the model was not trained to go on from such a document; nothing was made.
+            FloatingPointError: the model's logits hold NaN or infinity.
         """
         settings = self.defaults.updated(
             size=None if size == "auto" else size,
@@ -393,6 +317,7 @@ class Emu:
         )
         items = [document] if isinstance(document, str) else document
         (items,) = check_documents([items])
+        self.trained.check_task(*next_tasks(self.tokenizer, kinds_of(self.tokenizer, items)))
         known = self.tokenizer if isinstance(self.tokenizer, ReleasedTokenizer) else None
         text = text_sampling(
             settings,
@@ -400,7 +325,8 @@ class Emu:
             {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p},
         )
         negative = known.unconditional(items) if known else None
-        prompt = self.tokenizer.question(items)
+        prompt = self._question(items)
+        self._tell_limits(strict, len(prompt), size=settings.size if size != "auto" else None)
         segments = self._engine(deterministic).generate(
             prompt,
             headers=free_headers(self.tokenizer, prompt) if size == "auto" else self._headers(prompt, settings),
@@ -420,19 +346,37 @@ class Emu:
         return self._vision.spatial_factor
 
     @property
-    def fingerprint(self) -> str:
-        """Names vocabulary and tokenizers."""
-        return "-".join(self.tokenizer.fingerprints.values())
-
-    @property
     def _vision(self) -> VisionTokenizer:
         if self.tokenizer.vision is None:
             raise ValueError("this model has no vision tokenizer, so it neither draws nor sees")
         return self.tokenizer.vision
 
+    def _check_trained(self, modality: str, prompts: Sequence[str], given_frames: int) -> None:
+        for prompt in prompts:
+            self.trained.check_task(*block_tasks(prompt, modality, given_frames))
+
+    def _tell_limits(self, strict: bool, tokens: int, **shape: Any) -> None:
+        tell_limits(self.trained, self.model.config.max_position_embeddings, strict=strict, tokens=tokens, **shape)
+
+    def _question(self, items: Sequence[Any]) -> Tensor:
+        """Ids of a document that text follows."""
+        with vision_threads(self.tokenizer, cells_of(self.tokenizer, items)):
+            ids = self.tokenizer.question(items)
+        room_for_text([ids], self.model.config.max_position_embeddings, 1)
+        return ids
+
+    def _about(self, settings: GenerationDefaults, names: Sequence[str], engine: Engine, window: int) -> dict[str, Any]:
+        """What a block depends on beside prompt and seed."""
+        table = settings.to_dict()
+        about = {name: table[name] for name in names}
+        about |= {"window": window, "deterministic": engine.deterministic}
+        return about | {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
+
     def _size(self, size: Size | None) -> Size:
         if size is None:
-            raise ValueError("no size: the model has no default, so give size=(height, width) in pixels")
+            seen = ", ".join(f"({height}, {width})" for height, width in self.trained.sizes[:8])
+            hint = f"; it was trained on {seen}" if seen else ""
+            raise ValueError(f"no size: the model has no default, so give size=(height, width) in pixels{hint}")
         return check_size(size, self._vision.spatial_factor)
 
     def _clip_grid(self, settings: GenerationDefaults) -> tuple[int, int, int]:
@@ -446,15 +390,3 @@ class Emu:
         clip = self._clip_grid(settings)
         offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
         return headers(self.tokenizer, prompt, offered)
-
-    def _engine(self, deterministic: bool | None) -> Engine:
-        wanted = self.deterministic if deterministic is None else deterministic
-        if wanted and any(type(parameter) is not nn.Parameter for parameter in self.model.parameters()):
-            raise ValueError("deterministic=True works on plain weights, and these are quantized; leave it out")
-        model, layout = self.model, self.tokenizer.layout
-        key = (wanted, model.dtype, model.device)
-        engine = self._engines.get(key)
-        if engine is None or engine.model is not model or engine.layout is not layout:
-            # One at a time: it may hold a copy of the weights, laid out for its products; it looks itself whether they changed.
-            self._engines = {key: Engine(model, layout, deterministic=wanted)}
-        return self._engines[key]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -23,16 +25,25 @@ class ImageResult:
         codes: (h, w) int64, 0-based codes of the vision tokenizer; a last axis where it has several codebooks.
         prompt: what it was drawn for.
         seed: what its noise was keyed by.
+        settings: everything else that it depends on, by the names of `Emu.generate_images`; of JSON's types.
+        model: name and fingerprint of what made it.
     """
 
     image: Image.Image
     codes: Tensor
     prompt: str
     seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its files tell; `emu.media.read_provenance` reads it back."""
+        return _about(self)
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG that carries prompt and seed."""
-        write_file(Path(path), png_bytes(self.image, {"prompt": self.prompt, "seed": str(self.seed)}))
+        """Write a PNG that says how it was made (`about`), and that a model made it."""
+        write_file(Path(path), png_bytes(self.image, self.about))
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class VideoResult:
         fps: frames a second.
         prompt: what it was made for.
         seed: what its noise was keyed by.
+        settings: everything else that it depends on, by the names of `Emu.generate_videos`; of JSON's types.
+        model: name and fingerprint of what made it.
     """
 
     frames: list[Image.Image]
@@ -52,22 +65,39 @@ class VideoResult:
     fps: float
     prompt: str
     seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its files tell; `emu.media.read_provenance` reads it back."""
+        return _about(self)
 
     def save(self, path: str | Path) -> None:
         """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames where the name has no suffix; it replaces frames.
+
+        Each file says how it was made (`about`), and that a model made it.
 
         Raises:
             ValueError: another suffix.
         """
         path = Path(path)
         if path.suffix == ".gif":
-            write_file(path, gif_bytes(self.frames, self.fps))
+            write_file(path, gif_bytes(self.frames, self.fps, self.about))
         elif path.suffix == ".mp4":
-            write_file(path, mp4_bytes(self.frames, self.fps))
+            write_file(path, mp4_bytes(self.frames, self.fps, self.about))
         elif not path.suffix:
             with new_folder(path, FRAME_FILES) as folder:
                 for index, frame in enumerate(self.frames):
-                    about = {"prompt": self.prompt, "seed": str(self.seed), "frame": str(index), "fps": str(self.fps)}
-                    (folder / f"{index:04d}.png").write_bytes(png_bytes(frame, about))
+                    (folder / f"{index:04d}.png").write_bytes(png_bytes(frame, {**self.about, "frame": index}))
         else:
             raise ValueError(f"a clip is written as .gif, .mp4 or a folder of frames, not as {path.suffix!r}")
+
+
+def _about(result: ImageResult | VideoResult) -> dict[str, Any]:
+    return {
+        "prompt": result.prompt,
+        "seed": result.seed,
+        "model": result.model,
+        "settings": dict(result.settings),
+    }

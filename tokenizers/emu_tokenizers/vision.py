@@ -24,6 +24,7 @@ from emu_tokenizers.convert import THEIR_CODEBOOKS, config_from, config_to, weig
 from emu_tokenizers.decoder import Decoder
 from emu_tokenizers.encoder import Encoder
 from emu_tokenizers.fingerprint import STATISTICS, fingerprint
+from emu_tokenizers.finite import check_finite
 from emu_tokenizers.folders import VISION_FOLDER, find_part
 from emu_tokenizers.initialization import init_weights
 from emu_tokenizers.registry import make_quantizer
@@ -301,7 +302,7 @@ class VisionTokenizer(PreTrainedModel):
 
         Raises:
             FileNotFoundError: no such folder or repository, or a file is missing in it.
-            ValueError: no vision tokenizer, a damaged file, or weights that do not fit the configuration.
+            ValueError: no vision tokenizer, a damaged file, weights that do not fit the configuration, or that hold NaN or infinity.
         """
         source = find_part(source, VISION_FOLDER)
         if config is None:
@@ -310,6 +311,7 @@ class VisionTokenizer(PreTrainedModel):
         own = any(name.startswith("quantizer.") and name not in THEIR_CODEBOOKS for name in weights)
         tokenizer = cls(config)
         tokenizer.load_weights(weights if own else weights_from(weights, config.quantizer), str(source))
+        check_finite(tokenizer, source)
         return tokenizer.eval() if dtype is None else nn.Module.to(tokenizer, dtype).eval()
 
     def load_weights(self, weights: Mapping[str, Tensor], source: str = "the given weights") -> None:

@@ -1,0 +1,208 @@
+"""What an `Emu` is made of, and how it is read, written, moved and named."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from emu.checkpoints.repositories import model_name as folder_name
+from emu.checkpoints.repositories import push
+from emu.generation import Engine
+from emu.model import EmuForCausalLM
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
+from emu.pipeline.requests import GenerationDefaults, check_device
+from emu.trained import UNKNOWN, Trained
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SAMPLES = 256
+"""Numbers of a weight that its fingerprint reads."""
+
+
+class StoredEmu:
+    """Model, tokenizers, generation defaults, and what they were trained for; `Emu` adds the jobs.
+
+    Args:
+        model: the transformer.
+        tokenizer: of the documents that it was trained on.
+        defaults: settings where a call says nothing; by default the library's, with the size, length and rate of the clips that the
+            model was trained on where there is only one.
+        deterministic: bit for bit the same results in any batch, at the cost of speed; calls may ask otherwise.
+        trained: what the model was trained for, where that is known; see `emu.trained`.
+
+    Raises:
+        ValueError: model and tokenizer speak of different ids.
+    """
+
+    def __init__(
+        self,
+        model: EmuForCausalLM,
+        tokenizer: MultimodalTokenizer,
+        defaults: GenerationDefaults | None = None,
+        *,
+        deterministic: bool = False,
+        trained: Trained = UNKNOWN,
+    ) -> None:
+        check_vocabulary(model, tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.trained = trained
+        self.defaults = defaults or GenerationDefaults.from_dict({}, self.trained)
+        self.deterministic = deterministic
+        self._engines: dict[tuple[bool, torch.dtype, torch.device], Engine] = {}
+        self._hashed: tuple[MultimodalTokenizer, list[tuple[int, int]], list[str]] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        deterministic: bool = False,
+        verify: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Read a folder that `save_pretrained` wrote, the bundled model of this name ("digits"), or a released Emu3 or Emu3.5.
+
+        Args:
+            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one);
+                for released models also a hub's repository.
+            device: where to generate; by default a GPU where there is one.
+            dtype: of the transformer; float32 by default, for released models that of their files.
+            deterministic: see `Emu`.
+            verify: compare the content of every file with the checksums in `emu.json`; their lengths are compared always.
+            options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
+                `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
+                `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
+
+        Raises:
+            FileNotFoundError: there is no such folder, or parts of it are missing.
+            ValueError: there is no such device, a file is damaged, or model and tokenizers do not belong together (the message names
+                both fingerprints).
+        """
+        target = check_device(device)
+        if options.get("quantization_config") is not None and target.type == "cuda":
+            options.setdefault("device_map", str(target))  # weights are quantized where they will be
+        parts = read_parts(path, dtype, verify, options)
+        emu = cls(parts.model, parts.tokenizer, parts.defaults, deterministic=deterministic, trained=parts.trained)
+        if device is None and options.get("device_map") is not None:
+            return emu
+        return emu.to(target)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write everything that `from_pretrained` reads; the folder appears when it is complete.
+
+        A model that the folder held is replaced as a whole; files in it that are no part of a model stay.
+
+        Raises:
+            ValueError: the folder is the working folder, or one around it.
+        """
+        write_folder(Path(folder), self.model, self.tokenizer, self.defaults, self.trained)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Put what `save_pretrained` writes into a hub's repository, which is made where there is none.
+
+        Args:
+            repository: owner/name, or a name of your own.
+            private: of a new repository; by default what the hub does.
+            revision: branch, made where there is none; by default the main one.
+            token: by default that of `hf auth login` or HF_TOKEN.
+            commit_message: by default "Upload Emu".
+            create_pr: open a pull request instead.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: nobody is logged in, there is no right to write there, or the hub cannot be reached.
+        """
+        return push(
+            repository,
+            self.save_pretrained,
+            kind="Emu",
+            private=private,
+            revision=revision,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move model and vision tokenizer; returns itself."""
+        self._engines = {}
+        self.model.to(device)  # type: ignore[arg-type]
+        if self.tokenizer.vision is not None:
+            self.tokenizer.vision.to(device)  # type: ignore[arg-type]
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Names vocabulary, tokenizers and the transformer's weights."""
+        vision = self.tokenizer.vision
+        weights = [] if vision is None else [(p.data_ptr(), p._version) for p in vision.parameters()]
+        if self._hashed is None or self._hashed[:2] != (self.tokenizer, weights):
+            # A vision tokenizer is hashed as a whole, which takes too long for every call.
+            self._hashed = self.tokenizer, weights, list(self.tokenizer.fingerprints.values())
+        return "-".join([*self._hashed[2], weights_fingerprint(self.model)])
+
+    @property
+    def model_name(self) -> str:
+        """What results say they were made by: the folder's or repository's name, and the fingerprint."""
+        return f"{self._name} {self.fingerprint}"
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        tasks = f", {', '.join(self.trained.tasks)}" if self.trained.tasks else ""
+        size = f"{self.model.num_parameters() / 1e6:.1f}M parameters, {config.vocab_size} ids"
+        return f"Emu({self._name}: {size}, {self.model.dtype} on {self.model.device}{tasks})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without engines and where weights lie: they hold copies for this process, and are made again."""
+        return {**self.__dict__, "_engines": {}, "_hashed": None}
+
+    def _engine(self, deterministic: bool | None) -> Engine:
+        wanted = self.deterministic if deterministic is None else deterministic
+        if wanted and any(type(parameter) is not nn.Parameter for parameter in self.model.parameters()):
+            raise ValueError("deterministic=True works on plain weights, and these are quantized; leave it out")
+        model, layout = self.model, self.tokenizer.layout
+        key = (wanted, model.dtype, model.device)
+        engine = self._engines.get(key)
+        if engine is None or engine.model is not model or engine.layout is not layout:
+            # One at a time: it may hold a copy of the weights, laid out for its products; it looks itself whether they changed.
+            self._engines = {key: Engine(model, layout, deterministic=wanted, check_length=False)}
+        return self._engines[key]
+
+    @property
+    def _name(self) -> str:
+        return folder_name(Path(self.model.name_or_path or "")) or "unnamed"
+
+
+@torch.no_grad()
+def weights_fingerprint(model: EmuForCausalLM) -> str:
+    """16 hexadecimal digits that name a transformer: its tensors' names, shapes, dtypes, and up to 256 numbers of each.
+
+    A sample, because it is asked for with every call, and billions of numbers would take seconds; training changes all of them.
+    """
+    told, samples = [], []
+    for name, weight in model.named_parameters():
+        told.append(f"{name} {tuple(weight.shape)} {weight.dtype}")
+        if type(weight) is nn.Parameter and not weight.is_meta:  # quantized weights are tensors of their own kind
+            samples.append(weight.flatten()[:: max(1, weight.numel() // SAMPLES)].to("cpu", torch.float64))
+    numbers = torch.cat(samples).numpy().tobytes() if samples else b""
+    return hashlib.sha256("\n".join(told).encode() + numbers).hexdigest()[:16]
