@@ -29,12 +29,12 @@ def threads_for(work: int, device: torch.device) -> Iterator[None]:
         work: multiply-adds of its largest product.
         device: where it runs; nothing changes for others than the CPU.
     """
+    # torch keeps the number for each thread of Python by itself, from the first time that the thread asks for it: others keep theirs.
     before = torch.get_num_threads()
     chosen = threads_of(work, before) if device.type == "cpu" else before
     if chosen == before:
         yield
         return
-    # The number belongs to the calling thread of the process: others keep theirs.
     torch.set_num_threads(chosen)
     try:
         yield
