@@ -78,6 +78,7 @@ def weigh(
 
 
 def kind_totals(ids: Tensor, weights: Tensor, kinds: TokenKinds) -> Tensor:
-    """(K,) float32 weight of the tokens of each kind, of ids and weights (R, S); ids without an owner count as text."""
+    """(K,) weight of the tokens of each kind, of ids and weights (R, S); ids without an owner count as text."""
     numbers = kinds(ids).clamp(min=0)
-    return torch.zeros(len(kinds.names), device=weights.device).index_add_(0, numbers.flatten(), weights.flatten())
+    sums = torch.zeros(len(kinds.names), dtype=weights.dtype, device=weights.device)
+    return sums.index_add_(0, numbers.flatten(), weights.flatten())
