@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from emu.data.loader import StepLoader

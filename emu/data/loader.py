@@ -1,7 +1,7 @@
 """Packed batches whose position is one integer.
 
 Batch s is a pure function of (seed, s): ranks take rows of it, workers take batches of it, and resuming means to start counting elsewhere.
-An optimizer step takes one batch or, where gradients are accumulated, several: a pass always holds whole steps, and so does a saved position.
+An optimizer step takes one batch or, where gradients are accumulated, several; a pass holds whole steps, and so does a saved position.
 The loaders here are what Lightning saves and restores (`state_dict`, `load_state_dict`); turn `use_distributed_sampler` off.
 """
 

@@ -176,7 +176,8 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             )
         if labels is None or return_logits:
             logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
+        kept: dict[str, Any] = {CACHE: cache}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
     def _check(
         self,
