@@ -1,5 +1,7 @@
 """Attention over packed rows against its plain definition: masks, gradients, padding, bad input, compiled, memory."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor
@@ -238,3 +240,30 @@ def test_backends_of_torch_compute_the_same(backend: str, options: dict) -> None
     with torch.no_grad():
         found = torch_attention(backend, q, k, v, causal=True, scale=0.2, **named)
         assert torch.allclose(found, attention(q, k, v, scale=0.2, **options), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("name", ["q", "k", "v", "grad"])
+@pytest.mark.parametrize("rows", ["equal rows", "unequal rows"])
+def test_what_is_not_finite_stays_in_its_document(rows: str, name: str, value: str) -> None:
+    """A bad position in the second of three short documents, and one in padding."""
+    ids = torch.tensor([1] * 5 + [2] * 15 + [3] * 18 + [0] * 7).repeat(2, 1)
+    if rows == "unequal rows":
+        ids[1] = torch.tensor([4] * 30 + [0] * 15)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"q": 4, "k": 2, "v": 2, "grad": 4}
+    tensors = {n: torch.randn(2, 45, heads, 6, generator=generator) for n, heads in shapes.items()}
+    expected = _output_and_gradients(tensors, ids)
+    tensors[name][0, [12, 40]] = float(value)
+    found = _output_and_gradients(tensors, ids)
+    others = ids != 2
+    others[1] = rows == "unequal rows"
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[others], theirs[others])
+        assert not ours[ids == 0].any()
+
+
+def _output_and_gradients(tensors: dict[str, Tensor], segment_ids: Tensor) -> tuple[Tensor, ...]:
+    inputs = [tensors[name].clone().requires_grad_() for name in "qkv"]
+    out = attention(*inputs, segment_ids=segment_ids)
+    return out.detach(), *torch.autograd.grad(out, inputs, tensors["grad"])

@@ -1,7 +1,10 @@
-"""Every Triton kernel and configuration compiles for a Hopper GPU, fits its shared memory and spills no more than is written here.
+"""Every Triton kernel compiles for every architecture with the blocks that it takes there, fits its shared memory, keeps its numbers in
+registers and multiplies on the tensor cores of that generation.
 
-No GPU is needed. `pytest -m "slow or not slow" tests/test_kernels_compile.py` compiles all of them, the default run a few.
+No GPU is needed. `pytest -m "slow or not slow" tests/test_kernels_compile.py` compiles all of them, the default run a few for each.
 """
+
+from __future__ import annotations
 
 import importlib
 import os
@@ -10,172 +13,226 @@ from typing import Any
 import pytest
 import torch
 
+from emu_kernels import configurations
+from emu_kernels.architectures import ARCHITECTURES, Architecture, architecture_of
 from emu_kernels.testing import CompiledKernel, compile_kernel
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels that are interpreted do not compile", allow_module_level=True)
 
-SHARED_BYTES = 227 * 1024
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-PLAIN = {"CAUSAL": True, "WINDOW": False, "PACKED": False, "SOFTCAP": False}
-PACKED = {"CAUSAL": True, "WINDOW": True, "PACKED": True, "SOFTCAP": False}
-CAPPED = {"CAUSAL": False, "WINDOW": True, "PACKED": True, "SOFTCAP": True}
+FLAGS = {
+    "plain": {"CAUSAL": True, "WINDOW": False, "PACKED": False, "SOFTCAP": False},
+    "packed": {"CAUSAL": True, "WINDOW": True, "PACKED": True, "SOFTCAP": False},
+    "capped": {"CAUSAL": False, "WINDOW": True, "PACKED": True, "SOFTCAP": True},
+}
+CAPABILITIES = (80, 86, 90, 100, 120)
+PRODUCTS = {80: "mma", 86: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
+"""The products on tensor cores that are the fast ones of each architecture."""
+
+slow = pytest.mark.slow
 
 
-def build(module: str, kernel: str, types: dict, constants: dict, config: dict) -> CompiledKernel:
+def architecture(capability: int) -> Architecture:
+    found = architecture_of(divmod(capability, 10))
+    assert found is not None
+    return found
+
+
+def build(
+    capability: int, module: str, kernel: str, types: dict, constants: dict, config: dict[str, Any]
+) -> CompiledKernel:
     """Compile `emu_kernels.<module>.<kernel>`; `config` holds block sizes, num_warps and num_stages."""
     function = getattr(importlib.import_module(f"emu_kernels.{module}"), kernel)
     options = {name: config[name] for name in ("num_warps", "num_stages") if name in config}
     blocks = {name: value for name, value in config.items() if name not in options}
-    return compile_kernel(function, types, constants | blocks, options)
+    return compile_kernel(function, types, constants | blocks, options, capability)
 
 
-def check(found: CompiledKernel, products: bool, spill_budget: int = 0) -> None:
-    assert found.shared_bytes <= SHARED_BYTES
-    assert found.spill_bytes <= spill_budget
-    assert (found.num_wgmma > 0) == products
+def check(found: CompiledKernel, capability: int, spills: int = 0) -> None:
+    """The kernel fits the card, spills no more than is written here, and its products do not wait for each other."""
+    assert found.shared_bytes <= architecture(capability).shared_bytes
+    assert found.spill_bytes <= spills
+    assert not found.advice
+
+
+def check_products(found: CompiledKernel, capability: int) -> None:
+    """All products are those of the architecture, and tiles are copied ahead of their use."""
+    used = {name for name in ("mma", "wgmma", "tcgen05") if found.instructions[name]}
+    assert used == {PRODUCTS[capability]}
+    assert found.instructions["tma" if architecture(capability).descriptors else "cp.async"] > 0
+
+
+def test_every_listed_gpu_has_an_architecture_and_older_ones_none() -> None:
+    assert {found.name for found in ARCHITECTURES.values()} == {f"sm_{capability}" for capability in CAPABILITIES}
+    assert architecture_of((7, 5)) is None
+    unknown = architecture_of((13, 0))
+    assert unknown is not None and not unknown.descriptors
+    assert unknown.shared_bytes == min(found.shared_bytes for found in ARCHITECTURES.values())
 
 
 LOSS_TYPES = {
     "target_ptr": "*i64", "exp_ptr": "*fp16", "peak_ptr": "*fp32", "total_ptr": "*fp32", "best_ptr": "*i32",
     "picked_ptr": "*fp32", "softcap": "fp32", "lse_ptr": "*fp32", "on_softmax_ptr": "*fp32", "on_target_ptr": "*fp32",
-    "exp_stride": "i32:16",
+    "exp_stride": "i32:16", "width": "i32:16",
 }  # fmt: skip
+LOSS = {"SOFTCAP": False, "STORE": True, "ARGMAX": False}
+# Once for each tile, beside 4096 / 64 steps of the product.
+CAPPED_LOSS_SPILLS = {90: 344, 100: 824}
 LOSS_CASES = [
-    ("bf16", {"SOFTCAP": False, "STORE": True, "ARGMAX": False}, 0),
-    pytest.param("bf16", {"SOFTCAP": False, "STORE": False, "ARGMAX": False}, 0, marks=pytest.mark.slow),
-    pytest.param("fp16", {"SOFTCAP": False, "STORE": True, "ARGMAX": False}, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", {"SOFTCAP": False, "STORE": True, "ARGMAX": True}, 0, marks=pytest.mark.slow),
-    # Once per tile, beside 4096 / 64 steps of the product.
-    pytest.param("bf16", {"SOFTCAP": True, "STORE": True, "ARGMAX": True}, 344, marks=pytest.mark.slow),
+    *((capability, "bf16", {}, 0) for capability in (86, 90, 100, 120)),
+    pytest.param(80, "bf16", {}, 0, marks=slow),
+    *(pytest.param(capability, "fp16", {}, 0, marks=slow) for capability in CAPABILITIES),
+    *(pytest.param(capability, "bf16", {"STORE": False, "ARGMAX": True}, 0, marks=slow) for capability in CAPABILITIES),
+    *(
+        pytest.param(c, "bf16", {"SOFTCAP": True, "ARGMAX": True}, CAPPED_LOSS_SPILLS.get(c, 0), marks=slow)
+        for c in CAPABILITIES
+    ),
 ]
 
 
-@pytest.mark.parametrize(("dtype", "flags", "budget"), LOSS_CASES)
-def test_logits_kernel_compiles(dtype: str, flags: dict[str, bool], budget: int) -> None:
-    from emu_kernels.linear_cross_entropy_triton import CONFIG
+@pytest.mark.parametrize(("capability", "dtype", "flags", "spills"), LOSS_CASES)
+def test_logits_kernel_compiles(capability: int, dtype: str, flags: dict[str, bool], spills: int) -> None:
+    config = configurations.loss(architecture(capability))
+    rows, ids, width = (config[name] for name in ("BLOCK_ROWS", "BLOCK_IDS", "BLOCK_WIDTH"))
+    sources = {"hidden_source": f"*{dtype}", "weight_source": f"*{dtype}"}
+    if config["DESCRIPTORS"]:
+        sources = {
+            "hidden_source": f"tensordesc<{dtype}[{rows}, {width}]>",
+            "weight_source": f"tensordesc<{dtype}[{ids}, {width}]>",
+        }
+    found = build(
+        capability, "linear_cross_entropy_triton", "logits_kernel", LOSS_TYPES | sources, LOSS | flags, config
+    )
+    check(found, capability, spills)
+    check_products(found, capability)
 
-    types = LOSS_TYPES | {
-        "hidden_descriptor": f"tensordesc<{dtype}[{CONFIG['BLOCK_ROWS']}, {CONFIG['BLOCK_WIDTH']}]>",
-        "weight_descriptor": f"tensordesc<{dtype}[{CONFIG['BLOCK_IDS']}, {CONFIG['BLOCK_WIDTH']}]>",
-    }
-    check(build("linear_cross_entropy_triton", "logits_kernel", types, flags, CONFIG), True, budget)
 
-
-@pytest.mark.parametrize("softcap", [False, True])
-def test_scale_kernel_compiles(softcap: bool) -> None:
-    constants = {"SOFTCAP": softcap, "NUM_TILES": 8, "BLOCK_IDS": 256}
+@pytest.mark.parametrize("softcap", [False, pytest.param(True, marks=slow)])
+@pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])
+def test_scale_kernel_compiles(capability: int, softcap: bool) -> None:
+    ids = configurations.loss(architecture(capability))["BLOCK_IDS"]
+    constants = {"SOFTCAP": softcap, "NUM_TILES": 8, "BLOCK_IDS": ids}
     types = LOSS_TYPES | {"gradient_ptr": "*bf16"}
-    check(build("linear_cross_entropy_triton", "scale_kernel", types, constants, {"num_warps": 4}), False)
+    check(
+        build(capability, "linear_cross_entropy_triton", "scale_kernel", types, constants, {"num_warps": 4}), capability
+    )
 
 
-def attention_types(dtype: str, config: dict[str, int]) -> dict[str, str]:
-    """Tiles of 16 bits come by descriptor, those of float32 by pointer."""
+def attention_types(dtype: str, config: dict[str, Any]) -> dict[str, str]:
     blocks = {"q": "BLOCK_QUERIES", "k": "BLOCK_KEYS", "v": "BLOCK_KEYS", "grad": "BLOCK_QUERIES"}
     sources = {
         f"{name}_source": f"tensordesc<{dtype}[1, 1, {config[block]}, {config['BLOCK_WIDTH']}]>"
+        if config["DESCRIPTORS"]
+        else f"*{dtype}"
         for name, block in blocks.items()
     }
-    if dtype == "fp32":
-        sources = dict.fromkeys(sources, "*fp32")
     results = dict.fromkeys(("out_ptr", "grad_ptr", "d_q_ptr", "d_k_ptr", "d_v_ptr"), f"*{dtype}")
     numbers = dict.fromkeys(("lse_ptr", "base_ptr", "dot_ptr"), "*fp32") | {"softcap": "fp32", "scale": "fp32"}
-    return sources | results | numbers | {"bounds_ptr": "*i32", "row_length": "i32:16"}
+    bounds = dict.fromkeys(("bounds_ptr", "count_ptr", "bad_ptr"), "*i32")
+    return sources | results | numbers | bounds | {"row_length": "i32:16"}
 
 
-def attention_constants(dtype: str, flags: dict[str, bool], width: int) -> dict[str, Any]:
-    missing = {} if flags["PACKED"] else {"bounds_ptr": None}
-    return flags | missing | {"WIDTH": width, "PRODUCT": "tf32x3", "DESCRIPTORS": dtype != "fp32"}
+KERNELS = {
+    "forward": ("attention_triton", "forward_kernel"),
+    "key": ("attention_triton_backward", "key_kernel"),
+    "query": ("attention_triton_backward", "query_kernel"),
+}
+DEFAULT_CASES = {
+    ("forward", 90, "bf16", 128, "plain"),
+    ("key", 90, "bf16", 128, "plain"),
+    ("query", 90, "bf16", 128, "plain"),
+    ("key", 80, "bf16", 128, "packed"),
+}
+CASES = [
+    (kernel, capability, *shape)
+    for kernel in KERNELS
+    for capability in CAPABILITIES
+    for shape in [
+        ("bf16", 64, "packed"), ("bf16", 128, "plain"), ("bf16", 128, "packed"), ("bf16", 128, "capped"),
+        ("bf16", 256, "packed"), ("fp32", 128, "packed"),
+    ]
+]  # fmt: skip
+CASES += [(kernel, 90, *shape) for kernel in KERNELS for shape in [("fp16", 64, "plain"), ("bf16", 16, "packed")]]
+SPILLS: dict[tuple, int] = {}
 
 
-FORWARD_CASES = [
-    ("bf16", 128, PLAIN, 0),
-    pytest.param("bf16", 128, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 128, CAPPED, 0, marks=pytest.mark.slow),
-    pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 16, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 256, PLAIN, 0, marks=pytest.mark.slow),
-    pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
-]
+@pytest.mark.parametrize(
+    ("kernel", "capability", "dtype", "width", "flags"),
+    [case if case in DEFAULT_CASES else pytest.param(*case, marks=slow) for case in CASES],
+)
+def test_attention_compiles(kernel: str, capability: int, dtype: str, width: int, flags: str) -> None:
+    found_architecture = architecture(capability)
+    config = configurations.attention_forward(found_architecture, DTYPES[dtype], width)
+    if kernel != "forward":
+        backward = configurations.attention_backward(found_architecture, DTYPES[dtype], width)
+        config = backward[kernel == "query"]
+    absent = {} if FLAGS[flags]["PACKED"] else {"bounds_ptr": None}
+    absent |= {} if FLAGS[flags]["PACKED"] else {"count_ptr" if kernel == "forward" else "bad_ptr": None}
+    constants = FLAGS[flags] | absent | {"WIDTH": width}
+    found = build(capability, *KERNELS[kernel], attention_types(dtype, config), constants, config)
+    check(found, capability, SPILLS.get((kernel, capability, dtype, width, flags), 0))
+    if dtype != "fp32":
+        check_products(found, capability)
 
 
-@pytest.mark.parametrize(("dtype", "width", "flags", "budget"), FORWARD_CASES)
-def test_attention_forward_compiles(dtype: str, width: int, flags: dict[str, bool], budget: int) -> None:
-    from emu_kernels.attention_triton import forward_config
-
-    config = forward_config(DTYPES[dtype], width)
-    constants = attention_constants(dtype, flags, width)
-    found = build("attention_triton", "forward_kernel", attention_types(dtype, config), constants, config)
-    check(found, True, budget)
-
-
-# The bytes of the first three are those of triton 3.8, which takes most registers; 3.9 spills 0, 0 and 64.
-BACKWARD_CASES = [
-    ("bf16", 128, PLAIN, 56),
-    pytest.param("bf16", 128, PACKED, 72, marks=pytest.mark.slow),
-    pytest.param("bf16", 128, CAPPED, 344, marks=pytest.mark.slow),
-    pytest.param("fp16", 64, PLAIN, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 64, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 16, PACKED, 0, marks=pytest.mark.slow),
-    pytest.param("bf16", 256, PLAIN, 64, marks=pytest.mark.slow),
-    pytest.param("fp32", 128, PLAIN, 512, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize("kernel", ["key_kernel", "query_kernel"])
-@pytest.mark.parametrize(("dtype", "width", "flags", "budget"), BACKWARD_CASES)
-def test_attention_backward_compiles(kernel: str, dtype: str, width: int, flags: dict[str, bool], budget: int) -> None:
-    from emu_kernels.attention_triton_backward import backward_configs
-
-    config = backward_configs(DTYPES[dtype], width)[kernel == "query_kernel"]
-    constants = attention_constants(dtype, flags, width)
-    found = build("attention_triton_backward", kernel, attention_types(dtype, config), constants, config)
-    check(found, dtype != "fp32", budget)
-
-
-def test_attention_row_kernel_compiles() -> None:
-    types = attention_types("bf16", {"BLOCK_QUERIES": 64, "BLOCK_KEYS": 64, "BLOCK_WIDTH": 128})
-    constants = {"WIDTH": 128, "BLOCK_QUERIES": 64, "BLOCK_WIDTH": 128}
-    check(build("attention_triton_backward", "row_kernel", types, constants, {"num_warps": 4}), False)
+@pytest.mark.parametrize("capability", [pytest.param(c, marks=slow) for c in CAPABILITIES])
+def test_row_and_quarantine_kernels_compile(capability: int) -> None:
+    types = attention_types("bf16", {"DESCRIPTORS": False})
+    constants = {"WIDTH": 128, "PACKED": True, "BLOCK_QUERIES": 64, "BLOCK_WIDTH": 128}
+    warps = {"num_warps": 4}
+    check(build(capability, "attention_triton_backward", "row_kernel", types, constants, warps), capability)
+    types |= {"source_ptr": "*bf16", "clean_ptr": "*bf16", "feature_stride": "i32"}
+    constants = {"WIDTH": 128, "COPY": True, "ADD": True, "BLOCK": 64, "BLOCK_WIDTH": 128}
+    check(build(capability, "attention_quarantine", "quarantine_kernel", types, constants, warps), capability)
 
 
 SAMPLER_TYPES = {
     "result_ptr": "*fp32", "scale": "fp32", "part_scale": "fp32", "inverse_temperature": "fp32", "top_p": "fp32",
 }  # fmt: skip
+SAMPLER_CASES = [
+    (90, 512, 3, 0),
+    (90, 8192, 2, 0),
+    *(pytest.param(c, 8192, 2, 0, marks=slow) for c in (80, 86, 100, 120)),
+    # 64 candidates a thread, and the counts of them.
+    *(pytest.param(c, 32768, 2, 128, marks=slow) for c in CAPABILITIES),
+]
 
 
-@pytest.mark.parametrize(("block", "guides", "budget"), [(512, 3, 0), (8192, 2, 0), (32768, 2, 128)])
-def test_filter_kernel_compiles(block: int, guides: int, budget: int) -> None:
+@pytest.mark.parametrize(("capability", "block", "guides", "spills"), SAMPLER_CASES)
+def test_filter_kernel_compiles(capability: int, block: int, guides: int, spills: int) -> None:
     from emu_kernels.guided_sample_triton import filter_warps
 
     types = SAMPLER_TYPES | {"logits_ptr": "*bf16"}
     constants = {"GUIDES": guides, "GREEDY": False, "TOP_K": True, "TOP_P": True, "BLOCK": block}
     config = {"num_warps": filter_warps(block)}
-    check(build("guided_sample_triton", "filter_kernel", types, constants, config), False, budget)
+    check(build(capability, "guided_sample_triton", "filter_kernel", types, constants, config), capability, spills)
 
 
-def test_race_kernels_compile() -> None:
+@pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])
+def test_race_kernels_compile(capability: int) -> None:
     from emu_kernels.guided_sample_triton import RACE_BLOCK
 
     types = {f"{name}_ptr": "*i64" for name in ("seed", "stream", "position", "result", "place")}
     types |= {"weight_ptr": "*fp32", "arrival_ptr": "*fp32"}
     race = {"GREEDY": False, "BLOCK": RACE_BLOCK}
-    check(build("guided_sample_triton", "race_kernel", types, race, {"num_warps": 4}), False)
-    check(build("guided_sample_triton", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), False)
+    check(build(capability, "guided_sample_triton", "race_kernel", types, race, {"num_warps": 4}), capability)
+    check(
+        build(capability, "guided_sample_triton", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), capability
+    )
 
 
 @pytest.mark.parametrize(
-    ("width", "dtype"),
+    ("capability", "width", "dtype"),
     [
-        (4, "fp32"),
-        pytest.param(8, "bf16", marks=pytest.mark.slow),
-        pytest.param(16, "fp32", marks=pytest.mark.slow),
-        pytest.param(256, "fp32", marks=pytest.mark.slow),
+        (90, 4, "fp32"),
+        *(pytest.param(c, 4, "fp32", marks=slow) for c in (80, 86, 100, 120)),
+        *(pytest.param(c, 8, "bf16", marks=slow) for c in CAPABILITIES),
+        *(pytest.param(c, 256, "fp32", marks=slow) for c in CAPABILITIES),
     ],
 )
-def test_nearest_code_kernel_compiles(width: int, dtype: str) -> None:
+def test_nearest_code_kernel_compiles(capability: int, width: int, dtype: str) -> None:
     from emu_kernels.nearest_code_triton import MAX_UNROLLED_WIDTH, nearest_code_config
 
     dot = width > MAX_UNROLLED_WIDTH
@@ -184,4 +241,5 @@ def test_nearest_code_kernel_compiles(width: int, dtype: str) -> None:
         "result_ptr": "*i64", "slack": "fp32",
     }  # fmt: skip
     constants = {"DOT": dot, "WIDTH": 1 if dot else width}
-    check(build("nearest_code_triton", "nearest_code_kernel", types, constants, nearest_code_config(width)), dot)
+    config = nearest_code_config(width)
+    check(build(capability, "nearest_code_triton", "nearest_code_kernel", types, constants, config), capability)

@@ -1,5 +1,7 @@
 """Every Triton kernel in Triton's interpreter against float64 references: ragged sizes, memory poisoned with NaN."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -20,7 +22,14 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyV
     pytest.skip("the interpreter of triton 3.6 fails with numpy 2.4 and later", allow_module_level=True)
 
 LOSS_BLOCKS = {"BLOCK_ROWS": 32, "BLOCK_IDS": 128, "BLOCK_WIDTH": 32, "GROUP_ROWS": 2, "DESCRIPTORS": True}
-TILES = {"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32, "BLOCK_WIDTH": 16, "DESCRIPTORS": False, "PRODUCT": "tf32x3"}
+POINTED_LOSS_BLOCKS = LOSS_BLOCKS | {"DESCRIPTORS": False}
+
+
+def tiles(queries: int = 32, keys: int = 32, descriptors: bool = False, dtype: torch.dtype = torch.float32) -> dict:
+    """A configuration of the attention kernels for heads of at most 16 features."""
+    product = "tf32x3" if dtype == torch.float32 else None
+    blocks = {"BLOCK_QUERIES": queries, "BLOCK_KEYS": keys, "BLOCK_WIDTH": 16}
+    return blocks | {"DESCRIPTORS": descriptors, "PRODUCT": product}
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +63,15 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_linear_cross_entropy(interpreter: Interpreter, name: str) -> None:
+@pytest.mark.parametrize(("name", "blocks"), [*((name, LOSS_BLOCKS) for name in LOSSES), ("mean", POINTED_LOSS_BLOCKS)])
+def test_linear_cross_entropy(interpreter: Interpreter, name: str, blocks: dict) -> None:
     reduction, weighted, (first, count), own, softcap, z_loss = LOSSES[name]
     hidden, weight, target, weights = loss_case()
     ranges = torch.tensor([[0, 210], [50, 100]]).repeat(23, 1)[:45] if own else None
     options = (target, weights if weighted else None, first, count, ranges, softcap, -100, z_loss, reduction)
     wanted = True, reduction != "none", reduction != "none"
     found = interpreter.call(
-        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, *wanted, config=LOSS_BLOCKS
+        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, *wanted, config=blocks
     )
     expected = forward_chunked(hidden.double(), weight.double(), *options, *wanted)
     assert torch.equal(found[2], expected[2])
@@ -111,9 +120,34 @@ ATTENTION = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def run_attention(
+    interpreter: Interpreter, tensors: tuple[Tensor, ...], arguments: tuple, form: tuple[dict, dict, dict]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Output and gradients of (q, k, v, grad); `form` configures the forward, the kernel of keys and that of queries."""
+    q, k, v, grad = tensors
+    out, lse = interpreter.call("attention_triton", "attention_triton", q, k, v, *arguments, config=form[0])
+    gradients = interpreter.call(
+        "attention_triton_backward", "attention_backward_triton", grad, q, k, v, out, lse, *arguments, configs=form[1:]
+    )
+    return out, gradients
+
+
+# float32 comes by pointer, 16 bits by pointer or by descriptor; blocks are of unequal size on every GPU.
+FORMS = {
+    "float32": (tiles(32, 32), tiles(16, 32), tiles(32, 16)),
+    "float16, descriptors": (
+        tiles(32, 16, True, torch.float16),
+        tiles(16, 32, True, torch.float16),
+        tiles(32, 32, True, torch.float16),
+    ),
+    "float16, pointers": tuple(tiles(32, 32, False, torch.float16) for _ in range(3)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ATTENTION)
-def test_attention_forward_and_backward(interpreter: Interpreter, name: str, dtype: torch.dtype) -> None:
+def test_attention_forward_and_backward(interpreter: Interpreter, name: str, form: str) -> None:
+    dtype = torch.float32 if form == "float32" else torch.float16
     options = dict(ATTENTION[name])
     softcap = options.pop("softcap", None)
     if "segment_ids" in options:
@@ -128,16 +162,47 @@ def test_attention_forward_and_backward(interpreter: Interpreter, name: str, dty
         options.get("segment_ids"), options.get("cu_seqlens"), options.get("causal", True),
         options.get("window", 0), softcap or 0.0, 0.3,
     )  # fmt: skip
-    out, lse = interpreter.call("attention_triton", "attention_triton", q, k, v, *arguments, config=TILES)
-    found = interpreter.call(
-        "attention_triton_backward", "attention_backward_triton", grad, q, k, v, out, lse, *arguments,
-        configs=(TILES, TILES),
-    )  # fmt: skip
+    out, found = run_attention(interpreter, (q, k, v, grad), arguments, FORMS[form])
     exact = [x.double().requires_grad_() for x in (q, k, v)]
     expected = reference.attention(*exact, reference.visible(1, 45, **options), softcap, 0.3)
     wanted = torch.autograd.grad(expected, exact, grad.double())
     limit = 1e-6 if dtype == torch.float32 else 1e-3
     assert all(relative_error(a, b) < limit for a, b in zip((out, *found), (expected, *wanted), strict=True))
+
+
+@pytest.mark.parametrize(("value", "form"), [("nan", "float32"), ("inf", "float16, descriptors")])
+@pytest.mark.parametrize("name", ["q", "k", "v", "grad"])
+def test_what_is_not_finite_stays_in_its_document(interpreter: Interpreter, name: str, value: str, form: str) -> None:
+    """A bad position in the second of three documents, and one in padding: the others come out as if it were not there."""
+    ids = torch.tensor([1] * 5 + [2] * 15 + [3] * 18 + [0] * 7)[None]
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if form == "float32" else torch.float16
+    tensors = {
+        n: torch.randn(1, 45, h, 12, generator=generator).to(dtype)
+        for n, h in zip(("q", "k", "v", "grad"), (2, 1, 1, 2), strict=True)
+    }
+    arguments = ids, None, True, 0, 0.0, 0.3
+    clean = run_attention(interpreter, tuple(tensors.values()), arguments, FORMS[form])
+    tensors[name][0, [12, 40]] = float(value)
+    out, gradients = run_attention(interpreter, tuple(tensors.values()), arguments, FORMS[form])
+    others = (ids == 1) | (ids == 3)
+    for found, expected in zip((out, *gradients), (clean[0], *clean[1]), strict=True):
+        assert torch.equal(found[others], expected[others])
+        assert not found[ids == 0].any()
+    spoilt = gradients[0] if name == "grad" else out
+    assert spoilt[0, 12].isnan().all(), "what depends on it must show it"
+    assert not spoilt[0, 5:12].isnan().any(), "and nothing before it may"
+
+
+def test_offsets_beyond_the_row_lead_to_no_keys_beyond_it(interpreter: Interpreter) -> None:
+    """Their values are not checked on a GPU."""
+    q, k, v = (torch.randn(1, 40, h, 8, generator=torch.Generator().manual_seed(h)) for h in (2, 1, 1))
+    arguments = None, torch.tensor([0, 100], dtype=torch.int32), False, 0, 0.0, 0.3
+    out, _ = interpreter.call("attention_triton", "attention_triton", q, k, v, *arguments, config=tiles())
+    expected = reference.attention(
+        q.double(), k.double(), v.double(), reference.visible(1, 40, causal=False), scale=0.3
+    )
+    assert relative_error(out, expected) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -146,8 +211,9 @@ def test_attention_takes_views_of_one_projection(interpreter: Interpreter, dtype
     """Also views whose addresses and strides no tensor descriptor takes."""
     joint = torch.randn(2, 19, 32 + offset, generator=torch.Generator().manual_seed(0)).to(dtype)
     q, k, v = joint[..., offset:].unflatten(-1, (4, 8)).split((2, 1, 1), dim=2)
+    blocks = tiles(descriptors=dtype == torch.float16, dtype=dtype)
     out, _ = interpreter.call(
-        "attention_triton", "attention_triton", q, k, v, None, None, True, 0, 0.0, 0.5, config=TILES
+        "attention_triton", "attention_triton", q, k, v, None, None, True, 0, 0.0, 0.5, config=blocks
     )
     expected = reference.attention(q.double(), k.double(), v.double(), reference.visible(2, 19), scale=0.5)
     assert relative_error(out, expected) < (1e-6 if dtype == torch.float32 else 1e-3)

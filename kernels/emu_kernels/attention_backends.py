@@ -53,7 +53,10 @@ def torch_attention(
 ) -> Tensor:
     """Attention by one of torch's own implementations, which bring their own backward; shapes as in `attention`."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
-    shared = q.shape[1] != k.shape[1]
+    # A branch, since a compiler that takes the numbers of heads as symbols gives a symbol for the comparison.
+    shared = False
+    if q.shape[1] != k.shape[1]:
+        shared = True
     if backend == "flex":
         return _flex(q, k, v, causal, window, softcap, scale, shared).transpose(1, 2)
     # The other names in the list serve shapes that the first one refuses.

@@ -67,7 +67,7 @@ def choose(op: str, device: torch.device, dtype: torch.dtype | None = None) -> C
 
 def architecture(device: torch.device) -> Architecture | None:
     """The architecture of a CUDA device that Triton has kernels for, else None."""
-    return _survey(device)[0]
+    return _survey(device)[0] if device.type == "cuda" else None
 
 
 def _device_choice(device: torch.device) -> Choice:

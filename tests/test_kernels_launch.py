@@ -1,0 +1,109 @@
+"""Kernels start on the device of their tensors, whichever is current, and at one place."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import emu_kernels
+from emu_kernels import launch
+
+PACKAGE = Path(emu_kernels.__file__).parent
+MODULES = (
+    "attention_quarantine", "attention_triton", "attention_triton_backward", "guided_sample_triton",
+    "linear_cross_entropy_triton", "nearest_code_triton",
+)  # fmt: skip
+
+
+def started_kernels(tree: ast.AST) -> list[int]:
+    """Lines with a call of the form `kernel[grid](...)`."""
+    return [
+        node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
+    ]
+
+
+def test_no_kernel_is_started_past_the_launcher() -> None:
+    found = {file.stem: started_kernels(ast.parse(file.read_text())) for file in PACKAGE.glob("*.py")}
+    assert [name for name, lines in found.items() if lines] == ["launch"]
+    assert len(found["launch"]) == 1
+
+
+def test_the_guard_takes_the_tensors_own_gpu() -> None:
+    with FakeTensorMode():
+        assert launch.device_of(torch.empty(3, device="cuda:1")).idx == 1  # type: ignore[attr-defined]
+    with launch.device_of(torch.empty(3)):
+        pass  # nothing to do on the CPU
+
+
+class Launches:
+    """Stands for a kernel: notes the device that is current when it starts."""
+
+    def __init__(self, name: str, guarded: list[torch.device], started: dict[str, list[torch.device | None]]) -> None:
+        self.name, self.guarded, self.started = name, guarded, started
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def start(*arguments: Any, **options: Any) -> None:
+            self.started.setdefault(self.name, []).append(self.guarded[-1] if self.guarded else None)
+
+        return start
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[torch.device | None]]:
+    """Which device was made current for each start of each kernel."""
+    pytest.importorskip("triton")
+    guarded: list[torch.device] = []
+    found: dict[str, list[torch.device | None]] = {}
+
+    @contextmanager
+    def guard(tensor: Tensor) -> Iterator[None]:
+        guarded.append(tensor.device)
+        yield
+        guarded.pop()
+
+    monkeypatch.setattr(launch, "device_of", guard)
+    for name in MODULES:
+        module = importlib.import_module(f"emu_kernels.{name}")
+        for kernel in [attribute for attribute in vars(module) if attribute.endswith("_kernel")]:
+            monkeypatch.setattr(module, kernel, Launches(kernel, guarded, found))
+    return found
+
+
+def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without data stand for those of a GPU: all kernels of all ops, and each at least once."""
+    from emu_kernels import linear_cross_entropy_triton as loss
+    from emu_kernels.attention_triton import attention_triton
+    from emu_kernels.attention_triton_backward import attention_backward_triton
+    from emu_kernels.guided_sample_triton import guided_sample_triton
+    from emu_kernels.nearest_code_triton import nearest_code_triton
+
+    with torch.device("meta"):
+        q, k = (torch.empty(2, 40, heads, 16, dtype=torch.bfloat16) for heads in (4, 2))
+        ids = torch.ones(2, 40, dtype=torch.int64)
+        out, lse = attention_triton(q, k, k, ids, None, True, 0, 0.0, 0.3)
+        attention_backward_triton(out, q, k, k, out, lse, ids, None, True, 0, 0.0, 0.3)
+        key = [torch.ones(4, dtype=torch.int64)] * 3
+        guided_sample_triton(torch.empty(2, 4, 8192), 1.0, 1.0, 1.0, 5, 0.9, *key, 0)
+        nearest_code_triton(torch.empty(20, 4), torch.empty(30, 4))
+        hidden, weight = (torch.empty(rows, 64, dtype=torch.bfloat16) for rows in (32, 512))
+        monkeypatch.setattr(loss, "token_groups", lambda *a, **k: [loss.Group(None, 32, 0, 512)])
+        target = torch.ones(32, dtype=torch.int64)
+        loss.forward_triton(hidden, weight, target, None, 0, 512, None, 0.0, -100, 0.0, "mean", False, True, True)
+    kernels = {name for module in MODULES for name in _kernels_of(module)}
+    assert set(started) == kernels
+    assert {device for devices in started.values() for device in devices} == {torch.device("meta")}
+
+
+def _kernels_of(module: str) -> list[str]:
+    """Names of the kernels that a file defines."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")]
