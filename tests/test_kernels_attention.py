@@ -267,3 +267,21 @@ def _output_and_gradients(tensors: dict[str, Tensor], segment_ids: Tensor) -> tu
     inputs = [tensors[name].clone().requires_grad_() for name in "qkv"]
     out = attention(*inputs, segment_ids=segment_ids)
     return out.detach(), *torch.autograd.grad(out, inputs, tensors["grad"])
+
+
+def test_autocast_ends_at_the_door_of_the_op() -> None:
+    """The op's own products run in the dtype of its inputs, and its log-sum-exp comes in the dtype that compilers are told."""
+    inputs = make_inputs(1, 33, torch.float32)
+    expected = attention(*inputs, softcap=2.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention(*inputs, softcap=2.0)
+        lse = torch.ops.emu_kernels.attention(*inputs, None, None, True, 0, 2.0, 0.3)[1]
+    assert torch.equal(found, expected)
+    assert lse.dtype == torch.float32
+
+
+def test_the_log_sum_exp_refuses_to_be_differentiated() -> None:
+    inputs = make_inputs(1, 9)
+    lse = torch.ops.emu_kernels.attention(*inputs, None, None, True, 0, 0.0, 0.3)[1]
+    with pytest.raises(RuntimeError, match="no derivative"):
+        lse.sum().backward()

@@ -79,6 +79,29 @@ def test_linear_cross_entropy(interpreter: Interpreter, name: str, blocks: dict)
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[3:], expected[3:], strict=True))
 
 
+def test_large_logits_under_z_loss_stay_within_float16(interpreter: Interpreter) -> None:
+    """1 + 2 z lse is about 7 here, beside gradients that fill the range as they are."""
+    hidden, weight, target, _ = loss_case()
+    hidden = hidden * 16.0
+    options = (target, None, 0, 210, None, 0.0, -100, 0.05, "mean", False, True, True)
+    found = interpreter.call(
+        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS
+    )
+    expected = forward_chunked(hidden.double(), weight.double(), *options)
+    assert float(expected[1].max()) > 200
+    assert all(relative_error(a, b) < 2e-3 for a, b in zip(found[3:], expected[3:], strict=True))
+
+
+def test_the_most_likely_id_of_a_row_that_is_not_a_number_is_an_id(interpreter: Interpreter) -> None:
+    hidden, weight, target, _ = loss_case()
+    hidden[5] = torch.nan
+    options = (target, None, 0, 210, None, 0.0, -100, 0.0, "none", True, False, False)
+    best = interpreter.call(
+        "linear_cross_entropy_triton", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS
+    )[2]
+    assert 0 <= int(best[5]) < 210
+
+
 def test_linear_cross_entropy_in_chunks(interpreter: Interpreter) -> None:
     """Two chunks of one slice, the second of which adds to what the first has written into memory full of NaN."""
     hidden, weight, target, _ = loss_case()

@@ -30,6 +30,7 @@ from emu_kernels.checks import (
     check_shape,
     check_tensor,
 )
+from emu_kernels.dispatch import without_autocast
 
 
 def attention(
@@ -129,7 +130,8 @@ def _forward_op(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
-    return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
+    with without_autocast(q):
+        return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
 
 
 @_forward_op.register_fake
@@ -165,7 +167,10 @@ def _backward_op(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    return attention_backward_tiled(grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale)
+    with without_autocast(q):
+        return attention_backward_tiled(
+            grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale
+        )
 
 
 @_backward_op.register_fake
@@ -200,6 +205,8 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     missing = (None,) * 6
+    if grad_lse is not None:
+        raise RuntimeError("the log-sum-exp of emu_kernels::attention has no derivative; use that of its output")
     if grad is None:
         return None, None, None, *missing
     return *_backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing

@@ -10,6 +10,7 @@ import importlib.util
 import subprocess
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -111,8 +112,19 @@ def _scope(op: str) -> str:
     return f"{scope}; rows without documents, window or soft cap take torch's own" if op == "attention" else scope
 
 
+def without_autocast(like: Tensor) -> AbstractContextManager:
+    """An op computes in the dtypes that it promises: autocast, which would reach the products inside it, ends at its door."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 def triton_or_torch(op: str, like: Tensor, kernels: Callable[..., T], plain: Callable[..., T], *arguments: Any) -> T:
     """Run an op on the device of `like`: `kernels`, which may import and compile, or `plain` where they cannot run."""
+    with without_autocast(like):
+        return _run(op, like, kernels, plain, *arguments)
+
+
+def _run(op: str, like: Tensor, kernels: Callable[..., T], plain: Callable[..., T], *arguments: Any) -> T:
     choice = choose(op, like.device, like.dtype)
     if choice.path == "triton":
         try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
-from emu_kernels.dispatch import triton_or_torch
+from emu_kernels.dispatch import triton_or_torch, without_autocast
 from emu_kernels.linear_cross_entropy_chunked import backward_chunked, forward_chunked
 
 
@@ -40,22 +40,23 @@ def forward_op(
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
-    return forward_chunked(
-        hidden,
-        weight,
-        target,
-        weights,
-        first,
-        count,
-        ranges,
-        softcap,
-        ignore_index,
-        z_loss,
-        reduction,
-        argmax,
-        grad_hidden,
-        grad_weight,
-    )
+    with without_autocast(hidden):
+        return forward_chunked(
+            hidden,
+            weight,
+            target,
+            weights,
+            first,
+            count,
+            ranges,
+            softcap,
+            ignore_index,
+            z_loss,
+            reduction,
+            argmax,
+            grad_hidden,
+            grad_weight,
+        )
 
 
 @forward_op.register_kernel("cuda")
@@ -163,9 +164,10 @@ def backward_op(
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients whose logits gradient is `on_softmax * softmax - on_target * onehot(target)`, logits recomputed."""
-    return backward_chunked(
-        hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
-    )
+    with without_autocast(hidden):
+        return backward_chunked(
+            hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
+        )
 
 
 @backward_op.register_kernel("cuda")

@@ -14,6 +14,7 @@ Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,9 @@ def logits_kernel(
     peak = tl.max(logits, axis=1)
     partial = rows.to(tl.int64) * num_tiles + tile
     if ARGMAX:
-        best = tl.min(tl.where(logits == peak[:, None], ids[None, :], 2147483647), axis=1)
+        # A row that is not a number has no maximum: its first such id, as torch has it.
+        highest = (logits == peak[:, None]) | (logits != logits)
+        best = tl.min(tl.where(highest, ids[None, :], 2147483647), axis=1)
         tl.store(best_ptr + partial, best, mask=in_rows)
     exponential = tl.exp2((logits - peak[:, None]) * LOG2_E)
     tl.store(peak_ptr + partial, peak, mask=in_rows)
@@ -245,6 +248,14 @@ def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
 
 
+def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, z_loss: float) -> Tensor:
+    """Power of two that 1 + 2 z lse, the factor of the softmax in the gradient, does not exceed: no logit exceeds |hidden| |weight|."""
+    in_hidden, in_weight = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float32) for x in (hidden, weight))
+    logit = torch.where(kept, in_hidden, 0.0).amax() * in_weight.amax()
+    logit = logit.clamp(max=softcap) if softcap else logit
+    return torch.exp2(torch.ceil(torch.log2(1.0 + 2.0 * z_loss * (logit + math.log(weight.shape[0])))))
+
+
 def aligned(x: Tensor) -> Tensor:
     """x in rows without gaps, from an address that a tensor descriptor takes."""
     x = x.contiguous()
@@ -290,6 +301,8 @@ def forward_triton(
     scale = torch.where(total == 0, 0.0, 1.0 / total) if reduction == "mean" else torch.ones_like(total)
     with_gradients = grad_hidden or grad_weight
     amplifier = _amplifier(factors * scale, hidden.dtype)
+    if amplifier is not None and z_loss:
+        amplifier /= _z_loss_bound(hidden, weight, kept, softcap, z_loss)
     groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:

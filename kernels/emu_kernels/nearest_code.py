@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, accumulation_dtype, check_like, check_not_empty, check_shape, check_tensor
-from emu_kernels.dispatch import triton_or_torch
+from emu_kernels.dispatch import triton_or_torch, without_autocast
 
 TABLE_ENTRIES = 2**20
 
@@ -44,7 +44,8 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 
 @torch.library.custom_op("emu_kernels::nearest_code", mutates_args=())
 def _nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
-    return nearest_code_torch(z, codebook)
+    with without_autocast(z):
+        return nearest_code_torch(z, codebook)
 
 
 def nearest_code_torch(z: Tensor, codebook: Tensor) -> Tensor:
