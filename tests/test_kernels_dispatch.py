@@ -13,10 +13,21 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from emu_kernels import attention, choices, dispatch, guided_sample, linear_cross_entropy, nearest_code
+from emu_kernels import (
+    attention,
+    attention_backends,
+    choices,
+    dispatch,
+    guided_sample,
+    linear_cross_entropy,
+    linear_cross_entropy_ops,
+    nearest_code,
+)
 from emu_kernels.attention_backends import torch_attention
 from emu_kernels.dispatch import OPS, choose, triton_or_torch
 
+guided_sample_module = sys.modules["emu_kernels.guided_sample"]  # the names of the package are those of the functions
+nearest_code_module = sys.modules["emu_kernels.nearest_code"]
 CARD = torch.device("cuda", 1)
 
 
@@ -128,6 +139,37 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, error: Exc
     with pytest.raises(type(error), match=str(error)):
         _run("attention", _failing(error, []))
     assert choices(CARD)["attention"][0] == "triton"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton finds its driver here")
+@pytest.mark.skipif(not dispatch.TRITON_FOUND, reason="needs Triton")
+def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way of a GPU, up to Triton's complaint that it has no driver; arguments of the kernels' sides and of torch's agree."""
+    monkeypatch.setattr(dispatch, "choose", lambda op, device, dtype: dispatch.Choice("triton", ""))
+    q, k, v, grad = (torch.randn(1, 40, heads, 8) for heads in (4, 2, 2, 4))
+    mask = torch.ones(1, 40, dtype=torch.int64), None, True, 0, 0.0, 0.3
+    hidden, weight, target = torch.randn(12, 16).bfloat16(), torch.randn(50, 16).bfloat16(), torch.arange(12)
+    loss = hidden, weight, target, None, 0, 50, None, 0.0, -100, 0.0, "mean", False, True, True
+    row = torch.rand(12)
+    again = hidden, weight, target, row, row, row, 0, 50, None, 0.0, True, True
+    key = [torch.arange(3)] * 3
+    draw = torch.randn(2, 3, 5), 2.0, 1.0, 1.0, 0, 1.0, *key, 0
+    out, lse = torch.ops.emu_kernels.attention(q, k, v, *mask)
+    runs: list[tuple[Any, Any, tuple]] = [
+        (attention_backends.attention_cuda, torch.ops.emu_kernels.attention, (q, k, v, *mask)),
+        (attention_backends.attention_backward_cuda, torch.ops.emu_kernels.attention_backward, (grad, q, k, v, out, lse, *mask)),
+        (linear_cross_entropy_ops._forward_cuda, torch.ops.emu_kernels.linear_cross_entropy, loss),
+        (linear_cross_entropy_ops._backward_cuda, torch.ops.emu_kernels.linear_cross_entropy_backward, again),
+        (guided_sample_module._sample_cuda, torch.ops.emu_kernels.guided_sample, draw),
+        (nearest_code_module._nearest_cuda, torch.ops.emu_kernels.nearest_code, (torch.randn(9, 4), torch.randn(6, 4))),
+    ]  # fmt: skip
+    for gpu, op, arguments in runs:
+        with pytest.warns(RuntimeWarning, match="active drivers"):
+            found = gpu(*arguments)
+        dispatch._warned.clear()
+        expected = op(*arguments)
+        for ours, theirs in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, expected)), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_without_triton_all_ops_warn_once_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,10 +149,10 @@ def _sample_torch(
     return torch.from_numpy(result).to(logits.device)
 
 
+# On every device that has no implementation of its own.
 torch.library.impl("emu_kernels::guided_sample", "CompositeExplicitAutograd", _sample_torch)
 
 
-@torch.library.impl("emu_kernels::guided_sample", "cuda")
 def _sample_cuda(*arguments: Any) -> Tensor:
     return triton_or_torch("guided_sample", arguments[0], _sample_kernels, _sample_torch, *arguments)
 
@@ -161,6 +161,9 @@ def _sample_kernels(*arguments: Any) -> Tensor:
     from emu_kernels.guided_sample_triton import guided_sample_triton
 
     return guided_sample_triton(*arguments)
+
+
+torch.library.impl("emu_kernels::guided_sample", "cuda", _sample_cuda)
 
 
 @torch.library.register_fake("emu_kernels::guided_sample")
