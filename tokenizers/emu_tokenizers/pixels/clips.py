@@ -63,7 +63,7 @@ def opened_reel(content: str | bytes, name: str) -> Iterator[Reel]:
 def _entered(stack: ExitStack, content: str | bytes, name: str) -> Reel:
     """Open a file by whichever reader knows it: pictures that are sure, then videos, then the rest of the pictures."""
     try:
-        return AnimationReel(stack.enter_context(opened_image(content, name, formats=PICTURE_FORMATS)))
+        return AnimationReel(stack.enter_context(opened_image(content, name, formats=PICTURE_FORMATS)), name)
     except BadPicture as error:
         if error.reason != "not a picture":
             raise
@@ -75,7 +75,7 @@ def _entered(stack: ExitStack, content: str | bytes, name: str) -> Reel:
         return stack.enter_context(opened_video(stack.enter_context(open(content, "rb")), name))
     except (BadPicture, ModuleNotFoundError):
         with suppress(BadPicture):
-            return AnimationReel(stack.enter_context(opened_image(content, name)))
+            return AnimationReel(stack.enter_context(opened_image(content, name)), name)
         raise
 
 
@@ -84,10 +84,11 @@ class AnimationReel:
 
     Args:
         image: opened by Pillow; frames are composed by it, disposal and transparency included.
+        name: what messages call it.
     """
 
-    def __init__(self, image: Image.Image) -> None:
-        self.image = image
+    def __init__(self, image: Image.Image, name: str) -> None:
+        self.image, self.name = image, name
         total = min(getattr(image, "n_frames", 1), MAX_PAGES)
         if image.format == "TIFF":
             self.numbers = pages_of(image, MAX_PAGES)
@@ -115,7 +116,7 @@ class AnimationReel:
         for place, number in enumerate(self.numbers):
             self._show(number)
             if place >= start:
-                yield to_rgb(self.image)
+                yield to_rgb(self.image, self.name)
 
     def from_time(self, start: float) -> Iterator[tuple[float, float, Any]]:
         begin = 0.0
@@ -126,7 +127,7 @@ class AnimationReel:
             begin = end
 
     def picture(self, frame: Image.Image) -> Image.Image:
-        return to_rgb(frame)
+        return to_rgb(frame, self.name)
 
     def _show(self, number: int) -> float:
         """Go to a frame; returns its duration in seconds."""

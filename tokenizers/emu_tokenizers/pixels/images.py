@@ -5,6 +5,7 @@ This module and those that decode clips import Pillow and numpy alone, so that t
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import warnings
@@ -77,7 +78,7 @@ def contained(name: str) -> Iterator[None]:
     except (
         Exception
     ) as error:  # decoders of damaged files raise almost anything: struct.error, KeyError, zlib.error, ...
-        if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # that is a seek to nowhere
             raise BadPicture("unreadable", f"{name} cannot be read: {error.strerror}") from error
         raise BadPicture("damaged", f"{name} cannot be read to its end: {error or type(error).__name__}") from error
 
@@ -157,7 +158,7 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS, 
             raise BadPicture(
                 "several pages", f"{name} has several pages; save each as a picture, or read it as a clip of frames"
             )
-        return to_rgb(image)
+        return to_rgb(image, name)
 
 
 def pages_of(image: Image.Image, limit: int = 2) -> list[int]:
@@ -175,16 +176,20 @@ def pages_of(image: Image.Image, limit: int = 2) -> list[int]:
     return found or [0]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
     """An upright RGB copy of a picture of any mode; of an animated one, the frame at which it stands.
 
     Nothing of what the file says about itself is kept. Transparency is laid over white. 16-bit grey covers 0 to 65,535; 32-bit grey is
     taken for 16-bit where a value exceeds 255; floating point covers 0 to 1, to 255 or to 65,535: the first that holds its largest value.
 
+    Args:
+        image: any picture of Pillow's.
+        name: what messages call it, the name of its file by default.
+
     Raises:
         BadPicture: a ValueError; the picture is empty or its file cannot be read to its end.
     """
-    name = str(getattr(image, "filename", "") or "the picture")
+    name = name or str(getattr(image, "filename", "") or "the picture")
     if 0 in image.size:
         raise BadPicture("empty", f"{name} is empty: a picture of {image.size[0]}x{image.size[1]} pixels")
     with contained(name):

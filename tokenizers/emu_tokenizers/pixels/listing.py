@@ -31,7 +31,9 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(
         ending.lower()
         for ending, name in endings.items()
-        if name in Image.OPEN and name not in REFUSED_FORMATS and ending.lower() not in VIDEO_SUFFIXES
+        if (name in Image.OPEN or name == "MPO")  # which opens as the JPEG that it begins with
+        and name not in REFUSED_FORMATS
+        and ending.lower() not in VIDEO_SUFFIXES
     )
 
 
@@ -67,7 +69,7 @@ def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
             found.append(file)
         else:
             others[file.suffix.lower() or "no ending"] += 1
-    left_out = ", ".join(f"{count} of {ending}" for ending, count in others.most_common(8))
+    left_out = ", ".join(f"{count} of {ending}" for ending, count in sorted(others.items(), key=_most_first)[:8])
     if not found:
         raise FileNotFoundError(
             f"no {what} under {root}" + (f"; its files have other endings: {left_out}" if others else "; it is empty")
@@ -77,6 +79,10 @@ def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
             "%s: %d %s; left out %d files by their endings (%s)", root, len(found), what, others.total(), left_out
         )
     return sorted(found, key=lambda file: natural_key(file.relative_to(root)))
+
+
+def _most_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
 
 
 def _walk(root: Path) -> Iterator[Path]:

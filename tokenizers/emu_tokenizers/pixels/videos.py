@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,7 +89,13 @@ class VideoFile:
             BadPicture: they cannot be read, are more than a clip may have, or there are none from that time on.
             FileNotFoundError: the file is gone.
         """
-        told, found = self._ask(ask="times", fps=fps, start=start, frames=frames, size=size)
+        told, found = self._ask(
+            ask="times",
+            fps=None if fps is None else float(fps),
+            start=float(start),
+            frames=None if frames is None else int(frames),
+            size=None if size is None else [int(side) for side in size],
+        )
         if found is None:
             raise BadPicture("empty", f"{self.name} has no frames" + (f" from {start:g} seconds on" if start else ""))
         return found, told["fps"]
@@ -172,18 +179,17 @@ def _pictures_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, key=natural_key)]
 
 
-def _check_numbers(fps: float | None, start: float, frames: int | None, size: tuple[int, int] | None) -> None:
-    if fps is not None and not (_is_number(fps) and 0 < fps <= MAX_RATE):
+def _check_numbers(fps: Any, start: Any, frames: Any, size: Any) -> None:
+    if fps is not None and not (_is(fps, Real) and 0 < fps <= MAX_RATE):
         raise ValueError(f"fps is {fps!r}; expected a number of frames a second, at most {MAX_RATE}, or None")
-    if not (_is_number(start) and 0 <= start <= MAX_START):
+    if not (_is(start, Real) and 0 <= start <= MAX_START):
         raise ValueError(f"start is {start!r}; expected seconds from the clip's beginning, 0 or more")
-    if frames is not None and not (isinstance(frames, int) and not isinstance(frames, bool) and frames >= 1):
+    if frames is not None and not (_is(frames, Integral) and frames >= 1):
         raise ValueError(f"frames is {frames!r}; expected a whole number of at least 1, or None for all")
-    if size is not None and not (
-        isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-    ):
+    sides = size if isinstance(size, Sequence) else ()
+    if size is not None and not (len(sides) == 2 and all(_is(side, Integral) and side > 0 for side in sides)):
         raise ValueError(f"size is {size!r}; expected (height, width) in pixels")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
