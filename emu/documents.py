@@ -87,7 +87,9 @@ def _frames_array(frames: Sequence[Image.Image] | np.ndarray) -> np.ndarray:
             raise ValueError(f"a video of shape {frames.shape} is empty; it needs at least one frame and one pixel")
         return frames
     if not isinstance(frames, Sequence) or not all(isinstance(frame, Image.Image) for frame in frames):
-        raise TypeError("video frames must be a list of PIL images or a uint8 array (T, H, W, 3)")
+        raise TypeError(
+            f"video frames are a list of PIL images or a uint8 array (T, H, W, 3), got {type(frames).__name__}; Video.open reads a file"
+        )
     if not frames:
         raise ValueError("a video of zero frames; it needs at least one")
     pictures = [to_rgb(frame) for frame in frames]

@@ -24,6 +24,7 @@ def test_frames_of_pil_images_and_arrays_are_the_same_clip():
         (np.zeros((2, 4, 4, 3)), 8, ValueError, "uint8"),
         ([Image.new("RGB", (4, 4)), Image.new("RGB", (5, 4))], 8, ValueError, "unequal sizes"),
         (["a.png"], 8, TypeError, "PIL images"),
+        ("a.mp4", 8, TypeError, r"Video\.open reads a file"),
         ([Image.new("RGB", (4, 4))], 0, ValueError, "fps is 0"),
     ],
 )

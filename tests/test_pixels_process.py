@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from emu_tokenizers.pixels.clip_process import ClipProcess
+from emu_tokenizers.pixels.clip_worker import MEMORY_EXIT
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.videos import VideoFile
 from tests.media_files import whole
@@ -65,6 +66,17 @@ def test_a_clip_that_fills_the_memory_costs_no_more_than_itself():
         assert len(frames(process)) == 3
     finally:
         process.close()
+
+
+@posix
+def test_where_memory_is_watched_a_process_that_outgrows_its_limit_ends_itself():
+    code = (
+        "import threading, time\n"
+        "from emu_tokenizers.pixels.clip_worker import _watch\n"
+        "threading.Thread(target=_watch, args=(64 << 20,), daemon=True).start()\n"
+        "time.sleep(0.2); filled = bytes(range(256)) * (1 << 19); time.sleep(30)\n"
+    )
+    assert _run(code, expected=MEMORY_EXIT) == []
 
 
 @posix

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 1 << 26
-"""Largest picture that is read, 8,192 x 8,192 pixels: decoding and conversion of the costly formats stay about within 1 GiB."""
+MAX_PIXELS = 60_000_000
+"""Largest picture that is read: those of cameras of 50 megapixels, and what decoding and conversion take stays within 1 GiB."""
+_TIMES_AS_COSTLY = {"JPEG2000": 2}
+"""Formats of which the decoder takes more memory for a pixel, and by how much."""
 REFUSED_FORMATS = {
     "EPS": "Pillow starts another program (Ghostscript) to read it",
     "BUFR": "Pillow knows its name only",
@@ -129,9 +131,10 @@ def opened_image(
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=readable_formats() if formats is None else formats) as image:
             width, height = image.size
-            if width * height > max_pixels:
+            limit = max_pixels // _TIMES_AS_COSTLY.get(image.format or "", 1)
+            if width * height > limit:
                 raise BadPicture(
-                    "too large", f"{name} has {width}x{height} pixels, more than {max_pixels} allowed; make it smaller"
+                    "too large", f"{name} has {width}x{height} pixels, more than {limit} allowed; make it smaller"
                 )
             if not width * height:
                 raise BadPicture("empty", f"{name} is empty: a picture of {width}x{height} pixels")

@@ -97,7 +97,7 @@ def _walk(root: Path) -> Iterator[Path]:
 def clips_under(root: Path) -> list[list[Path]]:
     """The clips under a folder in natural order: one video file or animation each, or the pictures of a folder.
 
-    Pictures beside videos or animations are thumbnails of them, and are left out, counted and said.
+    Pictures beside videos are thumbnails of them, and are left out, counted and said.
 
     Raises:
         FileNotFoundError: no such folder, or neither pictures nor videos in it.
@@ -109,7 +109,8 @@ def clips_under(root: Path) -> list[list[Path]]:
             alone.append(file)
         else:
             frames.setdefault(file.parent, []).append(file)
-    beside = [folder for folder in frames if folder in {file.parent for file in alone}]
+    with_videos = {file.parent for file in alone if file.suffix.lower() in VIDEO_SUFFIXES}
+    beside = [folder for folder in frames if folder in with_videos]
     if beside:
         count = sum(len(frames.pop(folder)) for folder in beside)
         logger.warning("%s: left out %d pictures that stand beside videos", root, count)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain
 from typing import IO, Any
 
@@ -21,6 +22,8 @@ CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,ivf,nut,mx
 """Formats of video files that are read; playlists are not among them, for they name other files and addresses to open."""
 DEFAULT_RATE = Fraction(25)
 """Frames a second of a video file that says nothing."""
+HIGHEST_TOLD = 240
+"""Rate above which a file gives the resolution of its clock instead, as recordings of browsers do."""
 MOST_STRETCHED = 8
 """Pixels longer than so many times their width are taken for damage and left as they are."""
 _ATTACHED_PICTURE = 0x400
@@ -85,10 +88,15 @@ class VideoReel:
         self.base: Fraction = self.stream.time_base or Fraction(1, 1000)
         self.first: int = self.stream.start_time or 0
 
-    @property
+    @cached_property
     def rate(self) -> Fraction:
-        """The average number of frames a second."""
-        return self.stream.average_rate or self.stream.guessed_rate or self.stream.base_rate or DEFAULT_RATE
+        """The average number of frames a second, as the file says it where that can be, else counted."""
+        told: Fraction | None = self.stream.average_rate
+        if told and told <= HIGHEST_TOLD:
+            return told
+        stamps = self._stamps()
+        lasts = (stamps[-1] - stamps[0]) * self.base if stamps else 0
+        return Fraction((len(stamps) - 1) / lasts).limit_denominator(1001) if lasts > 0 else DEFAULT_RATE
 
     def count(self) -> int:
         return len(self._stamps())
@@ -147,11 +155,12 @@ class VideoReel:
 
     def _decoded(self, wanted: int | None) -> Iterator[tuple[int, Any]]:
         """(time stamp, frame) from the key frame before a time stamp on, or all."""
+        step = max(1, round(1 / self.rate / self.base))  # before a seek, which counting frames would undo
         if wanted is None or wanted <= self.first:
-            return self._stamped()
+            return self._stamped(step)
         try:
             self.container.seek(wanted, stream=self.stream)
-            frames = self._stamped()
+            frames = self._stamped(step)
             first = next(frames, None)
         except av.FFmpegError:  # no index, or a wrong one
             first = None
@@ -159,10 +168,9 @@ class VideoReel:
             return chain([first], frames)
         self.container.close()
         self._open()
-        return self._stamped()
+        return self._stamped(step)
 
-    def _stamped(self) -> Iterator[tuple[int, Any]]:
-        step = max(1, round(1 / self.rate / self.base))
+    def _stamped(self, step: int) -> Iterator[tuple[int, Any]]:
         last: int | None = None
         for frame in self.container.decode(self.stream):
             stamp = frame.pts if frame.pts is not None else frame.dts
