@@ -11,6 +11,7 @@ from PIL import Image
 
 from emu.cli.generate_videos import first_frames, strip
 from emu.documents import Video
+from emu.pipeline.blocks import as_clips
 from emu_tokenizers.pictures import PictureData
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, clips_under, is_ignored, picture_suffixes
 from emu_tokenizers.pixels.sources import clip_sources, picture_files, picture_sources
@@ -144,3 +145,5 @@ def test_a_whole_animation_is_meant_by_its_name_alone_or_in_a_list(tmp_path, mon
     assert len(Video.open(tmp_path / "a.gif")) == len(Video.open([tmp_path / "a.gif"])) == 6
     assert len(first_frames(["a.gif"], tmp_path)) == len(first_frames("a.gif", tmp_path)) == 6
     assert len(Video.open([tmp_path / "a.gif", tmp_path / "b.gif"])) == 2  # of several, each is a picture
+    assert [len(clip) for clip in as_clips(tmp_path / "a.gif", 2, fps=10)] == [6, 6]
+    assert [len(clip) for clip in as_clips([str(tmp_path / "a.gif")] * 2, 2, fps=5)] == [3, 3]

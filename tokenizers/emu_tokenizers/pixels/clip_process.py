@@ -25,6 +25,8 @@ CLIP_SECONDS = 60.0
 """Longest time that one request about a clip may take."""
 CLIP_MEMORY = 1 << 30
 """Bytes that the process may take above what it has at its start."""
+_PIPE_BYTES = 1 << 20
+"""Of the pipes, where the system lets us choose: a frame that fits costs one change between the processes."""
 _START = "import sys; sys.path[:] = sys.argv[2:]; from emu_tokenizers.pixels.clip_worker import serve; serve()"
 
 
@@ -108,6 +110,7 @@ class ClipProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
+                pipesize=_PIPE_BYTES,
                 env=environment,
             )
         return self._process

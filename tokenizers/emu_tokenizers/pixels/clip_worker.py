@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image
 
 from emu_tokenizers.pixels.clips import Reel, opened_reel
@@ -90,7 +89,7 @@ def answer(content: str | bytes, request: dict[str, Any]) -> Iterator[tuple[dict
                     f"and {MAX_CLIP_PIXELS} pixels in all; read fewer frames, or smaller ones",
                 )
             image = fit_image(image, shape) if size else _resized(image, shape)
-            yield {"frame": shape, "times": times}, np.asarray(image).tobytes()
+            yield {"frame": shape, "times": times}, image.tobytes()
         yield {"done": total, "fps": rate}, b""
 
 
