@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 
 from emu.documents import Video
 from emu.hub.sizes import Resize
-from emu.pipeline.blocks import as_clips
 from emu_tokenizers.pixels.images import MAX_PIXELS, BadPicture, open_image, to_rgb
 from emu_tokenizers.pixels.sources import picture_sources
 from emu_tokenizers.pixels.videos import VideoFile
@@ -61,7 +60,6 @@ def mean(image: Image.Image | np.ndarray) -> float:
 def test_deep_and_transparent_pictures_come_out_right_by_every_door(image, expected, tmp_path):
     assert abs(mean(to_rgb(image)) - expected) < 1
     assert abs(mean(Video([image, image]).frames) - expected) < 1
-    assert abs(mean(as_clips(image, 1, 8)[0].frames) - expected) < 1  # one first frame
     if image.mode in ("I;16", "RGBA", "LA"):
         for ending in ("png", "tiff"):
             image.save(tmp_path / f"deep.{ending}")

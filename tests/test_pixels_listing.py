@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emu.cli.generate_videos import first_frames, strip
+from emu.cli.generate_videos import strip
 from emu.documents import Video
-from emu.pipeline.blocks import as_clips
 from emu_tokenizers.pictures import PictureData
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, clips_under, is_ignored, picture_suffixes
 from emu_tokenizers.pixels.sources import clip_sources, picture_files, picture_sources
@@ -36,7 +35,6 @@ def test_names_are_in_the_order_in_which_people_count_by_every_door(tmp_path):
     assert reds(source.read()[0] for source in picture_sources(tmp_path / "f")) == expected
     assert [int(file.stem.split("_")[1]) for file in picture_files(tmp_path / "f")] == expected
     assert reds(Video.open(tmp_path / "f").frames) == reds(Video.open([tmp_path / "f"]).frames) == expected
-    assert reds(first_frames("f", tmp_path)) == expected
     sheet = np.asarray(strip([tmp_path / "f"]))  # every frame, in cells of 10 pixels
     assert [int(sheet[5, 5 + 10 * number, 0]) // 10 for number in range(12)] == expected
 
@@ -143,7 +141,4 @@ def test_a_whole_animation_is_meant_by_its_name_alone_or_in_a_list(tmp_path, mon
     (tmp_path / "a.gif").write_bytes(whole("moving.gif"))
     (tmp_path / "b.gif").write_bytes(whole("still.gif"))
     assert len(Video.open(tmp_path / "a.gif")) == len(Video.open([tmp_path / "a.gif"])) == 6
-    assert len(first_frames(["a.gif"], tmp_path)) == len(first_frames("a.gif", tmp_path)) == 6
     assert len(Video.open([tmp_path / "a.gif", tmp_path / "b.gif"])) == 2  # of several, each is a picture
-    assert [len(clip) for clip in as_clips(tmp_path / "a.gif", 2, fps=10)] == [6, 6]
-    assert [len(clip) for clip in as_clips([str(tmp_path / "a.gif")] * 2, 2, fps=5)] == [3, 3]

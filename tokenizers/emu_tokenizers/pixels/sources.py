@@ -11,6 +11,7 @@ A source is opened when it is read, and whatever is wrong with it is a `BadPictu
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import tarfile
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from emu_tokenizers.pixels.listing import (
     picture_suffixes,
 )
 from emu_tokenizers.pixels.videos import VideoFile, require_video_reader
+
+logger = logging.getLogger(__name__)
 
 PHOTOGRAPHS = "photographs"
 """Name of the two photographs that scikit-learn bundles."""
@@ -158,10 +161,12 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
         FileNotFoundError: no such folder, or no pictures in it.
     """
     root = Path(folder)
-    if str(folder) == PHOTOGRAPHS:
+    if str(folder) == PHOTOGRAPHS and not root.exists():
         import sklearn.datasets
 
-        root = Path(sklearn.datasets.__file__).parent / "images"
+        return sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"), key=natural_key)
+    if str(folder) == PHOTOGRAPHS:
+        logger.info("%r is taken from the working folder, %s, not from scikit-learn", PHOTOGRAPHS, root.resolve())
     return [root] if root.is_file() else files_under(root, picture_suffixes(), "pictures")
 
 
