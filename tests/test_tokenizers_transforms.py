@@ -7,15 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_tokenizers.pixels.transforms import (
-    open_image,
-    smart_resize,
-    smart_size,
-    to_frames,
-    to_image,
-    to_pixels,
-    to_rgb,
-)
+from emu_tokenizers.pixels.images import open_image, to_rgb
+from emu_tokenizers.pixels.transforms import smart_resize, smart_size, to_frames, to_image, to_pixels
 
 
 def colours(height: int = 6, width: int = 4) -> np.ndarray:

@@ -77,9 +77,8 @@ def contained(name: str) -> Iterator[None]:
         ) from error
     except UnidentifiedImageError as error:
         raise BadPicture("not a picture", f"{name} is not a picture that can be read") from error
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise almost anything: struct.error, KeyError, zlib.error, ...
+    except Exception as error:
+        # Decoders of damaged files raise almost anything: struct.error, KeyError, zlib.error, RecursionError, ...
         if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # that is a seek to nowhere
             raise BadPicture("unreadable", f"{name} cannot be read: {error.strerror}") from error
         raise BadPicture("damaged", f"{name} cannot be read to its end: {error or type(error).__name__}") from error
@@ -121,7 +120,7 @@ def opened_image(
         source: a file, or the bytes of one.
         name: what messages call it.
         max_pixels: largest width times height.
-        formats: those to try; all readable ones by default.
+        formats: those to try where Pillow has them; all readable ones by default.
 
     Raises:
         BadPicture: it is not a picture, too large, empty or damaged.
@@ -129,7 +128,8 @@ def opened_image(
     with contained(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow says of odd files is said by the error, or does no harm
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=readable_formats() if formats is None else formats) as image:
+        known = [kind for kind in readable_formats() if formats is None or kind in formats]
+        with Image.open(file, formats=known) as image:
             width, height = image.size
             limit = max_pixels // _TIMES_AS_COSTLY.get(image.format or "", 1)
             if width * height > limit:

@@ -76,8 +76,10 @@ class VideoReel:
     def _open(self) -> None:
         """Start from the beginning."""
         self.file.seek(0)
-        options = {"format_whitelist": CONTAINERS}
-        self.container: Any = av.open(self.file, options=options, metadata_errors="replace", buffer_size=1 << 16)
+        options = {"format_whitelist": CONTAINERS}  # of the container alone: some PyAV count the streams too early
+        self.container: Any = av.open(
+            self.file, container_options=options, metadata_errors="replace", buffer_size=1 << 16
+        )
         streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
         if not streams:
             raise BadPicture("not a video", f"{self.name} holds no video")
@@ -191,7 +193,8 @@ def _identity(file: IO[bytes]) -> tuple[int, ...]:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a stream is the picture that stands for an audio file."""
-    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)
+    told = getattr(stream, "disposition", 0)  # by version of PyAV: nothing, a flag or a number
+    return bool(int(getattr(told, "value", told)) & _ATTACHED_PICTURE)
 
 
 def _display_signs(frame: Any) -> tuple[int, int, int, int]:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu_tokenizers.pixels.images import open_image as open_image
 from emu_tokenizers.pixels.images import to_rgb
 
 
