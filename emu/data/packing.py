@@ -96,16 +96,21 @@ def fill_rows(
         source_ids=torch.full(shape, -1, dtype=torch.int64),
     )
     for r, documents in enumerate(rows):
-        start = 0
-        for segment, document in enumerate(documents):
-            span = slice(start, start + len(document))
-            packed.input_ids[r, span] = document.ids
-            packed.labels[r, span] = document.ids
-            packed.segment_ids[r, span] = segment + 1
-            packed.loss_weights[r, span] = document.weights
-            packed.loss_weights[r, start] = 0.0  # nothing comes before it
-            packed.source_ids[r, span] = 0 if source_ids is None else source_ids[r][segment]
-            start = span.stop
+        if not documents:
+            continue
+        # One assignment a row for all of its documents: assignments, not tokens, are what takes the time.
+        lengths = torch.tensor([len(document) for document in documents])
+        ends = lengths.cumsum(0)
+        used = slice(0, int(ends[-1]))
+        ids = torch.cat([document.ids for document in documents])
+        weights = torch.cat([document.weights for document in documents])
+        weights[ends - lengths] = 0.0  # nothing comes before the first token of a document
+        sources = torch.tensor([0] * len(documents) if source_ids is None else source_ids[r])
+        packed.input_ids[r, used] = ids
+        packed.labels[r, used] = ids
+        packed.segment_ids[r, used] = torch.arange(1, len(documents) + 1).repeat_interleave(lengths)
+        packed.loss_weights[r, used] = weights
+        packed.source_ids[r, used] = sources.repeat_interleave(lengths)
     return packed
 
 

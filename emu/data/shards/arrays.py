@@ -112,7 +112,7 @@ class StoredArray:
             values = data[HEADER_BYTES if block == 0 else 0 :].view(self.values.dtype)
             if len(values) and int(values.max()) >= self._limit:
                 raise DamagedShards(self.path, f"it holds {int(values.max())}; every value is below {self._limit}")
-        self._unchecked.remove(block)
+        self._unchecked.discard(block)
 
 
 def check_size(path: Path, size: int) -> None:
