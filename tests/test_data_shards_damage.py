@@ -216,3 +216,12 @@ def test_ids_outside_the_vocabulary_are_never_written(tmp_path):
     album[2].document.ids[-1] = VOCABULARY.size
     with pytest.raises(ValueError, match=rf"document 2 of shard 0 has the id {VOCABULARY.size}"):
         write(tmp_path / "shards", album)
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 2.0])
+def test_a_manifest_of_another_format_version_is_told(version, tmp_path):
+    folder = copy(2, tmp_path / "shards")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": version}))
+    with pytest.raises(ValueError, match=r"manifest\.json (has format|is damaged)"):
+        TokenShards(folder)

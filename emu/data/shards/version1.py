@@ -24,11 +24,13 @@ def check_entries(folder: Path, entries: Any) -> None:
         FileNotFoundError: a shard's JSON is missing.
         DamagedShards: they do not agree, or the folder holds other shards than the manifest lists.
     """
-    found = shard_numbers(folder)
-    if not isinstance(entries, list) or found[len(entries) :]:
+    if not isinstance(entries, list):
+        raise DamagedShards(folder / MANIFEST, "it does not list its shards")
+    unlisted = shard_numbers(folder)[len(entries) :]
+    if unlisted:
         raise DamagedShards(
             folder / MANIFEST,
-            f"it does not list shard {found[-1]}, whose files lie beside it (take them away if they are left over from another run)",
+            f"it does not list shard {unlisted[-1]}, whose files lie beside it (take them away if they are left over from another run)",
         )
     for number, entry in enumerate(entries):
         marker = marker_path(folder, number)

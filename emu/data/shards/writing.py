@@ -170,4 +170,4 @@ def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def shard_numbers(folder: Path) -> list[int]:
     """Numbers of the shards whose JSON lies in a folder, in order."""
-    return sorted(int(file.stem[6:]) for file in folder.glob("shard-*.json") if file.stem[6:].isdigit())
+    return sorted(int(file.stem[6:]) for file in folder.glob("shard-*.json") if file.stem[6:].isdecimal())
