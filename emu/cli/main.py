@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from emu.cli.messages import messages
+from emu.configuration import load_extensions
 
 USER_ERRORS = (
     ValueError,
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands[name]
 
     def call() -> int | None:
+        if name not in LIGHT:
+            load_extensions()
         function = getattr(importlib.import_module(command.module), command.function)
         with messages(f"emu {name}"):
             return function(rest)

@@ -5,6 +5,7 @@ The parts that read recipes load OmegaConf; import them from their files where t
 
 from __future__ import annotations
 
+from emu.configuration.extensions import load_extensions
 from emu.configuration.objects import import_object, search_working_folder
 
-__all__ = ["import_object", "search_working_folder"]
+__all__ = ["import_object", "load_extensions", "search_working_folder"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError
 
 KeyPath = tuple[str | int, ...]
 """Keys from the top down; numbers are places in a list."""
@@ -95,17 +96,19 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        places = {key: f"{path}:{line}" for key, line in _lines(node, ())} if node is not None else {}
         content = {} if node is None else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ValueError(f"{path}{line}: not YAML: {error.problem or error.context}") from error
+    except GrammarParseError as error:
+        place = next((where for key, where in places.items() if dotted(key) == error.full_key), path)
+        raise ValueError(f"{place}: {error.full_key} is not an interpolation: {str(error).splitlines()[0]}") from error
     if node is not None and not isinstance(node, yaml.MappingNode):
-        raise ValueError(
-            f"{path} holds {node.value if isinstance(node, yaml.ScalarNode) else 'a list'!r}; expected keys with values"
-        )
-    places = {key: f"{path}:{line}" for key, line in _lines(node, ())} if node is not None else {}
+        what = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list"
+        raise ValueError(f"{path} holds {what}; expected keys with values")
     return content, places  # type: ignore[return-value]
 
 
@@ -116,18 +119,6 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     )
     assert isinstance(found, dict)
     return found  # type: ignore[return-value]
-
-
-def leaves(tree: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value that is not a mapping with keys or a list of mappings, with its path."""
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from leaves(value, (*path, key))
-    elif isinstance(tree, list) and any(isinstance(value, (Mapping, list)) for value in tree):
-        for number, value in enumerate(tree):
-            yield from leaves(value, (*path, number))
-    else:
-        yield path, tree
 
 
 def dotted(path: Sequence[str | int]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from emu.data.loader import EvaluationLoader, PackedLoader, row_length_problems
-from emu.data.mixture import Mixture, mixture_problems
+from emu.data.mixture import Mixture, counts_per_step, mixture_problems
 from emu.data.rows import row_length_hint
 from emu.data.sources import DocumentSource
 from emu.vocabulary import Vocabulary
@@ -27,7 +27,8 @@ class MixtureDataModule(LightningDataModule, ABC):
 
     Args:
         documents_per_step: how many documents of each source a batch holds, by name of the source; with
-            `trainer.accumulate_grad_batches` an optimizer step takes so many batches.
+            `trainer.accumulate_grad_batches` an optimizer step takes so many batches. Or how many in all, with `shares`.
+        shares: with a number of documents in all, the share of each source in them, by name; they need not add up to 1.
         row_length: positions of a packed row; at least the longest document.
         seed: chooses the order of the documents and everything random in them.
         steps_per_epoch: optimizer steps of an epoch; only paces validation.
@@ -37,16 +38,17 @@ class MixtureDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        documents_per_step: dict[str, int],
+        documents_per_step: dict[str, int] | int,
         row_length: int,
         *,
+        shares: dict[str, float] | None = None,
         seed: int = 0,
         steps_per_epoch: int = 1000,
         validation_documents: int = 32,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.documents_per_step = dict(documents_per_step)
+        self.documents_per_step = counts_per_step(documents_per_step, shares)
         self.row_length = row_length
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -90,6 +91,45 @@ class Mixture:
                 references.append(Reference(name, index, derive_key("document", self.seed, name, epoch, index)))
             position += stop - offset
         return references
+
+
+def counts_per_step(documents: Mapping[str, int] | int, shares: Mapping[str, float] | None = None) -> dict[str, int]:
+    """Documents of each source in a step.
+
+    Args:
+        documents: by name of the source, or all of them together.
+        shares: of each source, where `documents` is one number; in any unit, e.g. {"pictures": 3, "text": 1}.
+
+    Returns:
+        Whole numbers that add up to `documents`, as near to the shares as can be (largest remainders first).
+
+    Raises:
+        ValueError: shares where counts are given or none where they are needed, a share that is not a positive number, or one that comes
+            to less than half a document.
+    """
+    if not isinstance(documents, int):
+        if shares is not None:
+            raise ValueError(
+                "shares go with documents_per_step as one number; give either counts by source or a number with shares"
+            )
+        return dict(documents)
+    if not shares:
+        raise ValueError(f"documents_per_step is {documents}; give shares too, or counts by name of the source")
+    bad = {name: share for name, share in shares.items() if not (share > 0 and math.isfinite(share))}
+    if bad:
+        raise ValueError(f"shares {bad}; expected positive numbers")
+    exact = {name: documents * share / sum(shares.values()) for name, share in shares.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: documents - sum(counts.values())]:
+        counts[name] += 1
+    if min(counts.values()) == 0:
+        none = min(exact, key=lambda name: exact[name])
+        raise ValueError(
+            f"the share of {none!r} comes to {exact[none]:.2g} of {documents} documents a step, which is none; set documents_per_step to "
+            f"{math.ceil(documents / exact[none])} or more"
+        )
+    return counts
 
 
 def mixture_problems(sources: Mapping[str, DocumentSource], documents_per_step: Mapping[str, int]) -> list[str]:

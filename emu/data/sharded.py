@@ -25,8 +25,9 @@ class ShardData(MixtureDataModule):
 
     Args:
         sources: folder of each source, by name.
-        documents_per_step: how many documents of each source a step holds.
+        documents_per_step: how many documents of each source a step holds; or how many in all, with `shares`.
         row_length: positions of a packed row.
+        shares: of each source in the documents of a step, where `documents_per_step` is one number.
         validation: folders of held-out documents, by name.
         caption_dropout: share of the documents whose caption is left out, so that the model learns to draw without one (for guidance).
         long_documents: what becomes of documents of more tokens than a row: "refuse" says how many there are and ends the run, "drop"
@@ -40,9 +41,10 @@ class ShardData(MixtureDataModule):
     def __init__(
         self,
         sources: dict[str, str],
-        documents_per_step: dict[str, int],
+        documents_per_step: dict[str, int] | int,
         row_length: int,
         *,
+        shares: dict[str, float] | None = None,
         validation: dict[str, str] | None = None,
         caption_dropout: float = 0.0,
         long_documents: Literal["refuse", "drop", "cut"] = "refuse",
@@ -50,7 +52,7 @@ class ShardData(MixtureDataModule):
         verify: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(documents_per_step, row_length, **options)
+        super().__init__(documents_per_step, row_length, shares=shares, **options)
         self.folders = dict(sources)
         self.validation_folders = dict(validation or {})
         self.caption_dropout = caption_dropout
@@ -65,11 +67,11 @@ class ShardData(MixtureDataModule):
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """The shards to train on."""
-        return {name: self._open(name, folder, self.caption_dropout) for name, folder in self.folders.items()}
+        return self._open_all(self.folders, "", self.caption_dropout)
 
     def validation_sources(self) -> Mapping[str, DocumentSource]:
         """The held-out shards, with their captions."""
-        return {name: self._open(f"validation {name}", folder) for name, folder in self.validation_folders.items()}
+        return self._open_all(self.validation_folders, "validation ")
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
@@ -124,6 +126,21 @@ class ShardData(MixtureDataModule):
             for kind, theirs in source.fingerprints.items()
             if ours.get(kind) != theirs
         ]
+
+    def _open_all(
+        self, folders: Mapping[str, str], kind: str, caption_dropout: float = 0.0
+    ) -> dict[str, DocumentSource]:
+        """Every folder; what is wrong with any of them is told together."""
+        opened: dict[str, DocumentSource] = {}
+        problems = []
+        for name, folder in folders.items():
+            try:
+                opened[name] = self._open(f"{kind}{name}", folder, caption_dropout)
+            except (FileNotFoundError, ValueError) as error:
+                problems.append(f"source {kind + name!r}: {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return opened
 
     def _open(self, name: str, folder: str, caption_dropout: float = 0.0) -> TokenShards:
         source = TokenShards(folder, caption_dropout, row_length=self.row_length, long_documents=self.long_documents)

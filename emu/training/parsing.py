@@ -1,7 +1,7 @@
 """From the words of a training command to a configuration; what is wrong with them is told all at once.
 
-A parser stops at its first mistake. Where it does, every key is tried alone, and so is every option after those before it: each wrong one
-gives a problem of its own, and what is left can still be looked at.
+A parser stops at its first mistake. Where it does, every part is tried alone, those that are refused part by part down to single keys, and
+every option after those before it: each wrong one gives a problem of its own, and what is left can still be looked at.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from emu.configuration import search_working_folder
+from emu.configuration import load_extensions, search_working_folder
 from emu.configuration.problems import Problem
 from emu.configuration.resolving import Resolved, resolve
-from emu.configuration.written import KeyPath, Written, dotted, leaves
-from emu.training.refusals import is_of_something_missing, required_by, told
+from emu.configuration.written import KeyPath, Written, dotted
+from emu.training.refusals import is_of_a_missing_part, is_of_something_missing, required_by, told
 from emu.training.words import Words, split_option, with_values
 
 REFUSALS = (ArgumentError, ValueError, TypeError)
@@ -52,6 +52,7 @@ def parse(parser: LightningArgumentParser, words: Words) -> Parsed:
         ValueError, FileNotFoundError: a recipe cannot be read at all; see `Written.add_file`.
     """
     search_working_folder()
+    load_extensions()
     written = words.read()
     resolved = resolve(written)
     problems = [Problem(text, path) for path, text in resolved.problems.items()]
@@ -100,32 +101,38 @@ class Search:
 
     def problems(self) -> list[Problem]:
         """One for each key that is refused or missing, in the order in which they are written."""
-        found = self._in_recipes() + self._in_options()
+        found = self._below((), self.tree) + self._in_options()
         for path, why in missing_keys(self._written.tree):
             found.append(Problem(f"{dotted(path)} is missing; {why}", path))
         self._strike_incomplete()
         order = {path: number for number, path in enumerate(self._written.places)}
         return sorted(found, key=lambda problem: order.get(problem.path or (), len(order)))
 
-    def _in_recipes(self) -> list[Problem]:
-        found = []
-        lost: list[KeyPath] = []
-        for path, value in sorted(leaves(self.tree), key=lambda leaf: leaf[0][-1:] != ("class_path",)):
-            if any(path[: len(above)] == above for above in lost):
-                continue
-            message = self._refusal(_alone(self.tree, path, value), [])
-            if message is not None:
-                found.append(told(self._parser, path, value, message))
-                lost.append(path[:-1] if path[-1] == "class_path" else path)
-                self._strike(lost[-1])
+    def _below(self, path: KeyPath, node: Any) -> list[Problem]:
+        """Problems of a part of the tree: of the part alone, or, where that is refused, of each part of it."""
+        message = self._refusal(_alone(self.tree, path, node), [])
+        if message is None:
+            return []
+        if isinstance(node, dict) and "class_path" in node:
+            found = self._below((*path, "class_path"), node["class_path"])
+            if found:  # nothing can be said of the arguments of a class that is not there
+                self._strike(path)
+                return found
+        found = [problem for key, value in _parts(node) for problem in self._below((*path, key), value)]
+        if not found and path and not is_of_something_missing(message):
+            found = [told(self._parser, path, node, message)]
+            self._strike(path)
         return found
 
     def _in_options(self) -> list[Problem]:
+        message = self._refusal(self.tree, self.options)
+        if message is None or is_of_something_missing(message):
+            return []
         found = []
         options, self.options = self.options, []
         for option in options:
             message = self._refusal(self.tree, [*self.options, option])
-            if message is None:
+            if message is None or is_of_something_missing(message):
                 self.options.append(option)
                 continue
             key, value = split_option(option)
@@ -153,10 +160,14 @@ class Search:
                 del node[path[-1]]
 
     def _refusal(self, tree: Any, options: list[str]) -> str | None:
+        """What the parser says against it; that other parts are missing is nothing against it."""
         try:
-            parsed(self._parser, tree, options)
+            if options:
+                parsed(self._parser, tree, options)
+            else:
+                self._parser.parse_object(copy.deepcopy(_without_struck(tree)))  # parse_args is slower
         except REFUSALS as error:
-            return None if is_of_something_missing(str(error)) else str(error)
+            return None if is_of_a_missing_part(str(error)) else str(error)
         return None
 
     def _path(self, option: str) -> KeyPath:
@@ -191,6 +202,14 @@ def _alone(tree: Any, path: KeyPath, value: Any) -> Any:
         return [below]
     classes = {"class_path": tree["class_path"]} if key == "init_args" and "class_path" in tree else {}
     return {**classes, key: below}
+
+
+def _parts(node: Any) -> list[tuple[str | int, Any]]:
+    """What a part of a tree consists of; a list of plain values is one value."""
+    if isinstance(node, dict):
+        return list(node.items())
+    nested = isinstance(node, list) and any(isinstance(value, (dict, list)) for value in node)
+    return list(enumerate(node)) if nested else []
 
 
 def _without_struck(tree: Any) -> Any:

@@ -47,6 +47,11 @@ def is_of_something_missing(message: str) -> bool:
     return bool(REQUIRED.search(message))
 
 
+def is_of_a_missing_part(message: str) -> bool:
+    """Whether it is an option of the parser itself that is not there, not one inside a part that is."""
+    return bool(REQUIRED.match(message))
+
+
 def told(parser: ArgumentParser, path: KeyPath, value: Any, message: str) -> Problem:
     """The refusal of one value.
 

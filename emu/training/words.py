@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError
 
 from emu.configuration.resolving import MARK, Resolved
 from emu.configuration.written import Written
@@ -84,11 +85,17 @@ def split_option(option: str) -> tuple[str, str | None]:
 
 
 def read_value(text: str) -> Any:
-    """What a word means as YAML: a number, a list, ...; text that is not YAML stays text."""
+    """What a word means as YAML: a number, a list, ...; text that is not YAML stays text.
+
+    Raises:
+        ValueError: an interpolation that is not closed.
+    """
     try:
         node = OmegaConf.from_dotlist([f"value={text}"])
     except yaml.YAMLError:
         return text
+    except GrammarParseError as error:
+        raise ValueError(f"{text!r} is not an interpolation: {str(error).splitlines()[0]}") from error
     return OmegaConf.to_container(node, resolve=False)["value"]  # type: ignore[call-overload, index]
 
 
