@@ -34,13 +34,8 @@ def test_the_record_keeps_interpolations_and_no_secrets(tmp_path, monkeypatch, c
     monkeypatch.setenv("EMU_TEST_SECRET", SECRET)
     monkeypatch.setenv("EMU_TEST_STEPS", "3")
     recipe = change(write_recipe(tmp_path), trainer={"max_steps": "${oc.env:EMU_TEST_STEPS}"})
-    logger = [
-        {
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": str(tmp_path), "name": "${oc.env:EMU_TEST_SECRET}"},
-        }
-    ]
-    change(recipe, trainer={"logger": logger})
+    options = {"save_dir": str(tmp_path), "name": "${oc.env:EMU_TEST_SECRET}"}
+    change(recipe, trainer={"logger": [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": options}]})
     words = [
         "--model.config.intermediate_size",
         "${mul:${model.config.hidden_size},2}",
