@@ -9,14 +9,7 @@ from typing import NamedTuple
 from emu.configuration.written import KeyPath, Written, dotted
 
 NAMES = re.compile(r"[A-Za-z_][\w.]*")
-PARTS: tuple[KeyPath, ...] = (
-    (),
-    ("model",),
-    ("model", "config"),
-    ("data", "init_args"),
-    ("trainer",),
-    ("checkpoint",),
-)
+PARTS = ("", "model.", "model.config.", "data.", "trainer.", "checkpoint.")
 """Where a name in a sentence may be at home, in the order in which it is looked for."""
 
 
@@ -52,21 +45,23 @@ def _line(problem: Problem, written: Written | None) -> str:
         return problem.text
     path = problem.path
     if path is None or len(path) == 1:
-        path = (
-            find_key(problem.text, written, [part for part in PARTS if path is None or part[:1] == path]) or path or ()
-        )
+        parts = PARTS if path is None else [part for part in PARTS if part.startswith(f"{path[0]}.")]
+        path = find_key(problem.text, written, parts) or path or ()
     place, text = written.place(path), problem.text
-    if path and dotted(path) not in text:
+    if path and dotted(path) not in text and dotted(path).replace(".init_args", "") not in text:
         own_name = next((n for n in range(1, len(path)) if text.startswith(f"{dotted(path[n:])} ")), None)
         text = f"{dotted(path)}: {text}" if own_name is None else f"{dotted(path[:own_name])}.{text}"
     return text if place is None else f"{place}: {text}"
 
 
-def find_key(text: str, written: Written, parts: Sequence[KeyPath]) -> KeyPath:
-    """The first name in a sentence that is a key of what was written, in one of these parts; () where there is none."""
+def find_key(text: str, written: Written, parts: Sequence[str]) -> KeyPath:
+    """The first name in a sentence that is a key of what was written, in one of these parts; () where there is none.
+
+    Names may leave `init_args` out, as on the command line.
+    """
+    known = {dotted(path).replace(".init_args", ""): path for path in written.places if len(path) > 1}
     for name in NAMES.findall(text):
         for part in parts:
-            path = (*part, *name.strip(".").split("."))
-            if len(path) > 1 and path in written.places:
-                return path
+            if part + name.strip(".") in known:
+                return known[part + name.strip(".")]
     return ()

@@ -34,7 +34,13 @@ class MixtureDataModule(LightningDataModule, ABC):
         steps_per_epoch: optimizer steps of an epoch; only paces validation.
         validation_documents: how many documents validation packs together.
         num_workers: processes that prepare steps ahead.
+
+    Attributes:
+        sources_take_long: whether making the sources is work of its own, so that wrong numbers are told before it; otherwise all is told
+            together.
     """
+
+    sources_take_long = False
 
     def __init__(
         self,

@@ -67,11 +67,11 @@ class ShardData(MixtureDataModule):
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """The shards to train on."""
-        return self._open_all(self.folders, "", self.caption_dropout)
+        return self._open_all("sources", self.folders, self.caption_dropout)
 
     def validation_sources(self) -> Mapping[str, DocumentSource]:
         """The held-out shards, with their captions."""
-        return self._open_all(self.validation_folders, "validation ")
+        return self._open_all("validation", self.validation_folders)
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
@@ -128,16 +128,17 @@ class ShardData(MixtureDataModule):
         ]
 
     def _open_all(
-        self, folders: Mapping[str, str], kind: str, caption_dropout: float = 0.0
+        self, option: str, folders: Mapping[str, str], caption_dropout: float = 0.0
     ) -> dict[str, DocumentSource]:
-        """Every folder; what is wrong with any of them is told together."""
+        """Every folder of an option; what is wrong with any of them is told together."""
+        kind = "" if option == "sources" else f"{option} "
         opened: dict[str, DocumentSource] = {}
         problems = []
         for name, folder in folders.items():
             try:
                 opened[name] = self._open(f"{kind}{name}", folder, caption_dropout)
             except (FileNotFoundError, ValueError) as error:
-                problems.append(f"source {kind + name!r}: {error}")
+                problems.append(f"data.{option} {name!r}: {error}")
         if problems:
             raise ValueError("; ".join(problems))
         return opened

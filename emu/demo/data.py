@@ -40,6 +40,8 @@ class DigitsData(MixtureDataModule):
         seed, steps_per_epoch, validation_documents, num_workers: see `MixtureDataModule`.
     """
 
+    sources_take_long = True
+
     def __init__(
         self,
         tokenizer: str = "digits",

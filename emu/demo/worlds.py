@@ -80,6 +80,8 @@ class WorldsData(MixtureDataModule):
         seed, steps_per_epoch, num_workers: see `MixtureDataModule`.
     """
 
+    sources_take_long = True
+
     def __init__(
         self,
         documents_per_step: dict[str, int],

@@ -79,9 +79,10 @@ def settings_problems(trainer: Any, module: LightningModule | None, datamodule: 
 
 
 def needs_preparation(datamodule: Any) -> bool:
-    """Whether the sources of a data module are there only after its `prepare_data`, which may take long."""
+    """Whether the sources of a data module are there only after work."""
     prepare = getattr(type(datamodule), "prepare_data", None)
-    return prepare is not None and not prepare.__module__.startswith("lightning.")
+    own = prepare is not None and not prepare.__module__.startswith("lightning.")
+    return own or getattr(datamodule, "sources_take_long", False)
 
 
 def source_problems(module: LightningModule | None, datamodule: Any) -> list[str | Problem]:

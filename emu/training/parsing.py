@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from emu.configuration import load_extensions, search_working_folder
-from emu.configuration.problems import Problem
+from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.resolving import Resolved, resolve
 from emu.configuration.written import KeyPath, Written, dotted
 from emu.training.refusals import is_of_a_missing_part, is_of_something_missing, required_by, told
@@ -58,6 +58,8 @@ def parse(parser: LightningArgumentParser, words: Words) -> Parsed:
     problems = [Problem(text, path) for path, text in resolved.problems.items()]
     for word in words.stray:
         problems.append(Problem(f"{word!r} belongs to no option; a recipe is named by --config {word}", ()))
+    if words.stray and not words.files:
+        raise_problems(problems)  # what else is missing is missing for that
     tree, options = with_values(words, written, resolved)
     try:
         return Parsed(parsed(parser, tree, options), written, resolved, problems)
@@ -138,7 +140,7 @@ class Search:
             key, value = split_option(option)
             path = self._path(key)
             found.append(told(self._parser, path, value, message))
-            self._strike(path)
+            _strike(self._all, path)  # the recipes say what they said
         return found
 
     def _strike_incomplete(self) -> None:
@@ -150,14 +152,8 @@ class Search:
             self.options = [option for option in self.options if not option.startswith("--data")]
 
     def _strike(self, path: KeyPath) -> None:
-        for tree in (self.tree, self._all):
-            node: Any = tree
-            for part in path[:-1]:
-                node = node[part] if _has(node, part) else None
-            if _has(node, path[-1]) and isinstance(node, list):
-                node[path[-1]] = STRUCK  # type: ignore[index]
-            elif _has(node, path[-1]):
-                del node[path[-1]]
+        _strike(self.tree, path)
+        _strike(self._all, path)
 
     def _refusal(self, tree: Any, options: list[str]) -> str | None:
         """What the parser says against it; that other parts are missing is nothing against it."""
@@ -210,6 +206,16 @@ def _parts(node: Any) -> list[tuple[str | int, Any]]:
         return list(node.items())
     nested = isinstance(node, list) and any(isinstance(value, (dict, list)) for value in node)
     return list(enumerate(node)) if nested else []
+
+
+def _strike(node: Any, path: KeyPath) -> None:
+    """Take a value out of a tree, if it is there."""
+    for part in path[:-1]:
+        node = node[part] if _has(node, part) else None
+    if _has(node, path[-1]) and isinstance(node, list):
+        node[path[-1]] = STRUCK  # type: ignore[index]
+    elif _has(node, path[-1]):
+        del node[path[-1]]
 
 
 def _without_struck(tree: Any) -> Any:
