@@ -19,9 +19,10 @@ from emu.generation.limits import beyond_positions, room_for_text, warn_caller
 from emu.generation.plan import OnRow
 from emu.generation.products import TILE, Products
 from emu.generation.prompts import Prompts, check_count, check_prompts, own_header, repeated
-from emu.generation.sampling import Sampling, make_keys
+from emu.generation.sampling import Keys, Sampling, make_keys
 from emu.generation.session import Session
 from emu.generation.threads import threads_for
+from emu.generation.windows import FastestWindow, Window, check_window
 from emu.layouts import Cursor, Layout
 from emu.modality import Grid
 from emu.model import EmuForCausalLM
@@ -77,6 +78,7 @@ class Engine:
         self.check_length = check_length
         self.last_stats: GenerationStats | None = None
         self._products: Products | None = None
+        self._windows = FastestWindow(model.device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
@@ -97,7 +99,7 @@ class Engine:
         seed: int | Sequence[int] = 0,
         streams: int = 1,
         prefix_codes: Tensor | None = None,
-        window: int = 1,
+        window: Window = 1,
         on_row: OnRow | None = None,
     ) -> Tensor:
         """Generate one block of codes behind each prompt.
@@ -114,7 +116,8 @@ class Engine:
             seed: one, or one per prompt.
             streams: sequences per prompt; sequence k draws from stream k.
             prefix_codes: codes that are given, (prompts, k, ...) or (k, ...): the first k steps of the grid's slowest axis.
-            window: tokens tried in one pass; above 1 asks for exact speculative decoding.
+            window: tokens tried in one pass; above 1 asks for exact speculative decoding. "auto" times windows 1 and 4 on the first two
+                calls of a kind (modality, grid, guidance, number of blocks) and keeps the faster.
             on_row: called with (row number, codes of that row of every sequence) when a line along the grid's fastest axis is done.
 
         Returns:
@@ -126,22 +129,33 @@ class Engine:
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         grid = tuple(int(length) for length in grid)
+        window = check_window(window)
+        modality = modality or self._modality(grid)
+        kind = (modality, grid, guidance_scale != 1, len(prompt_ids) * check_count("streams", streams))
         job = BlockJob(
             layout=self.layout,
             vocab_size=self.model.config.vocab_size,
-            modality=modality or self._modality(grid),
+            modality=modality,
             grid=grid,
             sampling=Sampling(guidance_scale, temperature, top_k, top_p),
-            window=check_count("window", window),
+            window=self._windows.pick(kind) if window == "auto" else window,
         )
-        job.prepare(prompt_ids, negative_ids, prefix_codes, check_count("streams", streams))
+        job.prepare(prompt_ids, negative_ids, prefix_codes, streams)
         keys = make_keys(seed, job.sequences // streams, streams, self.model.device)
         self._check_length(max(map(len, job.rows)) + job.room)
         if job.plan.steps:
-            with self._session(job.fed_first, job.guides, job.room) as session:
-                job.run(session, keys, on_row)
-                self._tell(session, job.sequences, job.sequences * len(job.plan.steps))
+            seconds = self._run(job, keys, on_row)
+            if window == "auto":
+                self._windows.note(kind, job.window, seconds)
         return job.codes
+
+    def _run(self, job: BlockJob, keys: Keys, on_row: OnRow | None) -> float | None:
+        """Generate a block; returns how long it took, or None where that includes the preparation of the weights."""
+        prepared, begun = self._products is not None, self._windows.clock()
+        with self._session(job.fed_first, job.guides, job.room) as session:
+            job.run(session, keys, on_row)
+            self._tell(session, job.sequences, job.sequences * len(job.plan.steps))
+        return self._windows.clock() - begun if prepared else None
 
     @torch.no_grad()
     def generate_text(

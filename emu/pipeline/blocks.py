@@ -17,6 +17,7 @@ from tqdm import tqdm
 from emu.documents import CodeSegment, Video
 from emu.generation import Engine
 from emu.generation.threads import threads_for
+from emu.generation.windows import Window, check_window
 from emu.modality import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults, Size, check_whole
@@ -90,18 +91,18 @@ class Blocks:
         tokenizer: MultimodalTokenizer,
         settings: GenerationDefaults,
         *,
-        window: int,
+        window: Window,
         batch_size: int,
         progress: bool,
     ) -> list[Made]:
         """Generate all blocks, those of a prompt side by side; `batch_size` blocks are drawn at a time, but whole prompts.
 
         Raises:
-            TypeError, ValueError: a number is no positive whole one.
+            TypeError, ValueError: a number is not positive and whole.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         limit = max(1, check_whole("batch_size", batch_size, least=1) // self.streams)
-        window = check_whole("window", window, least=1)
+        window = check_window(window)
         made: list[Made] = []
         total = len(self.heads) * self.streams
         with tqdm(total=total, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
 from emu.generation.limits import room_for_text
+from emu.generation.windows import Window
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, cells_of, free_headers, headers, vision_threads
 from emu.pipeline.limits import block_tasks, kinds_of, next_tasks, tell_limits
@@ -60,7 +61,7 @@ class Emu(StoredEmu):
         top_p: float | None = None,
         images_per_prompt: int = 1,
         seed: int | Sequence[int] = 0,
-        window: int = 1,
+        window: Window = 1,
         batch_size: int = 32,
         deterministic: bool | None = None,
         strict: bool = False,
@@ -78,7 +79,8 @@ class Emu(StoredEmu):
             top_p: draw among the most likely codes that hold this share.
             images_per_prompt: picture k of a prompt draws from stream k of its seed.
             seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
-            window: above 1, exact speculative decoding of so many codes at once.
+            window: above 1, exact speculative decoding of so many codes at once; "auto" times 1 and 4 on the first two batches and keeps
+                the faster.
             batch_size: pictures that are drawn at a time.
             deterministic: see `Emu`.
             strict: raise ValueError where the request lies outside of what the model was trained for (size, length), instead of a warning.
@@ -133,7 +135,7 @@ class Emu(StoredEmu):
         top_p: float | None = None,
         videos_per_prompt: int = 1,
         seed: int | Sequence[int] = 0,
-        window: int = 1,
+        window: Window = 1,
         batch_size: int = 16,
         deterministic: bool | None = None,
         strict: bool = False,
@@ -365,7 +367,9 @@ class Emu(StoredEmu):
         room_for_text([ids], self.model.config.max_position_embeddings, 1)
         return ids
 
-    def _about(self, settings: GenerationDefaults, names: Sequence[str], engine: Engine, window: int) -> dict[str, Any]:
+    def _about(
+        self, settings: GenerationDefaults, names: Sequence[str], engine: Engine, window: Window
+    ) -> dict[str, Any]:
         """What a block depends on beside prompt and seed."""
         table = settings.to_dict()
         about = {name: table[name] for name in names}
