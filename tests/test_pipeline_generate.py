@@ -91,6 +91,31 @@ def test_each_prompt_may_have_its_own_first_frames(tiny_emu):
     assert torch.equal(clips[1].codes[0], alone[0].codes[0])
 
 
+@pytest.mark.parametrize("name", ["clip.gif", "clip.mp4", "clip"])
+def test_a_clip_goes_on_from_a_file_that_we_wrote(name, tiny_emu, tmp_path):
+    if name.endswith("mp4"):
+        pytest.importorskip("av")
+    (first,) = tiny_emu.generate_videos("a ball", frames=5, seed=1)
+    first.save(tmp_path / name)
+    for path in (tmp_path / name, str(tmp_path / name)):
+        (clip,) = tiny_emu.generate_videos("a ball", frames=12, first_frames=path)
+        (segment,) = tiny_emu.tokenizer.segments(Video.open(path, fps=4))
+        assert torch.equal(clip.codes[:2], segment.codes) and len(clip.frames) == 12
+    (small,) = tiny_emu.generate_videos("a ball", size=(4, 4), frames=12, first_frames=tmp_path / name)
+    assert small.frames[0].size == (4, 4)
+    texts = tiny_emu.generate_text([[Video.open(tmp_path / name), "a"]], max_new_tokens=2)
+    assert isinstance(texts[0], str)
+
+
+def test_each_prompt_may_have_a_file_of_its_own(tiny_emu, tmp_path):
+    for shade in (0, 255):
+        picture(shade=shade).save(tmp_path / f"{shade}.png")
+    files = [tmp_path / "0.png", tmp_path / "255.png"]
+    clips = tiny_emu.generate_videos(["a ball", "a ball"], first_frames=files)
+    given = tiny_emu.generate_videos(["a ball", "a ball"], first_frames=picture(shade=0))
+    assert torch.equal(clips[0].codes[0], given[0].codes[0])
+
+
 def test_size_follows_the_first_frames(tiny_emu):
     (clip,) = tiny_emu.generate_videos("a ball", first_frames=picture(12, 16))
     assert clip.frames[0].size == (16, 12)
@@ -145,11 +170,12 @@ def test_pictures_that_cannot_be_meant_are_refused(tiny_emu, arguments, message)
         ({"first_frames": [picture()] * 8}, "leaves nothing to generate"),
         ({"first_frames": [picture(12, 8)], "size": (8, 8)}, "12x8.*8x8"),
         ({"first_frames": [[picture()], [picture()]]}, "2 clips for 1 prompts"),
-        ({"first_frames": "clip.gif"}, "list of PIL images"),
+        ({"first_frames": 3}, "list of PIL images"),
+        ({"first_frames": "nowhere.mp4"}, r"nowhere\.mp4"),
     ],
 )
 def test_clips_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         tiny_emu.generate_videos("a", **arguments)
 
 

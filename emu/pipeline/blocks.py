@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from emu.modality import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults, Size, check_whole
 
-Clip = Video | np.ndarray | Sequence[Image.Image]
+Clip = Video | np.ndarray | Image.Image | Sequence[Image.Image] | str | os.PathLike
 
 
 class Made(NamedTuple):
@@ -149,16 +150,17 @@ def cells_of(tokenizer: MultimodalTokenizer, items: Sequence[Any]) -> int:
     return max((math.prod(size) // vision.spatial_factor**2 for size in sizes), default=0)
 
 
-def as_clips(first_frames: Any, count: int, fps: float) -> list[Video]:
+def as_clips(first_frames: Any, count: int, settings: GenerationDefaults) -> list[Video]:
     """One beginning per prompt, or none at all.
 
     Args:
         first_frames: None, one clip for all prompts, or a list of one clip per prompt; a clip is a list of PIL images, a uint8 array
-            (T, H, W, 3) or a `Video`, and a single PIL image is a clip of one frame.
+            (T, H, W, 3), a `Video`, or the path of a file or a folder of frames, and a single PIL image is a clip of one frame.
         count: number of prompts.
-        fps: rate of the clips.
+        settings: rate and length of the clips, and the size that files are brought to.
 
     Raises:
+        FileNotFoundError: there is no such file.
         TypeError: something else.
         ValueError: another number of clips than prompts, an empty clip, or clips of unequal length or size.
     """
@@ -166,23 +168,25 @@ def as_clips(first_frames: Any, count: int, fps: float) -> list[Video]:
         return []
     several = isinstance(first_frames, list | tuple) and len(first_frames) > 0
     if several and not any(isinstance(item, Image.Image) for item in first_frames):
-        clips = [_as_clip(item, fps) for item in first_frames]
+        clips = [_as_clip(item, settings) for item in first_frames]
         if len(clips) != count:
             raise ValueError(
                 f"first_frames holds {len(clips)} clips for {count} prompts; give one clip, or one per prompt"
             )
     else:
-        clips = [_as_clip(first_frames, fps)] * count
+        clips = [_as_clip(first_frames, settings)] * count
     shapes = sorted({clip.frames.shape[:3] for clip in clips})
     if len(shapes) > 1:
         raise ValueError(f"first frames of unequal (frames, height, width) {shapes}; generate them in separate calls")
     return clips
 
 
-def _as_clip(frames: Any, fps: float) -> Video:
+def _as_clip(frames: Any, settings: GenerationDefaults) -> Video:
     if isinstance(frames, Video):
         return frames
-    return Video([frames] if isinstance(frames, Image.Image) else frames, fps)
+    if isinstance(frames, str | os.PathLike):
+        return Video.open(frames, fps=settings.fps, frames=settings.frames, size=settings.size)
+    return Video([frames] if isinstance(frames, Image.Image) else frames, settings.fps)
 
 
 def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Size) -> Tensor:
@@ -206,7 +210,7 @@ def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Si
     if given >= all_of_them:
         raise ValueError(
             f"first_frames holds {len(clip)} of {frames} frames, which leaves nothing to generate (codes stand for {factor} frames each); "
-            f"ask for more than {given * factor} frames"
+            f"ask for more than {given * factor} frames, or give fewer (of a file: Video.open(path, frames=...))"
         )
     with vision_threads(tokenizer, cells_of(tokenizer, [clip])):
         (segment,) = tokenizer.segments(clip)

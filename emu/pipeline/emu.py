@@ -146,15 +146,17 @@ class Emu(StoredEmu):
         Args:
             frames: length of the clips, first frames included.
             fps: frames a second.
-            first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3) or a `Video`; or a list of those, one
-                per prompt. One picture is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's
-                temporal factor): where the frames do not fill the last group, the last one is repeated.
+            first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3), a `Video`, or the path of a video, a
+                picture or a folder of frames (brought to the rate and size of the clip); or a list of those, one per prompt. One picture
+                is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's temporal factor): where the
+                frames do not fill the last group, the last one is repeated.
             videos_per_prompt, others: as in `generate_images`.
 
         Returns:
             The clips of the first prompt, then those of the second, ...
 
         Raises:
+            FileNotFoundError: there is no such file of first frames.
             TypeError, ValueError: an argument is invalid, or the model was not trained for this; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
@@ -169,7 +171,7 @@ class Emu(StoredEmu):
             top_p=top_p,
         )
         prompts = check_prompts(prompts)
-        clips = as_clips(first_frames, len(prompts), settings.fps)
+        clips = as_clips(first_frames, len(prompts), settings)
         if size is None and clips:
             settings = settings.updated(size=clips[0].frames.shape[1:3])
         size = self._size(settings.size)
