@@ -297,7 +297,8 @@ class Engine:
         training = self.model.training
         self.model.eval()
         try:
-            with threads_for(self._work(sum(map(len, rows))), self.model.device):
+            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
+            with threads_for(self._work(sum(map(len, unique))), self.model.device):
                 session = Session(self.model, self._products, rows, guides, room, by_row=self.deterministic)
             with threads_for(self._work(len(rows)), self.model.device):
                 yield session
@@ -309,8 +310,9 @@ class Engine:
         """Multiply-adds of the largest product of a pass over so many tokens of all rows together."""
         config, ranges = self.model.config, self.layout.vocabulary.ranges.values()
         widest = max([2 * config.intermediate_size, *(count for _, count in ranges)])  # gate and up are one product
-        # Tiles have as many rows in any batch, and so their products as many threads: results must not depend on the batch.
-        return config.hidden_size * widest * (TILE if self.deterministic else tokens)
+        # A pass over few rows waits for the weights as long as it would take to multiply some more. Tiles have as many rows in any batch,
+        # and so their products as many threads: results must not depend on the batch.
+        return config.hidden_size * widest * (TILE if self.deterministic else max(TILE, tokens))
 
     def _tell(self, session: Session, sequences: int, tokens: int) -> None:
         each = tokens / sequences / session.passes
