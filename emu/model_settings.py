@@ -27,6 +27,8 @@ KEYS = {
     1: {"format_version", "generation", "fingerprints"},
     2: {"format_version", "generation", "fingerprints", "trained", "files"},
 }
+NOT_RECORDED = (PARTIAL, ".md")
+"""Endings of files that nobody reads a model from: unfinished ones, and cards, which hubs rewrite."""
 CHUNK = 1 << 20
 """Bytes that are hashed at a time."""
 
@@ -69,7 +71,7 @@ def write_settings(
         "files": {
             name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for name, path in files.items()
-            if name != SETTINGS_FILE and not name.endswith(PARTIAL)
+            if name != SETTINGS_FILE and not name.endswith(NOT_RECORDED)
         },
     }
     write_json(folder / SETTINGS_FILE, table)

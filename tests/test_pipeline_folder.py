@@ -208,3 +208,13 @@ def test_written_files_are_whole_or_absent(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"), new_folder(tmp_path / "file", ()):
         pass
+
+
+def test_a_card_beside_a_model_may_change_and_go(tiny_emu, tmp_path):
+    from emu.model_settings import write_settings
+
+    tiny_emu.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("a card")
+    write_settings(tmp_path / "model", {}, tiny_emu.tokenizer.fingerprints)
+    (tmp_path / "model" / "README.md").unlink()
+    assert Emu.from_pretrained(tmp_path / "model", verify=True)

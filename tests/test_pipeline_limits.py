@@ -48,7 +48,10 @@ def told(call):
             ["300 frames", "the model has 512 positions"],
         ),
         (lambda emu, **o: emu.generate_text([[picture(), "a ball " * 20]], max_new_tokens=2, **o), ["up to 60"]),
-        (lambda emu, **o: list(emu.generate("a ball", size=(16, 8), max_new_tokens=2, **o)), ["size 16x8"]),
+        (
+            lambda emu, **o: list(emu.generate("a ball", size=(16, 8), frames=4, max_new_tokens=2, **o)),
+            ["size 16x8", "4 frames"],
+        ),
     ],
 )
 def test_what_lies_outside_gives_one_warning_and_strict_refuses_it(known, call, words):

@@ -330,7 +330,7 @@ class Emu(StoredEmu):
         )
         negative = known.unconditional(items) if known else None
         prompt = self._question(items)
-        self._tell_limits(strict, len(prompt), size=settings.size if size != "auto" else None)
+        self._tell_limits(strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps)
         segments = self._engine(deterministic).generate(
             prompt,
             headers=free_headers(self.tokenizer, prompt) if size == "auto" else self._headers(prompt, settings),

@@ -57,8 +57,11 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, verify: bool, option
         path = find_model_folder(path)
     if options or is_released(path):
         ours = Path(path).is_dir() and not is_released(path)
-        check_written(Path(path), verify)
+        if Path(path).is_dir():
+            check_written(Path(path), verify)
         released = read_released(path, dtype=dtype or (torch.float32 if ours else "auto"), **options)
+        if not Path(path).is_dir():  # a repository, whose folder in the cache is known now
+            check_written(released.folder, verify)
         parts = read_defaults(released.folder, released.tokenizer)
         known = parts.defaults.to_dict() | released.settings
         return Parts(released.model, released.tokenizer, GenerationDefaults.from_dict(known), parts.trained)
