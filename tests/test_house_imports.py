@@ -15,7 +15,7 @@ PACKAGES = {
 }
 GROUND = """
     auto_classes checkpoints configuration documents kernels layouts lines media modalities modality model_settings multimodal_tokenizer
-    provenance recipes tokenizers trained vocabulary
+    provenance recipes stopping tokenizers trained vocabulary
 """
 FLOORS = [
     floor.split() for floor in (GROUND, "model", "data evaluation generation hub", "pipeline training", "demo", "cli")

@@ -8,6 +8,7 @@ import yaml
 
 from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
+from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import CurveLogger, read_curves
 from emu.training.words import split_words
@@ -44,8 +45,7 @@ def test_resuming_equals_an_unbroken_run_bit_for_bit(recipe, tmp_path):
     run(recipe, "--trainer.default_root_dir", halves, "--trainer.max_steps", 6)
     run(recipe, "--trainer.default_root_dir", halves, "--ckpt_path", "last")
     ours, theirs = (
-        torch.load(folder / "checkpoints" / "step=00000012.ckpt", weights_only=True)
-        for folder in (halves, tmp_path / "run")
+        read_checkpoint(folder / "checkpoints" / "step=00000012.safetensors") for folder in (halves, tmp_path / "run")
     )
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "emu"):
         assert same(ours[part], theirs[part]), part

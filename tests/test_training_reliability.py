@@ -6,10 +6,13 @@ import signal
 import socket
 
 import pytest
+import safetensors.torch
 import torch
 from lightning.pytorch import Callback
 
 from emu.model import EmuForCausalLM
+from emu.stopping import Stopped
+from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
 from tests.training_toys import run, same, write_recipe
@@ -62,15 +65,15 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
 
 
 def killed_while_saving(rank, recipe):
-    write = torch.save
+    write = safetensors.torch.save_file
 
-    def save_half(checkpoint, path):
-        write(checkpoint, path)
+    def save_half(tensors, path, metadata):
+        write(tensors, path, metadata)
         if "step=00000006" in str(path):
             os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    torch.save = save_half
+    safetensors.torch.save_file = save_half
     run(recipe, "--checkpoint.every_n_steps", 3)
 
 
@@ -79,7 +82,7 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_pa
     folder = tmp_path / "run" / "checkpoints"
     assert in_processes(killed_while_saving, recipe) == [-signal.SIGKILL]
     assert [step for step, _ in list_checkpoints(folder)] == [3]
-    assert len(list(folder.glob("step=00000006.ckpt.*.partial"))) == 1
+    assert len(list(folder.glob("step=00000006.safetensors.*.partial"))) == 1
     resumed = run(recipe, "--ckpt_path", "last")
     assert not list(folder.glob("*.partial"))
     straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
@@ -100,9 +103,9 @@ class Terminate(Callback):
 
 def test_a_termination_signal_saves_the_step_and_ends_the_run(tmp_path):
     recipe = write_recipe(tmp_path)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Stopped, match="saved at step 4; go on with --ckpt_path last") as ended:
         run(recipe, "--trainer.callbacks", f"{__name__}.Terminate")
-    assert not ended.value.code
+    assert ended.value.code == 143
     assert [step for step, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4]
     resumed = run(recipe, "--ckpt_path", "last")
     straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
@@ -130,7 +133,7 @@ def test_two_processes_train_as_one(tmp_path):
     for step, row in theirs.items():
         for name in row.keys() - {"tokens_per_second", "row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "step=00000012.ckpt", weights_only=True)["state_dict"]
+    saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "step=00000012.safetensors")["state_dict"]
     for name, weight in alone.state_dict().items():
         assert torch.allclose(saved[name], weight, atol=1e-4), name
 

@@ -2,11 +2,13 @@
 
 With EMU_TRACEBACK=1 in the environment mistakes keep their traceback.
 
-Exit codes: 0 done; 1 done in part or failed (some lines of a batch were bad, training diverged); 2 the request was wrong; 130 interrupted.
+Exit codes: 0 done; 1 done in part or failed (some lines of a batch were bad, training diverged, the disk is full or read-only); 2 the
+request was wrong; 130 stopped by Ctrl-C and 143 by SIGTERM, what was finished being kept.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 from emu.cli.messages import messages
 from emu.configuration import load_extensions
+from emu.stopping import exit_code, stopping_at_once
 
 USER_ERRORS = (
     ValueError,
@@ -26,6 +29,17 @@ USER_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EIO,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+)
+"""What the system says where a file cannot be written: the request was right, the machine cannot do it."""
 
 
 class Command(NamedTuple):
@@ -105,20 +119,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, function: Callable[[], int | None]) -> int:
-    """Call a command; a user's mistake becomes a line on stderr and exit code 2, an interruption 130."""
+    """Call a command; a user's mistake, a disk that cannot be written to and a stop become a line on stderr and an exit code."""
     if os.environ.get("EMU_TRACEBACK"):
         return function() or 0
     try:
-        return function() or 0
+        with stopping_at_once():
+            return function() or 0
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "what was finished is kept; the same command goes on"
+        print(f"{name}: stopped: {said}", file=sys.stderr)
+        return exit_code(stop)
+    except OSError as error:
+        if isinstance(error, USER_ERRORS) and error.errno not in DISK_ERRORS:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 2
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{error.strerror}", file=sys.stderr)
+        return 1
     except USER_ERRORS as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
 
 
 def usage(commands: dict[str, Command]) -> str:

@@ -76,6 +76,11 @@ class MixtureDataModule(LightningDataModule, ABC):
         """Held-out documents by name of the source; none by default."""
         return {}
 
+    @property
+    def free_options(self) -> tuple[str, ...]:
+        """Names of the arguments that may change when a run is resumed: those that change nothing in the training batches."""
+        return ("num_workers", "validation_documents")
+
     def save_pretrained(self, folder: Path) -> None:
         """Write what belongs beside the exported model, e.g. the tokenizers; nothing by default."""
 

@@ -1,7 +1,7 @@
 """Packed batches whose position is one integer.
 
 Batch s is a pure function of (seed, s): ranks take rows of it, workers take batches of it, and resuming means to start counting elsewhere.
-An optimizer step takes one batch or, where gradients are accumulated, several; a pass holds whole steps, and so does a saved position.
+An optimizer step takes one batch or, where gradients are accumulated, several; passes and saved positions hold whole steps.
 The loaders here are what Lightning saves and restores (`state_dict`, `load_state_dict`); turn `use_distributed_sampler` off.
 """
 
@@ -249,6 +249,8 @@ def mixture_identity(mixture: Mixture, row_length: int) -> dict[str, Any]:
     identity["documents_per_step"] = dict(mixture.documents_per_step)
     for name, source in mixture.sources.items():
         identity[f"sources.{name}"] = [len(source), getattr(source, "identity", None)]
+        if hasattr(source, "caption_dropout"):
+            identity[f"sources.{name}.caption_dropout"] = source.caption_dropout
     return identity
 
 

@@ -73,6 +73,12 @@ class ShardData(MixtureDataModule):
         """The held-out shards, with their captions."""
         return self._open_all("validation", self.validation_folders)
 
+    @property
+    def free_options(self) -> tuple[str, ...]:
+        """See `MixtureDataModule`; folders may move where their content is known by its `identity`."""
+        known = all(getattr(source, "identity", None) is not None for source in self._training_sources().values())
+        return (*super().free_options, "validation", "tokenizer", "verify", *(("sources",) if known else ()))
+
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
         return super().problems(trainer) + (

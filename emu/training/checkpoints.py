@@ -1,32 +1,67 @@
-"""Checkpoints that a kill cannot spoil: written to a temporary name, flushed to the disk, renamed; older ones go after that."""
+"""Checkpoints of a run: when they are written, which stay, and which one a run goes on from.
+
+A kill cannot spoil them: each is written to a temporary name, flushed to the disk and renamed, and older ones go after that.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from emu_tokenizers.files import PARTIAL, replacing
+from emu.stopping import StopRequest, stop_signals
+from emu.training.checkpoint_file import (
+    OLD_SUFFIX,
+    SUFFIX,
+    BadCheckpoint,
+    read_checkpoint,
+    read_content,
+    write_checkpoint,
+)
+from emu.training.position import catch_up, loops_at, position
+from emu_tokenizers.files import PARTIAL
 
-CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
+CHECKPOINT_NAME = re.compile(rf"step=(\d+)(?:{re.escape(SUFFIX)}|{re.escape(OLD_SUFFIX)})")
+SET_ASIDE = ".old"
+"""Added to the name of a checkpoint that was passed over: a damaged one, or a later one than that which a run goes on from."""
 
 logger = logging.getLogger(__name__)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Single-file checkpoints: either the whole file is there under its name, or none."""
+class StopTraining(Exception):
+    """A signal asked for the end of the run, which saves and stops.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Checkpoints without pickle, in one file each (`emu.training.checkpoint_file`), for Lightning."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint."""
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -38,7 +73,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 class StepCheckpoint(Checkpoint):
-    """Saves every so many steps, after the last one, and on SIGTERM.
+    """Saves every so many steps, after the last one, and when Ctrl-C or SIGTERM ends the run.
 
     Args:
         every_n_steps: optimizer steps from one checkpoint to the next; 0 saves only after the last step.
@@ -56,34 +91,69 @@ class StepCheckpoint(Checkpoint):
         self.keep = keep
         self.folder = folder
         self._saved_step = -1
+        self._request = StopRequest("saving a checkpoint after this batch, then stopping")
 
     def path(self, trainer: Trainer) -> Path:
         """The folder of the checkpoints."""
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "checkpoints"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sweep what a killed run left half-written."""
-        self._saved_step = trainer.global_step
+        """Sweep what a killed run left half-written, and set damaged checkpoints aside that were passed over."""
         if trainer.is_global_zero:
             for path in self.path(trainer).glob(f"*{PARTIAL}"):
                 path.unlink()
+            if trainer.ckpt_path is not None:
+                set_aside_later(self.path(trainer), Path(trainer.ckpt_path))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note signals from here on; make up for a validation that the earlier part of the run did not come to."""
+        self._saved_step = trainer.global_step
+        for (
+            number
+        ) in stop_signals():  # Lightning has put its own there just before, and puts back what was there at the end
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                trainer._signal_connector._register_signal(number, self._request)  # type: ignore[arg-type]
+        if trainer.global_step:
+            catch_up(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time."""
+        """Save when it is time; stop when that was asked for."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Stop when that was asked for."""
+        self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save when a termination signal ends the run, which Lightning lets happen between two steps only."""
-        if isinstance(exception, SIGTERMException):
+        """Save when a signal ends the run."""
+        if isinstance(exception, StopTraining):
             self._save(trainer)
-            logger.warning("stopped by SIGTERM after step %d; go on with --ckpt_path last", trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say where the run stands in numbers of our own, which depend on no version of Lightning."""
+        del checkpoint["loops"]
+        checkpoint["position"] = position(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put Lightning's loops there."""
+        checkpoint["loops"] = loops_at(trainer, checkpoint["position"])
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        number = self._request.number
+        if trainer.world_size > 1:  # all ranks stop after the same batch
+            numbers = torch.tensor(number, device=trainer.strategy.root_device)
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+            number = int(numbers)
+        if number:
+            raise StopTraining(number)
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
@@ -92,31 +162,91 @@ class StepCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         folder = self.path(trainer)
-        trainer.save_checkpoint(folder / f"step={step:08d}.ckpt")
+        saved = folder / f"step={step:08d}{SUFFIX}"
+        trainer.save_checkpoint(saved)
         self._saved_step = step
         if trainer.is_global_zero:
-            for _, path in list_checkpoints(folder)[: -self.keep]:
+            older = [path for number, path in list_checkpoints(folder) if number < step]
+            for path in older[: len(older) - (self.keep - 1)]:
                 path.unlink()
 
 
 def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
-    """What `--ckpt_path` means: a file, or "last" for the newest complete checkpoint of `folder`.
+    """What `--ckpt_path` means: a file, or "last" for the newest checkpoint of `folder` that is as it was written.
+
+    Damaged ones are passed over with a warning that names them and the one that is taken.
 
     Returns:
         The path, or None for a start from scratch: nothing was asked for, or "last" and there is none yet.
 
     Raises:
         FileNotFoundError: there is no such file.
+        BadCheckpoint: it is damaged, or "last" and all of them are.
     """
     if ckpt_path is None:
         return None
     if ckpt_path == "last":
-        found = list_checkpoints(folder)
-        if not found:
-            logger.warning("no checkpoint in %s yet: starting from scratch", folder)
-        return found[-1][1] if found else None
-    if not Path(ckpt_path).exists():
+        return _newest_good(folder)
+    path = Path(ckpt_path)
+    if not path.is_file():
         raise FileNotFoundError(
             f'no checkpoint {ckpt_path}; give an existing file, or "last" for the newest of {folder}'
         )
-    return Path(ckpt_path)
+    try:
+        check_checkpoint(path)
+    except BadCheckpoint as error:
+        others = [str(other) for _, other in list_checkpoints(path.parent) if other != path and _is_good(other)]
+        advice = f"; {others[-1]} is whole, go on from it" if others else ""
+        raise BadCheckpoint(f"{error}{advice}") from error
+    return path
+
+
+def check_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors, once it is found to be whole and of the step that its name says.
+
+    Raises:
+        BadCheckpoint: it is not.
+    """
+    content = read_content(path)
+    named = CHECKPOINT_NAME.fullmatch(path.name)
+    if named and int(named.group(1)) != content.get("global_step"):
+        raise BadCheckpoint(
+            f"{path} is another checkpoint than its name says: it is of step {content.get('global_step')}"
+        )
+    return content
+
+
+def _newest_good(folder: Path) -> Path | None:
+    damaged: list[str] = []
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            check_checkpoint(path)
+        except BadCheckpoint as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            logger.warning("%s; going on from the older %s", "; ".join(damaged), path)
+        return path
+    if damaged:
+        raise BadCheckpoint(
+            f"{damaged[0]}; {folder} holds no other checkpoint that is whole; start anew with --overwrite true"
+        )
+    logger.warning("no checkpoint in %s yet: starting from scratch", folder)
+    return None
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        check_checkpoint(path)
+    except BadCheckpoint:
+        return False
+    return True
+
+
+def set_aside_later(folder: Path, path: Path) -> None:
+    """Rename the checkpoints of later steps than the one that a run goes on from: they are not of its future, "last" must not find them."""
+    found = {other.resolve(): step for step, other in list_checkpoints(folder)}
+    if path.resolve() in found:
+        for other, step in found.items():
+            if step > found[path.resolve()]:
+                other.replace(other.with_name(other.name + SET_ASIDE))

@@ -12,9 +12,10 @@ repeats the run), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end `
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,34 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
+from emu.stopping import Stopped
 from emu.training.building import BUILD_ERRORS, build_apart, complete_settings
-from emu.training.checkpoints import AtomicCheckpointIO, StepCheckpoint, list_checkpoints, resolve_checkpoint
+from emu.training.checkpoints import (
+    AtomicCheckpointIO,
+    StepCheckpoint,
+    StopTraining,
+    check_checkpoint,
+    list_checkpoints,
+    resolve_checkpoint,
+)
 from emu.training.checks import CheckData, early_problems
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
+from emu.training.parallel import load_ours
 from emu.training.parsing import parse
 from emu.training.progress import StepProgressBar
-from emu.training.record import SaveConfig, as_written
+from emu.training.record import SaveConfig, as_written, values
 from emu.training.refusals import reason
+from emu.training.resume import Resume, changes, recorded, refused
 from emu.training.words import as_list, split_words
 from emu_tokenizers import VisionTokenizerConfig
+from emu_tokenizers.files import holding
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
@@ -163,26 +176,50 @@ class EmuCLI(LightningCLI):
         ):
             callbacks.append(StepProgressBar())
         export = None if self.config.export is None else self.folder / self.config.export
-        settings.callbacks = [*callbacks, CheckData(self.parsed.written, export)]
+        self._resume = Resume(recorded(values(self.parser, self.config)))
+        settings.callbacks = [*callbacks, CheckData(self.parsed.written, export), self._resume]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            load_ours(trainer.strategy)
+        return trainer
 
     def fit(self) -> LightningModule:
         """Check, train, export.
 
         Raises:
-            ValueError: the configuration cannot work, or the folder holds another run.
+            ValueError: the configuration cannot work, the folder holds another run or another process works in it, or the checkpoint to go
+                on from is damaged or of another run.
             FileNotFoundError: there is no such checkpoint.
+            Stopped: Ctrl-C or SIGTERM ended the run, which has saved.
         """
         raise_problems(early_problems(self.trainer, self.model, self.datamodule), self.parsed.written)
-        checkpoint = self._checkpoint()
-        with quiet():
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero:
+                stack.enter_context(holding(self.folder, str(self.parser.prog)))
+            checkpoint = self._checkpoint()
+            stack.enter_context(quiet())
+            self._train(checkpoint)
             if self.config.export is not None and self.trainer.state.finished and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 export_folder(self.trainer, self.model, self.datamodule, self.folder / self.config.export)
         return self.model.eval()
 
+    def _train(self, checkpoint: Path | None) -> None:
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except StopTraining as stop:
+            step = self.trainer.global_step
+            saved = f"saved at step {step}; go on with --ckpt_path last" if step else "no step was finished"
+            raise Stopped(stop.number, saved) from None
+        except SystemExit as end:
+            if (
+                self.trainer.interrupted
+            ):  # what Lightning makes of Ctrl-C, be it the second one or before the first step
+                raise Stopped(signal.SIGINT, "not saved since the last checkpoint") from end
+            raise
+
     def _checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, found to be whole and of a run like this one; None for a start from scratch."""
         folder = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint)).path(self.trainer)
         found = list_checkpoints(folder)
         if self.config.ckpt_path is None and found:
@@ -191,9 +228,20 @@ class EmuCLI(LightningCLI):
                     f"{self.folder} holds a run of {found[-1][0]} steps; go on with --ckpt_path last, start anew with --overwrite true, "
                     "or name another folder with --trainer.default_root_dir"
                 )
-            for _, path in found:
-                path.unlink(missing_ok=True)
-        return resolve_checkpoint(self.config.ckpt_path, folder)
+            for _, old in found:
+                old.unlink(missing_ok=True)
+        path = resolve_checkpoint(self.config.ckpt_path, folder)
+        if path is not None:
+            self._compare(path)
+        return path
+
+    def _compare(self, path: Path) -> None:
+        """Refuse a checkpoint of a run that this one cannot go on with; note what has changed otherwise."""
+        content = check_checkpoint(path)
+        found = changes(content.get("configuration", {}), self._resume.configuration)
+        free = getattr(self.datamodule, "free_options", ())
+        raise_problems(refused(found, free, adapters=hasattr(self.model, "merge")), self.parsed.written)
+        self._resume.found = found
 
 
 @contextmanager

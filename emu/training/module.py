@@ -120,6 +120,10 @@ class EmuModule(LightningModule):
             found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
         if self.max_skipped_steps < 1:
             found.append(f"max_skipped_steps is {self.max_skipped_steps}; expected 1 or more")
+        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+            found.append(
+                "trainer.strategy.init_args.save_distributed_checkpoint is true; checkpoints are one file, set it to false"
+            )
         if trainer.gradient_clip_val is not None:
             found.append("trainer.gradient_clip_val is set; this module clips by itself, use model.max_grad_norm")
         return found

@@ -12,15 +12,24 @@ With `save_distributed_checkpoint: false` a checkpoint is one file, written whol
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.strategies.model_parallel import _load_raw_module_state, _rekey_optimizer_state_if_needed
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from emu_tokenizers.resuming import check_weights
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -66,3 +75,23 @@ def number_as_model(state: dict[str, Any], optimizer: Optimizer, module: nn.Modu
     ours = [place[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     groups = [{**group, "params": [ours[number] for number in group["params"]]} for group in state["param_groups"]]
     return {"state": {ours[number]: moments for number, moments in state["state"].items()}, "param_groups": groups}
+
+
+def load_ours(strategy: ModelParallelStrategy) -> None:
+    """Let a sharded strategy read the checkpoints that we write; it would go past its `CheckpointIO` and read a pickle."""
+    strategy.load_checkpoint = partial(_load_checkpoint, strategy)  # type: ignore[method-assign]
+
+
+def _load_checkpoint(strategy: ModelParallelStrategy, path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    """What the strategy's own method does with one whole file: weights and moments go to their shards, the rest is returned."""
+    module, strict = strategy.model, strategy.lightning_module.strict_loading  # type: ignore[union-attr]
+    assert module is not None
+    checkpoint = strategy.checkpoint_io.load_checkpoint(strategy.broadcast(path))
+    weights = checkpoint.pop("state_dict")
+    check_weights(weights, dict(module.state_dict()), strict)
+    _load_raw_module_state(weights, module, strict=strict)
+    options = StateDictOptions(broadcast_from_rank0=True, full_state_dict=True, strict=strict)
+    for optimizer, moments in zip(strategy.optimizers, checkpoint["optimizer_states"], strict=True):
+        named = _rekey_optimizer_state_if_needed(moments, module)
+        set_optimizer_state_dict(module, optimizer, optim_state_dict=named, options=options)
+    return checkpoint

@@ -39,15 +39,16 @@ class SaveConfig(SaveConfigCallback):
 
 def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
     """A recipe that repeats a run: every value, interpolations as they were written."""
-    return _dumped(resolved.put_back(_values(parser, config), only_environment=False))
+    return _dumped(resolved.put_back(values(parser, config), only_environment=False))
 
 
 def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
     """Every value as a number or a text, save those from environment variables: what is secret does not reach the disk."""
-    return _dumped(resolved.put_back(_values(parser, config), only_environment=True))
+    return _dumped(resolved.put_back(values(parser, config), only_environment=True))
 
 
-def _values(parser: ArgumentParser, config: Namespace) -> Any:
+def values(parser: ArgumentParser, config: Namespace) -> Any:
+    """Every option of a configuration and its resolved value, as plain tables, numbers and texts."""
     return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
 
 

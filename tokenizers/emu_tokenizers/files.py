@@ -34,11 +34,31 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        name_failed_write(error, path)
         raise
     _flush(path.parent)
+
+
+def name_failed_write(error: BaseException, path: Path) -> None:
+    """Let the error of a write that failed say which file it was, as an OSError: a full disk is told without the name of a file.
+
+    Libraries in Rust report what the system said in words alone.
+
+    Raises:
+        OSError: in the place of such an error.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None:
+            error.filename = str(path)
+    elif (said := _SYSTEM_ERROR.search(str(error))) and isinstance(error, Exception):
+        number = int(said.group(1))
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -183,8 +203,9 @@ def new_folder(path: Path, ours: Collection[str] = ("*",)) -> Iterator[Path]:
             _flush(file)
         _take_name(partial, path, ours)
         _flush(path.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        name_failed_write(error, path)
         raise
 
 
