@@ -169,7 +169,7 @@ class EmuCLI(LightningCLI):
         settings = self.config_init.trainer
         if settings.logger is not False:  # curves of ours beside any other logger
             others = [] if settings.logger is True else as_list(settings.logger)
-            settings.logger = [CurveLogger(str(self.folder), resume=self.config.ckpt_path is not None), *others]
+            settings.logger = [CurveLogger(str(self.folder)), *others]
         callbacks = as_list(settings.callbacks)
         if settings.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks

@@ -7,6 +7,7 @@ import io
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,11 @@ class CurveLogger(Logger):
 
     Args:
         folder: where the two files go.
-        resume: keep the rows of an earlier part of this run that come before the first step logged now.
     """
 
-    def __init__(self, folder: str, resume: bool = False) -> None:
+    def __init__(self, folder: str) -> None:
         super().__init__()
         self._folder = Path(folder)
-        self._resume = resume
         self._rows: dict[int, dict[str, float]] = {}
         self._written = 0.0
 
@@ -65,15 +64,22 @@ class CurveLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of a step."""
-        step = step or 0
-        if self._resume:
-            self._rows = {kept: row for kept, row in read_curves(self.table).items() if kept < step}
-            self._resume = False
-        self._rows.setdefault(step, {}).update(
-            {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        )
+        numbers = {name: number for name, value in metrics.items() if (number := as_number(value)) is not None}
+        numbers.pop("epoch", None)
+        if not numbers:
+            return
+        self._rows.setdefault(step or 0, {}).update(numbers)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.save()
+
+    @rank_zero_only
+    def go_on_after(self, step: int) -> None:
+        """Keep the rows that an earlier part of this run wrote up to a step, from which it goes on.
+
+        Raises:
+            ValueError: the table cannot be read.
+        """
+        self._rows = {kept: row for kept, row in read_curves(self.table).items() if kept <= step}
 
     @rank_zero_only
     def save(self) -> None:
@@ -81,7 +87,7 @@ class CurveLogger(Logger):
         if not self._rows:
             return
         names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
-        with replacing(self.table) as temporary, open(temporary, "w", newline="") as file:
+        with replacing(self.table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["step", *names])
             writer.writeheader()
             writer.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
@@ -89,23 +95,41 @@ class CurveLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the table and the picture."""
-        self.save()
-        if self._rows and find_spec("matplotlib") is not None:
-            for file, words in PICTURES.items():
-                plot_panels(self._rows, words, self._folder / file)
+        """Write the table and the pictures; after a failure as far as the disk takes them: what ended the run is to be told, not this."""
+        with suppress(OSError) if status == "failed" else nullcontext():
+            self.save()
+            if self._rows and find_spec("matplotlib") is not None:
+                for file, words in PICTURES.items():
+                    plot_panels(self._rows, words, self._folder / file)
+
+
+def as_number(value: Any) -> float | None:
+    """A number or a tensor of one; None for whatever else other loggers may take."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def read_curves(table: Path) -> dict[int, dict[str, float]]:
-    """The rows of a `metrics.csv` by step; empty where there is no such file."""
+    """The rows of a `metrics.csv` by step; empty where there is no such file.
+
+    Raises:
+        ValueError: it is not such a table; the message names the file and the line.
+    """
     if not table.is_file():
         return {}
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        int(row["step"]): {name: float(value) for name, value in row.items() if name != "step" and value}
-        for row in rows
-    }
+    rows: dict[int, dict[str, float]] = {}
+    with open(table, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                rows[int(row["step"])] = {name: float(value) for name, value in row.items() if name != "step" and value}
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ValueError(
+                f"{table}, line {reader.line_num}: not a table of curves ({error}); move it away to go on without the earlier rows"
+            ) from error
+    return rows
 
 
 def plot_panels(rows: Mapping[int, Mapping[str, float]], words: Sequence[str], path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from emu.configuration.problems import Problem
 from emu.stopping import say
+from emu.training.curves import CurveLogger
 
 PARTS = ("trainer", "model", "data", "seed_everything")
 """The parts of a configuration that are recorded and compared."""
@@ -150,7 +151,7 @@ class Resume(Callback):
         self._groups = [_settings(optimizer) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put them back, with the learning rate that the schedule has reached, and say what has changed."""
+        """Put them back, with the learning rate that the schedule has reached; go on with the curves; say what has changed."""
         if not trainer.global_step:
             return
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -162,6 +163,9 @@ class Resume(Callback):
                 schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
                 for number, group in enumerate(schedule.optimizer.param_groups):
                     group["lr"] = schedule.base_lrs[number] * schedule.lr_lambdas[number](schedule.last_epoch)
+        for logger in trainer.loggers:
+            if isinstance(logger, CurveLogger):
+                logger.go_on_after(trainer.global_step)
         if trainer.is_global_zero:
             for change in self.found:
                 say(str(change))
