@@ -27,7 +27,7 @@ def test_batches_of_shapes_go_on_where_their_loader_stands():
     data = ShapesData(pictures=40, held_out=70, images_per_step=3, steps_per_epoch=4)
     straight = [batch["image"] for batch in data.train_dataloader()]
     loader = data.train_dataloader()
-    loader.load_state_dict({"step": 2})
+    loader.load_state_dict({**loader.state_dict(), "step": 2})
     assert all(torch.equal(a, b["image"]) for a, b in zip(straight[2:], loader, strict=True))
     held_out = torch.cat([batch["image"] for batch in data.val_dataloader()])
     assert len(held_out) == 70

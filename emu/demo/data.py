@@ -18,6 +18,7 @@ from emu.demo.digits import DIRECTIONS, REST, SHIFTS, Digits, draw, draw_clips, 
 from emu.demo.tasks import TASKS, encode_digits
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.resuming import check_identity
 
 DOCUMENTS_PER_STEP = {
     "text_to_image": 8,
@@ -139,12 +140,21 @@ class StepBatches:
         return {"image": to_rgb_pixels(stills), "video": to_rgb_pixels(clips)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position."""
-        return {"step": self.step}
+        """The position, and what the batches are drawn from."""
+        return {"step": self.step, **self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position."""
+        """Go to a saved position.
+
+        Raises:
+            ValueError: it is one in other batches.
+        """
+        check_identity(state, self._identity)
         self.step = int(state["step"])
+
+    @property
+    def _identity(self) -> dict[str, int]:
+        return {"seed": self.seed, "images": self.images, "clips": self.clips, "digits": len(self.digits)}
 
 
 class DigitsPixels(LightningDataModule):

@@ -249,4 +249,6 @@ def set_aside_later(folder: Path, path: Path) -> None:
     if path.resolve() in found:
         for other, step in found.items():
             if step > found[path.resolve()]:
-                other.replace(other.with_name(other.name + SET_ASIDE))
+                kept = other.with_name(other.name + SET_ASIDE)
+                other.replace(kept)
+                logger.warning("%s is of a later step than this run goes on from; it is now %s", other, kept.name)

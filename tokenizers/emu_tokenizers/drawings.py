@@ -94,6 +94,11 @@ class ShapesData(LightningDataModule):
         """The pictures to validate on."""
         return draw_shapes(self.num_held_out, self.seed + HELD_OUT, self.size)
 
+    @property
+    def identity(self) -> dict[str, int]:
+        """What a step's pictures are drawn from."""
+        return {"pictures": self.num_pictures, "size": self.size}
+
     def train_dataloader(self) -> PixelLoader:
         """Batches of the run."""
         return PixelLoader(self, self.steps_per_epoch, self.seed)

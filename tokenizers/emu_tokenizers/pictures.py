@@ -4,10 +4,12 @@ Every crop of a run is a function of (seed, step, place in the step), so the loa
 read are left out, counted by reason, and stop the run when there are too many.
 """
 
+import hashlib
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
 from emu_tokenizers.pixels.transforms import to_pixels
 from emu_tokenizers.ranks import num_ranks, rank
+from emu_tokenizers.resuming import check_identity
 
 KINDS = ("image", "video")
 MIN_READ = 200
@@ -70,6 +73,9 @@ class StepSource(Protocol):
 class PixelLoader:
     """Batches {"image": (B, 3, s, s), "video": (B, T, 3, s, s)}; its state is the number of the step.
 
+    The state also holds what the samples are drawn from: seed, counts, length, and what `data.identity` adds; a position that was saved
+    under another one is refused.
+
     Each sample is a function of the seed, the step and its place in the step. Of N ranks that train together each draws every N-th,
     so that a step sees the same samples on any number of ranks.
 
@@ -103,12 +109,23 @@ class PixelLoader:
             found[kind] = torch.stack([self.data.sample(kind, np.random.default_rng(key)) for key in keys])
         return found
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the loader stands."""
-        return {"step": self.step}
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which samples a step holds."""
+        own = {"seed": self.seed, "steps_per_epoch": self.length, "samples_per_step": dict(self.data.counts)}
+        return own | dict(getattr(self.data, "identity", {}))
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues after the steps that a state counts."""
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, and in what."""
+        return {"step": self.step, **self.identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues after the steps that a state counts.
+
+        Raises:
+            ValueError: they were drawn from other samples.
+        """
+        check_identity(state, self.identity)
         self.step = int(state["step"])
 
 
@@ -166,6 +183,16 @@ class PictureData(LightningDataModule):
     def bad(self) -> Counter[str]:
         """How many sources were left out, by reason."""
         return self.samples.bad
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What samples are cut from: the names of all sources in a digest, and the size of what comes out."""
+        names = [[source.name for source in sources] for sources in (self.pictures, self.clips)]
+        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        return {"sources": digest, "size": self.size, "frames": self.frames}
+
+    free_options = ("validation_steps", "max_bad_share")
+    """Names of the arguments that may change when a run is resumed."""
 
     def train_dataloader(self) -> PixelLoader:
         """Batches of the run."""

@@ -31,6 +31,7 @@ from emu_tokenizers.convert import inflate
 from emu_tokenizers.losses import TokenizerLosses, default_losses
 from emu_tokenizers.muon import ConvolutionMuon
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
+from emu_tokenizers.resuming import check_weights
 from emu_tokenizers.vision import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -122,6 +123,25 @@ class TokenizerModule(LightningModule):
         """Tells DDP that a step may leave parameters out: temporal layers without clips, the codebook during its warm-up."""
         if isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+    def problems(self, trainer: Any) -> list[str]:
+        """What keeps this module from being trained by a trainer, one sentence each."""
+        if trainer.accumulate_grad_batches == 1:
+            return []
+        return [
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, set it to "
+            "1 and choose the samples of a step in the data"
+        ]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare names and shapes of the weights.
+
+        Raises:
+            ValueError: the checkpoint is of another module.
+        """
+        if "emu" in checkpoint:
+            raise ValueError("the checkpoint was written in the training of a transformer, not of a vision tokenizer")
+        check_weights(checkpoint["state_dict"], self.state_dict())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, or it and Muon, over all parameters of the tokenizer, and one for the discriminator where there is one."""

@@ -1,0 +1,161 @@
+"""What may change when a run is resumed is applied and said; what may not is refused by name."""
+
+import shutil
+
+import pytest
+import torch
+
+from emu.data import FunctionSource, ListSource, Mixture, PackedLoader
+from emu.model import EmuForCausalLM
+from emu.training.checkpoint_file import read_checkpoint, write_checkpoint
+from emu.training.curves import read_curves
+from emu.training.resume import changes, recorded, refused
+from emu_tokenizers.drawings import ShapesData
+from tests.training_toys import make_document, run, same, write_recipe
+
+WORDS = ("--trainer.max_steps", 6, "--export", "null", "--ckpt_path", "last")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A run of 3 of its 12 steps; copy it."""
+    folder = tmp_path_factory.mktemp("half")
+    run(write_recipe(folder), "--trainer.max_steps", 3, "--export", "null")
+    return folder
+
+
+@pytest.fixture
+def recipe(half, tmp_path):
+    shutil.copytree(half / "run", tmp_path / "run")
+    return write_recipe(tmp_path)
+
+
+def test_other_rates_and_decays_are_applied_and_said(recipe, tmp_path, capsys):
+    changed = ("--model.optimizer.lr", 5e-3, "--model.optimizer.weight_decay", 0.3, "--model.optimizer.beta2", 0.9)
+    module = run(recipe, *WORDS, *changed)
+    said = capsys.readouterr().err.splitlines()
+    assert {
+        "model.optimizer.lr: 0.01 -> 0.005",
+        "model.optimizer.weight_decay: 0.1 -> 0.3",
+        "model.optimizer.beta2: 0.95 -> 0.9",
+        "trainer.max_steps: 3 -> 6",
+    } <= set(said)
+    decayed, kept = module.trainer.optimizers[0].param_groups
+    assert decayed["weight_decay"] == 0.3 and kept["weight_decay"] == 0 and decayed["betas"] == (0.9, 0.9)
+    rates = {
+        step: row["learning_rate"]
+        for step, row in read_curves(tmp_path / "run" / "metrics.csv").items()
+        if "loss" in row
+    }
+    whole = run(write_recipe(tmp_path), *WORDS[:4], *changed, "--trainer.default_root_dir", tmp_path / "whole")
+    wanted = {
+        step: row["learning_rate"]
+        for step, row in read_curves(tmp_path / "whole" / "metrics.csv").items()
+        if "loss" in row
+    }
+    assert [rates[step] for step in (4, 5, 6)] == [wanted[step] for step in (4, 5, 6)]
+    assert rates[3] == 2 * wanted[3], "what was trained before stays as it was logged"
+    assert not same(module.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--data.row_length", 40), r"data\.init_args\.row_length was 32 .* is 40"),
+        (("--data.seed", 7), r"data\.init_args\.seed was 0 .* is 7"),
+        (("--data.steps_per_epoch", 6), r"data\.init_args\.steps_per_epoch was 5"),
+        (("--data.documents_per_step", "{captions: 2, pictures: 4}"), r"data\.init_args\.documents_per_step"),
+        (("--model.config.hidden_size", 64), r"model\.config\.hidden_size was 32 .* is 64"),
+        (("--model.optimizer.name", "muon"), r"model\.optimizer\.name was adamw"),
+        (("--trainer.accumulate_grad_batches", 2), r"trainer\.accumulate_grad_batches was 1 .* is 2"),
+        (("--seed_everything", 4), r"seed_everything was 3 .* is 4"),
+    ],
+)
+def test_what_a_run_rests_on_is_refused_by_name(recipe, words, named):
+    with pytest.raises(ValueError, match=named):
+        run(recipe, *WORDS, *words)
+
+
+def test_workers_change_nothing_and_may_change(recipe, capsys):
+    run(recipe, *WORDS, "--data.num_workers", 1)
+    assert "data.init_args.num_workers: 0 -> 1" in capsys.readouterr().err
+
+
+def test_several_changes_are_refused_together():
+    before = {"trainer": {"logger": "secret", "max_steps": 3}, "model": {"config": {"hidden_size": 8, "z_loss": 0.0}}}
+    now = {
+        "trainer": {"max_steps": 9},
+        "model": {"config": {"hidden_size": 9, "z_loss": 0.1}},
+        "data": {"init_args": {"seed": 1}},
+    }
+    found = changes(recorded(before), recorded(now))
+    assert [str(change) for change in found] == [
+        "trainer.max_steps: 3 -> 9", "model.config.hidden_size: 8 -> 9", "model.config.z_loss: 0.0 -> 0.1"
+    ]  # fmt: skip
+    (problem,) = refused(found)
+    assert problem.path == ("model", "config", "hidden_size")
+    assert "secret" not in str(recorded(before))
+
+
+def test_an_average_of_weights_cannot_begin_in_the_middle():
+    found = changes(
+        {"model": {"average_decay": 0.0, "muon_lr": 0.1}}, {"model": {"average_decay": 0.9, "muon_lr": 0.2}}
+    )
+    assert [problem.path[-1] for problem in refused(found)] == ["average_decay"]
+
+
+def test_a_model_of_another_shape_gets_one_sentence(recipe, tmp_path):
+    path = tmp_path / "run" / "checkpoints" / "step=00000003.safetensors"
+    content = read_checkpoint(path)
+    del content["configuration"]
+    write_checkpoint(path, content)
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*of another model.*embed_tokens.weight is \[\d+, 32\] .* \[\d+, 64\][^\n]*$"
+    ):
+        run(recipe, *WORDS, "--model.config.hidden_size", 64)
+
+
+def test_a_checkpoint_of_a_vision_tokenizer_is_refused(recipe, tmp_path):
+    path = tmp_path / "run" / "checkpoints" / "step=00000003.safetensors"
+    content = read_checkpoint(path)
+    del content["emu"]
+    write_checkpoint(path, content)
+    with pytest.raises(ValueError, match="not written in the training of a transformer"):
+        run(recipe, *WORDS)
+
+
+class Known(ListSource):
+    def __init__(self, documents, identity):
+        super().__init__(documents)
+        self.identity = identity
+
+
+@pytest.mark.parametrize(
+    ("source", "row_length", "named"),
+    [
+        (Known([make_document(5, 0)] * 4, "b"), 24, r"sources\.a was \[4, 'a'\] and is \[4, 'b'\]"),
+        (Known([make_document(5, 0)] * 5, "a"), 24, r"sources\.a was \[4, 'a'\] and is \[5, 'a'\]"),
+        (
+            FunctionSource(lambda index, key: make_document(5, 0), 4),
+            24,
+            r"sources\.a was \[4, 'a'\] and is \[4, None\]",
+        ),
+        (Known([make_document(5, 0)] * 4, "a"), 25, "row_length was 24 and is 25"),
+    ],
+)
+def test_a_position_in_other_documents_is_refused(source, row_length, named):
+    state = PackedLoader(Mixture({"a": Known([make_document(5, 0)] * 4, "a")}, {"a": 2}), 24).state_dict()
+    with pytest.raises(ValueError, match=named):
+        PackedLoader(Mixture({"a": source}, {"a": 2}), row_length).load_state_dict(state)
+
+
+def test_a_position_in_other_pictures_is_refused():
+    state = ShapesData(pictures=40).train_dataloader().state_dict()
+    with pytest.raises(ValueError, match="pictures was 40 and is 41"):
+        ShapesData(pictures=41).train_dataloader().load_state_dict(state)
+
+
+def test_the_exported_model_of_a_resumed_run_is_that_of_an_unbroken_one(recipe, tmp_path):
+    module = run(recipe, "--ckpt_path", "last", "--trainer.max_steps", 4)
+    model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert torch.equal(model.lm_head.weight, module.model.lm_head.weight)
