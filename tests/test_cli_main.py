@@ -1,12 +1,16 @@
 import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
 
 from emu.cli.main import COMMANDS, available, main
+from emu_tokenizers.files import replacing
 
 
 def test_help_lists_the_commands_that_exist(capsys):
@@ -108,3 +112,42 @@ def test_help_loads_nothing_heavy():
         ).returncode
         == 0
     )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_is_one_line_and_clears_away_what_is_half_written(monkeypatch, capsys, tmp_path, number, code):
+    def work(words):
+        with replacing(tmp_path / "picture.png") as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    monkeypatch.setattr("emu.cli.recipes.main", work)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["recipes"]) == code
+    assert capsys.readouterr().err == "emu recipes: stopped: what was finished is kept; the same command goes on\n"
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_forked_child_of_a_command_ends_as_it_would_have(monkeypatch):
+    def work(words):
+        fork = multiprocessing.get_context("fork")
+        begun = fork.Event()
+        child = fork.Process(target=lambda: (begun.set(), time.sleep(30)))
+        child.start()
+        begun.wait(20)
+        child.terminate()
+        child.join(20)
+        return 0 if child.exitcode == -signal.SIGTERM else 1
+
+    monkeypatch.setattr("emu.cli.recipes.main", work)
+    assert main(["recipes"]) == 0
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+    monkeypatch.setattr("emu.cli.recipes.main", lambda words: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["recipes"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,24 @@ def test_the_folder_is_free_again_after_a_stop(tmp_path):
     stopped(write_recipe(tmp_path), signal.SIGTERM, 4)
     run(tmp_path / "toy.yaml", *WORDS, "--overwrite", "true", "--trainer.max_steps", 1)
     assert not list(Path(tmp_path / "run").rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_itself_ends_with_the_code_that_schedulers_look_at(tmp_path, straight, number, code):
+    recipe, words = (
+        write_recipe(tmp_path),
+        [*map(str, WORDS), "--trainer.max_steps", "100000", "--model.optimizer.total_steps", "9"],
+    )
+    path = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-m", "emu.cli.main", "fit", "--config", str(recipe), *words]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        while not list_checkpoints(tmp_path / "run" / "checkpoints") and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == code
+    assert "saved at step" in said and "--ckpt_path last" in said and "Traceback" not in said
+    assert run(recipe, *words[:-4], "--trainer.max_steps", 1, "--ckpt_path", "last").trainer.global_step > 1

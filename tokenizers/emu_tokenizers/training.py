@@ -129,8 +129,8 @@ class TokenizerModule(LightningModule):
         if trainer.accumulate_grad_batches == 1:
             return []
         return [
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, set it to "
-            "1 and choose the samples of a step in the data"
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, set it "
+            "to 1 and choose the samples of a step in the data"
         ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
