@@ -1,17 +1,24 @@
 """What may change when a run is resumed is applied and said; what may not is refused by name."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch import Callback
 
 from emu.data import FunctionSource, ListSource, Mixture, PackedLoader
+from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
+from emu.stopping import Stopped
 from emu.training.checkpoint_file import read_checkpoint, write_checkpoint
+from emu.training.cli import fit_tokenizer
 from emu.training.curves import read_curves
 from emu.training.resume import changes, recorded, refused
 from emu_tokenizers.drawings import ShapesData
-from tests.training_toys import make_document, run, same, write_recipe
+from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 WORDS = ("--trainer.max_steps", 6, "--export", "null", "--ckpt_path", "last")
 
@@ -159,3 +166,82 @@ def test_the_exported_model_of_a_resumed_run_is_that_of_an_unbroken_one(recipe, 
     module = run(recipe, "--ckpt_path", "last", "--trainer.max_steps", 4)
     model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
     assert torch.equal(model.lm_head.weight, module.model.lm_head.weight)
+
+
+def write_shards(folder, first):
+    documents = [TokenizedDocument(make_document(5 + i % 4, first), (1, 3)) for i in range(20)]
+    write_shard(folder, 0, documents, VOCABULARY, {})
+    write_manifest(folder, 1, VOCABULARY, {"vocabulary": VOCABULARY.fingerprint})
+
+
+def test_folders_of_shards_may_move_but_not_be_exchanged(tmp_path, capsys):
+    for name, first in (("shards", 0), ("others", 2)):
+        write_shards(tmp_path / name, first)
+    recipe = write_recipe(tmp_path)
+    table = yaml.safe_load(recipe.read_text())
+    options = {"documents_per_step": {"mine": 6}, "row_length": 16, "caption_dropout": 0.5, "steps_per_epoch": 5}
+    sources = {"mine": str(tmp_path / "shards")}
+    table["data"] = {"class_path": "emu.data.sharded.ShardData", "init_args": {"sources": sources, **options}}
+    recipe.write_text(yaml.safe_dump(table))
+    run(recipe, "--trainer.max_steps", 2, "--export", "null")
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    words = (*WORDS, "--trainer.max_steps", 3)
+    with pytest.raises(ValueError, match=r"position is one in other data: sources\.mine was"):
+        run(recipe, *words, "--data.sources.mine", tmp_path / "others")
+    moved = ("--data.sources.mine", tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"data\.init_args\.caption_dropout was 0\.5"):
+        run(recipe, *words, *moved, "--data.caption_dropout", 0.1)
+    run(recipe, *words, *moved)
+    assert "data.init_args.sources: " in capsys.readouterr().err
+
+
+def shapes_recipe(folder):
+    config = {
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 4, "log_every_n_steps": 1, "limit_val_batches": 0},
+        "model": {
+            "config": {
+                "spatial_factor": 4, "temporal_factor": 4, "base_channels": 8, "channel_multiplier": [1, 1], "num_res_blocks": 1,
+                "attn_resolutions": [], "norm_groups": 4, "latent_channels": 4, "embed_dim": 4, "codebook_size": 16,
+            },
+            "lr": 2e-3, "quantizer_warmup_steps": 1, "average_decay": 0.9, "weight_decay": 0.01,
+        },
+        "data": {
+            "class_path": "emu_tokenizers.drawings.ShapesData",
+            "init_args": {"pictures": 8, "held_out": 1, "images_per_step": 2, "steps_per_epoch": 3},
+        },
+    }  # fmt: skip
+    config["trainer"] |= {"enable_progress_bar": False, "default_root_dir": str(folder / "run")}
+    (folder / "shapes.yaml").write_text(yaml.safe_dump(config))
+    return folder / "shapes.yaml"
+
+
+def fit_shapes(recipe, *words):
+    return fit_tokenizer(["--config", str(recipe), "--export", "null", *map(str, words)])
+
+
+def test_vision_tokenizers_resume_by_the_same_rules(tmp_path, capsys):
+    recipe = shapes_recipe(tmp_path)
+    whole = fit_shapes(recipe, "--trainer.default_root_dir", tmp_path / "whole").state_dict()
+    with pytest.raises(Stopped, match="saved at step 2"):
+        fit_shapes(recipe, "--trainer.callbacks", f"{__name__}.NoMoreThan")
+    last = ("--ckpt_path", "last")
+    for words, named in (
+        (("--data.images_per_step", 4), r"images_per_step was 2"),
+        (("--model.config.base_channels", 16), r"model\.config was|base_channels was 8"),
+        (("--model.average_decay", 0), "average_decay was 0.9"),
+        (("--trainer.accumulate_grad_batches", 2), "accumulate_grad_batches is 2"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            fit_shapes(recipe, *last, *words)
+    module = fit_shapes(recipe, *last)
+    assert same(module.state_dict(), whole)
+    fit_shapes(recipe, *last, "--trainer.max_steps", 5, "--model.weight_decay", 0.5)
+    assert "model.weight_decay: 0.01 -> 0.5" in capsys.readouterr().err
+
+
+class NoMoreThan(Callback):
+    """Ends a run after two steps, in the middle of an epoch, as SIGTERM does."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
