@@ -23,7 +23,7 @@ def messages(command: str) -> Iterator[None]:
     logger, usual = logging.getLogger(LOGGER), warnings.formatwarning
 
     def format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
-        told_to_users = issubclass(category, UserWarning)
+        told_to_users = issubclass(category, (UserWarning, RuntimeWarning))
         return f"{command}: {message}\n" if told_to_users else usual(message, category, *place, **line)
 
     logger.addHandler(handler)
