@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -138,6 +139,10 @@ class TextSegment:
     weight: float = 1.0
     plan: str = ""
 
+    def __repr__(self) -> str:
+        plan = f", plan of the {self.plan}" if self.plan else ""
+        return f"TextSegment({len(self.ids)} ids{plan}, weight {self.weight:g})"
+
 
 @dataclass(frozen=True)
 class CodeSegment:
@@ -154,6 +159,11 @@ class CodeSegment:
     codes: Tensor
     meta: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
+
+    def __repr__(self) -> str:
+        grid = "x".join(map(str, self.codes.shape))
+        told = f", {reprlib.repr(dict(self.meta))}" if self.meta else ""
+        return f"CodeSegment({self.modality!r}, {grid} codes{told}, weight {self.weight:g})"
 
 
 Segment = TextSegment | CodeSegment
@@ -200,3 +210,7 @@ class TokenDocument:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(span.modality for span in self.spans)
+        return f"TokenDocument({len(self)} ids{kinds and ': ' + reprlib.repr(kinds)}, {int((self.weights > 0).sum())} of them weighed)"

@@ -36,6 +36,9 @@ class Modality(ABC):
     codebook: str
     codec: str | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     @abstractmethod
     def accepts(self, value: Any) -> bool:
         """Whether `value`, an item of a user's document, is of this modality."""

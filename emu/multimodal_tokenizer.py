@@ -58,6 +58,9 @@ class MultimodalTokenizer:
         self._check(codebooks)
         self.layout: Layout = LAYOUTS[layout](self.vocabulary, text, modalities)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.vocabulary!r}, {self.layout!r})"
+
     def _codebooks(self, modalities: Iterable[str]) -> dict[str, int]:
         codebooks: dict[str, int] = {}
         for modality in map(get_modality, modalities):

@@ -75,6 +75,10 @@ class Vocabulary:
             first += count
         return cls(size=first, ranges=ranges, controls=controls, text=(0, text_size))
 
+    def __repr__(self) -> str:
+        codes = ", ".join(f"{count} {name}" for name, (_, count) in self.ranges.items())
+        return f"Vocabulary({self.size} ids: {self.text[1]} text, {len(self.controls)} controls, {codes or 'no codes'})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Vocabulary, (self.size, dict(self.ranges), dict(self.controls), self.text)
 

@@ -1,10 +1,13 @@
 """The model against transformers' Emu3 on random weights."""
 
+import warnings
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Emu3ForCausalLM, Emu3TextConfig
+from transformers import AutoModelForCausalLM, DynamicCache, Emu3ForCausalLM, Emu3TextConfig
 
 from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.model import CACHE
 
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
@@ -100,3 +103,29 @@ def test_a_saved_model_comes_back_through_the_auto_class(tmp_path):
     assert type(again) is EmuForCausalLM and len(list(tmp_path.glob("*.safetensors"))) > 1
     ids = torch.randint(3, 101, (1, 8))
     assert torch.equal(again(ids).logits, ours(ids).logits)
+
+
+def test_a_cache_is_taken_under_both_of_transformers_names():
+    """From 5.24 on `cache`, before `past_key_values`; outputs call it what this version of transformers does, without a warning."""
+    _, ours = pair(*SHAPES[1])
+    ids = torch.randint(3, 101, (2, 12))
+    expected = ours(ids).logits[:, 8:]
+    for name in ("cache", "past_key_values"):
+        first = ours(ids[:, :8], use_cache=True)
+        assert CACHE in first and type(first[CACHE]) is DynamicCache
+        found = ours(ids[:, 8:], **{name: first[CACHE]}).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="the cache is given twice"):
+        ours(ids, cache=DynamicCache(), past_key_values=DynamicCache())
+
+
+def test_our_use_of_transformers_is_not_deprecated(tmp_path, capfd):
+    _, ours = pair(*SHAPES[1])
+    ids = torch.randint(3, 101, (1, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
+        ours(ids, labels=ids).loss.backward()
+        ours.save_pretrained(tmp_path)
+        EmuForCausalLM.from_pretrained(tmp_path)(ids, use_cache=True)
+    assert "deprecated" not in "".join(capfd.readouterr())

@@ -174,12 +174,8 @@ def _kernels(torch: Any) -> Iterator[tuple[str, str]]:
     if torch is None:
         yield "not known", "torch cannot be imported"
         return
-    import emu_kernels
+    from emu_kernels import choices
 
-    choices = getattr(emu_kernels, "choices", None)
-    if choices is None:
-        yield "not known", "this version of emu_kernels does not tell"
-        return
     for name in ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]:
         grouped: dict[tuple[str, str], list[str]] = {}
         for op, choice in choices(torch.device(name)).items():

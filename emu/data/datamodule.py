@@ -63,6 +63,12 @@ class MixtureDataModule(LightningDataModule, ABC):
         self._training: Mapping[str, DocumentSource] | None = None
         self._validation: Mapping[str, DocumentSource] | None = None
 
+    def __repr__(self) -> str:
+        batch = ", ".join(f"{count} {name}" for name, count in self.documents_per_step.items())
+        return f"{type(self).__name__}({batch} a batch, rows of {self.row_length}, seed {self.seed})"
+
+    __str__ = __repr__  # Lightning's own loads data to tell its size
+
     @property
     @abstractmethod
     def vocabulary(self) -> Vocabulary:

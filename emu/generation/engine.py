@@ -80,6 +80,9 @@ class Engine:
         self._products: Products | None = None
         self._windows = FastestWindow(model.device)
 
+    def __repr__(self) -> str:
+        return f"Engine({type(self.model).__name__}, {self.layout!r}, deterministic={self.deterministic})"
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
         return {**self.__dict__, "_products": None}

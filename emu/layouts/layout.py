@@ -72,6 +72,9 @@ class Layout(ABC):
         begin, end = self.answer_marks or ("", "")
         self.begin_answer, self.end_answer = controls.get(begin), controls.get(end)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.modalities)})"
+
     @abstractmethod
     def grid_block(self, grid: Sequence[int], ranges: Sequence[IdRange]) -> BlockTemplate:
         """Template of what follows the image mark for a grid of codes, up to and with EOI."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,10 @@ class ImageResult:
         """What its files tell; `emu.media.read_provenance` reads it back."""
         return _about(self)
 
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        return f"ImageResult({width}x{height} pixels, prompt {reprlib.repr(self.prompt)}, seed {self.seed})"
+
     def save(self, path: str | Path) -> None:
         """Write a PNG that says how it was made (`about`), and that a model made it."""
         write_file(Path(path), png_bytes(self.image, self.about))
@@ -72,6 +77,11 @@ class VideoResult:
     def about(self) -> dict[str, Any]:
         """What its files tell; `emu.media.read_provenance` reads it back."""
         return _about(self)
+
+    def __repr__(self) -> str:
+        width, height = self.frames[0].size
+        clip = f"{len(self.frames)} frames of {width}x{height} pixels, {self.fps:g} fps"
+        return f"VideoResult({clip}, prompt {reprlib.repr(self.prompt)}, seed {self.seed})"
 
     def save(self, path: str | Path) -> None:
         """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames where the name has no suffix; it replaces frames.

@@ -79,6 +79,11 @@ class ShapesData(LightningDataModule):
         self.images_per_step, self.seed, self.steps_per_epoch = images_per_step, seed, steps_per_epoch
         self._pictures: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"ShapesData({self.images_per_step} of {self.num_pictures} pictures a step, seed {self.seed})"
+
+    __str__ = __repr__  # Lightning's own loads data to tell its size
+
     @property
     def counts(self) -> dict[str, int]:
         """Pictures in a step, over all ranks."""

@@ -194,6 +194,12 @@ class PictureData(LightningDataModule):
     free_options = ("validation_steps", "max_bad_share")
     """Names of the arguments that may change when a run is resumed."""
 
+    def __repr__(self) -> str:
+        sources = f"{len(self.pictures)} pictures, {len(self.clips)} clips"
+        return f"PictureData({sources}, crops of {self.size}x{self.size}, seed {self.seed})"
+
+    __str__ = __repr__  # Lightning's own loads data to tell its size
+
     def train_dataloader(self) -> PixelLoader:
         """Batches of the run."""
         return PixelLoader(self, self.steps_per_epoch, self.seed)
