@@ -190,5 +190,7 @@ def test_lines_of_prompts(place, tiny_emu, kind, count):
                 clip = first_frames(request)
                 assert (clip is None) == ("first_frames" not in table)
                 assert clip is None or clip.frames.shape[1:] == (*request.settings.size, 3)
-    assert peak_memory() - before < 1 << 30 and "AssertionError" not in problems.counts
+    assert peak_memory() - before < 1 << 30 and not {"AssertionError", "OverflowError", "OSError"} & set(
+        problems.counts
+    )
     print(f"{count} lines, {len(requests)} requests, {problems.counts}")

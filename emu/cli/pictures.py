@@ -32,7 +32,7 @@ def read_picture(source: Path | bytes, size: Size | None = None, name: str | Non
 
 def is_clip(file: Path) -> bool:
     """Whether a name stands for more than one picture: a folder, a video or an animation, by its ending or its number of frames."""
-    if file.is_dir() or file.suffix.lower() in VIDEO_SUFFIXES:
+    if os.path.isdir(file) or file.suffix.lower() in VIDEO_SUFFIXES:
         return True
     try:
         with opened_image(file, str(file)) as image:

@@ -191,6 +191,9 @@ class PromptReader:
 
     def _settings(self, table: Mapping[str, Any]) -> GenerationDefaults:
         given = {name: table[name] for name in self.names if name in table}
+        for name, value in given.items():
+            if isinstance(value, int) and abs(value) >= 1 << 63:
+                raise BadLine("wrong value", f"{name} is {shown(value)}; expected a number below 2^63")
         if isinstance(given.get("size"), list):
             given["size"] = tuple(given["size"])
         settings = self.defaults.updated(**given)
