@@ -230,8 +230,9 @@ def _lines(file: BufferedReader, name: str) -> Iterator[Line]:
 def _check_kind(head: bytes, name: str) -> None:
     """Refuse what is not text in UTF-8 by its first bytes."""
     detected = json.detect_encoding(head)
-    has_mark = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if detected.startswith(("utf-16", "utf-32")) and (has_mark or head.count(0) > len(head) / 10):
+    sample = head[: len(head) // 4 * 4].decode(detected, "replace")
+    # Other files happen to begin like UTF-16 or UTF-32, but only text goes on with the letters and marks of JSON.
+    if not detected.startswith("utf-8") and sum(" " <= letter <= "~" for letter in sample) > len(sample) / 10:
         encoding = detected[:6].upper()
         raise NotLines(
             f"{name} is {encoding}; expected UTF-8: save it as such, e.g. iconv -f {encoding} -t UTF-8 {name} > new.jsonl"

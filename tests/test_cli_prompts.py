@@ -54,7 +54,7 @@ def write(name, *lines, end="\n"):
 
 
 def test_prompts_are_words_of_the_command_line(run, tiny_emu):
-    assert run("a red circle", "a ball", "a ball", "x" * 3000) == 0
+    assert run("a red circle", "a ball", "a ball", "x" * 300) == 0
     found = records()
     assert [(r["file"], r["line"], r["prompt"], r["seed"]) for r in found[:3]] == [
         ("command line", 1, "a red circle", 0),

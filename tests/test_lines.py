@@ -62,6 +62,7 @@ def test_other_encodings_are_named_with_the_way_out(file, encoding):
         (b"\x1f\x8b\x08\0", "gzip"),
         (b"\x89PNG\r\n\x1a\n", "picture"),
         (bytes(range(256)) * 16, "not text"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41" + bytes(range(32)) * 9, "not text"),
         (b'[\n {"prompt": "a cat"}\n]\n', "one JSON document"),
         (b'{\n "prompt": "a cat"\n}\n', "one JSON document"),
     ],

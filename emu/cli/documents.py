@@ -168,7 +168,7 @@ class DocumentReader:
         if kind != "image":
             return read_clip(item, self.folder, self.size)
         source = item["image"]
-        image = read_picture(source if isinstance(source, bytes) else file_of(source, self.folder), self.size)
+        image = read_picture(source if isinstance(source, bytes) else file_of(source, self.folder, "image"), self.size)
         resize = self.tokenizer.resize if isinstance(self.tokenizer, ReleasedTokenizer) else None
         return image if self.size is not None or resize is None else resize(image)
 

@@ -63,9 +63,11 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
         count = item.get("frames")
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < 1 << 31):
             raise BadLine("wrong value", f"frames is {shown(count)}; expected a number of frames, 1 or more")
-        return Video.open(file_of(item["video"], folder), fps=rate or fps, start=start or 0.0, frames=count, size=size)
+        return Video.open(
+            file_of(item["video"], folder, "video"), fps=rate or fps, start=start or 0.0, frames=count, size=size
+        )
     names = item["frames"] if isinstance(item["frames"], list) else [item["frames"]]
-    files = [file_of(name, folder) for name in names]
+    files = [file_of(name, folder, "frames") for name in names]
     if not files:
         raise BadLine(
             "wrong value", "frames is []; expected picture files, or one file that is an animation or a video"
@@ -86,14 +88,14 @@ def names_of(item: Any) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def file_of(name: Any, folder: Path) -> Path:
-    """The file of a name in a line.
+def file_of(name: Any, folder: Path, key: str) -> Path:
+    """The file of a name in a line, which stands under a key.
 
     Raises:
         BadLine: the name is not text.
     """
     if not isinstance(name, str) or not name:
-        raise BadLine("wrong value", f"a file name is {shown(name)}; expected text")
+        raise BadLine("wrong value", f"{key} is {shown(name)}; expected the name of a file")
     return folder / name
 
 
