@@ -119,6 +119,7 @@ def test_files_and_settings_that_share_a_folder_keep_all_their_pictures(run, mon
     monkeypatch.setattr(Emu, "generate_images", lambda self, prompts, **options: drawn.extend(prompts))
     assert run("a.jsonl") == run("b.jsonl") == run("a.jsonl", "--guidance-scale", 5) == 0
     assert drawn == [] and len(records()) == 7
+    assert run("a.jsonl", "b.jsonl", "a.jsonl") == 0 and len(records()) == 7
 
 
 def test_models_that_share_a_folder_keep_their_pictures(run, model):

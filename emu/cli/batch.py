@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from emu.cli.manifest import Manifest
+from emu.cli.manifest import OutputManifest
 from emu.cli.problems import PROBLEMS, Place, Problems, TooManyBad, add_option
 from emu.cli.prompts import PromptReader, Request, check_words
 from emu.media import png_bytes, tiled
@@ -105,7 +105,8 @@ class Batch:
             self.problems.write(output)
             return 1
         with holding(output, self.command):
-            manifest = Manifest(output, self.model)
+            manifest = OutputManifest(output, self.model)
+            requests = list({request.digest(self.model): request for request in requests}.values())
             todo = [request for request in requests if manifest.find(request) is None]
             made = 0
             try:

@@ -16,12 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from emu.cli.batch import results_of
-from emu.cli.manifest import Manifest
-from emu.cli.pictures import Size, is_clip, state_of
+from emu.cli.manifest import OutputManifest
+from emu.cli.pictures import is_clip, state_of
 from emu.cli.problems import COMMAND_LINE, Place, Problems, TooManyBad, add_option
 from emu.documents import Video
 from emu.pipeline import Emu
-from emu.pipeline.requests import check_whole
+from emu.pipeline.requests import Size, check_whole
 from emu_tokenizers.files import holding
 from emu_tokenizers.pixels.images import open_image
 
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str]) -> int:
     ]
     output: Path | None = options.output
     with nullcontext() if output is None else holding(output, "emu describe"):
-        manifest = Manifest(output, f"{options.model} {emu.fingerprint}", DESCRIPTIONS) if output is not None else None
+        manifest = (
+            OutputManifest(output, f"{options.model} {emu.fingerprint}", DESCRIPTIONS) if output is not None else None
+        )
         try:
             for question, text in _described(questions, emu, size, options, problems, manifest):
                 table = {"image": str(question.file), "text": text}
@@ -92,7 +94,7 @@ def _described(
     size: Size | None,
     options: argparse.Namespace,
     problems: Problems,
-    manifest: Manifest | None,
+    manifest: OutputManifest | None,
 ) -> Iterator[tuple[Question, str]]:
     """Each question with its answer, in batches; those that the folder of outputs has already are not asked again."""
 

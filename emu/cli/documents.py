@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
-from emu.cli.pictures import Size, file_of, names_of, number_of, read_clip, read_picture, state_of
+from emu.cli.pictures import file_of, names_of, number_of, read_clip, read_picture, state_of
 from emu.cli.problems import Place
 from emu.data.shards import TokenizedDocument
 from emu.documents import CodeSegment, Segment, Text, TextSegment, TokenDocument
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.lines import BadLine, Line, message_of, reason_of, shown
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.requests import Size
 
 OPTIONS = {
     "text": {"weight"},
@@ -42,7 +43,7 @@ OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class DocumentEntry:
     """One document to be: a line of a file or a row of a table.
 
     Attributes:
@@ -56,14 +57,15 @@ class Entry:
     table: Callable[[], Mapping[str, Any]]
 
 
-def line_entry(line: Line, folder: Path) -> Entry:
+def line_entry(line: Line, folder: Path) -> DocumentEntry:
     """A line as an entry; files in it are named from `folder`."""
     try:
-        states = [state_of(folder / name) for item in _items(line.table()) for name in names_of(item)]
+        names = dict.fromkeys(name for item in _items(line.table()) for name in names_of(item))
+        states = [state_of(folder / name) for name in names]
     except (BadLine, RecursionError):  # the line tells what is wrong with it when it is read as a document
         states = []
     told = json.dumps(states).encode()
-    return Entry(Place(line.file, line.number), b"%d %s %s" % (line.number, line.content, told), line.table)
+    return DocumentEntry(Place(line.file, line.number), b"%d %s %s" % (line.number, line.content, told), line.table)
 
 
 def _items(table: Mapping[str, Any]) -> list[Any]:
@@ -104,7 +106,7 @@ class DocumentReader:
         return json.dumps([*told, self.loss_on])
 
     @torch.no_grad()
-    def read(self, entry: Entry) -> TokenizedDocument:
+    def read(self, entry: DocumentEntry) -> TokenizedDocument:
         """The document of an entry.
 
         Raises:
@@ -264,7 +266,7 @@ def _check_weights(weights: torch.Tensor, state: str) -> None:
         )
 
 
-def digest(entries: Sequence[Entry], reader: DocumentReader) -> str:
+def digest(entries: Sequence[DocumentEntry], reader: DocumentReader) -> str:
     """What a shard is made from: its lines, the files that they name, the tokenizers, the size of pictures."""
     found = hashlib.sha256(reader.state.encode())
     for entry in entries:

@@ -32,7 +32,7 @@ class Finishable(Protocol):
         ...
 
 
-class Manifest:
+class OutputManifest:
     """The finished requests of an output folder, by their digests.
 
     Requests of several files, settings and models stand beside each other; a request is finished where its record and its files are there.

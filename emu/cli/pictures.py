@@ -11,10 +11,10 @@ from PIL import Image
 
 from emu.documents import Video
 from emu.lines import BadLine, shown
+from emu.pipeline.requests import Size
 from emu_tokenizers.pixels.images import BadPicture, fit_image, open_image, opened_image
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES
 
-Size = tuple[int, int]
 MAX_NUMBER = 1_000_000
 """Largest weight, rate or time in seconds that a line may give."""
 
@@ -72,9 +72,9 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
         raise BadLine(
             "wrong value", "frames is []; expected picture files, or one file that is an animation or a video"
         )
-    moving = [file for file in files if len(files) > 1 and is_clip(file)]
-    if moving:
-        raise BadLine("wrong value", f"{moving[0]} is a clip of its own; name it alone, or name still pictures")
+    moving = next((file for file in files if len(files) > 1 and is_clip(file)), None)
+    if moving is not None:
+        raise BadLine("wrong value", f"{moving} is a clip of its own; name it alone, or name still pictures")
     return Video.open(files, fps=rate or fps, size=size)
 
 
@@ -121,12 +121,16 @@ def state_of(file: Path) -> list[Any]:
     try:
         place = str(file.resolve())
         if file.is_dir():
-            with os.scandir(file) as entries:
-                return [place, *sorted([entry.name, *_stamp(entry.stat())] for entry in entries)]
-        return [place, *_stamp(file.stat())]
+            return [place, *([name, *_stamp(file / name)] for name in sorted(os.listdir(file)))]
+        return [place, *_stamp(file)]
     except (OSError, ValueError):
         return [str(file)]
 
 
-def _stamp(found: os.stat_result) -> list[int]:
+def _stamp(file: Path) -> list[int]:
+    """Size and time of change; nothing for a link to nowhere."""
+    try:
+        found = file.stat()
+    except OSError:
+        return []
     return [found.st_size, found.st_mtime_ns]

@@ -37,7 +37,7 @@ class Place(NamedTuple):
         return f"{self.file} {self.unit} {self.number}"
 
 
-class Problem(NamedTuple):
+class LineProblem(NamedTuple):
     """What is wrong at a place; `reason` is what it is counted by."""
 
     place: Place
@@ -62,14 +62,14 @@ class Problems:
         self.max_bad = max_bad
         self.num_read = 0
         self.counts: dict[str, int] = {}
-        self.examples: dict[str, list[Problem]] = {}
+        self.examples: dict[str, list[LineProblem]] = {}
 
     @property
     def num_bad(self) -> int:
         """How many there are."""
         return sum(self.counts.values())
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: LineProblem) -> None:
         """Count a problem and print it, the first ones of each reason."""
         count = self.counts[problem.reason] = self.counts.get(problem.reason, 0) + 1
         if count <= EXAMPLES:
@@ -95,7 +95,7 @@ class Problems:
             )
 
     @contextmanager
-    def containing(self, place: Place, found: list[Problem] | None = None) -> Iterator[None]:
+    def containing(self, place: Place, found: list[LineProblem] | None = None) -> Iterator[None]:
         """Make any error of the block the problem of one place, which is also added to `found`.
 
         Strangers' lines and files break parsers, decoders and libraries in ways that nobody can list (OSError, OverflowError,
@@ -106,7 +106,7 @@ class Problems:
         except Exception as error:
             if os.environ.get("EMU_TRACEBACK"):
                 traceback.print_exc()
-            problem = Problem(place, reason_of(error), message_of(error))
+            problem = LineProblem(place, reason_of(error), message_of(error))
             self.add(problem)
             if found is not None:
                 found.append(problem)

@@ -69,7 +69,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenPrompt:
     """What a line or a word says, before it is checked."""
 
     place: Place
@@ -95,7 +95,7 @@ def check_words(words: Sequence[str]) -> None:
             raise ValueError(f"{word} is a folder; give a file of prompts, or prompts themselves")
 
 
-def written_prompts(words: Sequence[str]) -> Iterator[Written]:
+def written_prompts(words: Sequence[str]) -> Iterator[WrittenPrompt]:
     """What the words of a command stand for, in order: files and pipes by their lines, other words for themselves."""
     number = 0
     for word in words:
@@ -103,16 +103,16 @@ def written_prompts(words: Sequence[str]) -> Iterator[Written]:
             yield from _file_prompts(word)
         else:
             number += 1
-            yield Written(Place(COMMAND_LINE, number, "prompt"), Path(), _plain(word))
+            yield WrittenPrompt(Place(COMMAND_LINE, number, "prompt"), Path(), _plain(word))
 
 
-def _file_prompts(name: str) -> Iterator[Written]:
+def _file_prompts(name: str) -> Iterator[WrittenPrompt]:
     is_json: bool | None = True if name.lower().endswith(JSON_SUFFIXES) else None
     folder = Path() if name == STANDARD_INPUT or not Path(name).is_file() else Path(name).parent
     for line in read_lines(name):
         if is_json is None:
             is_json = line.content.lstrip().startswith(b"{")
-        yield Written(Place(line.file, line.number), folder, line.table if is_json else _line_text(line))
+        yield WrittenPrompt(Place(line.file, line.number), folder, line.table if is_json else _line_text(line))
 
 
 def _plain(text: str) -> Callable[[], Mapping[str, Any]]:
@@ -163,7 +163,7 @@ class PromptReader:
             )
         return requests
 
-    def request(self, written: Written) -> Request:
+    def request(self, written: WrittenPrompt) -> Request:
         """The request of one line.
 
         Raises:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emu.cli.documents import Entry
+from emu.cli.documents import DocumentEntry
 from emu.cli.pictures import state_of
 from emu.cli.problems import Place
 from emu.lines import BadLine, shown
@@ -83,12 +83,12 @@ class TableReader:
     def __len__(self) -> int:
         return len(self._table)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[DocumentEntry]:
         """The rows in order."""
         for index in range(len(self._table)):
             yield self._entry(index)
 
-    def _entry(self, index: int) -> Entry:
+    def _entry(self, index: int) -> DocumentEntry:
         def table() -> Mapping[str, Any]:
             return {"items": self._items(self._table[index])}
 
@@ -98,7 +98,7 @@ class TableReader:
             Exception
         ):  # whatever a stranger's row raises is raised again, and counted, when the row is read as a document
             state = b"unreadable"
-        return Entry(Place(self.name, index, "row"), b"%d %s" % (index, state), table)
+        return DocumentEntry(Place(self.name, index, "row"), b"%d %s" % (index, state), table)
 
     def _state(self, items: list[Any]) -> bytes:
         told: list[Any] = []

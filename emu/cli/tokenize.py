@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from emu.cli import documents
-from emu.cli.documents import DocumentReader, Entry, digest, line_entry
-from emu.cli.problems import PROBLEMS, Place, Problem, Problems, TooManyBad, add_option
+from emu.cli.documents import DocumentEntry, DocumentReader, digest, line_entry
+from emu.cli.problems import PROBLEMS, LineProblem, Place, Problems, TooManyBad, add_option
 from emu.cli.tables import ORDERS, Columns, TableReader, is_table
 from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.data.shards.writing import MANIFEST
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if problems.num_bad else 0
 
 
-def _entries(options: argparse.Namespace) -> tuple[Iterator[Entry], Path, int | None]:
+def _entries(options: argparse.Namespace) -> tuple[Iterator[DocumentEntry], Path, int | None]:
     """The documents to be, the folder that their files are named from, and their number where it is known."""
     if is_table(options.documents):
         table = TableReader(options.documents, Columns(options.caption, options.image, options.order))
@@ -87,7 +87,7 @@ class _Writer:
         self.output, self.reader, self.problems = output, reader, problems
         self.num_documents = 0
 
-    def write(self, entries: Iterator[Entry], shard_size: int, total: int | None) -> None:
+    def write(self, entries: Iterator[DocumentEntry], shard_size: int, total: int | None) -> None:
         """Write the shards that are not there yet, and close the folder where there are documents.
 
         Raises:
@@ -102,12 +102,12 @@ class _Writer:
         else:
             (self.output / MANIFEST).unlink(missing_ok=True)
 
-    def _shard(self, number: int, block: Sequence[Entry], bar: tqdm) -> None:
+    def _shard(self, number: int, block: Sequence[DocumentEntry], bar: tqdm) -> None:
         source = digest(block, self.reader)
         finished = read_entry(self.output, number)
         if finished is not None and finished["about"].get("input") == source:
             for file, line, unit, reason, message in finished["about"]["problems"]:
-                self.problems.add(Problem(Place(file, line, unit), reason, message))
+                self.problems.add(LineProblem(Place(file, line, unit), reason, message))
             self.problems.read(len(block))
             self.num_documents += finished["documents"]
             bar.update(len(block))
@@ -145,9 +145,9 @@ def _with_weights(known: set[float], document: TokenizedDocument) -> set[float]:
     return together
 
 
-def _blocks(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
+def _blocks(entries: Iterator[DocumentEntry], size: int) -> Iterator[list[DocumentEntry]]:
     """Entries in groups of `size`, fewer where their lines are very long."""
-    block: list[Entry] = []
+    block: list[DocumentEntry] = []
     length = 0
     for entry in entries:
         block.append(entry)
