@@ -161,7 +161,7 @@ def test_lines_of_documents(place, tiny_emu, tmp_path, capsys, count):
     assert main(["tokenize", *map(str, words), "--max-bad", "1"]) == 1
     assert f"{good} documents" in capsys.readouterr().out and len(TokenShards(tmp_path / "out")) == good
     assert peak_memory() - before < 1 << 30
-    print(f"{count} lines, {good} documents, {problems.counts}")
+    print(f"{count} lines, {good} documents, {problems.counts}, {(peak_memory() - before) >> 20} MiB more")
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -193,4 +193,4 @@ def test_lines_of_prompts(place, tiny_emu, kind, count):
     assert peak_memory() - before < 1 << 30 and not {"AssertionError", "OverflowError", "OSError"} & set(
         problems.counts
     )
-    print(f"{count} lines, {len(requests)} requests, {problems.counts}")
+    print(f"{count} lines, {len(requests)} requests, {problems.counts}, {(peak_memory() - before) >> 20} MiB more")

@@ -21,7 +21,7 @@ from emu.cli.problems import PROBLEMS, Place, Problems, TooManyBad, add_option
 from emu.cli.prompts import PromptReader, Request, check_words
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu
-from emu.pipeline.requests import batches, check_whole
+from emu.pipeline.requests import batches, check_seeds, check_whole
 from emu_tokenizers.files import holding, write_file
 
 OVERVIEW = "overview.png"
@@ -73,6 +73,7 @@ class Batch:
         self.command, self.options, self.unit, self.columns = command, options, unit, columns
         self.batch_size = check_whole("--batch-size", options.batch_size, least=1)
         check_whole("--window", options.window, least=1)
+        check_seeds(options.seed, 1)
         self.problems = Problems(options.max_bad)
         self.model = f"{options.model} {emu.fingerprint}" + (f" {options.dtype}" if options.dtype else "")
 
@@ -102,7 +103,8 @@ class Batch:
             requests = self.reader.read(self.options.prompts, self.problems)
         except TooManyBad as error:
             print(error, file=sys.stderr)
-            self.problems.write(output)
+            with holding(output, self.command):
+                self.problems.write(output)
             return 1
         with holding(output, self.command):
             manifest = OutputManifest(output, self.model)

@@ -144,9 +144,8 @@ class DocumentReader:
         for number, item in enumerate(items, start=1):
             try:
                 found.append(self._segment(item))
-            except (
-                Exception
-            ) as error:  # of any kind: files of strangers are read here, and the message has to name them
+            except Exception as error:
+                # Of any kind: files of strangers are read here, and the message has to name them.
                 names = [name for name in names_of(item) if name not in str(error)]
                 named = f" ({', '.join(map(shown, names[:3]))})" if names else ""
                 raise BadLine(reason_of(error), f"item {number}{named}: {message_of(error)}") from error
