@@ -169,8 +169,9 @@ def test_a_full_disk_ends_the_run_and_is_nobodys_bad_line(run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(ImageResult, "save", full)
+    words = ["a ball", "a circle", "--model", "tiny", "--output", "out", "--device", "cpu"]
     with pytest.raises(OSError, match="No space left"):
-        run("a ball", "a circle")
+        generate_images.main(words)
     assert not os.path.exists("out/problems.jsonl") and records() == []
 
 
