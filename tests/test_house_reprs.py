@@ -54,7 +54,7 @@ def test_every_object_is_one_short_line_with_its_name(objects):
 def test_the_lines_tell_what_one_wants_to_know(objects):
     size = objects["Vocabulary"].size
     for name, told in {
-        "Emu": "parameters, torch.float32 on cpu, MultimodalTokenizer(",
+        "Emu": "parameters, 314 ids, torch.float32 on cpu",
         "MultimodalTokenizer": f"Vocabulary({size} ids: 290 text, 8 controls, 16 vision), Emu3Layout(image, video)",
         "VideoResult": "50 frames of 8x8 pixels, 8 fps",
         "CodeSegment": "'video', 1x2x2 codes, {'fps': 8, 'frames': 4}, weight 1",

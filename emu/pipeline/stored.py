@@ -56,10 +56,6 @@ class StoredEmu:
         self.defaults = defaults or GenerationDefaults.from_dict({}, self.trained)
         self.deterministic = deterministic
         self._engines: dict[tuple[bool, torch.dtype, torch.device], Engine] = {}
-
-    def __repr__(self) -> str:
-        count = f"{self.model.num_parameters():,} parameters"
-        return f"{type(self).__name__}({count}, {self.model.dtype} on {self.model.device}, {self.tokenizer!r})"
         self._hashed: tuple[MultimodalTokenizer, list[tuple[int, int]], list[str]] | None = None
 
     @classmethod

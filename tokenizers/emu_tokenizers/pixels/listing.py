@@ -22,7 +22,7 @@ PERHAPS_ANIMATED = frozenset({".webp", ".avif"})
 IGNORED_NAMES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
 """Files and folders that systems leave among pictures; names that begin with a dot, such as .DS_Store and ._x.jpg, are ignored too."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("emu.tokenizers")
 
 
 def picture_suffixes() -> frozenset[str]:
