@@ -24,7 +24,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
@@ -248,8 +247,6 @@ class EmuCLI(LightningCLI):
 def quiet() -> Iterator[None]:
     """Without Lightning's notes on devices and tips for its products; its warnings stay, but for those that do not apply to us."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         for message in UNWANTED_WARNINGS:
@@ -259,8 +256,6 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            if bars:
-                enable_progress_bar()
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
