@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 import emu
 
 ROOT = Path(__file__).parents[1]
-tomllib = pytest.importorskip("tomllib")
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LONGEST_FILE = 500
 
