@@ -32,7 +32,7 @@ from emu_tokenizers.pixels.listing import (
 )
 from emu_tokenizers.pixels.videos import VideoFile, require_video_reader
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("emu.tokenizers")
 
 PHOTOGRAPHS = "photographs"
 """Name of the two photographs that scikit-learn bundles."""
