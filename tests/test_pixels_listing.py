@@ -75,7 +75,7 @@ def test_what_is_skipped_is_counted_and_said(tmp_path, caplog):
         (tmp_path / name).write_text("no picture")
     with caplog.at_level(logging.WARNING):
         assert len(picture_files(tmp_path)) == 9
-    assert "left out 4 files by their endings (2 of .txt, 1 of .heic, 1 of no ending)" in caplog.text
+    assert "9 pictures; left out by their endings: 2 of .txt, 1 of .heic, 1 of no ending" in caplog.text
 
 
 def test_what_systems_leave_behind_is_ignored_without_a_word(tmp_path, caplog):

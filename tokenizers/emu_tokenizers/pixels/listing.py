@@ -75,9 +75,7 @@ def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
             f"no {what} under {root}" + (f"; its files have other endings: {left_out}" if others else "; it is empty")
         )
     if others:
-        logger.warning(
-            "%s: %d %s; left out %d files by their endings (%s)", root, len(found), what, others.total(), left_out
-        )
+        logger.warning("%s: %d %s; left out by their endings: %s", root, len(found), what, left_out)
     return sorted(found, key=lambda file: natural_key(file.relative_to(root)))
 
 
