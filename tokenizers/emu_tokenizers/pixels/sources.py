@@ -3,7 +3,7 @@
     picture_sources("photos")                    every picture file under a folder
     picture_sources("dataset:cifar10")           the datasets library: a repository, a builder, a folder of save_to_disk
     picture_sources("webdataset:shards/*.tar")   members of uncompressed tar files
-    clip_sources("clips")                        video files, GIFs, and folders of frames
+    clip_sources("clips")                        video files, animations, and folders of frames
 
 A source is opened when it is read, and whatever is wrong with it is a `BadPicture` that says why.
 """
@@ -197,7 +197,7 @@ def picture_sources(
 def clip_sources(
     source: str | os.PathLike, column: str = "video", split: str = "train", max_member_bytes: int = MAX_MEMBER_BYTES
 ) -> list[Source]:
-    """The clips of a folder (video files, GIFs, folders of frames), of a file, of "dataset:..." or "webdataset:...".
+    """The clips of a folder (video files, animations, folders of frames), of a file, of "dataset:..." or "webdataset:...".
 
     Args:
         source: as of `picture_sources`.
