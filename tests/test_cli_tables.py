@@ -112,6 +112,17 @@ def test_what_cannot_be_guessed_must_be_named(place, tokenize, tiny_emu, capsys)
     assert torch.equal(ids(place, 2), tiny_emu.tokenizer.encode(pictures(place)[2]))
 
 
+def test_splits_and_builder_arguments_stand_in_the_name(place, tokenize, tiny_emu, capsys):
+    rows = table(place)
+    datasets.DatasetDict(train=rows.select([0]), held=rows.select([1, 2])).save_to_disk(place / "saved")
+    assert tokenize(f"dataset:{place / 'saved'},split=held") == 0
+    assert torch.equal(ids(place, 0), expected(tiny_emu, place, 1)) and len(TokenShards(place / "out")) == 2
+    assert tokenize(f"dataset:{place / 'saved'},split=nowhere") == 2
+    assert "no split 'nowhere'; it has ['held', 'train']" in capsys.readouterr().err
+    assert tokenize(f"dataset:imagefolder,data_dir={place / 'pictures'}") == 0
+    assert torch.equal(ids(place, 2), expected(tiny_emu, place, 2))
+
+
 def test_classes_are_captions_by_their_names(place, tokenize, tiny_emu):
     kind = datasets.ClassLabel(names=["a ball", "a red circle"])
     rows = table(place, kind=[1, 0, 0]).cast_column("kind", kind)
