@@ -264,3 +264,13 @@ def test_what_was_left_out_does_not_change_later_draws(tmp_path):
     resumed = data().train_dataloader()
     resumed.load_state_dict({**resumed.state_dict(), "step": 4})  # this one meets the bad file later than the other did
     assert all((a == b["image"]).all() for a, b in zip(straight[4:], resumed, strict=True))
+
+
+def test_a_folder_of_ones_own_comes_before_the_photographs_of_that_name(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert len(picture_sources("photographs")) == 2
+    (tmp_path / "photographs").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photographs" / "mine.png")
+    with caplog.at_level("WARNING"):
+        assert [source.name for source in picture_sources("photographs")] == ["mine.png"]
+    assert "working folder" in caplog.text

@@ -6,7 +6,8 @@
     torchrun --nproc_per_node 2 -m emu.cli.main fit --config digits --trainer.devices 2
 
 A run's folder is `trainer.default_root_dir`, `runs/<recipe>` by default. It holds `config.yaml` (the merged configuration: a recipe that
-repeats the run), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end `model/`, which `from_pretrained` reads.
+repeats the run), `config.resolved.yaml` (the same without references), `metrics.csv` and `loss.png`, `checkpoints/`, and at the end
+`model/`, which `from_pretrained` reads.
 """
 
 from __future__ import annotations
@@ -124,15 +125,14 @@ class EmuCLI(LightningCLI):
         if printing:
             self._words.options.remove(PRINT_CONFIG)
         self.parsed = parse(parser, self._words)
-        if self.parsed.config is None:
-            raise_problems(self.parsed.problems, self.parsed.written)
+        if self.parsed.config is None or (printing and self.parsed.problems):
+            self._refuse(())
         assert self.parsed.config is not None
         self.config = self.parsed.config
         if self.config.trainer.default_root_dir is None:
             self.config.trainer.default_root_dir = str(Path("runs") / self._words.run_name)
         complete_settings(self.config.trainer)
         if printing:
-            raise_problems(self.parsed.problems, self.parsed.written)
             print(as_written(parser, self.config, self.parsed.resolved), end="")
             raise SystemExit(0)
         self.save_config_kwargs["resolved"] = self.parsed.resolved
@@ -143,20 +143,18 @@ class EmuCLI(LightningCLI):
         Raises:
             ValueError: some of them cannot be built, or the configuration has other problems; all that can be found.
         """
-        problems = self.parsed.problems
-        parts: dict[str, Any] = {}
         try:
             super().instantiate_classes()
-            parts = {"model": self.model, "data": self.datamodule, "trainer": self.trainer}
         except BUILD_ERRORS as error:
             parts, found = build_apart(self.parser, self.config)
-            problems += found or [Problem(reason(str(error)), ("trainer",))]
-            parts["trainer"] = self.config.trainer  # its settings, for those who ask for the number of steps
-        if problems:
-            raise_problems(
-                problems + early_problems(parts.get("trainer"), parts.get("model"), parts.get("data")),
-                self.parsed.written,
-            )
+            self.parsed.problems += found or [Problem(reason(str(error)), ("trainer",))]
+            # the trainer's settings stand for it: what asks for the number of steps finds it there
+            self._refuse(early_problems(self.config.trainer, parts.get("model"), parts.get("data")))
+        if self.parsed.problems:
+            self._refuse(early_problems(self.trainer, self.model, self.datamodule))
+
+    def _refuse(self, more: Sequence[Problem | str]) -> None:
+        raise_problems([*self.parsed.problems, *more], self.parsed.written)
 
     @property
     def folder(self) -> Path:
@@ -192,7 +190,7 @@ class EmuCLI(LightningCLI):
             FileNotFoundError: there is no such checkpoint.
             Stopped: Ctrl-C or SIGTERM ended the run, which has saved.
         """
-        raise_problems(early_problems(self.trainer, self.model, self.datamodule), self.parsed.written)
+        self._refuse(early_problems(self.trainer, self.model, self.datamodule))
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.enter_context(holding(self.folder, str(self.parser.prog)))

@@ -166,7 +166,7 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
 
         return sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"), key=natural_key)
     if str(folder) == PHOTOGRAPHS:
-        logger.info("%r is taken from the working folder, %s, not from scikit-learn", PHOTOGRAPHS, root.resolve())
+        logger.warning("%r is taken from the working folder, %s, not from scikit-learn", PHOTOGRAPHS, root.resolve())
     return [root] if root.is_file() else files_under(root, picture_suffixes(), "pictures")
 
 
