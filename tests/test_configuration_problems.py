@@ -9,7 +9,7 @@ import yaml
 
 from emu.configuration import import_object
 from emu.training import checks
-from emu.training.cli import EmuCLI
+from emu.training.cli import EmuCLI, fit_tokenizer
 from emu.training.module import EmuModule
 from tests.training_toys import run, write_recipe
 
@@ -120,6 +120,22 @@ def test_parts_that_refuse_to_be_built_do_not_hide_the_others(told):
     found = " | ".join(told(change))
     assert "hidden_size 32 is no multiple of num_attention_heads 5" in found and "keep is 0" in found
     assert "more than row_length 8" in found
+
+
+def test_a_tokenizers_recipe_is_told_in_the_same_way(tmp_path):
+    recipe = tmp_path / "tokenizer.yaml"
+    recipe.write_text(
+        "trainer: {max_steps: 1, accelerator: cpu}\n"
+        "model:\n  lr: fast\n  config: {spatial_factors: 8}\n"
+        "data:\n  class_path: emu_tokenizers.pictures.PictureData\n  init_args:\n    sizes: 3\n"
+    )
+    with pytest.raises(ValueError, match="cannot work") as caught:
+        fit_tokenizer(["--config", str(recipe)])
+    assert str(caught.value).replace(str(recipe), "R").splitlines()[1:] == [
+        "  - R:3: model.lr is 'fast'; expected a number",
+        "  - R:4: model.config.spatial_factors is not a key that exists; did you mean spatial_factor?",
+        "  - R:8: data.init_args.sizes is not a key that exists; did you mean size?",
+    ]
 
 
 def test_data_that_nobody_names_is_asked_for(told):

@@ -32,9 +32,10 @@ class CheckData(Callback):
         self._written, self._folder = written, folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a ValueError that lists everything wrong with the sources."""
+        """Raise a ValueError that lists everything wrong with sources that were not there before."""
         datamodule = getattr(trainer, "datamodule", None)
-        raise_problems(source_problems(pl_module, datamodule), self._written)
+        if needs_preparation(datamodule):  # others were looked at before anything was prepared
+            raise_problems(source_problems(pl_module, datamodule), self._written)
         if getattr(datamodule, "validation_names", None) == ():
             trainer.limit_val_batches = 0  # nothing to validate on, and no warning that it is empty
         tell = getattr(datamodule, "tell_row_use", None)
