@@ -154,7 +154,7 @@ def test_what_comes_out_of_the_environment_stays_an_interpolation_on_disk(write,
     resolved = resolve(written)
     found = resolved.of(written.tree)
     assert found["user"] == {"name": f"x-{SECRET}", "copy": f"x-{SECRET}"} and found["all"] == found["user"]
-    kept = resolved.put_back(found, only_environment=True)
+    kept = resolved.put_back(found, resolved.from_environment())
     assert SECRET not in yaml.safe_dump(kept)
     assert kept["twice"] == 4 and kept["all"] == "${user}"
-    assert resolved.put_back(found, only_environment=False) == written.tree
+    assert resolved.put_back(found, resolved.written) == written.tree

@@ -17,6 +17,12 @@ from tests.training_toys import ToyData, make_document, run, write_recipe
 SECRET = "hunter2"
 
 
+class Guarded(ToyData):
+    def __init__(self, documents_per_step: dict[str, int], row_length: int, token: str, steps_per_epoch: int = 5):
+        super().__init__(documents_per_step, row_length, steps_per_epoch=steps_per_epoch)
+        self.token = token
+
+
 class Unvalidated(ToyData):
     def validation_sources(self):
         return {}
@@ -60,6 +66,20 @@ def test_the_record_keeps_interpolations_and_no_secrets(tmp_path, monkeypatch, c
         assert record["trainer"]["logger"][0]["init_args"]["name"] == "${oc.env:EMU_TEST_SECRET}"
     again = EmuCLI(EmuModule, ["--config", str(folder / "config.yaml"), "--model.config.hidden_size", "16"])
     assert again.model.config.intermediate_size == 32
+
+
+def test_no_file_of_a_run_holds_a_secret_and_resuming_still_notices_another_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMU_TEST_SECRET", SECRET)
+    recipe = change(write_recipe(tmp_path), data={"class_path": f"{__name__}.Guarded"}, checkpoint={"every_n_steps": 1})
+    words = ["--data.token", "${oc.env:EMU_TEST_SECRET}"]
+    module = run(recipe, *words, "--trainer.max_steps", 1)
+    assert module.trainer.datamodule.token == SECRET
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5 and not [path for path in files if SECRET.encode() in path.read_bytes()]
+    run(recipe, *words, "--trainer.max_steps", 2, "--ckpt_path", "last")
+    monkeypatch.setenv("EMU_TEST_SECRET", "another")
+    with pytest.raises(ValueError, match=r"data.*token was \$\{oc.env:EMU_TEST_SECRET\} \(sha256"):
+        run(recipe, *words, "--trainer.max_steps", 3, "--ckpt_path", "last")
 
 
 def test_curves_stay_beside_a_logger_of_ones_own(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,19 +47,23 @@ class Resolved:
             return self.values[path] if self.written.get(path) == tree and path in self.values else LEFT_OUT
         return tree
 
-    def put_back(self, values: Any, *, only_environment: bool) -> Any:
-        """A copy of values whose interpolations are as they were written: all of them, or those that read the environment.
+    def put_back(self, values: Any, texts: Mapping[KeyPath, str]) -> Any:
+        """A copy of values with texts in the place of some of them, e.g. `written` for all that were interpolations.
 
         A value that is no longer there, e.g. of a list that the command line replaced, is passed over.
         """
         values = copy.deepcopy(values)
-        for path in self.environment if only_environment else self.written:
+        for path, text in texts.items():
             node = values
             for part in path[:-1]:
                 node = node[part] if _has(node, part) else None
             if _has(node, path[-1]):
-                node[path[-1]] = self.written[path]
+                node[path[-1]] = text
         return values
+
+    def from_environment(self) -> dict[KeyPath, str]:
+        """The values that read an environment variable, as they are written."""
+        return {path: self.written[path] for path in self.environment}
 
 
 def resolve(written: Written) -> Resolved:

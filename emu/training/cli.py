@@ -45,7 +45,7 @@ from emu.training.module import EmuModule
 from emu.training.parallel import load_ours
 from emu.training.parsing import parse
 from emu.training.progress import StepProgressBar
-from emu.training.record import SaveConfig, as_written, values
+from emu.training.record import SaveConfig, as_written, comparable
 from emu.training.refusals import reason
 from emu.training.resume import Resume, changes, recorded, refused
 from emu.training.words import as_list, split_words
@@ -173,7 +173,7 @@ class EmuCLI(LightningCLI):
         ):
             callbacks.append(StepProgressBar())
         export = None if self.config.export is None else self.folder / self.config.export
-        self._resume = Resume(recorded(values(self.parser, self.config)))
+        self._resume = Resume(recorded(comparable(self.parser, self.config, self.parsed.resolved)))
         settings.callbacks = [*callbacks, CheckData(self.parsed.written, export), self._resume]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,22 @@ class SaveConfig(SaveConfigCallback):
 
 def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
     """A recipe that repeats a run: every value, interpolations as they were written."""
-    return _dumped(resolved.put_back(values(parser, config), only_environment=False))
+    return _dumped(resolved.put_back(values(parser, config), resolved.written))
 
 
 def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
     """Every value as a number or a text, save those from environment variables: what is secret does not reach the disk."""
-    return _dumped(resolved.put_back(values(parser, config), only_environment=True))
+    return _dumped(resolved.put_back(values(parser, config), resolved.from_environment()))
+
+
+def comparable(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> Any:
+    """Every value as one can compare it with that of another run: what comes out of the environment by its digest alone."""
+    digests = {
+        path: f"{text} (sha256 {hashlib.sha256(json.dumps(resolved.values[path]).encode()).hexdigest()[:16]})"
+        for path, text in resolved.from_environment().items()
+        if path in resolved.values
+    }
+    return resolved.put_back(values(parser, config), digests)
 
 
 def values(parser: ArgumentParser, config: Namespace) -> Any:

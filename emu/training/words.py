@@ -108,7 +108,8 @@ def with_values(words: Words, written: Written, resolved: Resolved) -> tuple[dic
             path = written.set(key, read_value(value))  # the same again, to know its path
             if path not in resolved.values:
                 continue
-            option = f"--{key}={json.dumps(resolved.values[path])}"
+            found = resolved.values[path]
+            option = f"--{key}={found if isinstance(found, str) else json.dumps(found)}"
         options.append(option)
     return resolved.of(written.files), options
 
