@@ -1,8 +1,8 @@
-"""Torch operators with a chunked CPU implementation and a Triton implementation behind one name each.
+"""Torch operators with a chunked implementation in torch and a Triton implementation behind one name each.
 
 Every function here validates its arguments and calls a `torch.library` custom op that has a fake implementation and, where
 it makes sense, a formula for backward, so that the ops are correct under `torch.compile`. Triton is imported on the first
-call with CUDA tensors and never before.
+call with CUDA tensors and never before; `choices` says which implementation a device takes, and why.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 
 Each query sees one interval of keys, first..last; it follows from its document (`document_bounds`), the causal mask and the window,
 and does not decrease along a row. A program walks only over the tiles of keys that its queries see, and applies a mask only in
-tiles that some of them see in part. Tiles of 16 bits come through tensor descriptors: the copy engine fetches them while the tensor
-cores work, without a thread's address arithmetic. No host sync, memory linear in length. Legend: see `attention.py`.
+tiles that some of them see in part. Where the GPU has a copy engine, tiles of 16 bits come through tensor descriptors: it fetches them
+while the tensor cores work, without a thread's address arithmetic; elsewhere by pointer. No host sync, memory linear in length. Legend:
+see `attention.py`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic)
 log-sum-exp follows from the partial results, and the logit of the target from one row of the weight; a second kernel scales the
 buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
 of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
-(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits once or twice at the
-start of a call, to check targets and to learn how many tokens are kept.
+(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits three to five times
+at the start of a call, to check targets and weights and to learn how many tokens are kept.
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
 """
