@@ -200,13 +200,12 @@ _backward_op.register_kernel("cuda")(attention_backward_cuda)
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
     ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     missing = (None,) * 6
-    if grad_lse is not None:
-        raise RuntimeError("the log-sum-exp of emu_kernels::attention has no derivative; use that of its output")
     if grad is None:
         return None, None, None, *missing
     return *_backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing
