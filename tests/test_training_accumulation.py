@@ -114,3 +114,9 @@ def test_an_epoch_that_would_end_inside_a_step_is_refused(tmp_path):
     words = ("--trainer.accumulate_grad_batches", 3, "--trainer.limit_train_batches", 7)
     with pytest.raises(ValueError, match="epoch of 7 batches.*accumulate_grad_batches 3"):
         run(write_recipe(tmp_path), *words)
+
+
+def test_an_accumulation_that_changes_is_refused(tmp_path):
+    words = ("--trainer.callbacks", "GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 1, 2: 4}")
+    with pytest.raises(ValueError, match="changes the accumulation from epoch to epoch"):
+        run(write_recipe(tmp_path), *words)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
+from emu.cli.main import run as run_command
 from emu.stopping import Stopped
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
-from tests.training_toys import run, same, write_recipe
+from tests.training_toys import ToyData, run, same, write_recipe
 
 ACCUMULATED, STEPS_PER_EPOCH, STEPS = 3, 2, 5
 BATCHES = range(ACCUMULATED * STEPS)
@@ -98,8 +99,22 @@ class Twice(Callback):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+class Preparing(ToyData):
+    """A stop while data is prepared."""
+
+    def prepare_data(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_before_the_first_step_ends_at_once(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    assert run_command("emu fit", lambda: run(recipe, "--data.class_path", f"{__name__}.Preparing") and 0) == 143
+    assert "emu fit: stopped: nothing was saved" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_ctrl_c_a_second_time_does_not_wait(tmp_path):
-    with pytest.raises(Stopped, match="not saved") as end:
+    with pytest.raises(Stopped, match="nothing was saved") as end:
         run(write_recipe(tmp_path), *WORDS, "--trainer.callbacks", f"{__name__}.Twice")
     assert end.value.code == 130 and not list_checkpoints(tmp_path / "run" / "checkpoints")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

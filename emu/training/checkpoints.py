@@ -9,7 +9,7 @@ import logging
 import re
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -125,8 +125,9 @@ class StepCheckpoint(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Stop when that was asked for."""
-        self._stop_if_asked(trainer)
+        """Stop when that was asked for; several ranks finish the validation, of which each may have another number of batches."""
+        if trainer.world_size == 1:
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step."""
@@ -171,13 +172,25 @@ class StepCheckpoint(Checkpoint):
                 path.unlink()
 
 
-def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
+class Found(NamedTuple):
+    """A checkpoint that is as it was written.
+
+    Attributes:
+        path: its file.
+        content: what it says beside its tensors.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+
+def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> Found | None:
     """What `--ckpt_path` means: a file, or "last" for the newest checkpoint of `folder` that is as it was written.
 
     Damaged ones are passed over with a warning that names them and the one that is taken.
 
     Returns:
-        The path, or None for a start from scratch: nothing was asked for, or "last" and there is none yet.
+        The checkpoint, or None for a start from scratch: nothing was asked for, or "last" and there is none yet.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -193,12 +206,11 @@ def resolve_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
             f'no checkpoint {ckpt_path}; give an existing file, or "last" for the newest of {folder}'
         )
     try:
-        check_checkpoint(path)
+        return Found(path, check_checkpoint(path))
     except BadCheckpoint as error:
         others = [str(other) for _, other in list_checkpoints(path.parent) if other != path and _is_good(other)]
         advice = f"; {others[-1]} is whole, go on from it" if others else ""
         raise BadCheckpoint(f"{error}{advice}") from error
-    return path
 
 
 def check_checkpoint(path: Path) -> dict[str, Any]:
@@ -216,17 +228,17 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _newest_good(folder: Path) -> Path | None:
+def _newest_good(folder: Path) -> Found | None:
     damaged: list[str] = []
     for _, path in reversed(list_checkpoints(folder)):
         try:
-            check_checkpoint(path)
+            found = Found(path, check_checkpoint(path))
         except BadCheckpoint as error:
             damaged.append(str(error))
             continue
         if damaged:
             logger.warning("%s; going on from the older %s", "; ".join(damaged), path)
-        return path
+        return found
     if damaged:
         raise BadCheckpoint(
             f"{damaged[0]}; {folder} holds no other checkpoint that is whole; start anew with --overwrite true"

@@ -28,13 +28,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
-from emu.stopping import Stopped
+from emu.stopping import Stopped, handled
 from emu.training.building import BUILD_ERRORS, build_apart, complete_settings
 from emu.training.checkpoints import (
     AtomicCheckpointIO,
     StepCheckpoint,
     StopTraining,
-    check_checkpoint,
     list_checkpoints,
     resolve_checkpoint,
 )
@@ -203,16 +202,16 @@ class EmuCLI(LightningCLI):
 
     def _train(self, checkpoint: Path | None) -> None:
         try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            with handled({signal.SIGINT: signal.getsignal(signal.SIGINT)}):  # Lightning leaves it ignored after Ctrl-C
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except StopTraining as stop:
             step = self.trainer.global_step
             saved = f"saved at step {step}; go on with --ckpt_path last" if step else "no step was finished"
             raise Stopped(stop.number, saved) from None
         except SystemExit as end:
-            if (
-                self.trainer.interrupted
-            ):  # what Lightning makes of Ctrl-C, be it the second one or before the first step
-                raise Stopped(signal.SIGINT, "not saved since the last checkpoint") from end
+            if self.trainer.interrupted:  # by a second Ctrl-C, or a signal before the first step
+                number = getattr(end.__context__, "number", signal.SIGINT)
+                raise Stopped(number, "nothing was saved since the last checkpoint") from None
             raise
 
     def _checkpoint(self) -> Path | None:
@@ -227,14 +226,14 @@ class EmuCLI(LightningCLI):
                 )
             for _, old in found:
                 old.unlink(missing_ok=True)
-        path = resolve_checkpoint(self.config.ckpt_path, folder)
-        if path is not None:
-            self._compare(path)
-        return path
+        checkpoint = resolve_checkpoint(self.config.ckpt_path, folder)
+        if checkpoint is None:
+            return None
+        self._compare(checkpoint.content)
+        return checkpoint.path
 
-    def _compare(self, path: Path) -> None:
+    def _compare(self, content: dict[str, Any]) -> None:
         """Refuse a checkpoint of a run that this one cannot go on with; note what has changed otherwise."""
-        content = check_checkpoint(path)
         found = changes(content.get("configuration", {}), self._resume.configuration)
         free = getattr(self.datamodule, "free_options", ())
         raise_problems(refused(found, free, adapters=hasattr(self.model, "merge")), self.parsed.written)

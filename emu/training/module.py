@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -17,11 +18,12 @@ from emu.data.packing import Packed
 from emu.data.permutation import derive_key
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.loss import next_targets
-from emu.training.meters import PartSums, StepMeter, TokenKinds, exact_dtype
+from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer
+from emu.training.step_weights import StepWeights
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
-from emu.training.weighting import LossWeighting, kind_totals, weigh
+from emu.training.weighting import LossWeighting
 from emu.vocabulary import Vocabulary
 from emu_kernels import linear_cross_entropy
 from emu_tokenizers.resuming import check_weights
@@ -71,8 +73,7 @@ class EmuModule(LightningModule):
         self._kinds: TokenKinds | None = None
         self._meter: StepMeter | None = None
         self._validation: PartSums | None = None
-        self._kind_totals: Tensor | None = None
-        self._step_weight: Tensor | None = None
+        self._step_weights: StepWeights | None = None
         self._before_step: dict[str, Any] | None = None
         self._clock = 0.0
         self._rate = 0.0
@@ -120,6 +121,10 @@ class EmuModule(LightningModule):
             found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
         if self.max_skipped_steps < 1:
             found.append(f"max_skipped_steps is {self.max_skipped_steps}; expected 1 or more")
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            found.append(
+                "trainer.callbacks changes the accumulation from epoch to epoch; set trainer.accumulate_grad_batches instead"
+            )
         if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
             found.append(
                 "trainer.strategy.init_args.save_distributed_checkpoint is true; checkpoints are one file, set it to false"
@@ -183,10 +188,12 @@ class EmuModule(LightningModule):
         self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._start_step(batch)
-        batch = self._weighed(batch)
+        step = self._step_weights
+        assert step is not None
+        batch = batch._replace(loss_weights=step.weigh(batch.input_ids, batch.loss_weights))
         output = self(batch)
         self._measure = False  # what else runs the model before the next step is not measured
-        loss, share = self._global(output.loss, batch.loss_weights.sum())
+        loss, share = step.share(output.loss, batch.loss_weights.sum())
         meter = self._start_meters()
         meter.add_batch(share, batch.segment_ids)
         self._add_parts(batch, meter.kinds, meter.sources)
@@ -303,35 +310,14 @@ class EmuModule(LightningModule):
 
     def _start_step(self, batch: Packed) -> None:
         """Weigh an optimizer step before its first batch is trained on."""
-        if self.trainer.accumulate_grad_batches == 1:
-            parts, dtype = [batch], batch.loss_weights.dtype
-        else:
+        meter = self._start_meters()
+        assert self._step_weights is not None
+        parts = [(batch.input_ids, batch.loss_weights)]
+        if self.trainer.accumulate_grad_batches > 1:
             given = self.trainer.train_dataloader.step_parts  # type: ignore[union-attr]
-            ids_and_weights = [(part.input_ids.to(self.device), part.loss_weights.to(self.device)) for part in given]
-            parts = [batch._replace(input_ids=ids, loss_weights=weights) for ids, weights in ids_and_weights]
-            dtype = exact_dtype(self.device)
-            meter = self._start_meters().state_dict()
-            self._before_step = {name: copy.deepcopy(value) for name, value in meter.items()}
-        if self.weighting.mean == "kinds" and self._kinds is not None:
-            kinds = self._kinds
-            self._kind_totals = self._over_ranks(
-                sum(kind_totals(part.input_ids, part.loss_weights, kinds).to(dtype) for part in parts)  # type: ignore[arg-type]
-            )
-        if len(parts) * self._world_size() > 1:
-            sums = [self._weighed(part).loss_weights.sum().to(dtype) for part in parts]
-            self._step_weight = self._over_ranks(sum(sums))  # type: ignore[arg-type]
-
-    def _over_ranks(self, total: Tensor) -> Tensor:
-        total = total.clone()
-        if self._world_size() > 1:
-            dist.all_reduce(total, group=self._group())
-        return total
-
-    def _weighed(self, batch: Packed) -> Packed:
-        if self.weighting.changes_nothing or self._kinds is None:
-            return batch
-        weights = weigh(batch.input_ids, batch.loss_weights, self._kinds, self.weighting, self._kind_totals)
-        return batch._replace(loss_weights=weights)
+            parts = [(part.input_ids.to(self.device), part.loss_weights.to(self.device)) for part in given]
+            self._before_step = copy.deepcopy(meter.state_dict())
+        self._step_weights.start(parts)
 
     def _datamodule(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
@@ -342,6 +328,8 @@ class EmuModule(LightningModule):
             table = self.model.config.vocabulary
             self._kinds = TokenKinds(Vocabulary.from_dict(table)) if table is not None else None
             self.weighting.check(self._kinds)
+            batches = self.trainer.accumulate_grad_batches
+            self._step_weights = StepWeights(self.weighting, self._kinds, batches, self._group(), self._world_size())
             self._meter = StepMeter(
                 self._kinds.names if self._kinds else (), getattr(self._datamodule(), "source_names", ())
             )
@@ -369,19 +357,6 @@ class EmuModule(LightningModule):
             kinds.add(losses, weights, self._kinds(targets))
         if sources.names:
             sources.add(losses, weights, batch.source_ids.roll(-1, dims=1).flatten())
-
-    def _global(self, loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to differentiate, and this batch's share of the step's loss.
-
-        Gradients are averaged over ranks and over a step's batches, which carry different weight: each mean is scaled by its share of all.
-        """
-        count = self._world_size() * self.trainer.accumulate_grad_batches
-        if count == 1:
-            return loss, loss.detach()
-        total = self._step_weight
-        assert total is not None
-        share = loss * (weight / total.clamp(min=torch.finfo(total.dtype).tiny)).to(loss.dtype)
-        return share * count, share.detach()
 
     def _world_size(self) -> int:
         """Number of ranks that see different rows."""
