@@ -119,8 +119,8 @@ class Engine:
             seed: one, or one per prompt.
             streams: sequences per prompt; sequence k draws from stream k.
             prefix_codes: codes that are given, (prompts, k, ...) or (k, ...): the first k steps of the grid's slowest axis.
-            window: tokens tried in one pass; above 1 asks for exact speculative decoding. "auto" times windows 1 and 4 on the first two
-                calls of a kind (modality, grid, guidance, number of blocks) and keeps the faster.
+            window: tokens tried in one pass; above 1 asks for exact speculative decoding. "auto" times windows 1 and 16 on the first calls
+                of a kind (modality, grid, guidance, number of blocks) and keeps the faster.
             on_row: called with (row number, codes of that row of every sequence) when a line along the grid's fastest axis is done.
 
         Returns:

@@ -11,7 +11,7 @@ import torch
 from emu.generation.prompts import check_count
 
 Window = int | Literal["auto"]
-CANDIDATES = (1, 4)
+CANDIDATES = (1, 16)
 """Windows that are tried, in this order. How many tokens a pass settles depends on model, grid and guidance, and what a wider pass costs on
 the machine: on a CPU about as much as its tokens one by one, on a GPU often little more than a pass of one."""
 

@@ -79,7 +79,7 @@ class Emu(StoredEmu):
             top_p: draw among the most likely codes that hold this share.
             images_per_prompt: picture k of a prompt draws from stream k of its seed.
             seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
-            window: above 1, exact speculative decoding of so many codes at once; "auto" times 1 and 4 on the first two batches and keeps
+            window: above 1, exact speculative decoding of so many codes at once; "auto" times 1 and 16 on the first batches and keeps
                 the faster.
             batch_size: pictures that are drawn at a time.
             deterministic: see `Emu`.
