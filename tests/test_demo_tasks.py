@@ -103,6 +103,6 @@ def test_batches_of_pixels_are_functions_of_their_step():
     assert first[0]["image"].shape == (3, 3, CANVAS, CANVAS)
     assert first[0]["video"].shape == (2, FRAMES, 3, CANVAS, CANVAS)
     resumed = StepBatches(load_digits()[0], images=3, clips=2, seed=1, num_steps=2)
-    resumed.load_state_dict({"step": 1})
+    resumed.load_state_dict({**resumed.state_dict(), "step": 1})
     batch = next(iter(resumed))
     assert all(torch.equal(batch[name], first[1][name]) for name in batch)
