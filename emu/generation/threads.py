@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 WORK_OF_A_THREAD = 1 << 24
-"""Multiply-adds that keep a thread busy long enough: about 0.3 ms, against some 10 us to wake it (benchmarks/generation_threads.py)."""
+"""Multiply-adds of a product that are worth a thread: about 0.3 ms of one. `benchmarks/generation_threads.py` shows what it changes."""
 
 
 def threads_of(work: int, available: int) -> int:
