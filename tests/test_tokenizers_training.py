@@ -276,3 +276,9 @@ def test_codebook_use_counts_codes_and_how_even_they_are():
     several = CodeCounter((2, 4))
     several.add(torch.tensor([[0, 3], [1, 3]]))
     assert several.measure().use == pytest.approx(3 / 6)
+
+
+def test_accumulation_is_refused_before_work():
+    trainer = Trainer(accumulate_grad_batches=2, **QUIET)
+    (problem,) = make_module().problems(trainer)
+    assert problem.startswith("trainer.accumulate_grad_batches is 2")

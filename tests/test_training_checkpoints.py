@@ -148,6 +148,7 @@ def test_weights_of_others_are_not_a_checkpoint_and_pickles_are_not_read(tmp_pat
         resolve_checkpoint("last", tmp_path)
 
 
+@pytest.mark.slow
 def test_going_on_from_an_older_checkpoint_puts_the_later_ones_aside(recipe, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     words = ("--ckpt_path", folder / "step=00000006.safetensors", "--trainer.max_steps", 8, "--checkpoint.keep", 1)

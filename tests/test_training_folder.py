@@ -33,6 +33,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_name(tmp_path):
     run(recipe, "--trainer.max_steps", 1, "--export", "null")
 
 
+@pytest.mark.slow
 def test_a_folder_is_held_while_a_run_trains_and_not_after_it(tmp_path):
     recipe = write_recipe(tmp_path)
     with holding(tmp_path / "run", "emu tokenize"), pytest.raises(FolderInUse, match="emu tokenize"):
@@ -100,6 +101,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"emu tokenize: {tmp_path / 'curves'}: Read-only file system\n"
 
 
+@pytest.mark.slow
 def test_a_recipe_keeps_its_folder_where_another_logger_writes_too(tmp_path):
     recipe = write_recipe(tmp_path)
     table = yaml.safe_load(recipe.read_text())
