@@ -107,7 +107,7 @@ def test_logits_kernel_compiles(capability: int, dtype: str, flags: dict[str, bo
             "weight_source": f"tensordesc<{dtype}[{ids}, {width}]>",
         }
     found = build(
-        capability, "linear_cross_entropy_triton", "logits_kernel", LOSS_TYPES | sources, LOSS | flags, config
+        capability, "linear_cross_entropy_kernels", "logits_kernel", LOSS_TYPES | sources, LOSS | flags, config
     )
     check(found, capability, spills)
     check_products(found, capability)
@@ -120,7 +120,8 @@ def test_scale_kernel_compiles(capability: int, softcap: bool) -> None:
     constants = {"SOFTCAP": softcap, "NUM_TILES": 8, "BLOCK_IDS": ids}
     types = LOSS_TYPES | {"gradient_ptr": "*bf16"}
     check(
-        build(capability, "linear_cross_entropy_triton", "scale_kernel", types, constants, {"num_warps": 4}), capability
+        build(capability, "linear_cross_entropy_kernels", "scale_kernel", types, constants, {"num_warps": 4}),
+        capability,
     )
 
 
