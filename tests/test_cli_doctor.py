@@ -69,7 +69,7 @@ def test_it_works_where_torch_cannot_be_imported(run, monkeypatch):
 def test_what_an_extra_lacks_comes_with_the_command_that_installs_it(run, versions):
     versions |= {"peft": None, "av": None, "torchao": "0.18.0", "accelerate": "1.8.0"}
     _, sections = run()
-    assert line_of(sections["extras"], "lora") == "lora       missing peft: pip install 'peft>=0.17'"
+    assert line_of(sections["extras"], "lora").endswith("  missing peft: pip install 'peft>=0.17'")
     assert "missing av: pip install 'av>=14'" in line_of(sections["extras"], "video")
     assert line_of(sections["extras"], "quantized").endswith("installed")
     assert not [line for line in sections["problems"] if "peft" in line or "av is" in line]
@@ -126,3 +126,13 @@ def test_it_works_where_the_package_was_not_installed(run, monkeypatch):
     monkeypatch.setattr(doctor, "DISTRIBUTION", "no-such-distribution")
     code, sections = run()
     assert code == 1 and "is not installed, so that versions cannot be compared" in sections["problems"][0]
+
+
+def test_an_extension_that_cannot_be_loaded_is_a_problem_and_no_crash(run, monkeypatch):
+    def fail():
+        raise ValueError("the extension 'boxes' (my_boxes) of my-boxes cannot be loaded (ImportError: no); repair it")
+
+    monkeypatch.setattr(doctor, "load_extensions", fail)
+    code, sections = run()
+    assert code == 1 and line_of(sections["extras"], "extensions").endswith("not loaded")
+    assert any(line.startswith("the extension 'boxes'") for line in sections["problems"])

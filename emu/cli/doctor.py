@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import emu
+from emu.configuration.extensions import load_extensions
 
 DISTRIBUTION = "emu-tokens"
 GIB = 1024**3
@@ -44,12 +45,14 @@ def examine() -> tuple[dict[str, list[str]], list[str]]:
     own, extras = requirements()
     torch, problems = _import_torch()
     problems += check_python() + check_versions(own, extras)
+    extensions, broken = _load_extensions()
+    problems += broken
     sections = {
         "versions": _columns([("emu", f"{emu.__version__} ({Path(emu.__file__).parent})"), *_versions(own)]),
         "machine": _columns(_machine(torch)),
         "devices": _columns(_devices(torch)),
         "kernels": _columns(_kernels(torch)),
-        "extras": _columns(_extras(extras)),
+        "extras": _columns([*_extras(extras), ("extensions", extensions)]),
     }
     if torch is not None and not torch.cuda.is_available() and _driver_sees_a_gpu():
         problems.append(_unseen_gpu(torch))
@@ -135,6 +138,14 @@ def _import_torch() -> tuple[Any, list[str]]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return None, [f"torch cannot be imported ({lines[-1]}); install it again: pip install --force-reinstall torch"]
     return torch, []
+
+
+def _load_extensions() -> tuple[str, list[str]]:
+    """Names of the extensions of installed packages, and what is wrong with one that cannot be loaded."""
+    try:
+        return ", ".join(load_extensions()) or "none", []
+    except ValueError as error:
+        return "not loaded", [str(error)]
 
 
 def _machine(torch: Any) -> Iterator[tuple[str, str]]:
