@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from emu.cli.main import available, main
 
@@ -68,6 +69,16 @@ def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
     assert "excess/shapes-1/text-to-image" in json.loads(Path("runs/shapes/metrics.json").read_text())
 
 
+def test_shards_are_made_and_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32), "grey").save("cat.png")
+    line = re.search(r"# (\{.*\}) a line", README[README.index("## Your own data") :])[1]
+    Path("pairs.jsonl").write_text(line + "\n")
+    for words in commands_of("Your own data"):
+        assert main(words) == 0, words
+    assert "1 document" in capsys.readouterr().out
+
+
 def test_commands_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("prompts.jsonl").write_text(json.dumps({"prompt": "a handwritten seven", "seed": 1}) + "\n")
@@ -75,5 +86,5 @@ def test_commands_run_in_their_order(tmp_path, monkeypatch):
         words = [name for word in words for name in (glob.glob(word) or [word])]
         if words[0].startswith("fit"):
             words += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
-        assert main(words) == 0, words
+        assert main(words) == 0 or words == ["doctor"], words  # which says what a test's machine lacks
     assert Path("my.yaml").is_file() and list(Path("clips").glob("*.gif"))
