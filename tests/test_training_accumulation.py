@@ -11,6 +11,7 @@ from emu.data.loader import StepLoader
 from emu.data.packing import Packed
 from emu.model.norm import RMSNorm
 from emu.training.curves import read_curves
+from tests.test_training_reliability import free_port, in_processes, one_of_two, sharded_over_two
 from tests.training_toys import ToyData, run, write_recipe
 
 STEPS = 20
@@ -120,3 +121,15 @@ def test_an_accumulation_that_changes_is_refused(tmp_path):
     words = ("--trainer.callbacks", "GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 1, 2: 4}")
     with pytest.raises(ValueError, match="changes the accumulation from epoch to epoch"):
         run(write_recipe(tmp_path), *words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two", [one_of_two, sharded_over_two])
+def test_two_processes_accumulate_as_one(tmp_path, two):
+    recipe, words = write_recipe(tmp_path), ("--trainer.accumulate_grad_batches", 3, "--trainer.max_steps", 6, *KINDS)
+    run(recipe, *words, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(two, recipe, free_port(), words, count=2) == [0, 0]
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    for step in range(1, 7):
+        for name in ("loss", "gradient_norm", "loss/text"):
+            assert ours[step][name] == pytest.approx(theirs[step][name], rel=2e-4), (step, name)
