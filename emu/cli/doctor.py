@@ -48,7 +48,7 @@ def examine() -> tuple[dict[str, list[str]], list[str]]:
     extensions, broken = _load_extensions()
     problems += broken
     sections = {
-        "versions": _columns([("emu", f"{emu.__version__} ({Path(emu.__file__).parent})"), *_versions(own)]),
+        "versions": _columns([("emu", f"{emu.__version__} ({Path(emu.__file__).parent})"), *_versions(own, torch)]),
         "machine": _columns(_machine(torch)),
         "devices": _columns(_devices(torch)),
         "kernels": _columns(_kernels(torch)),
@@ -124,10 +124,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _versions(own: Iterable[Requirement]) -> Iterator[tuple[str, str]]:
+def _versions(own: Iterable[Requirement], torch: Any) -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} ({sys.executable})"
     for one in own:
-        yield one.name, f"{_version(one.name) or 'missing':<12}  {one.specifier}"
+        known = _version(one.name) or "missing"
+        found = torch.__version__ if one.name == "torch" and torch is not None else known  # with the build, e.g. +cpu
+        yield one.name, f"{found:<12}  {one.specifier}"
 
 
 def _import_torch() -> tuple[Any, list[str]]:
