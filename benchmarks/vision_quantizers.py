@@ -65,7 +65,7 @@ class Curve(Callback):
         if trainer.global_step % self.every and trainer.global_step != trainer.max_steps:
             return
         elapsed, before = time.process_time() - self.start, time.process_time()
-        tokenizer = module.tokenizer
+        tokenizer = module.tokenizer.eval()
         codes = tokenizer.encode(self.pictures)
         quality = psnr(tokenizer.decode(codes), self.pictures).mean().item()
         module.model.train()

@@ -94,11 +94,13 @@ def test_every_quantizer_resumes_bit_for_bit_before_and_after_its_start(tmp_path
 def test_a_few_steps_lower_the_loss_and_use_the_codebook(tmp_path):
     module = make_module()
     batch = next(iter(KeyedBatches(1)))["image"]
+    module.eval()
     before = psnr(module.tokenizer.decode(module.tokenizer.encode(batch)), batch).mean()
-    module.model.train()
+    module.train()
     fit(module, 40, tmp_path)
-    codes = module.tokenizer.encode(batch)
-    assert psnr(module.tokenizer.decode(codes), batch).mean() > before + 3
+    tokenizer = module.tokenizer.eval()
+    codes = tokenizer.encode(batch)
+    assert psnr(tokenizer.decode(codes), batch).mean() > before + 3
     assert module.model.quantizer.started
     assert codes.unique().numel() > 4
 
@@ -109,9 +111,10 @@ def test_training_goes_on_from_a_saved_tokenizer(tmp_path):
     first.tokenizer.save_pretrained(tmp_path / "saved")
     second = make_module(start_from=str(tmp_path / "saved"))
     batch = next(iter(KeyedBatches(1)))["video"]
+    first.eval(), second.eval()
     assert torch.equal(second.tokenizer.encode(batch), first.tokenizer.encode(batch))
     assert second.quantizer_warmup_steps == 0
-    second.model.train()
+    second.train()
     fit(second, 2, tmp_path)
 
 
@@ -150,6 +153,12 @@ def test_validation_before_the_first_step_leaves_the_codebook_alone(tmp_path):
         Trainer(default_root_dir=tmp_path, **QUIET).validate(module, KeyedBatches(2))
     assert not module.model.quantizer.started
     assert torch.equal(module.model.quantizer.weight, codes)
+
+
+def test_looking_at_the_tokenizer_leaves_it_in_training():
+    module = make_module().train()
+    assert module.tokenizer is module.model
+    assert all(part.training for part in module.model.modules())
 
 
 def test_the_average_of_the_weights_is_what_the_module_hands_out(tmp_path):

@@ -5,13 +5,16 @@ import logging
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
+from emu.training.cli import EmuCLI
 from emu.training.curves import CurveLogger, read_curves
 from emu.training.words import split_words
+from emu_tokenizers.training import TokenizerModule
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 
@@ -194,3 +197,16 @@ def test_codes_in_use_are_drawn_where_there_are_some(tmp_path):
         logger.finalize("success")
     assert (tmp_path / "tokenizer" / "codebook.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "plain" / "loss.png").is_file() and not (tmp_path / "plain" / "codebook.png").exists()
+
+
+def test_checks_before_work_leave_a_vision_tokenizer_in_training(tmp_path):
+    class Modes(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            assert all(part.training for part in pl_module.model.modules())
+
+    words = ["--config", "digits_tokenizer", "--trainer.max_steps", "1", "--trainer.enable_progress_bar", "false"]
+    cli = EmuCLI(
+        TokenizerModule, [*words, "--trainer.default_root_dir", str(tmp_path), "--trainer.limit_val_batches", "0"]
+    )
+    cli.trainer.callbacks.append(Modes())
+    cli.fit()

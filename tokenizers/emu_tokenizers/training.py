@@ -110,10 +110,7 @@ class TokenizerModule(LightningModule):
 
     @property
     def tokenizer(self) -> VisionTokenizer:
-        """The trained tokenizer in evaluation mode: the averaged weights where there are some."""
-        return self._evaluated().eval()
-
-    def _evaluated(self) -> VisionTokenizer:
+        """The tokenizer that is measured and exported: the averaged weights where there are some. Asking for it changes no mode."""
         if self.average is None:
             return self.model
         assert isinstance(self.average.module, VisionTokenizer)
