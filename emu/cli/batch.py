@@ -131,7 +131,7 @@ class Batch:
                 files = [[output / name for name in record["files"]] for record in records[:OVERVIEW_LINES]]
                 write_file(output / OVERVIEW, png_bytes(tiled(list(map(show, files)), self.columns)))
         before = len(requests) - len(todo)
-        told = f"{made} {self.unit}s made, {before} were finished before, {self.problems.num_bad} bad lines"
+        told = f"{made} {self.unit}{'s' * (made != 1)} made, {before} were finished before, {self.problems.num_bad} bad lines"
         print(f"{told}; see {manifest.file}" + (f" and {output / PROBLEMS}" if self.problems.num_bad else ""))
         return 1 if self.problems.num_bad else 0
 
