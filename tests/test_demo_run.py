@@ -11,6 +11,7 @@ from emu import Emu
 from emu.demo.judge import check_extra
 from emu.demo.measure import SampleCounts
 from emu.demo.run import GOALS, TIMES, DemoPlan, run_demo
+from emu.media import read_provenance
 
 PLAN = DemoPlan(
     tokenizer_steps=3,
@@ -47,6 +48,9 @@ def test_the_demo_leaves_everything_that_it_promises(demo):
     for name in ("samples.png", "captions.png", "reconstructions.png", "loss.png", "codebook.png", "clips.gif"):
         Image.open(folder / name).verify()
     assert len(list((folder / "clips").glob("*.gif"))) == 10
+    for name in ("samples.png", "clips.gif", "image_to_video.gif", "continuations.gif", "clips/five_right.gif"):
+        assert read_provenance(folder / name)["transformer_steps"] == PLAN.transformer_steps, name
+    assert not read_provenance(folder / "loss.png")
 
 
 def test_the_model_of_the_demo_draws_what_its_prompts_say(demo):

@@ -129,7 +129,8 @@ class Batch:
                 records = manifest.close(requests)
             if records:
                 files = [[output / name for name in record["files"]] for record in records[:OVERVIEW_LINES]]
-                write_file(output / OVERVIEW, png_bytes(tiled(list(map(show, files)), self.columns)))
+                sheet = tiled(list(map(show, files)), self.columns)
+                write_file(output / OVERVIEW, png_bytes(sheet, {"model": self.model, "first": len(files)}))
         before = len(requests) - len(todo)
         told = f"{made} {self.unit}{'s' * (made != 1)} made, {before} were finished before, {self.problems.num_bad} bad lines"
         print(f"{told}; see {manifest.file}" + (f" and {output / PROBLEMS}" if self.problems.num_bad else ""))

@@ -12,9 +12,9 @@ from torch import Tensor
 from emu.demo.captions import DIGIT_NAMES
 from emu.demo.digits import DIRECTIONS, FPS
 from emu.demo.measure import Findings
-from emu.demo.pictures import as_png, captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
+from emu.demo.pictures import captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.report import Figure, report_page
-from emu.media import can_write_mp4, gif_bytes, mp4_bytes
+from emu.media import can_write_mp4, gif_bytes, mp4_bytes, png_bytes
 from emu.training.curves import draw_curves, read_curves
 from emu_tokenizers.files import write_file
 
@@ -31,30 +31,37 @@ CLIP_ZOOM = 6
 
 def write_gallery(folder: Path, findings: Findings, goals: Mapping[str, float], beyond: Sequence[str]) -> None:
     """Write sheets, clips, curves and the report; `beyond` are goals that a run of this length is known to miss."""
+    about = made_by(findings.metrics)
     figures = {
-        "samples": samples_figure(findings.samples),
+        "samples": samples_figure(findings.samples, about),
         "captions": captions_figure(findings.samples),
-        "clips": clips_figure(findings.samples),
-        "image_to_video": moved_figure(findings.samples),
-        "continuations": continuations_figure(findings.samples),
+        "clips": clips_figure(findings.samples, about),
+        "image_to_video": moved_figure(findings.samples, about),
+        "continuations": continuations_figure(findings.samples, about),
         "reconstructions": reconstructions_figure(findings.samples),
         "loss": loss_figure(folder / "runs" / "transformer" / "metrics.csv"),
         "codebook": codebook_figure(folder / "runs" / "vision_tokenizer" / "metrics.csv"),
     }
     for name, figure in figures.items():
         write_file(folder / f"{name}.{figure.kind}", figure.data)
-    write_clips(folder / "clips", findings.samples["clips"])
+    write_clips(folder / "clips", findings.samples["clips"], about)
     page = report_page(findings.metrics, goals, beyond, list(figures.values()), EXAMPLE)
     write_file(folder / "report.html", page.encode())
 
 
-def samples_figure(samples: Mapping[str, Any]) -> Figure:
+def made_by(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pictures that the model made say about themselves."""
+    kept = ("seed", "tokenizer_steps", "transformer_steps")
+    return {"model": "handwritten digits of emu demo", **{name: metrics[name] for name in kept}}
+
+
+def samples_figure(samples: Mapping[str, Any], about: Mapping[str, Any]) -> Figure:
     """Generated pictures, a column a digit."""
     labels = samples["image_labels"]
     columns = [samples["images"][labels == digit][:ROWS] for digit in range(10)]
     rows = torch.stack(columns, dim=1).flatten(0, 1)
     note = 'Drawn from the captions "a handwritten zero", "a handwritten one", ...; a column a caption, nothing picked.'
-    return Figure("Text to image", note, as_png(sheet(rows, 10)))
+    return Figure("Text to image", note, png_bytes(sheet(rows, 10), about))
 
 
 def captions_figure(samples: Mapping[str, Any]) -> Figure:
@@ -64,35 +71,35 @@ def captions_figure(samples: Mapping[str, Any]) -> Figure:
     texts = [samples["texts"][index] for index in order.tolist()]
     picture = captioned_sheet(samples["described"][order], texts, right[order].tolist(), 12)
     note = 'Held-out pictures and the answer to "Which digit is it?"; up to twelve wrong answers (red) come first.'
-    return Figure("Image to text", note, as_png(picture), smooth=True)
+    return Figure("Image to text", note, png_bytes(picture), smooth=True)
 
 
-def clips_figure(samples: Mapping[str, Any]) -> Figure:
+def clips_figure(samples: Mapping[str, Any], about: Mapping[str, Any]) -> Figure:
     """Generated clips, a column a digit and a row a direction."""
     clips: Tensor = samples["clips"]
     rows = clips.unflatten(0, (10, len(DIRECTIONS))).transpose(0, 1).flatten(0, 1)
     note = f'Clips for captions like "a handwritten seven moving left"; rows: {", ".join(DIRECTIONS)}.'
-    return Figure("Text to video", note, moving_sheet(rows, 10, FPS), "gif")
+    return Figure("Text to video", note, moving_sheet(rows, 10, FPS, about), "gif")
 
 
-def moved_figure(samples: Mapping[str, Any]) -> Figure:
+def moved_figure(samples: Mapping[str, Any], about: Mapping[str, Any]) -> Figure:
     """Held-out pictures set in motion."""
     note = f"Held-out pictures, asked to be {', '.join('moving ' + way for way in DIRECTIONS)}, in turn."
-    return Figure("Image to video", note, moving_sheet(samples["moved"][:20], 10, FPS), "gif")
+    return Figure("Image to video", note, moving_sheet(samples["moved"][:20], 10, FPS, about), "gif")
 
 
-def continuations_figure(samples: Mapping[str, Any]) -> Figure:
+def continuations_figure(samples: Mapping[str, Any], about: Mapping[str, Any]) -> Figure:
     """Real clips above their continuations."""
     pairs = torch.cat([samples["continued_real"][:10], samples["continued"][:10]])
     note = "Above, real held-out clips; below, the same first half and the model's own second half."
-    return Figure("Video continuation", note, moving_sheet(pairs, 10, FPS), "gif")
+    return Figure("Video continuation", note, moving_sheet(pairs, 10, FPS, about), "gif")
 
 
 def reconstructions_figure(samples: Mapping[str, Any]) -> Figure:
     """Held-out pictures above their reconstructions."""
     picture = pairs_sheet(samples["originals"][:32], samples["reconstructions"][:32], 16)
     note = "Held-out pictures, and below each what is left of it after its 16 codes."
-    return Figure("Reconstructions", note, as_png(picture))
+    return Figure("Reconstructions", note, png_bytes(picture))
 
 
 def loss_figure(table: Path) -> Figure:
@@ -127,12 +134,12 @@ def columns(rows: Mapping[int, Mapping[str, float]], start: str) -> dict[str, li
     return {name.removeprefix(start).replace("_", " "): points(rows, name) for name in found}
 
 
-def write_clips(folder: Path, clips: Tensor) -> None:
+def write_clips(folder: Path, clips: Tensor, about: Mapping[str, Any]) -> None:
     """One enlarged clip per digit, the directions in turn: GIF, and MP4 where PyAV is installed."""
     ways = list(DIRECTIONS)
     for digit, name in enumerate(DIGIT_NAMES):
         way = digit % len(ways)
         frames = one_clip(clips[digit * len(ways) + way], CLIP_ZOOM)
-        write_file(folder / f"{name}_{ways[way]}.gif", gif_bytes(frames, FPS))
+        write_file(folder / f"{name}_{ways[way]}.gif", gif_bytes(frames, FPS, about))
         if can_write_mp4():
-            write_file(folder / f"{name}_{ways[way]}.mp4", mp4_bytes(frames, FPS))
+            write_file(folder / f"{name}_{ways[way]}.mp4", mp4_bytes(frames, FPS, about))

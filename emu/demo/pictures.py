@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from emu.media import gif_bytes, png_bytes
+from emu.media import gif_bytes
 from emu_tokenizers.pixels.images import to_rgb
 
 ZOOM = 3
@@ -30,9 +31,9 @@ def sheet(canvases: Tensor, columns: int, zoom: int = ZOOM) -> Image.Image:
     return Image.fromarray(page).resize((page.shape[1] * zoom, page.shape[0] * zoom), Image.Resampling.NEAREST)
 
 
-def moving_sheet(clips: Tensor, columns: int, fps: float, zoom: int = ZOOM) -> bytes:
-    """Clips (N, T, H, W) uint8 side by side as one endless GIF."""
-    return gif_bytes([sheet(frame, columns, zoom) for frame in clips.unbind(dim=1)], fps)
+def moving_sheet(clips: Tensor, columns: int, fps: float, about: Mapping[str, Any], zoom: int = ZOOM) -> bytes:
+    """Clips (N, T, H, W) uint8 side by side as one endless GIF, which says what made them."""
+    return gif_bytes([sheet(frame, columns, zoom) for frame in clips.unbind(dim=1)], fps, about)
 
 
 def one_clip(clip: Tensor, zoom: int) -> list[Image.Image]:
@@ -60,8 +61,3 @@ def captioned_sheet(canvases: Tensor, texts: Sequence[str], right: Sequence[bool
         page.paste(one_clip(canvas[None], zoom)[0], (left, top))
         pen.text((left + 2, top + height + 1), texts[number][:12], fill=RIGHT if right[number] else WRONG)
     return page
-
-
-def as_png(picture: Image.Image) -> bytes:
-    """A PNG file."""
-    return png_bytes(picture)
