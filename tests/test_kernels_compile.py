@@ -80,7 +80,7 @@ LOSS_TYPES = {
 LOSS = {"SOFTCAP": False, "STORE": True, "ARGMAX": False}
 # Once for each tile, beside 4096 / 64 steps of the product.
 LOSS_SPILLS = {100: 104}
-CAPPED_LOSS_SPILLS = {90: 344, 100: 840}
+CAPPED_LOSS_SPILLS = {90: 368, 100: 840}
 LOSS_CASES = [
     *((capability, "bf16", {}, 0) for capability in (86, 90, 100, 120)),
     pytest.param(80, "bf16", {}, 0, marks=slow),
@@ -160,7 +160,7 @@ CASES = [
     ]
 ]  # fmt: skip
 CASES += [(kernel, 90, *shape) for kernel in KERNELS for shape in [("fp16", 64, "plain"), ("bf16", 16, "packed")]]
-# Bytes of a thread, the most of triton 3.6, 3.8 and 3.9. Products of float32 hold each factor three times in registers, and the kernel of
+# Bytes of a thread, the most of triton 3.6 to 3.9. Products of float32 hold each factor three times in registers, and the kernel of
 # keys two results beside two products; smaller blocks would spill nothing, but move more. Neither has been timed on a card.
 SPILLS: dict[tuple, int] = {
     ("forward", 80, "fp32", 128, "packed"): 136,
@@ -183,6 +183,7 @@ SPILLS: dict[tuple, int] = {
     ("query", 90, "bf16", 128, "capped"): 344,
     ("query", 90, "bf16", 256, "packed"): 16,
     ("query", 90, "fp32", 128, "packed"): 128,
+    ("query", 100, "bf16", 128, "capped"): 120,
     ("query", 120, "fp32", 128, "packed"): 24,
 }
 
