@@ -12,14 +12,13 @@ Version 1 has neither `trained` nor `files`; it is read and never written.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emu.trained import UNKNOWN, Trained
-from emu_tokenizers.files import PARTIAL, write_json
+from emu_tokenizers.files import PARTIAL, read_json, write_json
 
 SETTINGS_FILE = "emu.json"
 FORMAT_VERSION = 2
@@ -86,15 +85,12 @@ def read_settings(folder: Path) -> ModelSettings | None:
     file = folder / SETTINGS_FILE
     if not file.is_file():
         return None
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON ({error}); save the model again") from error
-    version = table.get("format_version") if isinstance(table, dict) else None
+    table = read_json(file)
+    version = table.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{file} has format version {version}, this library reads up to {FORMAT_VERSION}; update it")
     expected = KEYS.get(version, KEYS[FORMAT_VERSION]) if isinstance(version, int) else KEYS[FORMAT_VERSION]
-    if not isinstance(table, dict) or set(table) != expected:
+    if set(table) != expected:
         raise ValueError(f"{file} should hold {sorted(expected)}; save the model again")
     try:
         trained = table.get("trained")

@@ -10,11 +10,11 @@ The architecture is read from `config.json`; nothing in a folder is executed, an
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from emu.hub.weights import Checkpoint
+from emu_tokenizers.files import read_json
 
 FORMATS = ("emu", "transformers", "emu3", "emu3.5")
 
@@ -26,21 +26,6 @@ VISION_TYPES = {"emu_vision_tokenizer": "emu", "emu3_vqgan": "transformers", "Em
 
 QUERY_NORM = "model.layers.0.self_attn.q_norm.weight"
 """Weight that Emu3.5 has and Emu3 has not."""
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    try:
-        table = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); it is cut short or of another kind. Copy it again") from error
-    if not isinstance(table, dict):
-        raise ValueError(f"{file} holds a {type(table).__name__}; expected a JSON object")
-    return table
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -14,11 +14,10 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emu.hub.formats import read_json
 from emu.hub.weights import WEIGHTS, Checkpoint
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.convert import CODEBOOK, weights_from, weights_to
-from emu_tokenizers.files import write_file
+from emu_tokenizers.files import read_json, write_file
 
 KEYS = {"ddconfig", "n_embed", "embed_dim"}
 ARCHITECTURE = {

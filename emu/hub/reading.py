@@ -11,7 +11,7 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import PLACES, is_repository, model_name
 from emu.hub import templates as known
 from emu.hub.configs import ORIGINAL_DEFAULTS
-from emu.hub.formats import VISION_TYPES, detect, read_config, read_json
+from emu.hub.formats import VISION_TYPES, detect, read_config
 from emu.hub.language import base_of, check_folder, is_adapter
 from emu.hub.names import VISION_PREFIX
 from emu.hub.sizes import Resize, size_of_ratio
@@ -26,6 +26,7 @@ from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.files import read_json
 
 Pickles = str | Iterable[str]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from emu.hub.configs import original_vocabulary
-from emu.hub.formats import read_json
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.files import read_json
 
 WORDS = {
     **{"pad": "<|endoftext|>", "bos": "<|extra_203|>", "eos": "<|extra_204|>", "eol": "<|extra_200|>"},

@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError and a JSONDecodeError are ValueErrors
-        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}); copy or save it again") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path} holds {type(table).__name__}; expected a JSON object")
     return table
