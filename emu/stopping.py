@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that ask for an end."""
+
 
 class Stopped(KeyboardInterrupt):
     """The work was stopped by a signal.
@@ -101,11 +104,6 @@ def handled(handlers: dict[int, Any]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def stop_signals() -> tuple[int, ...]:
-    """The signals that ask for an end."""
-    return (signal.SIGINT, signal.SIGTERM)
 
 
 def say(line: str) -> None:

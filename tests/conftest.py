@@ -68,6 +68,22 @@ def tiny_emu():
     return Emu(EmuForCausalLM(config).eval(), tokenizer, defaults)
 
 
+@pytest.fixture(scope="module")
+def shelf(tiny_emu, tmp_path_factory):
+    """A folder with tokenizers, pictures and an animation, for files of lines."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("shelf")
+    tiny_emu.tokenizer.save_pretrained(folder / "tokenizer")
+    generator = np.random.default_rng(0)
+    frames = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(4)]
+    for number, frame in enumerate(frames):
+        frame.save(folder / f"{number}.png")
+    frames[0].save(folder / "anim.gif", save_all=True, append_images=frames[1:], duration=250, loop=0)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of the checkout so that neither leaves traces in the other."""

@@ -6,7 +6,6 @@ import struct
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,19 +18,6 @@ from emu.hub.templates import EMU3
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.lines import BadLine, Line
 from emu_tokenizers.files import holding
-
-
-@pytest.fixture(scope="module")
-def shelf(tiny_emu, tmp_path_factory):
-    """A folder with tokenizers, pictures and an animation."""
-    folder = tmp_path_factory.mktemp("shelf")
-    tiny_emu.tokenizer.save_pretrained(folder / "tokenizer")
-    generator = np.random.default_rng(0)
-    frames = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(4)]
-    for number, frame in enumerate(frames):
-        frame.save(folder / f"{number}.png")
-    frames[0].save(folder / "anim.gif", save_all=True, append_images=frames[1:], duration=250, loop=0)
-    return folder
 
 
 @pytest.fixture

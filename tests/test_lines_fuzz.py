@@ -6,7 +6,6 @@ import random
 import re
 import resource
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -100,19 +99,7 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@pytest.fixture(scope="module")
-def place(tiny_emu, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz")
-    tiny_emu.tokenizer.save_pretrained(folder / "tokenizer")
-    generator = np.random.default_rng(0)
-    frames = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(4)]
-    for number, frame in enumerate(frames):
-        frame.save(folder / f"{number}.png")
-    frames[0].save(folder / "anim.gif", save_all=True, append_images=frames[1:], duration=250, loop=0)
-    return folder
-
-
-def expected_document(tokenizer, place, table):
+def expected_document(tokenizer, shelf, table):
     """What a line of documents says, read in the plainest way."""
 
     def value(item, weight):
@@ -121,13 +108,13 @@ def expected_document(tokenizer, place, table):
         if "text" in item or "caption" in item:
             return Text(item.get("text", item.get("caption")), item.get("weight", 1.0) if weight else 0.0)
         if "image" in item:
-            found = Image.open(place / item["image"])
+            found = Image.open(shelf / item["image"])
         elif "video" in item:
             more = {key: item[key] for key in ("fps", "start", "frames") if key in item}
-            found = Video.open(place / item["video"], **more)
+            found = Video.open(shelf / item["video"], **more)
         else:
             names = item["frames"] if isinstance(item["frames"], list) else [item["frames"]]
-            found = Video.open([place / name for name in names], fps=item.get("fps"))
+            found = Video.open([shelf / name for name in names], fps=item.get("fps"))
         (segment,) = tokenizer.segments([found])
         return type(segment)(segment.modality, segment.codes, segment.meta, item.get("weight", 1.0) if weight else 0.0)
 
@@ -141,23 +128,23 @@ def expected_document(tokenizer, place, table):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_lines_of_documents(place, tiny_emu, tmp_path, capsys, count):
+def test_lines_of_documents(shelf, tiny_emu, tmp_path, capsys, count):
     content = b"\n".join(fuzzed(DOCUMENTS, count, seed=1))
-    (place / "documents.jsonl").write_bytes(content)
-    before, reader = peak_memory(), DocumentReader(tiny_emu.tokenizer, place)
+    (shelf / "documents.jsonl").write_bytes(content)
+    before, reader = peak_memory(), DocumentReader(tiny_emu.tokenizer, shelf)
     problems, good, read = Problems(1.0), 0, 0
-    for line in read_lines(place / "documents.jsonl"):
+    for line in read_lines(shelf / "documents.jsonl"):
         read += 1
-        entry, found = line_entry(line, place), None
+        entry, found = line_entry(line, shelf), None
         with problems.containing(entry.place):
             found = reader.read(entry)
         if found is not None:
             good += 1
-            expected = expected_document(tiny_emu.tokenizer, place, json.loads(line.content.decode("utf-8-sig")))
+            expected = expected_document(tiny_emu.tokenizer, shelf, json.loads(line.content.decode("utf-8-sig")))
             assert torch.equal(found.document.ids, expected.ids)
             assert torch.allclose(found.document.weights, expected.weights, rtol=1e-6, atol=0)
     assert read == len(lines_of(content)) == good + problems.num_bad and good > count / 10
-    words = [place / "documents.jsonl", "--tokenizer", place / "tokenizer", "--output", tmp_path / "out"]
+    words = [shelf / "documents.jsonl", "--tokenizer", shelf / "tokenizer", "--output", tmp_path / "out"]
     assert main(["tokenize", *map(str, words), "--max-bad", "1"]) == 1
     assert f"{good} documents" in capsys.readouterr().out and len(TokenShards(tmp_path / "out")) == good
     assert peak_memory() - before < 1 << 30
@@ -166,9 +153,9 @@ def test_lines_of_documents(place, tiny_emu, tmp_path, capsys, count):
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("kind", ["images", "videos"])
-def test_lines_of_prompts(place, tiny_emu, kind, count):
+def test_lines_of_prompts(shelf, tiny_emu, kind, count):
     content = b"\r\n".join(fuzzed(PROMPTS if kind == "images" else CLIPS, count, seed=2))
-    file = place / f"{kind}.jsonl"
+    file = shelf / f"{kind}.jsonl"
     file.write_bytes(content)
     before, problems = peak_memory(), Problems(1.0)
     names = VIDEO_SETTINGS if kind == "videos" else VIDEO_SETTINGS[:-2]

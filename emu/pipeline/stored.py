@@ -26,19 +26,7 @@ SAMPLES = 256
 
 
 class StoredEmu:
-    """Model, tokenizers, generation defaults, and what they were trained for; `Emu` adds the jobs.
-
-    Args:
-        model: the transformer.
-        tokenizer: of the documents that it was trained on.
-        defaults: settings where a call says nothing; by default the library's, with the size, length and rate of the clips that the
-            model was trained on where there is only one.
-        deterministic: bit for bit the same results in any batch, at the cost of speed; calls may ask otherwise.
-        trained: what the model was trained for, where that is known; see `emu.trained`.
-
-    Raises:
-        ValueError: model and tokenizer speak of different ids.
-    """
+    """What an `Emu` holds, and how it is read, named and written; `Emu`, which says what the arguments are, adds the jobs."""
 
     def __init__(
         self,

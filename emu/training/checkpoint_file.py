@@ -183,12 +183,8 @@ def _encode(value: Any, tensors: _Gathered, where: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(float(value))}
-    for kind in (
-        bool,
-        int,
-        float,
-        str,
-    ):  # what derives from them, as numpy's float64 and enumerations do, is written as them
+    # What derives from them, as numpy's float64 and enumerations do, is written as them.
+    for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
     return value

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from emu.stopping import StopRequest, stop_signals
+from emu.stopping import STOP_SIGNALS, StopRequest
 from emu.training.checkpoint_file import (
     OLD_SUFFIX,
     SUFFIX,
@@ -108,9 +108,8 @@ class StepCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note signals from here on; make up for a validation that the earlier part of the run did not come to."""
         self._saved_step = trainer.global_step
-        for (
-            number
-        ) in stop_signals():  # Lightning has put its own there just before, and puts back what was there at the end
+        # Lightning has put its own there just before, and puts back what was there at the end.
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 trainer._signal_connector._register_signal(number, self._request)  # type: ignore[arg-type]
         if trainer.global_step:
