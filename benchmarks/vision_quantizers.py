@@ -21,9 +21,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizerConfig
-from emu_tokenizers.drawings import draw_shapes
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
-from emu_tokenizers.training import TokenizerModule
+from emu_tokenizers.training.shapes_data import draw_shapes
+from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
 RESULTS = Path(__file__).resolve().parent / "results" / "vision_quantizers.csv"
 OPTIONS: dict[str, dict] = {

@@ -127,7 +127,7 @@ def test_a_tokenizers_recipe_is_told_in_the_same_way(tmp_path):
     recipe.write_text(
         "trainer: {max_steps: 1, accelerator: cpu}\n"
         "model:\n  lr: fast\n  config: {spatial_factors: 8}\n"
-        "data:\n  class_path: emu_tokenizers.pictures.PictureData\n  init_args:\n    sizes: 3\n"
+        "data:\n  class_path: emu_tokenizers.training.picture_data.PictureData\n  init_args:\n    sizes: 3\n"
     )
     with pytest.raises(ValueError, match="cannot work") as caught:
         fit_tokenizer(["--config", str(recipe)])

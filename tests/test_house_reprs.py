@@ -11,8 +11,8 @@ from emu.demo.data import DigitsData
 from emu.documents import CodeSegment, TextSegment
 from emu.generation import Engine
 from emu.modality import get_modality
-from emu_tokenizers.drawings import ShapesData
-from emu_tokenizers.pictures import PictureData
+from emu_tokenizers.training.picture_data import PictureData
+from emu_tokenizers.training.shapes_data import ShapesData
 
 SQUARE = Image.new("RGB", (8, 8))
 CODES = torch.zeros(2, 2, dtype=torch.int64)

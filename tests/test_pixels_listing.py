@@ -11,9 +11,9 @@ from PIL import Image
 
 from emu.cli.generate_videos import strip
 from emu.documents import Video
-from emu_tokenizers.pictures import PictureData
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, clips_under, is_ignored, picture_suffixes
 from emu_tokenizers.pixels.sources import clip_sources, picture_files, picture_sources
+from emu_tokenizers.training.picture_data import PictureData
 from tests.media_files import whole
 
 

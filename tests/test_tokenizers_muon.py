@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from emu_tokenizers.muon import ConvolutionMuon, orthogonal
+from emu_tokenizers.training.muon import ConvolutionMuon, orthogonal
 
 
 def model() -> nn.Module:

@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vector_quantize_pytorch import VectorQuantize
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.quantizers import Quantizer
-from emu_tokenizers.registry import QUANTIZERS
-from emu_tokenizers.table_quantizers import IndexQuantizer
-from emu_tokenizers.vq import EmaCodebook, VectorQuantizer
+from emu_tokenizers.quantizers import QUANTIZERS
+from emu_tokenizers.quantizers.base import Quantizer
+from emu_tokenizers.quantizers.learned import IndexQuantizer
+from emu_tokenizers.quantizers.vq import EmaCodebook, VectorQuantizer
 
 MAKE = {
     "vq": {},

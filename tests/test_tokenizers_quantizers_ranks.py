@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from emu_tokenizers import vq
-from emu_tokenizers.scalar_quantizers import mean_over_ranks
-from emu_tokenizers.table_quantizers import IndexQuantizer, SimQuantizer
-from emu_tokenizers.vq import VectorQuantizer
+from emu_tokenizers.quantizers import vq
+from emu_tokenizers.quantizers.learned import IndexQuantizer, SimQuantizer
+from emu_tokenizers.quantizers.scalar import mean_over_ranks
+from emu_tokenizers.quantizers.vq import VectorQuantizer
 
 STEPS = 4
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.blocks import FrameNorm
-from emu_tokenizers.strips import Moments, cut_rows, levels_to_cut, paint_in_strips, surroundings
+from emu_tokenizers.vision.layers import FrameNorm
+from emu_tokenizers.vision.tiling import Moments, cut_rows, levels_to_cut, paint_in_strips, surroundings
 
 SMALL = {"base_channels": 8, "latent_channels": 4, "embed_dim": 4, "codebook_size": 32, "norm_groups": 4}
 ARCHITECTURES = {
@@ -54,7 +54,7 @@ def test_without_its_surroundings_a_strip_is_another_picture(name, monkeypatch):
     whole = tokenizer.decode(codes)
     needed = surroundings(tokenizer.decoder, levels_to_cut(tokenizer.decoder, 60, 1))
     tokenizer.max_pixels_per_picture, tokenizer.max_pixels_per_pass = 0, 1
-    monkeypatch.setattr("emu_tokenizers.strips.surroundings", lambda *_: needed // 4)
+    monkeypatch.setattr("emu_tokenizers.vision.tiling.surroundings", lambda *_: needed // 4)
     assert (tokenizer.decode(codes) - whole).abs().max() > 1e-6
 
 

@@ -8,10 +8,15 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.adversarial import AdversarialOptions, PatchDiscriminator, adaptive_weight, discriminator_loss
-from emu_tokenizers.losses import RandomFeatures, TokenizerLosses
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
-from emu_tokenizers.training import TokenizerModule
+from emu_tokenizers.training.adversarial import (
+    AdversarialOptions,
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+)
+from emu_tokenizers.training.losses import RandomFeatures, TokenizerLosses
+from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
 TINY = {"base_channels": 8, "codebook_size": 32, "latent_channels": 4, "embed_dim": 4}
 

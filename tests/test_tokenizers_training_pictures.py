@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_tokenizers import pictures
-from emu_tokenizers.pictures import BadSamples, PictureData, crop
 from emu_tokenizers.pixels.sources import clip_sources, picture_files
+from emu_tokenizers.training import picture_data as pictures
+from emu_tokenizers.training.picture_data import BadSamples, PictureData, crop
 
 
 @pytest.fixture

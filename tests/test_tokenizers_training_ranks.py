@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizerConfig
-from emu_tokenizers.drawings import ShapesData
-from emu_tokenizers.losses import TokenizerLosses
-from emu_tokenizers.pictures import PixelLoader
-from emu_tokenizers.training import TokenizerModule
+from emu_tokenizers.training.losses import TokenizerLosses
+from emu_tokenizers.training.picture_data import PixelLoader
+from emu_tokenizers.training.shapes_data import ShapesData
+from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
 TINY = {"base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4, "codebook_size": 16}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.drawings import ShapesData, draw_shapes
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
+from emu_tokenizers.training.shapes_data import ShapesData, draw_shapes
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "shapes_tokenizer.yaml"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.checkpoint import read_weights
+from emu_tokenizers.vision.weight_files import read_weights
 
 TINY = {
     "spatial_factor": 4,

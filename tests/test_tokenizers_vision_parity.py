@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.convert import BACK, weights_from, weights_to
+from emu_tokenizers.vision.naming import BACK, weights_from, weights_to
 
 SMALL = {
     "base_channels": 32,

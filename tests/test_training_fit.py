@@ -14,7 +14,7 @@ from emu.training.checkpoints import list_checkpoints
 from emu.training.cli import EmuCLI
 from emu.training.curves import CurveLogger, read_curves
 from emu.training.words import split_words
-from emu_tokenizers.training import TokenizerModule
+from emu_tokenizers.training.tokenizer_module import TokenizerModule
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 

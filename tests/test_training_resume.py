@@ -17,7 +17,7 @@ from emu.training.checkpoint_file import read_checkpoint, write_checkpoint
 from emu.training.cli import fit_tokenizer
 from emu.training.curves import read_curves
 from emu.training.resume import changes, recorded, refused
-from emu_tokenizers.drawings import ShapesData
+from emu_tokenizers.training.shapes_data import ShapesData
 from tests.training_toys import VOCABULARY, make_document, run, same, write_recipe
 
 WORDS = ("--trainer.max_steps", 6, "--export", "null", "--ckpt_path", "last")
@@ -213,7 +213,7 @@ def shapes_recipe(folder):
             "lr": 2e-3, "quantizer_warmup_steps": 1, "average_decay": 0.9, "weight_decay": 0.01,
         },
         "data": {
-            "class_path": "emu_tokenizers.drawings.ShapesData",
+            "class_path": "emu_tokenizers.training.shapes_data.ShapesData",
             "init_args": {"pictures": 8, "held_out": 1, "images_per_step": 2, "steps_per_epoch": 3},
         },
     }  # fmt: skip

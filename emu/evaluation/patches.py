@@ -18,8 +18,8 @@ from emu.evaluation.documents import QUESTION
 from emu.evaluation.worlds import ShapesWorld, World
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.blocks import FrameAttention, ResidualBlock, SpatialNorm
-from emu_tokenizers.vq import MultiQuantizer, VectorQuantizer
+from emu_tokenizers.quantizers.vq import MultiQuantizer, VectorQuantizer
+from emu_tokenizers.vision.layers import FrameAttention, ResidualBlock, SpatialNorm
 
 MAX_COMPONENTS = 96
 CAPTIONS_OF_A_WORLD = 1000

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from emu.evaluation.perceptual import LPIPS, RFID, RFVD, Skipped, distances
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.pictures import Samples
 from emu_tokenizers.pixels.comparison import side_by_side
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr, ssim
 from emu_tokenizers.pixels.sources import Source
 from emu_tokenizers.pixels.transforms import to_pixels
+from emu_tokenizers.training.picture_data import Samples
 
 SSIM_WINDOW = 11
 

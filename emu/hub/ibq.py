@@ -16,8 +16,8 @@ from torch import Tensor
 
 from emu.hub.weights import WEIGHTS, Checkpoint
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.convert import CODEBOOK, weights_from, weights_to
 from emu_tokenizers.files import read_json, write_file
+from emu_tokenizers.vision.naming import CODEBOOK, weights_from, weights_to
 
 KEYS = {"ddconfig", "n_embed", "embed_dim"}
 ARCHITECTURE = {

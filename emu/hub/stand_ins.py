@@ -27,7 +27,7 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.bars import without_bars
-from emu_tokenizers.convert import config_from
+from emu_tokenizers.vision.naming import config_from
 
 CORPUS = (
     "You are a helpful assistant. USER: Please describe the image. ASSISTANT: a portrait of young girl. masterpiece, film grained, best "

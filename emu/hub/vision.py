@@ -1,6 +1,6 @@
 """Vision tokenizers of released models: in folders of their own, or inside the files of a language model.
 
-Names and configurations are translated by `emu_tokenizers.convert`.
+Names and configurations are translated by `emu_tokenizers.vision.naming`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from emu.hub.formats import VISION_TYPES, read_config
 from emu.hub.ibq import read_ibq, read_settings
 from emu.hub.weights import Checkpoint
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.convert import config_from, config_to, weights_from, weights_to
+from emu_tokenizers.vision.naming import config_from, config_to, weights_from, weights_to
 
 
 def read_vision_tokenizer(folder: str | Path, allow_pickle: str | Iterable[str] = ()) -> VisionTokenizer:

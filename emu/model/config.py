@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from emu_tokenizers.config import value_errors
+from emu_tokenizers.vision.config import value_errors
 
 
 @value_errors

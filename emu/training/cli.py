@@ -278,6 +278,6 @@ def fit(arguments: Sequence[str]) -> EmuModule:
 
 def fit_tokenizer(arguments: Sequence[str]) -> LightningModule:
     """Train a vision tokenizer in this process, as `emu fit-tokenizer` does; see `fit`."""
-    from emu_tokenizers.training import TokenizerModule
+    from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
     return EmuCLI(TokenizerModule, arguments, name="emu fit-tokenizer").fit()

@@ -10,14 +10,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emu_tokenizers.config import VisionTokenizerConfig
     from emu_tokenizers.text import TextTokenizer
-    from emu_tokenizers.vision import VisionTokenizer, VisionTokenizerOutput
+    from emu_tokenizers.vision.config import VisionTokenizerConfig
+    from emu_tokenizers.vision.tokenizer import VisionTokenizer, VisionTokenizerOutput
 
 _HOME_OF = {
     "TextTokenizer": "emu_tokenizers.text",
     "VisionTokenizer": "emu_tokenizers.vision",
-    "VisionTokenizerConfig": "emu_tokenizers.config",
+    "VisionTokenizerConfig": "emu_tokenizers.vision",
     "VisionTokenizerOutput": "emu_tokenizers.vision",
 }
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from emu_tokenizers.pictures import PixelLoader
+from emu_tokenizers.training.picture_data import PixelLoader
 
 COLOURS = np.array([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
 BACKGROUNDS = np.array([[0.05, 0.05, 0.2], [0.6, 0.6, 0.6], [0.95, 0.95, 0.85], [0.2, 0.4, 0.2]])

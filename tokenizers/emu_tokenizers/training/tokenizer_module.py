@@ -18,21 +18,21 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from emu_tokenizers.adversarial import (
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr
+from emu_tokenizers.resuming import check_weights
+from emu_tokenizers.training.adversarial import (
     AdversarialOptions,
     PatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
 )
-from emu_tokenizers.alignment import FeatureAlignment
-from emu_tokenizers.config import VisionTokenizerConfig
-from emu_tokenizers.convert import inflate
-from emu_tokenizers.losses import TokenizerLosses, default_losses
-from emu_tokenizers.muon import ConvolutionMuon
-from emu_tokenizers.pixels.metrics import CodeCounter, psnr
-from emu_tokenizers.resuming import check_weights
-from emu_tokenizers.vision import VisionTokenizer
+from emu_tokenizers.training.alignment import FeatureAlignment
+from emu_tokenizers.training.losses import TokenizerLosses, default_losses
+from emu_tokenizers.training.muon import ConvolutionMuon
+from emu_tokenizers.vision.config import VisionTokenizerConfig
+from emu_tokenizers.vision.naming import inflate
+from emu_tokenizers.vision.tokenizer import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]
 Pairs = list[tuple[Tensor, Tensor]]
@@ -43,7 +43,7 @@ class TokenizerModule(LightningModule):
 
     Args:
         config: the tokenizer, or the name of a preset.
-        losses: name -> weight, see `emu_tokenizers.losses`; None for squared error and what the quantizer reports.
+        losses: name -> weight, see `emu_tokenizers.training.losses`; None for squared error and what the quantizer reports.
         lr: highest learning rate of AdamW.
         muon_lr: highest learning rate of Muon, which then takes all matrices and two-dimensional convolutions from
             AdamW; 0 for none. On small models it reaches in a third of the steps what AdamW alone does; a good pair is

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu_tokenizers.blocks import Downsample, FrameNorm, Level, MiddleBlock, silu
-from emu_tokenizers.config import VisionTokenizerConfig
-from emu_tokenizers.temporal import TemporalDownsample, TemporalResidualBlock, TemporalState, num_halvings
+from emu_tokenizers.vision.config import VisionTokenizerConfig
+from emu_tokenizers.vision.layers import Downsample, FrameNorm, Level, MiddleBlock, silu
+from emu_tokenizers.vision.temporal import TemporalDownsample, TemporalResidualBlock, TemporalState, num_halvings
 
 
 class DownBlock(nn.Module):

@@ -15,8 +15,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from emu_tokenizers.blocks import FrameNorm, ResidualBlock, SpatialNorm
-from emu_tokenizers.decoder import Decoder
+from emu_tokenizers.vision.decoder import Decoder
+from emu_tokenizers.vision.layers import FrameNorm, ResidualBlock, SpatialNorm
 
 
 class MeasuredError(Exception):

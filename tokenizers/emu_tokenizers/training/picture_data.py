@@ -17,10 +17,10 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
+from emu_tokenizers.distributed import num_ranks, rank
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
 from emu_tokenizers.pixels.transforms import to_pixels
-from emu_tokenizers.ranks import num_ranks, rank
 from emu_tokenizers.resuming import check_identity
 
 KINDS = ("image", "video")

@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emu_tokenizers.bars import without_bars
-from emu_tokenizers.checkpoint import read_settings, read_weights, write_folder
-from emu_tokenizers.checks import check_codes, check_frames, check_pixels
-from emu_tokenizers.config import VisionTokenizerConfig
-from emu_tokenizers.convert import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
-from emu_tokenizers.decoder import Decoder
-from emu_tokenizers.encoder import Encoder
-from emu_tokenizers.fingerprint import STATISTICS, fingerprint
 from emu_tokenizers.finite import check_finite
 from emu_tokenizers.folders import VISION_FOLDER, find_part
-from emu_tokenizers.initialization import init_weights
-from emu_tokenizers.registry import make_quantizer
-from emu_tokenizers.strips import paint_in_strips
-from emu_tokenizers.temporal import CausalConv3d, TemporalState
-from emu_tokenizers.vq import VectorQuantizer
+from emu_tokenizers.quantizers import make_quantizer
+from emu_tokenizers.quantizers.vq import VectorQuantizer
+from emu_tokenizers.vision.config import VisionTokenizerConfig
+from emu_tokenizers.vision.decoder import Decoder
+from emu_tokenizers.vision.encoder import Encoder
+from emu_tokenizers.vision.fingerprint import STATISTICS, fingerprint
+from emu_tokenizers.vision.initialization import init_weights
+from emu_tokenizers.vision.inputs import check_codes, check_frames, check_pixels
+from emu_tokenizers.vision.naming import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
+from emu_tokenizers.vision.temporal import CausalConv3d, TemporalState
+from emu_tokenizers.vision.tiling import paint_in_strips
+from emu_tokenizers.vision.weight_files import read_settings, read_weights, write_folder
 
 
 @dataclass
@@ -73,7 +73,9 @@ class VisionTokenizer(PreTrainedModel):
         super().__init__(config)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantizer = make_quantizer(config)
+        self.quantizer = make_quantizer(
+            config.quantizer, config.embed_dim, config.codebook_size, config.quantizer_options
+        )
         kernel = (3, 1, 1) if config.temporal_factor > 1 else (1, 1, 1)
         self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, kernel)
         self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, kernel)

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu_tokenizers.blocks import Level, MiddleBlock, Upsample, make_norm, silu
-from emu_tokenizers.config import VisionTokenizerConfig
-from emu_tokenizers.temporal import TemporalResidualBlock, TemporalState, TemporalUpsample, num_halvings
+from emu_tokenizers.vision.config import VisionTokenizerConfig
+from emu_tokenizers.vision.layers import Level, MiddleBlock, Upsample, make_norm, silu
+from emu_tokenizers.vision.temporal import TemporalResidualBlock, TemporalState, TemporalUpsample, num_halvings
 
 
 def code_channels(config: VisionTokenizerConfig) -> int | None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu_tokenizers.initialization import start_as
+from emu_tokenizers.vision.initialization import start_as
 
 NORM_EPS = 1e-6
 

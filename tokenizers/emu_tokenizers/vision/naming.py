@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.vision.config import VisionTokenizerConfig
 
 CODEBOOK = "quantizer.codebook.embed"
 THEIR_CODEBOOKS = ("quantize.embedding.weight",)

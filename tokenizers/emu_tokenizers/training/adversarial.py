@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu_tokenizers.blocks import num_groups
+from emu_tokenizers.vision.layers import num_groups
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emu_tokenizers.blocks import silu
-from emu_tokenizers.initialization import start_as
+from emu_tokenizers.vision.initialization import start_as
+from emu_tokenizers.vision.layers import silu
 
 PAST_FRAMES = 2
 

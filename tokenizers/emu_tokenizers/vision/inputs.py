@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from emu_tokenizers.config import VisionTokenizerConfig
+from emu_tokenizers.vision.config import VisionTokenizerConfig
 
 
 def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | None = None) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from emu_kernels import nearest_code
-from emu_tokenizers.quantizers import Quantizer, straight_through
-from emu_tokenizers.ranks import num_ranks, sum_over_ranks
+from emu_tokenizers.distributed import num_ranks, sum_over_ranks
+from emu_tokenizers.quantizers.base import Quantizer, straight_through
 
 START_COUNT = 8.0
 """Use that a codebook without statistics starts with: enough steps to show which codes are alive."""

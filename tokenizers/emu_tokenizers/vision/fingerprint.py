@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from emu_tokenizers.vision import VisionTokenizer
+    from emu_tokenizers.vision.tokenizer import VisionTokenizer
 
 FIELDS = (
     *("spatial_factor", "temporal_factor", "codebook_size", "embed_dim", "latent_channels", "in_channels"),

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
-from emu_tokenizers.quantizers import DataStartedQuantizer, straight_through
-from emu_tokenizers.ranks import num_ranks
+from emu_tokenizers.distributed import num_ranks
+from emu_tokenizers.quantizers.base import DataStartedQuantizer, straight_through
 
 JOINT_CODES = 1 << 12
 """Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
