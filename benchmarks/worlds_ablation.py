@@ -116,7 +116,7 @@ def run(job: dict) -> dict:
 
 def child(job: dict) -> None:
     """Train, score, print what was found as a line of JSON."""
-    from emu.demo.worlds import ExcessCurves
+    from emu.evaluation.excess_curves import ExcessCurves
     from emu.training.cli import EmuCLI
     from emu.training.module import EmuModule
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emu.evaluation.plots import plot_curves
-from emu.evaluation.worlds import suite
+from emu.worlds import suite
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         rows = [row for row in csv.DictReader(file) if any(row[name] for name in row if name.startswith("excess/"))]
     if not rows:
         raise SystemExit(
-            f"{options.run}/metrics.csv holds no scores; train with the callback emu.demo.worlds.ExcessCurves"
+            f"{options.run}/metrics.csv holds no scores; train with the callback emu.evaluation.excess_curves.ExcessCurves"
         )
     names = [name for name in rows[0] if name.startswith("excess/")]
     excess = {name.removeprefix("excess/"): np.array([float(row[name]) for row in rows]) for name in names}

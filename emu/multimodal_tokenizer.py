@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import emu.modalities  # noqa: F401  registers images and clips
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import push
 from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
 from emu.layouts import LAYOUTS, Layout
-from emu.modality import Grid, get_modality
+from emu.modalities import Grid, get_modality
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import write_json

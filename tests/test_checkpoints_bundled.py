@@ -9,9 +9,9 @@ from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionT
 from emu.checkpoints.bundled import BUNDLED, bundled_models, find_model_folder
 from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.hub.processor import EmuProcessor
-from emu.training.checks import num_positions
 from emu.training.cli import EmuCLI
 from emu.training.module import EmuModule
+from emu.training.preflight import num_positions
 from tests.training_toys import run, write_recipe
 
 DIGITS = BUNDLED / "digits"

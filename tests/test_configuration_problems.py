@@ -1,5 +1,6 @@
 """A wrong configuration is told whole, before any work: every problem once, in plain words, with its key, file and line."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from emu.configuration import import_object
-from emu.training import checks
+from emu.configuration.objects import MOVED
+from emu.training import preflight
 from emu.training.cli import EmuCLI, fit_tokenizer
 from emu.training.module import EmuModule
 from tests.training_toys import run, write_recipe
@@ -174,7 +176,7 @@ def test_a_run_whose_folder_is_a_file_or_full_is_refused_before_the_first_step(t
     problems = told(lambda config: None)
     assert problems and all(problem.startswith("[default_root_dir]") and "is a file" in problem for problem in problems)
     (tmp_path / "run").unlink()
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     (problem,) = told(lambda config: None)
     assert "0.0 GiB free" in problem and "checkpoint.keep" in problem
 
@@ -219,3 +221,19 @@ def test_extensions_of_installed_packages_are_loaded_and_broken_ones_named(monke
     with pytest.raises(ValueError, match=r"extension 'mine' \(no_such_module\).*No module named"):
         found("no_such_module")()
     extensions.load_extensions.cache_clear()
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_class_path_of_an_earlier_version_is_told_its_new_name(old, new):
+    with pytest.raises(ValueError, match=f"'{re.escape(old)}' is of an earlier version; write {re.escape(new)}"):
+        import_object(old)
+    assert import_object(new).__name__ == old.rpartition(".")[2]
+
+
+def test_a_saved_configuration_of_an_earlier_version_says_what_to_write(tmp_path):
+    recipe = tmp_path / "config.yaml"
+    recipe.write_text(yaml.safe_dump({"data": {"class_path": "emu.demo.worlds.WorldsData"}}))
+    with pytest.raises(
+        ValueError, match=r"emu\.demo\.worlds\.WorldsData' is of an earlier version; write emu\.worlds\.data"
+    ):
+        EmuCLI(EmuModule, ["--config", str(recipe)])

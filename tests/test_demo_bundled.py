@@ -6,8 +6,8 @@ import pytest
 
 from emu import Emu
 from emu.checkpoints.bundled import BUNDLED
-from emu.demo.captions import DIGIT_NAMES, QUESTION
 from emu.demo.data import DigitsData
+from emu.demo.digit_captions import DIGIT_NAMES, QUESTION
 from emu.demo.run import GOALS
 
 

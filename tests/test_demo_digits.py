@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emu.demo.captions import CAPTIONS, DIGIT_NAMES, corpus, drawable_prompts
+from emu.demo.digit_captions import CAPTIONS, DIGIT_NAMES, corpus, drawable_prompts
 from emu.demo.digits import (
     CANVAS,
     DIRECTIONS,

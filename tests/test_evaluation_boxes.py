@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from emu.layouts import Emu3Layout, Emu35Layout
+from emu.modalities import registered
 from emu.modalities.boxes import BOXES, Boxes
-from emu.modality import registered
 from emu.vocabulary import Vocabulary
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emu.evaluation.calibration import check_company, measure_attributes, score_task
-from emu.evaluation.worlds import HELD_OUT, moving, shapes
+from emu.worlds import HELD_OUT, moving, shapes
 
 
 class ExactModel:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from emu.evaluation.codes import collisions, decode, encode, picture_codes
-from emu.evaluation.documents import WorldDocuments
 from emu.evaluation.models import ModelSample, ModelScore, document_bits
-from emu.evaluation.patches import fit_patches, fit_tokenizer
 from emu.evaluation.suites import SUITES, Options, check_calibration
-from emu.evaluation.worlds import HELD_OUT, World, moving, shapes, suite
 from emu.model import EmuConfig, EmuForCausalLM
+from emu.worlds import HELD_OUT, World, moving, shapes, suite
+from emu.worlds.patch_tokenizer import fit_patches, fit_tokenizer
+from emu.worlds.scene_codes import collisions, decode, encode, picture_codes
+from emu.worlds.scene_documents import WorldDocuments
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from emu.cli.evaluate import main
-from emu.demo.worlds import WorldsData, WorldSource
-from emu.evaluation.documents import WorldDocuments
-from emu.evaluation.patches import fit_tokenizer
 from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, iou, measure_skill
 from emu.evaluation.suites import WORLDS_FILE, Options, trained_worlds
 from emu.evaluation.summary import add_to_metrics
-from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
+from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
+from emu.worlds.data import WorldsData, WorldSource
+from emu.worlds.patch_tokenizer import fit_tokenizer
+from emu.worlds.scene_documents import WorldDocuments
 
 
 def oracle(world):

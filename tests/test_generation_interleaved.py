@@ -6,7 +6,7 @@ import torch
 from emu.documents import CodeSegment, TextSegment
 from emu.generation import Engine, Sampling
 from emu.layouts import FREE, BlockTemplate, Cursor, Emu3Layout, Emu35Layout
-from emu.modality import Modality, register
+from emu.modalities import Modality, register
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 

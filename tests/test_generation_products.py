@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from emu.generation.products import TILE, Products, _rows_are_independent
+from emu.generation.linear import TILE, Products, _rows_are_independent
 from emu.model import EmuConfig, EmuForCausalLM
 
 

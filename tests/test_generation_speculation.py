@@ -80,7 +80,7 @@ def test_windows_are_deterministic_bit_for_bit_too():
 
 
 def test_several_codebooks_are_guessed_each_from_its_own():
-    from emu.modality import Modality, register
+    from emu.modalities import Modality, register
 
     class Pair(Modality):
         name, rank, codebook = "pair", 2, "pair"

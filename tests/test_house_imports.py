@@ -14,11 +14,24 @@ PACKAGES = {
     "emu": ROOT / "emu",
 }
 GROUND = """
-    auto_classes checkpoints configuration documents kernels layouts lines media modalities modality model_settings multimodal_tokenizer
-    provenance recipes stopping tokenizers trained vocabulary
+    auto_classes checkpoints configuration documents kernels lines media model_config model_settings packing provenance randomness recipes
+    stopping tokenizers trained vocabulary
 """
 FLOORS = [
-    floor.split() for floor in (GROUND, "model", "data evaluation generation hub", "pipeline training", "demo", "cli")
+    floor.split()
+    for floor in (
+        *(
+            GROUND,
+            "modalities",
+            "layouts",
+            "multimodal_tokenizer",
+            "model",
+            "data generation",
+            "hub",
+            "pipeline training",
+        ),
+        *("worlds", "evaluation", "demo", "cli"),
+    )
 ]
 """Rooms of `emu` from the ground up: a room imports from its own floor only what is its own, and otherwise from floors below."""
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -10,7 +10,7 @@ from emu import ImageResult, Text, Video, VideoResult
 from emu.demo.data import DigitsData
 from emu.documents import CodeSegment, TextSegment
 from emu.generation import Engine
-from emu.modality import get_modality
+from emu.modalities import get_modality
 from emu_tokenizers.training.picture_data import PictureData
 from emu_tokenizers.training.shapes_data import ShapesData
 

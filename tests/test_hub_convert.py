@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Emu3ForCausalLM, Emu3ForConditionalGeneration, Emu3TextConfig
 
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionTokenizer, VisionTokenizerConfig
+from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.hub.formats import detect
 from emu.hub.reading import read_tokenizer
 from emu.hub.stand_ins import write, write_original
 from emu.hub.vision import build, released_config, released_tensors, same_tensors
-from emu.hub.weights import Checkpoint
 
 FORMATS = ("transformers", "emu3")
 

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from emu import Emu, Emu3Layout, Emu35Layout
+from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.documents import CodeSegment, Plan, TextSegment
 from emu.generation import Engine, Sampling
@@ -20,9 +21,8 @@ from emu.hub.ranks import from_ranks
 from emu.hub.reading import read_tokenizer
 from emu.hub.stand_ins import small_ranks, small_vocabulary, write
 from emu.hub.vision import same_tensors
-from emu.hub.weights import Checkpoint
 from emu.layouts import Cursor
-from emu.pipeline.blocks import free_headers
+from emu.pipeline.grid_requests import free_headers
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 
 
@@ -150,7 +150,7 @@ def test_a_model_may_choose_the_size_of_its_pictures(folder, monkeypatch):
     emu = planner(folder)
     written = []
     monkeypatch.setattr(
-        "emu.pipeline.blocks.range", lambda *bounds: (10, 12), raising=False
+        "emu.pipeline.grid_requests.range", lambda *bounds: (10, 12), raising=False
     )  # no 99 x 99 codes in a test
     monkeypatch.setattr(emu.tokenizer, "decode_segment", lambda segment: written.append(segment) or segment)
     with torch.no_grad():

@@ -10,11 +10,11 @@ from PIL import Image
 pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lora]'")
 
 from emu import Emu, EmuForCausalLM
+from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main as convert
 from emu.cli.main import main as command
 from emu.cli.tokenize import main as tokenize
 from emu.hub.stand_ins import write
-from emu.hub.weights import Checkpoint
 from emu.recipes import find_recipe
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.lora import fit

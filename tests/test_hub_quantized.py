@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emu import Emu, EmuForCausalLM
-from emu.hub import quantization
+from emu.checkpoints import quantization
 from emu.hub.stand_ins import write
 
 ERRORS = {"int8": 0.1, "int4": 0.7, "fp8": 0.3}

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer
 from emu.checkpoints.repositories import model_name, resolve
+from emu.checkpoints.weights import Checkpoint
 from emu.hub.reading import read_tokenizer
 from emu.hub.stand_ins import write_newer_vision, write_original, write_original_vision
-from emu.hub.weights import Checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

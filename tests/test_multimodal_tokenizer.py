@@ -9,7 +9,7 @@ from PIL import Image
 
 from emu import MultimodalTokenizer, TextTokenizer, Video, VisionTokenizer, VisionTokenizerConfig, Vocabulary
 from emu.documents import CodeSegment, Text
-from emu.modality import _registered, get_modality, register
+from emu.modalities.base import _registered, get_modality, register
 
 
 @pytest.fixture(scope="module")

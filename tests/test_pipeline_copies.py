@@ -14,7 +14,7 @@ from emu.documents import Plan
 from emu.generation import Engine, Sampling
 from emu.hub.templates import Templates
 from emu.hub.tokenizer import ReleasedTokenizer
-from emu.modality import registered
+from emu.modalities import registered
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
 PICTURE = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))

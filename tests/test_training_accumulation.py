@@ -8,8 +8,8 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from emu.data.loader import StepLoader
-from emu.data.packing import Packed
 from emu.model.norm import RMSNorm
+from emu.packing import Packed
 from emu.training.curves import read_curves
 from tests.test_training_reliability import free_port, in_processes, one_of_two, sharded_over_two
 from tests.training_toys import ToyData, run, write_recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from emu.training.muon import hidden_matrices
+from emu.training.muon_optimizer import hidden_matrices
 from emu.training.schedules import OptimizerOptions, build_optimizer
 from tests.training_toys import run, same, write_recipe
 

@@ -16,7 +16,7 @@ from emu.hub.reading import generation_settings, task_settings
 from emu.hub.templates import NAMED
 from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
-from emu.pipeline.folder import read_defaults
+from emu.pipeline.model_folder import read_defaults
 from emu_tokenizers.files import LOCK_FILE, holding, new_folder
 
 DTYPES = ("float32", "bfloat16", "float16")

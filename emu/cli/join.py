@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emu.layouts import LAYOUTS
-from emu.modality import registered
+from emu.modalities import registered
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer

@@ -1,10 +1,10 @@
 """Training data: documents by number, mixtures and orders without state, packed rows."""
 
+from emu.data.document_sources import DocumentSource, FunctionSource, ListSource
 from emu.data.loader import EvaluationLoader, PackedLoader, StepLoader
 from emu.data.mixture import Mixture, Reference
-from emu.data.packing import Packed, pack, plan_rows
-from emu.data.permutation import KeyedPermutation, derive_key
-from emu.data.sources import DocumentSource, FunctionSource, ListSource
+from emu.packing import Packed, pack, plan_rows
+from emu.randomness import KeyedPermutation, derive_key
 
 __all__ = [
     "DocumentSource",

@@ -10,10 +10,10 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from emu.data.document_sources import DocumentSource
 from emu.data.loader import EvaluationLoader, PackedLoader, row_length_problems
 from emu.data.mixture import Mixture, counts_per_step, mixture_problems
 from emu.data.rows import row_length_hint
-from emu.data.sources import DocumentSource
 from emu.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
+from emu.data.document_sources import DocumentSource
 from emu.data.mixture import Mixture
-from emu.data.packing import Packed, fill_rows, pack, pad_plan, plan_rows
-from emu.data.sources import DocumentSource
+from emu.packing import Packed, fill_rows, pack, pad_plan, plan_rows
 from emu_tokenizers.resuming import check_identity
 
 

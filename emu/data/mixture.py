@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from emu.data.permutation import KeyedPermutation, derive_key
-from emu.data.sources import DocumentSource
+from emu.data.document_sources import DocumentSource
 from emu.documents import TokenDocument
+from emu.randomness import KeyedPermutation, derive_key
 
 
 class Reference(NamedTuple):

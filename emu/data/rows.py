@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emu.data.mixture import Mixture
-from emu.data.packing import plan_rows
+from emu.packing import plan_rows
 
 STEPS_LOOKED_AT = 8
 ENOUGH_USE = 0.8

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_only
 
 from emu.data.datamodule import MixtureDataModule
+from emu.data.document_sources import DocumentSource
 from emu.data.shards import TokenShards, differing, what_is_trained
-from emu.data.sources import DocumentSource
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary

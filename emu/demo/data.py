@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from emu.data import derive_key
 from emu.data.datamodule import MixtureDataModule
-from emu.data.sources import DocumentSource
+from emu.data.document_sources import DocumentSource
 from emu.demo.digits import DIRECTIONS, REST, SHIFTS, Digits, draw, draw_clips, draw_stills, load_digits, to_rgb_pixels
 from emu.demo.tasks import TASKS, encode_digits
 from emu.multimodal_tokenizer import MultimodalTokenizer

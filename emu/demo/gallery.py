@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emu.demo.captions import DIGIT_NAMES
+from emu.demo.digit_captions import DIGIT_NAMES
+from emu.demo.digit_pictures import captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.digits import DIRECTIONS, FPS
 from emu.demo.measure import Findings
-from emu.demo.pictures import captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.report import Figure, report_page
 from emu.media import can_write_mp4, gif_bytes, mp4_bytes, png_bytes
 from emu.training.curves import draw_curves, read_curves

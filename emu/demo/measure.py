@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu.demo.captions import QUESTION, answer, clip_caption, drawable_prompts, motion_caption
+from emu.demo.digit_captions import QUESTION, answer, clip_caption, drawable_prompts, motion_caption
 from emu.demo.digits import DIRECTIONS, FRAMES, REST, SHIFTS, Digits, draw_clips, draw_stills, to_rgb_pixels
 from emu.demo.judge import ClipJudge, DigitJudge
 from emu.demo.variety import variety, variety_of_answers

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emu.demo.captions import CAPTIONS, clip_caption, corpus, drawable_prompts
+from emu.demo.digit_captions import CAPTIONS, clip_caption, corpus, drawable_prompts
 from emu.demo.digits import CANVAS, DIRECTIONS, FPS, FRAMES, SHIFTS, Digits, draw_stills, load_digits
 from emu.demo.gallery import write_gallery
 from emu.demo.judge import ClipJudge, DigitJudge, check_extra
@@ -30,7 +30,7 @@ from emu.demo.measure import (
     training_code_keys,
 )
 from emu.demo.tasks import CLIP_META, TASKS
-from emu.modality import get_modality
+from emu.modalities import get_modality
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults

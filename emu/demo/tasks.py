@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emu.demo.captions import CAPTIONS, DESCRIBE, QUESTION, answer, clip_caption, image_caption, motion_caption
+from emu.demo.digit_captions import CAPTIONS, DESCRIBE, QUESTION, answer, clip_caption, image_caption, motion_caption
 from emu.demo.digits import DIRECTIONS, FPS, FRAMES, REST, SHIFTS, Digits, draw_clips, draw_stills, to_rgb_pixels
 from emu.documents import CodeSegment, Segment, Text, TokenDocument
 from emu.multimodal_tokenizer import MultimodalTokenizer

@@ -21,7 +21,7 @@ from emu.evaluation.statistics import (
     proportion,
     samples_needed,
 )
-from emu.evaluation.worlds import HELD_OUT, Draws, World
+from emu.worlds import HELD_OUT, Draws, World
 
 Score = Callable[[str, Draws], np.ndarray]
 """(task, documents) -> (n,) bits that the model spends on each document's target."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu.documents import TokenDocument
-from emu.evaluation.documents import WorldDocuments
-from emu.evaluation.worlds import Draws
 from emu.model import EmuForCausalLM
+from emu.worlds import Draws
+from emu.worlds.scene_documents import WorldDocuments
 
 ROWS_PER_PASS = 8
 

@@ -14,8 +14,8 @@ import numpy as np
 from emu.evaluation.calibration import Sample
 from emu.evaluation.models import ModelSample
 from emu.evaluation.statistics import Interval, mean, proportion
-from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, MovingWorld, ShapesWorld, World
-from emu.evaluation.worlds.moving import is_path
+from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, ShapesWorld, World
+from emu.worlds.moving import is_path
 
 Right = Callable[[World, np.ndarray, np.ndarray], np.ndarray]
 """(world, (n,) answers, (n,) captions) -> (n,) bool."""

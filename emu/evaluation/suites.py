@@ -16,16 +16,15 @@ from emu.evaluation.calibration import (
     measure_attributes,
     score_task,
 )
-from emu.evaluation.documents import WorldDocuments
 from emu.evaluation.models import CodeEngine, ModelSample, ModelScore
 from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, Skill, detection_iou, guidance_sweep, measure_skill
-from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, ShapesWorld, suite
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.worlds import COMBINATIONS, HELD_OUT, ShapesWorld, suite
+from emu.worlds.data import WORLDS_FILE
+from emu.worlds.scene_documents import WorldDocuments
 from emu_tokenizers.files import read_json
 
-WORLDS_FILE = "worlds.json"
-"""In a model's folder: the worlds that it was trained on, by name and fingerprint, the tasks, and the size of the pictures."""
 ATTRIBUTES = (
     ("one", "text-to-image", ("place", "size"), ("plain",)),
     ("two", "text-to-image", ("place",), ("plain",)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emu.evaluation.worlds import HELD_OUT
+from emu.worlds import HELD_OUT
 from emu_tokenizers.files import read_json, write_json
 
 METRICS_FILE = "metrics.json"

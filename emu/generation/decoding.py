@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from emu.generation.plan import Plan
-from emu.generation.products import IdRange
+from emu.generation.grid_schedule import Plan
+from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from emu.documents import Segment
-from emu.generation.blocks import BlockJob
 from emu.generation.decoding import decode_open
+from emu.generation.grid_job import BlockJob
+from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
-from emu.generation.limits import beyond_positions, room_for_text, warn_caller
-from emu.generation.plan import OnRow
-from emu.generation.products import TILE, Products
+from emu.generation.linear import TILE, Products
+from emu.generation.positions import beyond_positions, room_for_text, warn_caller
 from emu.generation.prompts import Prompts, check_count, check_prompts, own_header, repeated
 from emu.generation.sampling import Keys, Sampling, make_keys
 from emu.generation.session import Session
 from emu.generation.threads import threads_for
 from emu.generation.windows import FastestWindow, Window, check_window
 from emu.layouts import Cursor, Layout
-from emu.modality import Grid
+from emu.modalities import Grid
 from emu.model import EmuForCausalLM
 
 TEXT = Sampling()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from emu.documents import CodeSegment, Segment
 from emu.generation.decoding import decode_block
-from emu.generation.plan import plan_block, read_codes
-from emu.generation.products import IdRange
+from emu.generation.grid_schedule import plan_block, read_codes
+from emu.generation.linear import IdRange
 from emu.generation.prompts import own_header
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from emu.layouts import BlockTemplate, Layout
-from emu.modality import Grid
+from emu.modalities import Grid
 
 Prompts = Sequence[Tensor | Sequence[int]]
 

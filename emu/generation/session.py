@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from emu.generation.finite import FiniteLogits
-from emu.generation.products import IdRange, Products
+from emu.generation.finite_logits import FiniteLogits
+from emu.generation.linear import IdRange, Products
 from emu.model import EmuForCausalLM, StaticCache
 
 PREFILL_CHUNK = 1024

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu.generation.decoding import OnSampled
-from emu.generation.plan import Plan
-from emu.generation.products import IdRange
+from emu.generation.grid_schedule import Plan
+from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.layouts import FREE, BlockTemplate

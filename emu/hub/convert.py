@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from emu.checkpoints.bundled import find_model_folder
+from emu.checkpoints.weights import WEIGHTS, Checkpoint, num_bytes
+from emu.checkpoints.writer import ShardWriter, parse_size
 from emu.hub import names, vision
 from emu.hub.configs import original_config, original_vocabulary, transformers_config
 from emu.hub.formats import detect, read_config
@@ -21,12 +23,10 @@ from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
 from emu.hub.reading import read_tokenizer
-from emu.hub.shards import ShardWriter, parse_size
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.hub.vocabularies import vision_words
-from emu.hub.weights import WEIGHTS, Checkpoint, num_bytes
 from emu.model import EmuConfig
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer

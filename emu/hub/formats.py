@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emu.hub.weights import Checkpoint
+from emu.checkpoints.weights import Checkpoint
 from emu_tokenizers.files import read_json
 
 FORMATS = ("emu", "transformers", "emu3", "emu3.5")

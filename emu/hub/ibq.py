@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emu.hub.weights import WEIGHTS, Checkpoint
+from emu.checkpoints.weights import WEIGHTS, Checkpoint
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.files import read_json, write_file
 from emu_tokenizers.vision.naming import CODEBOOK, weights_from, weights_to

@@ -9,6 +9,7 @@ from typing import Any
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import PLACES, is_repository, model_name
+from emu.checkpoints.weights import Checkpoint
 from emu.hub import templates as known
 from emu.hub.configs import ORIGINAL_DEFAULTS
 from emu.hub.formats import VISION_TYPES, detect, read_config
@@ -20,7 +21,6 @@ from emu.hub.texts import read_text_tokenizer
 from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
 from emu.hub.vision import build, is_vision_tokenizer, read_vision_tokenizer
 from emu.hub.vocabularies import read_vocabulary
-from emu.hub.weights import Checkpoint
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from emu.checkpoints.weights import WEIGHTS
 from emu.hub.configs import NEWER_CONTROLS, original_config
 from emu.hub.ibq import ibq_config, ibq_state
 from emu.hub.processors import text_words, write_processor
 from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
 from emu.hub.vocabularies import vision_words
-from emu.hub.weights import WEIGHTS
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emu.hub.sizes import Resize
 from emu.hub.templates import Templates, as_list, render
-from emu.modality import Grid
+from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer

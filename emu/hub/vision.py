@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from emu.checkpoints.weights import Checkpoint
 from emu.hub.formats import VISION_TYPES, read_config
 from emu.hub.ibq import read_ibq, read_settings
-from emu.hub.weights import Checkpoint
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.vision.naming import config_from, config_to, weights_from, weights_to
 

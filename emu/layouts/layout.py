@@ -15,11 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-import emu.modalities  # noqa: F401  registers images and clips
 from emu.documents import CodeSegment, Segment, Span, TextSegment, TokenDocument
 from emu.layouts.cursor import Cursor
 from emu.layouts.grammar import BlockTemplate, IdRange
-from emu.modality import Grid, Modality, get_modality, registered
+from emu.modalities import Grid, Modality, get_modality, registered
 from emu.vocabulary import Vocabulary
 
 
@@ -115,7 +114,7 @@ class Layout(ABC):
         if key not in self._blocks:
             if len(grid) != known.rank:
                 raise ValueError(f"a grid of {modality!r} has {known.rank} axes, got {tuple(grid)}")
-            self._blocks[key] = known.block(self, tuple(grid))
+            self._blocks[key] = self.grid_block(grid, self.code_ranges(known.codebook))
         return self._blocks[key]
 
     def header(self, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from emu.documents import CodeSegment
-from emu.modality import Grid, Modality, register
+from emu.modalities.base import Grid, Modality, register
 
 NUM_BINS = 32
 _META = re.compile(r"([1-9]\d{0,3}) boxes")

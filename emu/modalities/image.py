@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from emu.documents import CodeSegment
-from emu.modality import Grid, Modality
+from emu.modalities.base import Grid, Modality
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.transforms import to_image, to_pixels
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from emu.documents import CodeSegment, Video
-from emu.modality import Grid, Modality
+from emu.modalities.base import Grid, Modality
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.transforms import to_frames, to_pixels
 

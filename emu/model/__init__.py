@@ -5,8 +5,8 @@ import importlib
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from emu.model.cache import StaticCache
-from emu.model.config import EmuConfig
 from emu.model.model import EmuForCausalLM, EmuModel
+from emu.model_config import EmuConfig
 
 AutoConfig.register(EmuConfig.model_type, EmuConfig)
 AutoModelForCausalLM.register(EmuConfig, EmuForCausalLM)

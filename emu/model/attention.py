@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emu.model.cache import StaticCache
-from emu.model.config import EmuConfig
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary, rotate
+from emu.model_config import EmuConfig
 from emu_kernels import attention
 
 Linear = Callable[..., tuple[Tensor, ...]]

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from emu.model.attention import Attend, Attention, Linear
-from emu.model.config import EmuConfig
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary
+from emu.model_config import EmuConfig
 
 
 def separate(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emu.model.config import EmuConfig
 from emu.model.positions import EmuRotaryEmbedding, Rotary
+from emu.model_config import EmuConfig
 
 
 class StaticCache:

@@ -28,10 +28,10 @@ from emu.model.attention import (
 )
 from emu.model.block import Block, separate
 from emu.model.cache import StaticCache
-from emu.model.config import EmuConfig
 from emu.model.loss import next_token_loss
 from emu.model.norm import RMSNorm
 from emu.model.positions import EmuRotaryEmbedding, Rotary, segment_positions
+from emu.model_config import EmuConfig
 from emu_tokenizers.bars import without_bars
 from emu_tokenizers.files import set_usual_mode
 

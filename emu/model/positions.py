@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
-from emu.model.config import EmuConfig
+from emu.model_config import EmuConfig
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines of the rotation of each token, and its sines with the sign of the first half turned; (B or 1, S, 1, head_dim) each."""

@@ -9,11 +9,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
-from emu.generation.limits import room_for_text
+from emu.generation.positions import room_for_text
 from emu.generation.windows import Window
 from emu.hub.tokenizer import ReleasedTokenizer
-from emu.pipeline.blocks import Blocks, Clip, as_clips, beginning, cells_of, free_headers, headers, vision_threads
-from emu.pipeline.limits import block_tasks, kinds_of, next_tasks, tell_limits
+from emu.pipeline.grid_requests import (
+    Blocks,
+    Clip,
+    as_clips,
+    beginning,
+    cells_of,
+    free_headers,
+    headers,
+    vision_threads,
+)
 from emu.pipeline.requests import (
     GenerationDefaults,
     Size,
@@ -28,6 +36,7 @@ from emu.pipeline.requests import (
 )
 from emu.pipeline.results import ImageResult, VideoResult
 from emu.pipeline.stored import StoredEmu
+from emu.pipeline.trained_limits import block_tasks, kinds_of, next_tasks, tell_limits
 from emu.trained import task_name
 from emu_tokenizers import VisionTokenizer
 

@@ -14,7 +14,7 @@ from emu.checkpoints.repositories import push
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.folder import check_vocabulary, read_parts, write_folder
+from emu.pipeline.model_folder import check_vocabulary, read_parts, write_folder
 from emu.pipeline.requests import GenerationDefaults, check_device
 from emu.trained import UNKNOWN, Trained
 

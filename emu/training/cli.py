@@ -37,12 +37,12 @@ from emu.training.checkpoints import (
     list_checkpoints,
     resolve_checkpoint,
 )
-from emu.training.checks import CheckData, early_problems
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
 from emu.training.parallel import load_ours
 from emu.training.parsing import parse
+from emu.training.preflight import CheckData, early_problems
 from emu.training.progress import StepProgressBar
 from emu.training.record import SaveConfig, as_written, comparable
 from emu.training.refusals import reason

@@ -20,7 +20,6 @@ from emu.hub.language import read_emu_config
 from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
-from emu.training.checks import settings_problems
 from emu.training.cli import EmuCLI
 from emu.training.lora_memory import (
     PROJECTIONS,
@@ -31,6 +30,7 @@ from emu.training.lora_memory import (
     without_dropout,
 )
 from emu.training.module import EmuModule
+from emu.training.preflight import settings_problems
 from emu.training.schedules import OptimizerOptions
 from emu.training.vocabularies import check_vocabulary
 

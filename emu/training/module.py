@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from emu.data.packing import Packed
-from emu.data.permutation import derive_key
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.loss import next_targets
+from emu.packing import Packed
+from emu.randomness import derive_key
 from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.parallel import is_sharded, number_as_model, shard
 from emu.training.schedules import OptimizerOptions, build_optimizer

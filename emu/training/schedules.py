@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from emu.training.muon import MuonAdamW, hidden_matrices
+from emu.training.muon_optimizer import MuonAdamW, hidden_matrices
 
 
 @dataclass(frozen=True)

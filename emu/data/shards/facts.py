@@ -12,7 +12,7 @@ import numpy as np
 from emu.data.shards.reading import TokenShards
 from emu.data.shards.shard import Shard
 from emu.data.shards.spans import MAY_DROP, Kind
-from emu.modality import registered
+from emu.modalities import registered
 from emu.trained import Trained, tasks_of
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emu.data.permutation import derive_key
 from emu.data.shards.checksums import DamagedShards, json_digest
-from emu.data.shards.folder import open_shard, read_manifest
 from emu.data.shards.pieces import LONG_DOCUMENTS, Pieces, make_pieces
 from emu.data.shards.shard import Shard
+from emu.data.shards.shard_folder import open_shard, read_manifest
 from emu.documents import TokenDocument
+from emu.randomness import derive_key
 
 
 class TokenShards:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from emu.documents import CodeSegment
-
-if TYPE_CHECKING:
-    from emu.layouts.grammar import BlockTemplate
-    from emu.layouts.layout import Layout
 
 Grid = tuple[int, ...]
 
@@ -62,10 +58,6 @@ class Modality(ABC):
     @abstractmethod
     def codebook_sizes(self, codec: Any) -> tuple[int, ...]:
         """Number of codes of each of its codebooks."""
-
-    def block(self, layout: Layout, grid: Grid) -> BlockTemplate:
-        """The grammar of its codes: by default the layout's own for a grid of this rank."""
-        return layout.grid_block(grid, layout.code_ranges(self.codebook))
 
     def check_codes(self, codes: Tensor, num_codebooks: int) -> Grid:
         """The grid of `codes`.

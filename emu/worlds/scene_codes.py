@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emu.evaluation.worlds import MovingWorld, ShapesWorld, tiles
+from emu.worlds import MovingWorld, ShapesWorld, tiles
 from emu_tokenizers import VisionTokenizer
 
 PIXELS_PER_PASS = 1 << 19

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emu.evaluation.documents import QUESTION
-from emu.evaluation.worlds import ShapesWorld, World
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.worlds import ShapesWorld, World
+from emu.worlds.scene_documents import QUESTION
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.quantizers.vq import MultiQuantizer, VectorQuantizer
 from emu_tokenizers.vision.layers import FrameAttention, ResidualBlock, SpatialNorm

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from emu.evaluation.worlds import COMBINATIONS, HELD_OUT, TRAIN, Rule, Task, World, moving, shapes
-from emu.evaluation.worlds import tiles as tile
-from emu.evaluation.worlds.moving import is_path, roll
+from emu.worlds import COMBINATIONS, HELD_OUT, TRAIN, Rule, Task, World, moving, shapes
+from emu.worlds import tiles as tile
+from emu.worlds.moving import is_path, roll
 
 WORLDS = {"one": lambda: shapes(1), "two": lambda: shapes(2), "moving": lambda: moving()}
 QUESTIONS = [(name, task) for name, make in WORLDS.items() for task in make().tasks]

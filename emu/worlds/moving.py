@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from emu.evaluation.worlds import tiles
-from emu.evaluation.worlds.captions import Rule
-from emu.evaluation.worlds.tiles import COLOURS, LATTICE
-from emu.evaluation.worlds.world import Task, World
+from emu.worlds import tiles
+from emu.worlds.captions import Rule
+from emu.worlds.tiles import COLOURS, LATTICE
+from emu.worlds.world import Task, World
 
 DIRECTIONS = ("up", "left", "down", "right")
 """In the order of left turns."""

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 
 from emu.checkpoints.bundled import bundled_models, find_model_folder, is_bundled
+from emu.checkpoints.quantization import is_quantized
 from emu.hub.formats import read_config
-from emu.hub.quantization import is_quantized
 from emu.hub.reading import is_released, read_released
 from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM

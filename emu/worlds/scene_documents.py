@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from emu.documents import CodeSegment, Segment, TextSegment, TokenDocument
-from emu.evaluation.codes import clip_codes, collisions, decode, picture_codes
-from emu.evaluation.worlds import Draws, MovingWorld, ShapesWorld, World
 from emu.modalities.boxes import Boxes
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.worlds import Draws, MovingWorld, ShapesWorld, World
+from emu.worlds.scene_codes import clip_codes, collisions, decode, picture_codes
 
 QUESTION = "Describe it."
 FPS = 4

@@ -19,7 +19,7 @@ from emu.documents import CodeSegment, Video
 from emu.generation import Engine
 from emu.generation.threads import threads_for
 from emu.generation.windows import Window, check_window
-from emu.modality import Grid
+from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults, Size, check_whole
 

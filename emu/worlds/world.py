@@ -14,9 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from emu.evaluation.worlds.captions import CaptionTable, Columns, Rule
-from emu.evaluation.worlds.noise import key_of, uniforms
-from emu.evaluation.worlds.table import ConditionalTable
+from emu.worlds.captions import CaptionTable, Columns, Rule
+from emu.worlds.noise import key_of, uniforms
+from emu.worlds.table import ConditionalTable
 
 TRAIN, HELD_OUT, COMBINATIONS = "train", "held_out", "combinations"
 SPLITS = (TRAIN, HELD_OUT, COMBINATIONS)

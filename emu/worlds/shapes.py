@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from emu.evaluation.worlds import tiles
-from emu.evaluation.worlds.captions import Columns, Filling, Rule
-from emu.evaluation.worlds.noise import key_of, uniforms
-from emu.evaluation.worlds.tiles import COLOURS, LATTICE, SHAPES, SIZES
-from emu.evaluation.worlds.world import Task, World
+from emu.worlds import tiles
+from emu.worlds.captions import Columns, Filling, Rule
+from emu.worlds.noise import key_of, uniforms
+from emu.worlds.tiles import COLOURS, LATTICE, SHAPES, SIZES
+from emu.worlds.world import Task, World
 
 NUM_BINS = 32
 """Bins along each side of a picture in which boxes are written."""

@@ -9,7 +9,7 @@ from emu import Emu3Layout, EmuConfig, EmuForCausalLM, MultimodalTokenizer, Text
 from emu.data import pack
 from emu.documents import CodeSegment
 from emu.generation import Engine
-from emu.modality import Modality, _registered, register
+from emu.modalities.base import Modality, _registered, register
 from emu.training.module import EmuModule
 
 

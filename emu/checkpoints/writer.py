@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emu.hub.weights import INDEX, WEIGHTS
+from emu.checkpoints.weights import INDEX, WEIGHTS
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 SHARD = "model-{:05d}-of-{:05d}.safetensors"

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from emu.generation.decoding import decode_block
-from emu.generation.plan import OnRow, Plan, plan_block, read_codes, row_events
+from emu.generation.grid_schedule import OnRow, Plan, plan_block, read_codes, row_events
 from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives, repeated
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.generation.speculation import Speculator
 from emu.layouts import BlockTemplate, Layout
-from emu.modality import Grid
+from emu.modalities import Grid
 
 
 @dataclass

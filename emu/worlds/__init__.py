@@ -2,10 +2,10 @@
 
 from functools import cache
 
-from emu.evaluation.worlds.captions import CaptionTable, Filling, Rule
-from emu.evaluation.worlds.moving import MovingWorld
-from emu.evaluation.worlds.shapes import ShapesWorld
-from emu.evaluation.worlds.world import COMBINATIONS, HELD_OUT, SPLITS, TRAIN, Draws, Task, World
+from emu.worlds.captions import CaptionTable, Filling, Rule
+from emu.worlds.moving import MovingWorld
+from emu.worlds.shapes import ShapesWorld
+from emu.worlds.world import COMBINATIONS, HELD_OUT, SPLITS, TRAIN, Draws, Task, World
 
 
 @cache

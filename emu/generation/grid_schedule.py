@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from emu.generation.products import IdRange
+from emu.generation.linear import IdRange
 from emu.layouts import BlockTemplate
 
 

@@ -1,0 +1,101 @@
+"""Excess over the known entropies of worlds as a model trains, and samples of what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from emu.evaluation.calibration import TaskScore, score_task
+from emu.evaluation.models import ModelSample, ModelScore
+from emu.generation import Engine
+from emu.model import EmuForCausalLM
+from emu.worlds import HELD_OUT, MovingWorld
+from emu.worlds.data import WorldsData
+from emu.worlds.scene_documents import WorldDocuments
+
+
+class ExcessCurves(Callback):
+    """Scores fresh held-out documents of every trained task now and then: curves "excess/..." in bits, a line above the progress bar.
+
+    Args:
+        every_n_steps: steps between two scores.
+        documents: of each task, 30 or more.
+        samples: pictures and clips drawn for `samples.png` in the run's folder each time; 0 for none.
+    """
+
+    def __init__(self, every_n_steps: int = 250, documents: int = 64, samples: int = 8) -> None:
+        self.every_n_steps, self.num_documents, self.samples = every_n_steps, documents, samples
+        self._last = -1
+        self._twin: EmuForCausalLM | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score at every multiple of `every_n_steps`."""
+        if (
+            trainer.global_step % self.every_n_steps == 0
+            and trainer.global_step != self._last
+            and trainer.is_global_zero
+        ):
+            self._last = trainer.global_step
+            self._report(trainer, pl_module)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: WorldsData = trainer.datamodule  # type: ignore[attr-defined]
+        model = self._copy_of(pl_module)
+        scores = self.scores(model, data)
+        row = {f"excess/{name}": score.excess.value for name, score in scores.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        words = [f"{name} {score.excess.value:.2f} of {score.floor:.2f}" for name, score in scores.items()]
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.print(
+                f"step {trainer.global_step}, bits above the floor: " + ", ".join(words)
+            )
+        if self.samples:
+            write_samples(model, data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png")
+
+    def _copy_of(self, pl_module: LightningModule) -> EmuForCausalLM:
+        """The model as it is now, without what training hooks onto its forward passes."""
+        trained = pl_module.model
+        assert isinstance(trained, EmuForCausalLM)
+        if self._twin is None:
+            self._twin = EmuForCausalLM(trained.config).to(trained.device).eval()  # type: ignore[arg-type]
+        self._twin.load_state_dict(trained.state_dict())
+        return self._twin
+
+    def scores(self, model: EmuForCausalLM, data: WorldsData) -> dict[str, TaskScore]:
+        """Scores of the tasks that the mixture holds."""
+        found = {}
+        for name in data.source_names:
+            world, task = name.split("/")
+            documents = data.documents[world]
+            found[name] = score_task(documents.world, task, ModelScore(model, documents), self.num_documents)
+        return found
+
+
+def write_samples(
+    model: EmuForCausalLM, documents: Mapping[str, WorldDocuments], count: int, file: Path, scale: int = 3
+) -> None:
+    """One row of pictures for each world, and one for each frame of clips, drawn at guidance 1 from held-out prompts."""
+    rows: list[np.ndarray] = []
+    for some in documents.values():
+        is_clip = isinstance(some.world, MovingWorld)
+        task = "text-to-video" if is_clip else "text-to-image"
+        given = some.world.draw(1, count, HELD_OUT).values("caption")
+        codes = ModelSample(Engine(model, some.tokenizer.layout), some).codes(task, given, seed=0)
+        pixels = some.pixels(codes)
+        rows += [_row(frame) for frame in (pixels.swapaxes(0, 1) if is_clip else [pixels])]
+    picture = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(file)
+
+
+def _row(pictures: Sequence[np.ndarray] | np.ndarray, gap: int = 2) -> np.ndarray:
+    """(H + 2, n (W + 2), 3) pictures beside each other on white."""
+    return np.concatenate([np.pad(one, ((0, gap), (0, gap), (0, 0)), constant_values=255) for one in pictures], axis=1)
