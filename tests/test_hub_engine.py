@@ -7,9 +7,9 @@ from transformers import AutoProcessor, Emu3ForConditionalGeneration
 from emu import Emu3Layout, EmuForCausalLM, Vocabulary
 from emu.generation import Engine
 from emu.hub.documented_call import generate_codes
-from emu.hub.sizes import grid_of_ratio
 from emu.hub.stand_ins import write_transformers
 from emu.hub.texts import read_text_tokenizer
+from emu_tokenizers.pixels.resize import grid_of_ratio
 
 PROMPTS = ["a shiba inu", "a portrait of young girl. (hello) world\n\nmasterpiece", "x", "def f(x): 90*90"]
 NEGATIVES = ["lowres, bad anatomy", "", "error, text, bad hands, lowres, bad anatomy", "text"]

@@ -10,11 +10,11 @@ from emu.hub import templates
 from emu.hub.configs import original_vocabulary
 from emu.hub.ranks import from_ranks
 from emu.hub.reading import read_tokenizer
-from emu.hub.sizes import EMU35_GRIDS, Resize, grid_of_ratio, size_of_ratio
 from emu.hub.stand_ins import small_ranks, small_vocabulary, write
 from emu.hub.templates import EMU3, EMU3_STAGE1, Templates, emu35, render
 from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.pixels.resize import EMU35_GRIDS, Resize, grid_of_ratio, size_of_ratio
 
 ASSISTANT = "You are a helpful assistant. USER: "
 

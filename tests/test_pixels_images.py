@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from emu.documents import Video
-from emu.hub.sizes import Resize
 from emu_tokenizers.pixels.images import MAX_PIXELS, BadPicture, open_image, to_rgb
+from emu_tokenizers.pixels.resize import Resize
 from emu_tokenizers.pixels.sources import picture_sources
 from emu_tokenizers.pixels.videos import VideoFile
 from tests.media_files import PICTURES, scene, whole

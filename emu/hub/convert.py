@@ -23,7 +23,6 @@ from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
 from emu.hub.reading import read_tokenizer
-from emu.hub.sizes import Resize
 from emu.hub.templates import Templates
 from emu.hub.tokenizer import ReleasedTokenizer
 from emu.hub.vocabularies import vision_words
@@ -31,6 +30,7 @@ from emu.model import EmuConfig
 from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers.files import write_file
+from emu_tokenizers.pixels.resize import Resize
 
 TARGETS = ("emu", "transformers", "emu3")
 VISION_FOLDER = "vision_tokenizer"

@@ -15,7 +15,6 @@ from emu.hub.configs import ORIGINAL_DEFAULTS
 from emu.hub.formats import VISION_TYPES, detect, read_config
 from emu.hub.language import base_of, check_folder, is_adapter
 from emu.hub.names import VISION_PREFIX
-from emu.hub.sizes import Resize, size_of_ratio
 from emu.hub.templates import Templates
 from emu.hub.texts import read_text_tokenizer
 from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
@@ -27,6 +26,7 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.files import read_json
+from emu_tokenizers.pixels.resize import Resize, size_of_ratio
 
 Pickles = str | Iterable[str]
 

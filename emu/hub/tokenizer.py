@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu.hub.sizes import Resize
 from emu.hub.templates import Templates, as_list, render
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import read_json, write_json
+from emu_tokenizers.pixels.resize import Resize
 
 TEMPLATES_FILE = "templates.json"
 
