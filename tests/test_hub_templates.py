@@ -14,7 +14,7 @@ from emu.hub.stand_ins import small_ranks, small_vocabulary, write
 from emu.hub.templates import EMU3, EMU3_STAGE1, Templates, emu35, render
 from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
-from emu_tokenizers.pixels.resize import EMU35_GRIDS, Resize, grid_of_ratio, size_of_ratio
+from emu_tokenizers.pixels.resize import grid_of_ratio, size_of_ratio
 
 ASSISTANT = "You are a helpful assistant. USER: "
 
@@ -84,38 +84,9 @@ def test_the_released_vocabulary_is_that_of_the_original():
     assert [newer.control(name) for name in ("bss", "ess", "tms")] == [151746, 151747, 151848]
 
 
-@pytest.mark.parametrize("ratio", ["16/9", "0:1", "wide", "1:2:3", "100000:1"])
-def test_an_impossible_ratio_is_refused(ratio):
-    with pytest.raises(ValueError, match="ratio"):
-        grid_of_ratio(ratio)
-
-
-def test_grids_of_emu35_keep_their_area():
-    assert all(3800 < height * width <= 4096 for height, width in EMU35_GRIDS.values())
+def test_a_square_block_of_emu35_holds_its_codes_and_the_ends_of_lines():
     layout = Emu35Layout(original_vocabulary({"vocab_size": 282926}, "emu3.5"))
     assert len(layout.block("image", (64, 64))) == 64 * 64 + 63 + 1
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((512, 512), (512, 512)), ((1000, 667), (1000, 664)), ((100, 50), (728, 368)), ((4000, 3000), (1176, 880))],
-)
-def test_pictures_are_resized_within_bounds(size, expected):
-    height, width = Resize().within(*size)
-    assert (height, width) == expected
-    image = Resize()(Image.new("RGBA", (size[1], size[0])))
-    assert image.size == (width, height) and image.mode == "RGB"
-
-
-def test_a_picture_too_thin_is_refused():
-    with pytest.raises(ValueError, match="five times"):
-        Resize()(Image.new("RGB", (900, 100)))
-
-
-def test_pictures_of_emu35_all_have_one_area():
-    resize = Resize(factor=16, area=1048576)
-    assert resize.to_area(1024, 1024) == (1024, 1024)
-    assert resize.to_area(300, 400) == (880, 1184)
 
 
 def test_mode_g_is_the_prompt_and_the_header(emu3):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from emu_tokenizers.pixels.images import open_image, to_rgb
-from emu_tokenizers.pixels.transforms import smart_resize, smart_size, to_frames, to_image, to_pixels
+from emu_tokenizers.pixels.transforms import to_frames, to_image, to_pixels
 
 
 def colours(height: int = 6, width: int = 4) -> np.ndarray:
@@ -99,30 +99,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (20000, 20000)).save(tmp_path / "huge.png")
     with pytest.raises(ValueError, match=r"too large|more than"):
         open_image(tmp_path / "huge.png")
-
-
-@pytest.mark.parametrize("height, width", [(512, 512), (300, 400), (2000, 3000), (100, 500), (517, 901), (4096, 1024)])
-def test_the_smart_size_is_within_limits(height, width):
-    new_height, new_width = smart_size(height, width)
-    assert new_height % 8 == 0 and new_width % 8 == 0
-    assert new_height * new_width <= 1024 * 1024
-    assert new_height * new_width >= 512 * 512 * 0.98
-    assert abs(new_height / new_width / (height / width) - 1) < 0.05
-
-
-def test_a_picture_of_a_good_size_is_left_alone():
-    assert smart_size(512, 768) == (512, 768)
-
-
-@pytest.mark.parametrize("size, message", [((4, 100), "below the factor"), ((100, 501), "longer than 5.0 times")])
-def test_pictures_of_an_impossible_shape_are_refused(size, message):
-    with pytest.raises(ValueError, match=message):
-        smart_size(*size)
-
-
-def test_smart_resize_gives_that_size():
-    resized = smart_resize(Image.new("L", (90, 60)), factor=4, min_pixels=0, max_pixels=40 * 40)
-    assert resized.mode == "RGB" and resized.size == (48, 32)
 
 
 @pytest.mark.parametrize("given", [torch.zeros(3, 4, 4), np.zeros((4, 4, 3))])

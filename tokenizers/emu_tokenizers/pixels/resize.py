@@ -1,4 +1,4 @@
-"""Sizes of pictures as released models know them: ratios to grids of codes, and how a photograph is resized before it is encoded."""
+"""Sizes of pictures for released models: a ratio as a grid of codes, and how a picture of any size is resized before it is encoded."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Resize:
     Attributes:
         factor: sides become multiples of it.
         least, most: bounds of the area in pixels; pictures within them keep their area (Emu3).
-        area: the area of every picture (Emu3.5); `least` and `most` say nothing then.
+        area: the area of every picture in pixels (Emu3.5), in place of `least` and `most`.
     """
 
     factor: int = 8
@@ -72,7 +72,7 @@ class Resize:
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
     def within(self, height: int, width: int) -> Grid:
-        """Emu3's rule (`smart_resize` in `image_processing_emu3visionvq.py`).
+        """(height, width) by Emu3's rule, `smart_resize` in emu3/tokenizer/image_processing_emu3visionvq.py of baaivision/Emu3.
 
         Raises:
             ValueError: a side is below the factor, or one side is more than five times the other.
@@ -80,7 +80,8 @@ class Resize:
         factor = self.factor
         if min(height, width) < factor or max(height, width) > 5 * min(height, width):
             raise ValueError(
-                f"a picture of {height}x{width}; expected sides of at least {factor} pixels, none more than five times the other"
+                f"the picture has {height}x{width} pixels; expected sides of at least {factor} pixels, none more than five times "
+                "the other; crop it"
             )
         rounded = round(height / factor) * factor, round(width / factor) * factor
         if math.prod(rounded) > self.most:
@@ -92,7 +93,7 @@ class Resize:
         return rounded
 
     def to_area(self, height: int, width: int) -> Grid:
-        """Emu3.5's rule (`smart_resize` in `src/utils/input_utils.py`)."""
+        """(height, width) by Emu3.5's rule, `smart_resize` in src/utils/input_utils.py of baaivision/Emu3.5."""
         assert self.area is not None
         ratio, half = width / height, self.factor // 2
         new_height = int((self.area / ratio) ** 0.5)

@@ -36,7 +36,7 @@ def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | Non
     if shape[-1] % factor or shape[-2] % factor or 0 in shape[-2:]:
         raise ValueError(
             f"height and width must be multiples of the spatial factor {factor}, got {shape[-2]}x{shape[-1]}; "
-            "resize or crop, for example with emu_tokenizers.pixels.transforms.smart_resize"
+            "resize or crop, for example with emu_tokenizers.pixels.resize.Resize"
         )
     if not torch.isfinite(pixels).all():
         raise ValueError("pixels hold NaN or infinite values")
