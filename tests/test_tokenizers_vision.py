@@ -217,7 +217,7 @@ def test_frames_must_fit_the_codes(tokenizer, frames):
         ({"codebook_size": 0}, "at least 1"),
         ({"codebook_size": "many"}, "codebook_size"),
         ({"chanel_multiplier": (1, 2)}, "chanel_multiplier"),
-        ({"quantizer": "none"}, "no quantizer"),
+        ({"quantizer": "none"}, "quantizer .none. is not registered"),
         ({"quantizer_options": {"decy": 0.9}}, "decy"),
     ],
 )
