@@ -91,7 +91,7 @@ def test_gradients_reach_the_latents_and_losses_are_named(name):
     quantizer = make(name).train()
     x = latents(5, 5).requires_grad_()
     out = quantizer(x)
-    assert set(out.losses) == set(quantizer.loss_names)
+    assert set(out.losses) == set(quantizer.loss_weights)
     (out.vectors.square().sum() + sum(out.losses.values())).backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
     assert [n for n, p in quantizer.named_parameters() if p.grad is None] == []

@@ -6,6 +6,7 @@ Arithmetic is float32 or wider whatever the model's dtype, and autocast is off i
 small differences.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,13 +21,11 @@ class Quantized:
         vectors: code vectors of the ids, [B, D, ...grid], with a straight-through gradient to the latents.
         ids: codes, int64 [B, ...grid], with a last axis for the codebooks where there are several.
         losses: named scalar losses, unweighted.
-        mask: which positions hold a code, [B, ...grid] of bool, or None where all do.
     """
 
     vectors: Tensor
     ids: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
-    mask: Tensor | None = None
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -45,12 +44,15 @@ class Quantizer(nn.Module):
     Attributes:
         embed_dim: width D of a code vector.
         codebook_sizes: number of codes of each codebook.
-        loss_names: names of the losses that it reports.
+        loss_weights: the losses that it reports, by name, with the weights that keep its codes in use.
+        statistics: last parts of the names of buffers that training alone reads: a tokenizer's fingerprint leaves them out, and weights
+            without them can be loaded.
         starts_from_data: whether training should first run without it, so that its codes can start from latents.
     """
 
+    loss_weights: Mapping[str, float] = {"commitment": 0.25}
+    statistics: tuple[str, ...] = ()
     starts_from_data: bool = False
-    loss_names: tuple[str, ...] = ("commitment",)
 
     def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -81,6 +83,9 @@ class Quantizer(nn.Module):
     def prepare(self, rows: Tensor) -> None:
         """Called with the rows [N, D] of each training step before the search: starts a codebook from data."""
 
+    def reset_statistics(self) -> None:
+        """Called after the codes were loaded without their statistics: let training go on from the codes as they are."""
+
     def forward(self, latents: Tensor) -> Quantized:
         """Latents [B, D, ...grid] -> `Quantized` with vectors of that shape and ids [B, ...grid]."""
         with torch.autocast(latents.device.type, enabled=False):
@@ -110,6 +115,7 @@ class DataStartedQuantizer(Quantizer):
     """Base of quantizers whose codes, or maps to them, start from the latents of the first quantized training batch."""
 
     starts_from_data = True
+    statistics: tuple[str, ...] = ("initted",)
     initted: Tensor
 
     def __init__(self, embed_dim: int, codebook_sizes: tuple[int, ...]) -> None:
@@ -129,6 +135,9 @@ class DataStartedQuantizer(Quantizer):
         if not self.started:
             self.start(rows)
             self.initted.fill_(True)
+
+    def reset_statistics(self) -> None:
+        self.initted.fill_(True)
 
 
 def wide(latents: Tensor) -> Tensor:

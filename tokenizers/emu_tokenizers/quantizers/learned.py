@@ -28,7 +28,7 @@ class SimQuantizer(DataStartedQuantizer):
         kmeans_iters: rounds of k-means on the first quantized training batch; 0 keeps the random codes.
     """
 
-    loss_names = ("commitment", "codebook")
+    loss_weights = {"commitment": 0.25, "codebook": 1.0}
 
     def __init__(self, embed_dim: int, codebook_size: int, *, kmeans_iters: int = 10) -> None:
         super().__init__(embed_dim, (codebook_size,))
@@ -83,6 +83,8 @@ class IndexQuantizer(DataStartedQuantizer):
         dead_code_ratio: a code used less than this share of the mean use moves onto a latent of the batch; 0 never.
     """
 
+    loss_weights = {"commitment": 0.25, "codebook": 1.0, "index": 0.25, "entropy": 0.02}
+    statistics = ("initted", "cluster_size", "num_updates")
     cluster_size: Tensor
     num_updates: Tensor
 
@@ -107,7 +109,8 @@ class IndexQuantizer(DataStartedQuantizer):
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.normalize, self.temperature, self.entropy = normalize, temperature, entropy
         self.decay, self.dead_code_ratio = decay, dead_code_ratio
-        self.loss_names = ("commitment", "codebook", "index") + (("entropy",) if entropy else ())
+        if not entropy:
+            self.loss_weights = {name: weight for name, weight in self.loss_weights.items() if name != "entropy"}
 
     def start(self, rows: Tensor) -> None:
         drawn = draw_rows(rows, self.codebook_sizes[0], seed=0)

@@ -90,7 +90,7 @@ class ScalarQuantizer(ProjectedQuantizer):
         levels: number of values of each channel, at least 2 each.
     """
 
-    loss_names = ()
+    loss_weights = {}
     spread = 0.8  # the hyperbolic tangent of such a normal variable is nearly uniform
 
     def __init__(self, embed_dim: int, codebook_size: int, *, levels: tuple[int, ...] | list[int]) -> None:
@@ -131,7 +131,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         diversity: weight of the batch's entropy against the single vector's.
     """
 
-    loss_names = ("commitment", "entropy")
+    loss_weights = {"commitment": 0.25, "entropy": 0.02}
 
     def __init__(
         self,

@@ -140,6 +140,7 @@ class VectorQuantizer(Quantizer):
     """
 
     starts_from_data = True
+    statistics = ("cluster_size", "embed_avg", "initted", "num_updates")
 
     def __init__(
         self,
@@ -163,6 +164,9 @@ class VectorQuantizer(Quantizer):
     def load_codes(self, codes: Tensor) -> None:
         """Sets the codes [K, D] and statistics that stand for them, so that training goes on from there."""
         self.codebook.embed.copy_(codes[None])
+        self.reset_statistics()
+
+    def reset_statistics(self) -> None:
         self.codebook.reset_statistics()
         self.codebook.initted.fill_(True)
 
@@ -190,6 +194,7 @@ class StackedQuantizer(Quantizer):
     """Base of quantizers made of several `VectorQuantizer`s; ids have a last axis for them."""
 
     starts_from_data = True
+    statistics = VectorQuantizer.statistics
 
     def __init__(self, embed_dim: int, books: list[VectorQuantizer]) -> None:
         super().__init__(embed_dim, tuple(book.codebook_sizes[0] for book in books))
@@ -202,6 +207,10 @@ class StackedQuantizer(Quantizer):
     @property
     def started(self) -> bool:
         return all(book.started for book in self.each())
+
+    def reset_statistics(self) -> None:
+        for book in self.each():
+            book.reset_statistics()
 
     def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
         """What the next codebook sees, given rows [N, D] and the vectors of the codebooks before it."""

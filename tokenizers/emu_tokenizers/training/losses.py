@@ -4,7 +4,7 @@ Names of reconstruction losses are in `RECONSTRUCTION`; every other name must be
 (`commitment`, `entropy`). Nothing is summed before it was named, so that each term is logged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -82,12 +82,9 @@ RECONSTRUCTION: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-DEFAULT_WEIGHTS = {"commitment": 0.25, "codebook": 1.0, "index": 0.25, "entropy": 0.02}
-
-
-def default_losses(reported: tuple[str, ...]) -> dict[str, float]:
-    """Squared error, and the losses that a quantizer reports, with weights that keep its codes in use."""
-    return {"l2": 1.0} | {name: DEFAULT_WEIGHTS[name] for name in reported}
+def default_losses(reported: Mapping[str, float]) -> dict[str, float]:
+    """Squared error, and the losses that a quantizer reports, with its own weights."""
+    return {"l2": 1.0, **reported}
 
 
 class TokenizerLosses(nn.Module):

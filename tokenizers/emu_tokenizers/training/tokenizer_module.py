@@ -87,9 +87,9 @@ class TokenizerModule(LightningModule):
         self.automatic_optimization = False
         config = VisionTokenizerConfig.preset(config) if isinstance(config, str) else config
         self.model = make_model(config, start_from)
-        losses = dict(losses or default_losses(self.model.quantizer.loss_names))
+        losses = dict(losses or default_losses(self.model.quantizer.loss_weights))
         aligned = () if teacher is None else ("alignment",)
-        self.losses = TokenizerLosses(losses, self.model.quantizer.loss_names + aligned)
+        self.losses = TokenizerLosses(losses, (*self.model.quantizer.loss_weights, *aligned))
         self.alignment = None if teacher is None else FeatureAlignment(teacher, config.embed_dim, teacher_dim)
         self.adversarial, self.discriminator = adversarial, None
         if adversarial is not None:

@@ -86,7 +86,7 @@ class VisionTokenizerConfig(PreTrainedConfig):
         num_attention_heads: heads of every attention block.
         norm_groups: groups of the group norms. A width that it does not divide takes their greatest common divisor.
         spatial_norm: decoder norms are conditioned on the codes (MoVQ, arXiv 2209.09002).
-        quantizer: name of the quantizer, see `emu_tokenizers.quantizers.base`.
+        quantizer: name of the quantizer, see `emu_tokenizers.quantizers`.
         quantizer_options: keyword arguments of that quantizer.
         chunk: "causal" encodes a clip in one causal call; "independent" encodes every group of `temporal_factor`
             frames apart, as the script in the Emu3 repository does.

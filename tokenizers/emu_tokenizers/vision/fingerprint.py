@@ -1,13 +1,15 @@
 """The name of a tokenizer's codes: a hash of what decides them."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from emu_tokenizers.vision.tokenizer import VisionTokenizer
+from emu_tokenizers.vision.config import VisionTokenizerConfig
 
 FIELDS = (
     *("spatial_factor", "temporal_factor", "codebook_size", "embed_dim", "latent_channels", "in_channels"),
@@ -15,20 +17,20 @@ FIELDS = (
     *("num_attention_heads", "norm_groups", "spatial_norm", "quantizer"),
     *("quantizer_options", "chunk"),
 )
-STATISTICS = ("num_batches_tracked", "cluster_size", "embed_avg", "initted", "num_updates")
+"""Fields of the configuration that decide codes; a field of a later version may not join them without changing all fingerprints."""
 
 
-def fingerprint(tokenizer: "VisionTokenizer") -> str:
-    """Sixteen hexadecimal digits over the weights (in name order), the architecture and the clip rule.
+def fingerprint(config: VisionTokenizerConfig, weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits over architecture, clip rule, and weights in the order of their names, wherever they lie.
 
-    Moving statistics that only training reads are left out, and so is the device.
+    Args:
+        config: of the tokenizer.
+        weights: of its state dict, without the statistics that training alone reads.
     """
     digest = hashlib.sha256()
-    config = {name: getattr(tokenizer.config, name) for name in FIELDS}
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        if name.rsplit(".", 1)[-1] in STATISTICS:
-            continue
+    fields = {name: getattr(config, name) for name in FIELDS}
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
         tensor = tensor.detach().contiguous().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())

@@ -20,11 +20,10 @@ from emu_tokenizers.bars import without_bars
 from emu_tokenizers.finite import check_finite
 from emu_tokenizers.folders import VISION_FOLDER, find_part
 from emu_tokenizers.quantizers import make_quantizer
-from emu_tokenizers.quantizers.vq import VectorQuantizer
 from emu_tokenizers.vision.config import VisionTokenizerConfig
 from emu_tokenizers.vision.decoder import Decoder
 from emu_tokenizers.vision.encoder import Encoder
-from emu_tokenizers.vision.fingerprint import STATISTICS, fingerprint
+from emu_tokenizers.vision.fingerprint import fingerprint
 from emu_tokenizers.vision.initialization import init_weights
 from emu_tokenizers.vision.inputs import check_codes, check_frames, check_pixels
 from emu_tokenizers.vision.naming import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
@@ -101,7 +100,13 @@ class VisionTokenizer(PreTrainedModel):
     @property
     def fingerprint(self) -> str:
         """Names this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
-        return fingerprint(self)
+        weights = {name: tensor for name, tensor in self.state_dict().items() if not self._is_statistic(name)}
+        return fingerprint(self.config, weights)
+
+    def _is_statistic(self, name: str) -> bool:
+        """Whether training alone reads this entry of the state dict."""
+        part, last = name.split(".", 1)[0], name.rsplit(".", 1)[-1]
+        return last in (self.quantizer.statistics if part == "quantizer" else ("num_batches_tracked",))
 
     def forward(
         self, pixels: Tensor, quantize: bool = True, frame_indices: Tensor | None = None
@@ -317,15 +322,14 @@ class VisionTokenizer(PreTrainedModel):
         return tokenizer.eval() if dtype is None else nn.Module.to(tokenizer, dtype).eval()
 
     def load_weights(self, weights: Mapping[str, Tensor], source: str = "the given weights") -> None:
-        """Fills in weights by our names; a codebook without the state of its training starts that anew.
+        """Fill in weights by our names; a quantizer without the statistics of its training starts those anew.
 
         Raises:
             ValueError: weights are missing, unknown or of another shape.
         """
         own = self.state_dict()
-        trained = any(name.endswith("codebook.embed_avg") for name in weights)
-        optional = () if trained else tuple(name for name in own if name.rsplit(".", 1)[-1] in STATISTICS)
-        missing = sorted(set(own) - set(weights) - set(optional))
+        optional = {name for name in own if self._is_statistic(name)}
+        missing = sorted(set(own) - set(weights) - optional)
         unknown = sorted(set(weights) - set(own))
         shapes = [
             f"{name} is {tuple(weights[name].shape)} and should be {tuple(own[name].shape)}"
@@ -338,7 +342,5 @@ class VisionTokenizer(PreTrainedModel):
             raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:5])}{more}")
         dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
         nn.Module.to(self, dtype).load_state_dict(dict(weights), strict=False)
-        if not trained and isinstance(self.quantizer, VectorQuantizer):
-            self.quantizer.load_codes(self.quantizer.weight.clone())
-        if "quantizer.initted" in own and "quantizer.initted" not in weights:
-            self.quantizer.get_buffer("initted").fill_(True)
+        if any(name.startswith("quantizer.") for name in optional - set(weights)):
+            self.quantizer.reset_statistics()
