@@ -11,8 +11,9 @@ from vector_quantize_pytorch import VectorQuantize
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.quantizers import QUANTIZERS
 from emu_tokenizers.quantizers.base import Quantizer
+from emu_tokenizers.quantizers.codebook import EmaCodebook
 from emu_tokenizers.quantizers.learned import IndexQuantizer
-from emu_tokenizers.quantizers.vq import EmaCodebook, VectorQuantizer
+from emu_tokenizers.quantizers.vq import VectorQuantizer
 
 MAKE = {
     "vq": {},

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from emu_tokenizers.quantizers import vq
+from emu_tokenizers.distributed import mean_over_ranks
+from emu_tokenizers.quantizers import codebook
 from emu_tokenizers.quantizers.learned import IndexQuantizer, SimQuantizer
-from emu_tokenizers.quantizers.scalar import mean_over_ranks
 from emu_tokenizers.quantizers.vq import VectorQuantizer
 
 STEPS = 4
@@ -62,8 +62,8 @@ def test_a_rank_more_is_a_larger_batch(monkeypatch):
         together = torch.load(Path(folder) / "0.pt")["codes"]
     alone = make()
     first_rows = data(0, 0).movedim(1, -1).reshape(-1, 4)
-    means = vq.draw_rows(first_rows, 16, seed=0)  # two ranks start their k-means from rank 0's vectors
-    monkeypatch.setattr(vq, "draw_rows", lambda rows, number, seed: means)
+    means = codebook.draw_rows(first_rows, 16, seed=0)  # two ranks start their k-means from rank 0's vectors
+    monkeypatch.setattr(codebook, "draw_rows", lambda rows, number, seed: means)
     for step in range(STEPS):
         alone(torch.cat([data(step, rank) for rank in range(2)]))
     torch.testing.assert_close(alone.weight, together, rtol=1e-4, atol=1e-5)

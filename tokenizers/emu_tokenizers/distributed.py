@@ -1,5 +1,7 @@
 """The processes that train one tokenizer together, asked at each use: Lightning makes its process group after the model."""
 
+from __future__ import annotations
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -15,6 +17,15 @@ def rank() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> None:
-    """Adds up a tensor over the ranks, in place."""
+    """Add up a tensor over the ranks, in place."""
     if num_ranks() > 1:
         dist.all_reduce(tensor)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Mean over the ranks of a process group, with gradients; the tensor itself without one."""
+    if num_ranks() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(tensor) / num_ranks()

@@ -7,10 +7,9 @@ from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch import SimVQ
 
 from emu_kernels import nearest_code
-from emu_tokenizers.distributed import sum_over_ranks
+from emu_tokenizers.distributed import mean_over_ranks, sum_over_ranks
 from emu_tokenizers.quantizers.base import DataStartedQuantizer, straight_through
-from emu_tokenizers.quantizers.scalar import mean_over_ranks
-from emu_tokenizers.quantizers.vq import START_COUNT, check_rounds, check_shares, draw_rows, k_means, move_dead
+from emu_tokenizers.quantizers.codebook import START_COUNT, check_rounds, check_shares, draw_rows, k_means, move_dead
 
 TABLE_ENTRIES = 1 << 22
 """Entries of the (vectors, codes) table that IBQ holds at once."""

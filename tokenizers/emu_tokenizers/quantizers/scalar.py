@@ -14,16 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ
 
-from emu_tokenizers.distributed import num_ranks
+from emu_tokenizers.distributed import mean_over_ranks, num_ranks
 from emu_tokenizers.quantizers.base import DataStartedQuantizer, straight_through
 
 JOINT_CODES = 1 << 12
 """Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
-
-
-def same_value(vectors: Tensor, path: Tensor) -> Tensor:
-    """`vectors` in value, bit for bit, with the gradient of `path`."""
-    return straight_through(path, vectors)
 
 
 class ProjectedQuantizer(DataStartedQuantizer):
@@ -116,7 +111,7 @@ class ScalarQuantizer(ProjectedQuantizer):
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         path = self.fsq.project_out(self.fsq.quantize(self.fsq.project_in(rows)))
-        return same_value(vectors, path), {}
+        return straight_through(path, vectors), {}
 
 
 class BinaryQuantizer(ProjectedQuantizer):
@@ -180,7 +175,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         channels, codes = self.channels(rows), self.codes(ids)
         path = self.lfq.project_out(straight_through(channels, codes).flatten(-2))
         losses = {"commitment": F.mse_loss(channels, codes), "entropy": self.entropy(channels, codes)}
-        return same_value(vectors, path), losses
+        return straight_through(path, vectors), losses
 
     def entropy(self, channels: Tensor, codes: Tensor) -> Tensor:
         """Entropy of single vectors minus that of the batch, in nats per codebook.
@@ -211,12 +206,3 @@ def bit_entropy(chance: Tensor) -> Tensor:
     """Entropy in nats of bits that are one with the given chance."""
     chance = chance.clamp(1e-6, 1 - 1e-6)
     return -(chance * chance.log() + (1 - chance) * (1 - chance).log())
-
-
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Mean over the ranks of a process group, with gradients; the tensor itself without one."""
-    if num_ranks() == 1:
-        return tensor
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(tensor) / num_ranks()

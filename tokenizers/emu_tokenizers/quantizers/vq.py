@@ -1,131 +1,16 @@
-"""Vector quantization with a codebook that follows the latents by moving averages (EMA).
+"""Vector quantization with codebooks learnt by moving averages: one, several that code what is left over, or one per group of channels."""
 
-The moving averages are those of vector-quantize-pytorch's `Codebook`, whose state this module keeps and whose arithmetic
-it inherits. What that class does through tables of [vectors, codes] (distances, an int64 one-hot, the one-hot product) is
-done here by `nearest_code` and `index_add_`, so that 32,768 codes and more cost no table. And what bites in training is
-settled here: the k-means start happens on a training step only, dead codes are judged against the mean use (an absolute
-threshold kills every code when there are more codes than vectors), ranks agree whenever the process group was made, and
-random choices are a function of the number of updates, so that a resumed run draws the same ones.
-"""
+from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from emu_kernels import nearest_code
-from emu_tokenizers.distributed import num_ranks, sum_over_ranks
 from emu_tokenizers.quantizers.base import Quantizer, straight_through
-
-START_COUNT = 8.0
-"""Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
-
-
-def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Number [K] and sum [K, D] of the rows [N, D] of each code, over all ranks."""
-    packed = rows.new_zeros(size, rows.shape[1] + 1)  # one tensor, one exchange
-    packed.index_add_(0, ids, F.pad(rows, (0, 1), value=1.0))
-    sum_over_ranks(packed)
-    return packed[:, -1], packed[:, :-1]
-
-
-def draw_rows(rows: Tensor, number: int, seed: int) -> Tensor:
-    """Rows [number, D] of [N, D], without replacement where there are enough; a function of the seed, the same on every rank."""
-    generator = torch.Generator().manual_seed(seed)
-    count = rows.shape[0]
-    if count >= number:
-        choice = torch.randperm(count, generator=generator)[:number]
-    else:
-        choice = torch.randint(count, (number,), generator=generator)
-    drawn = rows[choice.to(rows.device)].contiguous()
-    if num_ranks() > 1:
-        dist.broadcast(drawn, src=0)
-    return drawn
-
-
-def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [K, D] of the rows [N, D] of all ranks, and of each mean's rows the number [K] and the sum [K, D]."""
-    means = draw_rows(rows, size, seed)
-    for _ in range(rounds):
-        count, total = cluster_sums(rows, nearest_code(rows, means), size)
-        means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], means)
-    return means, *cluster_sums(rows, nearest_code(rows, means), size)
-
-
-def move_dead(codes: Tensor, use: Tensor, rows: Tensor, ratio: float, seed: int) -> Tensor:
-    """Moves codes [K, D] whose use [K] is less than a share of the mean use onto rows [N, D], with the mean use, in place.
-
-    Returns:
-        The codes that moved: the least used ones, at most one for each row.
-    """
-    mean_use = use.mean()
-    dead = (use < ratio * mean_use).nonzero()[:, 0]
-    dead = dead[use[dead].argsort(stable=True)][: len(rows)]
-    if len(dead):
-        codes[dead] = draw_rows(rows, len(dead), seed).to(codes.dtype)
-        use[dead] = mean_use
-    return dead
-
-
-def check_shares(**shares: float) -> None:
-    """Raises ValueError for a share outside [0, 1)."""
-    wrong = {name: share for name, share in shares.items() if not 0 <= share < 1}
-    if wrong:
-        raise ValueError(f"{' and '.join(wrong)} must lie in [0, 1), got {', '.join(map(str, wrong.values()))}")
-
-
-def check_rounds(kmeans_iters: int) -> None:
-    """Raises ValueError for a negative number of rounds."""
-    if kmeans_iters < 0:
-        raise ValueError(f"kmeans_iters must be at least 0, got {kmeans_iters}")
-
-
-class EmaCodebook(Codebook):
-    """The library's codebook without its tables: [N, D] rows, one codebook of K codes."""
-
-    def __init__(self, dim: int, size: int, decay: float, dead_code_ratio: float, kmeans_iters: int) -> None:
-        super().__init__(dim=dim, codebook_size=size, decay=decay, threshold_ema_dead_code=0, kmeans_init=False)
-        self.dead_code_ratio = dead_code_ratio
-        self.kmeans_iters = kmeans_iters
-        self.initted.fill_(kmeans_iters == 0)
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self.reset_statistics()
-
-    def reset_statistics(self) -> None:
-        """Gives every code the same use, with moving averages that stand for the codes as they are."""
-        self.cluster_size.fill_(START_COUNT)
-        self.embed_avg.copy_(self.embed * START_COUNT)
-
-    @torch.no_grad()
-    def start(self, rows: Tensor) -> None:
-        """k-means on the rows [N, D] of a training batch (of all ranks)."""
-        means, count, total = k_means(rows, self.codebook_size, self.kmeans_iters, int(self.num_updates))
-        self.embed.copy_(means)
-        self.cluster_size.copy_(count)
-        self.embed_avg.copy_(total)
-        self.replace_dead(rows)
-        self.initted.fill_(True)
-
-    @torch.no_grad()
-    def update(self, rows: Tensor, ids: Tensor) -> None:
-        """One step of the moving averages with rows [N, D] and their ids [N], then the reset of dead codes."""
-        count, total = cluster_sums(rows, ids, self.codebook_size)
-        self.cluster_size.lerp_(count.to(self.cluster_size)[None], 1 - self.decay)
-        self.embed_avg.lerp_(total.to(self.embed_avg)[None], 1 - self.decay)
-        self.update_ema()
-        self.replace_dead(rows)
-        self.num_updates += 1
-
-    def replace_dead(self, rows: Tensor) -> None:
-        """Moves codes that are used far less than the mean onto rows of this batch, at most one code per row."""
-        if self.dead_code_ratio == 0:
-            return
-        codes, use = self.embed[0], self.cluster_size[0]
-        dead = move_dead(codes, use, rows, self.dead_code_ratio, int(self.num_updates))
-        self.embed_avg[0, dead] = codes[dead] * use[dead, None]
+from emu_tokenizers.quantizers.codebook import EmaCodebook, check_rounds, check_shares
 
 
 class VectorQuantizer(Quantizer):
