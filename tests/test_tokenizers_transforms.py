@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from emu_tokenizers.pixels.images import open_image, to_rgb
-from emu_tokenizers.pixels.transforms import to_frames, to_image, to_pixels
+from emu_tokenizers.pixels.transforms import from_bytes, to_bytes, to_frames, to_image, to_pixels
 
 
 def colours(height: int = 6, width: int = 4) -> np.ndarray:
@@ -111,3 +111,11 @@ def test_only_pictures_and_bytes_are_taken(given):
 def test_arrays_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
         to_pixels(np.zeros(shape, dtype=np.uint8))
+
+
+def test_every_byte_comes_back_through_pixels_of_any_shape():
+    levels = torch.arange(256, dtype=torch.uint8)
+    pixels = from_bytes(levels)
+    assert pixels.dtype == torch.float32 and pixels[0] == -1 and pixels[-1] == 1
+    assert torch.equal(to_bytes(pixels), levels)
+    assert torch.equal(to_bytes(pixels.view(4, 4, 16)), levels.view(4, 4, 16))

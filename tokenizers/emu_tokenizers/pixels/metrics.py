@@ -6,13 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emu_tokenizers.pixels.transforms import to_bytes
+
 MIN_SQUARED_ERROR = 1e-10
 """Floor of the squared error (100 dB), so that one perfect picture does not make a mean infinite."""
-
-
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] as uint8 of the same shape: clamped and rounded, as a saved picture is."""
-    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def psnr(reconstruction: Tensor, pixels: Tensor) -> Tensor:

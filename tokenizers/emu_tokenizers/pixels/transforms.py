@@ -10,6 +10,16 @@ from torch import Tensor
 from emu_tokenizers.pixels.images import to_rgb
 
 
+def from_bytes(levels: Tensor) -> Tensor:
+    """Levels of 0 to 255, of any shape and device, as float32 pixels in [-1, 1]."""
+    return levels.float() / 127.5 - 1.0
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Floating point pixels in [-1, 1], of any shape and device, as uint8: clamped, and rounded to nearest."""
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def to_pixels(image: Image.Image | np.ndarray) -> Tensor:
     """A picture as the vision tokenizer reads it.
 
@@ -33,11 +43,11 @@ def to_pixels(image: Image.Image | np.ndarray) -> Tensor:
         raise TypeError(f"a picture is a PIL image or a uint8 array (H, W, 3), got {type(image).__name__}")
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
         raise ValueError(f"a picture of shape {array.shape}; expected (H, W, 3) with at least one pixel")
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+    return from_bytes(torch.from_numpy(array.copy()).permute(2, 0, 1))
 
 
 def to_frames(pixels: Tensor) -> np.ndarray:
-    """Pixels as uint8, clamped and rounded to nearest.
+    """Pixels as an array of pictures, see `to_bytes`.
 
     Args:
         pixels: floating point (..., 3, H, W) in [-1, 1]; values outside are clamped.
@@ -45,8 +55,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
     Returns:
         uint8 array (..., H, W, 3).
     """
-    scaled = (pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+    return to_bytes(pixels.detach().cpu()).movedim(-3, -1).contiguous().numpy()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
