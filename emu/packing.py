@@ -7,7 +7,7 @@ the same rule to avoid needless truncation of text).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from emu.documents import TokenDocument
 
 IGNORE_INDEX = -100
+"""Label of a token that is not predicted, as everywhere in PyTorch."""
 
 
 class Packed(NamedTuple):
@@ -23,7 +24,7 @@ class Packed(NamedTuple):
 
     Attributes:
         input_ids: (R, S) int64; padding holds the pad id.
-        labels: (R, S) int64, the input ids where a token is predicted, -100 in padding; the model shifts them.
+        labels: (R, S) int64, the input ids where a token is predicted, `IGNORE_INDEX` in padding; the model shifts them.
         segment_ids: (R, S) int64, 1..n for the documents of a row, 0 for padding.
         loss_weights: (R, S) float32, the weight of predicting each token; 0 in padding and at the first token of each document.
         source_ids: (R, S) int64, the number of the source that each token came from, -1 in padding.
@@ -34,6 +35,17 @@ class Packed(NamedTuple):
     segment_ids: Tensor
     loss_weights: Tensor
     source_ids: Tensor
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The same rows on a device."""
+        return Packed(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def passes(self, rows: int) -> Iterator[Packed]:
+        """The rows in order, at most `rows` at a time, each time without the columns that are padding in all of them."""
+        for start in range(0, len(self.input_ids), rows):
+            some = slice(start, start + rows)
+            used = int((self.segment_ids[some] > 0).sum(dim=1).max())
+            yield Packed(*(tensor[some, : max(1, used)] for tensor in self))
 
 
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -127,7 +139,8 @@ def pack(
     Args:
         documents: any number of documents.
         row_length: number of positions of a row.
-        source_ids: the number of each document's source; 0 for all by default.
+        source_ids: the number of each document's source; 0 for all by default. With `range(len(documents))` each position of the
+            rows says which document it belongs to.
         pad_token_id: id of the padding.
         multiple: empty rows are added until their number is a multiple of this.
 

@@ -73,3 +73,23 @@ def test_documents_that_cannot_be_packed_are_all_named():
         plan_rows([8, 9, 12], 8)
     with pytest.raises(ValueError, match=r"0 \(0 tokens\)"):
         plan_rows([0], 8)
+
+
+def test_passes_hold_every_row_once_without_columns_of_padding():
+    documents = make_documents([9, 4, 3, 3, 2])
+    packed = pack(documents, 12, source_ids=range(len(documents)))
+    parts = list(packed.passes(1))
+    assert len(parts) == len(packed.input_ids) == 2
+    for r, part in enumerate(parts):
+        used = int((packed.segment_ids[r] > 0).sum())
+        for ours, whole in zip(part, packed, strict=True):
+            assert torch.equal(ours[0], whole[r, :used])
+    (together,) = packed.to("cpu").passes(8)
+    assert together.input_ids.shape == (2, 12)
+
+
+def test_source_ids_can_number_the_documents():
+    documents = make_documents([5, 4, 3])
+    packed = pack(documents, 8, source_ids=range(3))
+    for i, document in enumerate(documents):
+        assert packed.input_ids[packed.source_ids == i].tolist() == document.ids.tolist()

@@ -128,12 +128,13 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | float | None = None,
         return_dict: bool | None = None,
         cache: Cache | None = None,
+        return_hidden: bool = False,
     ) -> CausalLMOutputWithPast:
         """Hidden states, and from them the loss (with labels) or the logits (without, or with `return_logits`).
 
         Args:
             input_ids: (B, S) int64.
-            labels: (B, S) int64, aligned with `input_ids` and shifted inside; -100 is not predicted.
+            labels: (B, S) int64, aligned with `input_ids` and shifted inside; `emu.packing.IGNORE_INDEX` is not predicted.
             loss_weights: (B, S); `loss_weights[b, i]` weighs the prediction of token i.
             segment_ids: (B, S) int64, 0 for padding and 1..n for the documents of a packed row. Nothing is predicted or attended
                 across them, and positions restart at each.
@@ -141,13 +142,15 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             position_ids: (B, S); by default they count from the end of the cache, or from the start of each segment.
             past_key_values: a cache of transformers, under the name that it has before 5.24.
             use_cache: return one; never while training with labels.
-            logits_to_keep: compute logits of the last so many tokens only; 0 means all.
+            logits_to_keep: compute logits of the last N tokens only; 0 means all.
             num_items_in_batch: divisor of the summed loss instead of this batch's own weights, for accumulation over batches.
             cache: a cache of transformers, under the name that it has from 5.24 on.
+            return_hidden: return the hidden states too, and the logits only where `return_logits` asks for them.
 
         Returns:
             `loss` (), `logits` (B, S, vocab_size), and the cache under transformers' name for it; `logits` is None exactly when labels
-            are given and not `return_logits`.
+            are given or `return_hidden`, and not `return_logits`. With `return_hidden`, `hidden_states` is a tuple of one: (B, S, hidden)
+            after the final norm.
 
         Raises:
             ValueError: shapes that do not agree, segments together with a cache or a padding mask, or two caches.
@@ -174,9 +177,9 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
                 z_loss=self.config.z_loss,
                 divisor=num_items_in_batch,
             )
-        if labels is None or return_logits:
+        if return_logits or (labels is None and not return_hidden):
             logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        kept: dict[str, Any] = {CACHE: cache}
+        kept: dict[str, Any] = {CACHE: cache, "hidden_states": (hidden,) if return_hidden else None}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
     def _check(

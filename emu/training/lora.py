@@ -87,7 +87,6 @@ class LoraModule(EmuModule):
         if self.checkpointing:
             checkpoint_blocks(model)
         self.model = model.train()
-        self.model.model.register_forward_hook(self._keep_hidden)
 
     def problems(self, trainer: Any) -> list[str]:
         """See `EmuModule`."""

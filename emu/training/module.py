@@ -12,10 +12,10 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from emu.model import EmuConfig, EmuForCausalLM
-from emu.model.loss import next_targets
+from emu.model.scoring import losses_of_hidden, token_losses
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.meters import PartSums, StepMeter, TokenKinds
@@ -25,7 +25,6 @@ from emu.training.step_weights import StepWeights
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weighting import LossWeighting
 from emu.vocabulary import Vocabulary
-from emu_kernels import linear_cross_entropy
 from emu_tokenizers.resuming import check_weights
 
 
@@ -78,8 +77,6 @@ class EmuModule(LightningModule):
         self._clock = 0.0
         self._rate = 0.0
         self._noise_seed = torch.initial_seed()
-        self._measure = False
-        self._hidden: Tensor | None = None
 
     # Building
 
@@ -97,7 +94,6 @@ class EmuModule(LightningModule):
             self.config = self.config if vocabulary is None else with_vocabulary(self.config, vocabulary)
             self.model = EmuForCausalLM(self.config)
         self.model.train()
-        self.model.model.register_forward_hook(self._keep_hidden)
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh)
 
@@ -143,6 +139,7 @@ class EmuModule(LightningModule):
             labels=batch.labels,
             loss_weights=batch.loss_weights,
             segment_ids=batch.segment_ids,
+            return_hidden=True,
         )
 
     def on_fit_start(self) -> None:
@@ -185,18 +182,20 @@ class EmuModule(LightningModule):
         torch.manual_seed(
             derive_key("noise", self._noise_seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
         )
-        self._measure = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._start_step(batch)
         step = self._step_weights
         assert step is not None
         batch = batch._replace(loss_weights=step.weigh(batch.input_ids, batch.loss_weights))
         output = self(batch)
-        self._measure = False  # what else runs the model before the next step is not measured
         loss, share = step.share(output.loss, batch.loss_weights.sum())
         meter = self._start_meters()
         meter.add_batch(share, batch.segment_ids)
-        self._add_parts(batch, meter.kinds, meter.sources)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            # one more product with the head, which is why the steps between two rows are not measured
+            assert self.model is not None
+            losses = losses_of_hidden(output.hidden_states[-1].detach(), self.model.lm_head.weight.detach(), batch)
+            self._add_parts(losses, batch, meter.kinds, meter.sources)
         return loss
 
     def configure_gradient_clipping(
@@ -232,10 +231,7 @@ class EmuModule(LightningModule):
         if self._validation is None:
             self._validation = PartSums(getattr(self._datamodule(), "validation_names", ()) or ("all",))
         assert self.model is not None
-        self._measure = True
-        self.model(input_ids=batch.input_ids, segment_ids=batch.segment_ids, logits_to_keep=1)
-        self._measure = False
-        self._add_parts(batch, None, self._validation)
+        self._add_parts(token_losses(self.model, batch), batch, None, self._validation)
 
     def on_validation_epoch_end(self) -> None:
         """Log validation_loss, the mean over all tokens, and validation_loss/<source>."""
@@ -335,28 +331,13 @@ class EmuModule(LightningModule):
             )
         return self._meter
 
-    def _keep_hidden(self, module: nn.Module, inputs: Any, hidden: Tensor) -> None:
-        if self._measure:
-            self._hidden = hidden.detach()
-
-    @torch.no_grad()
-    def _add_parts(self, batch: Packed, kinds: PartSums | None, sources: PartSums) -> None:
-        """On steps that are measured, add each predicted token's loss to the sums of its kind and of its source.
-
-        It costs one more product with the head, which is why the steps between two rows are not measured.
-        """
-        hidden, self._hidden = self._hidden, None
-        if hidden is None:
-            return
-        assert self.model is not None
-        targets, weights = next_targets(batch.labels, batch.loss_weights, batch.segment_ids)
-        targets = targets.flatten()
-        losses: Any = linear_cross_entropy(hidden.flatten(0, 1), self.model.lm_head.weight, targets, reduction="none")
-        assert weights is not None
+    def _add_parts(self, losses: Tensor, batch: Packed, kinds: PartSums | None, sources: PartSums) -> None:
+        """Add each predicted token's loss, of (R, S), to the sums of its kind and of its source."""
+        losses, weights = losses.flatten(), batch.loss_weights.flatten()
         if kinds is not None and self._kinds is not None:
-            kinds.add(losses, weights, self._kinds(targets))
+            kinds.add(losses, weights, self._kinds(batch.input_ids.flatten()))
         if sources.names:
-            sources.add(losses, weights, batch.source_ids.roll(-1, dims=1).flatten())
+            sources.add(losses, weights, batch.source_ids.flatten())
 
     def _world_size(self) -> int:
         """Number of ranks that see different rows."""
