@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from emu_tokenizers.pixels.sources import clip_sources, picture_files
-from emu_tokenizers.training import picture_data as pictures
+from emu_tokenizers.training import pixel_loader
 from emu_tokenizers.training.picture_data import BadSamples, PictureData, crop
 
 
@@ -44,15 +44,15 @@ def test_a_loader_continues_where_its_state_stands(folder):
 def test_a_step_sees_the_same_samples_on_any_number_of_ranks(folder, monkeypatch):
     data = PictureData(str(folder), str(folder / "clips"), size=16, images_per_step=4, clips_per_step=2, frames=3)
     whole = next(iter(data.train_dataloader()))
-    monkeypatch.setattr(pictures, "num_ranks", lambda: 2)
+    monkeypatch.setattr(pixel_loader, "num_ranks", lambda: 2)
     shares = []
     for number in range(2):
-        monkeypatch.setattr(pictures, "rank", lambda number=number: number)
+        monkeypatch.setattr(pixel_loader, "rank", lambda number=number: number)
         shares.append(next(iter(data.train_dataloader())))
     for kind, samples in whole.items():
         assert torch.equal(torch.stack([share[kind] for share in shares], dim=1).flatten(0, 1), samples)
         assert not torch.equal(shares[0][kind], shares[1][kind])
-    monkeypatch.setattr(pictures, "num_ranks", lambda: 3)
+    monkeypatch.setattr(pixel_loader, "num_ranks", lambda: 3)
     with pytest.raises(ValueError, match="4 samples of kind 'image' a step cannot be divided among 3 ranks"):
         next(iter(data.train_dataloader()))
 

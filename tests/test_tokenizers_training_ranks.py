@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from emu_tokenizers import VisionTokenizerConfig
 from emu_tokenizers.training.losses import TokenizerLosses
-from emu_tokenizers.training.picture_data import PixelLoader
+from emu_tokenizers.training.pixel_loader import PixelLoader
 from emu_tokenizers.training.shapes_data import ShapesData
 from emu_tokenizers.training.tokenizer_module import TokenizerModule
 

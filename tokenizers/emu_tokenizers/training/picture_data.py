@@ -4,12 +4,14 @@ Every crop of a run is a function of (seed, step, place in the step), so the loa
 read are left out, counted by reason, and stop the run when there are too many.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +19,11 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
-from emu_tokenizers.distributed import num_ranks, rank
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
 from emu_tokenizers.pixels.transforms import to_pixels
-from emu_tokenizers.resuming import check_identity
+from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
 
-KINDS = ("image", "video")
 MIN_READ = 200
 """So many sources must have been read before a share of bad ones stops the run; of a few files one bad one says nothing."""
 
@@ -55,78 +55,6 @@ def crop(images: Sequence[Image.Image], size: int, random: np.random.Generator) 
     frames = [image.resize((size, size), Image.Resampling.BICUBIC, box=box) for image in images]  # type: ignore[arg-type]
     pixels = torch.stack([to_pixels(frame) for frame in frames])
     return pixels.flip(-1) if random.integers(2) else pixels
-
-
-class StepSource(Protocol):
-    """What a loader draws its batches from."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Samples of each kind ("image", "video") in a step, over all ranks."""
-        ...
-
-    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
-        """One sample of a kind, drawn by `random`: pixels (3, s, s), or (T, 3, s, s) of a video."""
-        ...
-
-
-class PixelLoader:
-    """Batches {"image": (B, 3, s, s), "video": (B, T, 3, s, s)}; its state is the number of the step.
-
-    The state also holds what the samples are drawn from: seed, counts, length, and what `data.identity` adds; a position that was saved
-    under another one is refused.
-
-    Each sample is a function of the seed, the step and its place in the step. Of N ranks that train together each draws every N-th,
-    so that a step sees the same samples on any number of ranks.
-
-    Raises:
-        ValueError: when iterated, the samples of a step cannot be divided among the ranks.
-    """
-
-    def __init__(self, data: StepSource, length: int, seed: int) -> None:
-        self.data, self.length, self.seed = data, length, seed
-        self.step = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        first = self.step % self.length
-        for _ in range(first, self.length):
-            self.step += 1
-            yield self.batch(self.step - 1)
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """This rank's share of a step."""
-        found = {}
-        for kind, count in self.data.counts.items():
-            if count % num_ranks():
-                raise ValueError(
-                    f"{count} samples of kind {kind!r} a step cannot be divided among {num_ranks()} ranks; choose a multiple"
-                )
-            places = range(rank(), count, num_ranks())
-            keys = ((self.seed, step, KINDS.index(kind), place) for place in places)
-            found[kind] = torch.stack([self.data.sample(kind, np.random.default_rng(key)) for key in keys])
-        return found
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides which samples a step holds."""
-        own = {"seed": self.seed, "steps_per_epoch": self.length, "samples_per_step": dict(self.data.counts)}
-        return own | dict(getattr(self.data, "identity", {}))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, and in what."""
-        return {"step": self.step, **self.identity}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues after the steps that a state counts.
-
-        Raises:
-            ValueError: they were drawn from other samples.
-        """
-        check_identity(state, self.identity)
-        self.step = int(state["step"])
 
 
 class PictureData(LightningDataModule):
@@ -216,6 +144,10 @@ class PictureData(LightningDataModule):
             "video": self.clips_per_step if self.clips else 0,
         }
         return {kind: count for kind, count in counts.items() if count}
+
+    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
+        """See `StepSource`."""
+        return draw_apart(self.sample, seed, step, places)
 
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One crop, drawn by `random`: (3, size, size), or (frames, 3, size, size) of a clip."""

@@ -3,13 +3,15 @@
 One or two anti-aliased circles, squares or triangles in 8 colours on 4 backgrounds, at continuous places and sizes.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from emu_tokenizers.training.picture_data import PixelLoader
+from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
 
 COLOURS = np.array([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
 BACKGROUNDS = np.array([[0.05, 0.05, 0.2], [0.6, 0.6, 0.6], [0.95, 0.95, 0.85], [0.2, 0.4, 0.2]])
@@ -88,6 +90,10 @@ class ShapesData(LightningDataModule):
     def counts(self) -> dict[str, int]:
         """Pictures in a step, over all ranks."""
         return {"image": self.images_per_step}
+
+    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
+        """See `emu_tokenizers.training.pixel_loader.StepSource`."""
+        return draw_apart(self.sample, seed, step, places)
 
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One picture (3, size, size), drawn by `random`."""
