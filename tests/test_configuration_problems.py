@@ -234,6 +234,6 @@ def test_a_saved_configuration_of_an_earlier_version_says_what_to_write(tmp_path
     recipe = tmp_path / "config.yaml"
     recipe.write_text(yaml.safe_dump({"data": {"class_path": "emu.demo.worlds.WorldsData"}}))
     with pytest.raises(
-        ValueError, match=r"emu\.demo\.worlds\.WorldsData' is of an earlier version; write emu\.worlds\.data"
+        ValueError, match=r"emu\.demo\.worlds\.WorldsData' is of an earlier version; write emu\.worlds\.training_data"
     ):
         EmuCLI(EmuModule, ["--config", str(recipe)])

@@ -10,9 +10,9 @@ from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, i
 from emu.evaluation.suites import WORLDS_FILE, Options, trained_worlds
 from emu.evaluation.summary import add_to_metrics
 from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
-from emu.worlds.data import WorldsData, WorldSource
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import WorldDocuments
+from emu.worlds.training_data import WorldsData, WorldSource
 
 
 def oracle(world):

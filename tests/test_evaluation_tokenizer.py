@@ -10,7 +10,7 @@ from PIL import Image
 
 from emu.cli.evaluate import main, report_folder
 from emu.evaluation import perceptual
-from emu.evaluation.tokenizer import Options, batches, evaluate, fit
+from emu.evaluation.reconstruction import Options, batches, evaluate, fit
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.comparison import side_by_side
 from emu_tokenizers.pixels.images import open_image

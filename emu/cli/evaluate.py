@@ -144,7 +144,7 @@ def tokenizer_main(arguments: Sequence[str]) -> int:
     options = tokenizer_parser().parse_args(arguments)
     if options.images is None and options.videos is None:
         raise ValueError("give --images, --videos or both")
-    from emu.evaluation.tokenizer import Options, evaluate
+    from emu.evaluation.reconstruction import Options, evaluate
     from emu.media import png_bytes
     from emu.tokenizers import VisionTokenizer
     from emu_tokenizers.files import holding, write_file, write_json

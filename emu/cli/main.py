@@ -57,7 +57,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("emu.demo.cli", "main", "train on handwritten digits from nothing and look at the results"),
+    "demo": Command("emu.cli.demo", "main", "train on handwritten digits from nothing and look at the results"),
     "fit-tokenizer": Command("emu.cli.fit", "fit_tokenizer", "train a vision tokenizer from a recipe"),
     "tokenize": Command("emu.cli.tokenize", "main", "turn raw documents into token shards"),
     "shards": Command("emu.cli.shards", "main", "look at token shards, check them, merge them"),

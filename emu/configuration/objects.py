@@ -9,7 +9,7 @@ from typing import Any
 
 MOVED = {
     "emu.demo.worlds.ExcessCurves": "emu.evaluation.excess_curves.ExcessCurves",
-    "emu.demo.worlds.WorldsData": "emu.worlds.data.WorldsData",
+    "emu.demo.worlds.WorldsData": "emu.worlds.training_data.WorldsData",
     "emu_tokenizers.drawings.ShapesData": "emu_tokenizers.training.ShapesData",
     "emu_tokenizers.pictures.PictureData": "emu_tokenizers.training.PictureData",
 }

@@ -15,8 +15,8 @@ from emu.evaluation.models import ModelSample, ModelScore
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.worlds import HELD_OUT, MovingWorld
-from emu.worlds.data import WorldsData
 from emu.worlds.scene_documents import WorldDocuments
+from emu.worlds.training_data import WorldsData
 
 
 class ExcessCurves(Callback):

@@ -21,8 +21,8 @@ from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, Skill, detection_
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.worlds import COMBINATIONS, HELD_OUT, ShapesWorld, suite
-from emu.worlds.data import WORLDS_FILE
 from emu.worlds.scene_documents import WorldDocuments
+from emu.worlds.training_data import WORLDS_FILE
 from emu_tokenizers.files import read_json
 
 ATTRIBUTES = (
