@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from emu.data import KeyedPermutation, derive_key
+from emu.randomness import KeyedPermutation, derive_key, key_of, uniforms
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 16, 17, 97, 1000, 1347, 4096])
@@ -21,6 +21,17 @@ def test_order_depends_on_nothing_but_size_and_key():
 def test_known_values_stay_the_same_across_versions():
     assert derive_key("order", 0, "images", 0) == 6961487561255445467
     assert KeyedPermutation(10, 42)(range(10)).tolist() == [6, 9, 7, 4, 0, 2, 1, 5, 8, 3]
+    assert key_of("shapes-1", "train", 0) == 9267193333022907878
+    assert uniforms(5, 0, 1, 3).tolist() == [[0.386768045983934, 0.7523070158382239, 0.2327091656774618]]
+
+
+def test_numbers_depend_on_their_key_and_position_alone():
+    whole = uniforms(key_of("stream"), 0, 1000, 2)
+    assert np.array_equal(whole[700:703], uniforms(key_of("stream"), 700, 3, 2))
+    assert whole.min() >= 0 and whole.max() < 1
+    assert not np.array_equal(whole, uniforms(key_of("stream", 1), 0, 1000, 2))
+    counts = np.bincount((whole.ravel() * 10).astype(int), minlength=10)
+    assert ((counts - 200) ** 2 / 200).sum() < 34  # the 0.9999 quantile for 9 degrees of freedom is 33.7
 
 
 def test_huge_ranges_are_searched_without_a_table():

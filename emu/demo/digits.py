@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emu_tokenizers.pixels.transforms import from_bytes
+
 DATA_FILE = Path(__file__).with_name("handwritten_digits.npz")
 
 CANVAS = 32
@@ -113,5 +115,4 @@ def draw_clips(images: Tensor, directions: Tensor, shifts: Tensor, rest: int = 0
 
 def to_rgb_pixels(canvases: Tensor) -> Tensor:
     """uint8 (..., H, W) to float32 (..., 3, H, W) in [-1, 1], what the vision tokenizer reads."""
-    pixels = canvases.float() / 127.5 - 1.0
-    return pixels.unsqueeze(-3).expand(*canvases.shape[:-2], 3, *canvases.shape[-2:])
+    return from_bytes(canvases).unsqueeze(-3).expand(*canvases.shape[:-2], 3, *canvases.shape[-2:])

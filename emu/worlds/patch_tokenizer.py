@@ -18,6 +18,7 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.worlds import ShapesWorld, World
 from emu.worlds.scene_documents import QUESTION
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
+from emu_tokenizers.pixels.transforms import from_bytes
 from emu_tokenizers.quantizers.vq import MultiQuantizer, VectorQuantizer
 from emu_tokenizers.vision.layers import FrameAttention, ResidualBlock, SpatialNorm
 
@@ -198,7 +199,7 @@ def fit_tokenizer(
         layout: name of the layout.
     """
     pictures = [world.render(world.draw(0, 2000).rows, size) for world in worlds if isinstance(world, ShapesWorld)]
-    shown = torch.from_numpy(np.concatenate(pictures)).movedim(-1, 1).float() / 127.5 - 1
+    shown = from_bytes(torch.from_numpy(np.concatenate(pictures)).movedim(-1, 1))
     vision = fit_patches(shown, codebook_size, per_channel=per_channel)
     corpus = ["4*4*4 4f 4fps 1s", "1 boxes", "2 boxes", QUESTION] * CAPTIONS_OF_A_WORLD
     for world in worlds:

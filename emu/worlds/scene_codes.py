@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emu.worlds import MovingWorld, ShapesWorld, tiles
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
 PIXELS_PER_PASS = 1 << 19
 SAMPLE = 64
@@ -22,8 +23,8 @@ def encode(vision: VisionTokenizer, pixels: np.ndarray) -> Tensor:
     step = max(1, PIXELS_PER_PASS // pixels[0].size)
     parts = []
     for start in range(0, len(pixels), step):
-        some = torch.from_numpy(pixels[start : start + step]).movedim(-1, -3).to(vision.device, torch.float32)
-        parts.append(vision.encode((some / 127.5 - 1).to(vision.dtype)).cpu().to(torch.int32))
+        levels = torch.from_numpy(pixels[start : start + step]).movedim(-1, -3).to(vision.device)
+        parts.append(vision.encode(from_bytes(levels).to(vision.dtype)).cpu().to(torch.int32))
     return torch.cat(parts)
 
 
@@ -32,7 +33,7 @@ def decode(vision: VisionTokenizer, codes: Tensor) -> np.ndarray:
     per_code = 3 * vision.spatial_factor**2 * vision.temporal_factor
     step = max(1, PIXELS_PER_PASS // (codes[0].numel() * per_code))
     painted = torch.cat([vision.decode(part.long().to(vision.device)).float().cpu() for part in codes.split(step)])
-    return ((painted.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).numpy()
+    return to_frames(painted)
 
 
 def picture_codes(world: ShapesWorld, vision: VisionTokenizer, size: int) -> Tensor:

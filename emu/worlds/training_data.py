@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +13,12 @@ from emu.documents import TokenDocument
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
+from emu.randomness import key_of, uniforms
 from emu.vocabulary import Vocabulary
 from emu.worlds import TRAIN, World, suite
-from emu.worlds.noise import key_of, uniforms
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import FPS, WorldDocuments
+from emu_tokenizers.files import write_json
 
 WORLDS_FILE = "worlds.json"
 """In a model's folder: the worlds that it was trained on, by name and fingerprint, the tasks, and the size of the pictures."""
@@ -156,5 +156,5 @@ class WorldsData(MixtureDataModule):
             tasks.setdefault(world, []).append(task)
         worlds = {name: self.worlds[name].fingerprint() for name in tasks}
         table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds, "tasks": tasks}
-        (folder / WORLDS_FILE).write_text(json.dumps(table, indent=2) + "\n")
+        write_json(folder / WORLDS_FILE, table)
         write_settings(folder, defaults.to_dict(), self.tokenizer.fingerprints)

@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
+from emu.randomness import key_of, uniforms
 from emu.worlds.captions import CaptionTable, Columns, Rule
-from emu.worlds.noise import key_of, uniforms
 from emu.worlds.table import ConditionalTable
 
 TRAIN, HELD_OUT, COMBINATIONS = "train", "held_out", "combinations"
