@@ -130,9 +130,7 @@ def test_a_modality_without_its_tokenizer_is_told_by_the_names_of_arguments(toke
 
     register(Sound())
     try:
-        with pytest.raises(
-            ValueError, match="a tokenizer 'audio', and a MultimodalTokenizer holds one of text and one of"
-        ):
+        with pytest.raises(ValueError, match="needs a tokenizer 'audio'"):
             MultimodalTokenizer(tokenizer.text, tokenizer.vision, modalities=("sound",))
     finally:
         del _registered["sound"]
