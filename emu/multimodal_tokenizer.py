@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import push
 from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
 from emu.layouts import LAYOUTS, Layout
-from emu.modalities import Grid, get_modality
+from emu.modalities import Grid, Modality, get_modality
+from emu.templates import ITEMS, PLAIN, Templates, parse_template
+from emu.tokenizer_folder import (
+    VISION,
+    read_codecs,
+    read_table,
+    read_templates,
+    write_codecs,
+    write_table,
+    write_templates,
+)
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
-from emu_tokenizers.files import write_json
-from emu_tokenizers.folders import TEXT_FOLDER, VISION_FOLDER
+from emu_tokenizers.folders import TEXT_FOLDER
+from emu_tokenizers.pixels.resize import Resize
 
-FILE_NAME = "multimodal_tokenizer.json"
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class MultimodalTokenizer:
@@ -30,28 +41,42 @@ class MultimodalTokenizer:
 
     Args:
         text: tokenizer of plain text.
-        vision: tokenizer of pictures and clips; may be None where no modality needs it.
-        layout: name of the layout, "emu3" or "emu3.5".
+        vision: tokenizer of pictures and clips, short for `codecs={"vision": ...}`; may be None where no modality needs it.
+        layout: name of the layout.
         modalities: names of the registered modalities that documents may hold.
         vocabulary: the table of ids; by default text ids first, then controls, then the codebooks of the modalities.
+        codecs: name -> tokenizer that turns a modality's values into codes, under the name that `Modality.codec` gives it.
+        templates: what stands around the user's words in prompts.
+        resize: how pictures in prompts become pictures that the vision tokenizer takes; None takes them as they are.
+
+    Attributes:
+        codecs: name -> tokenizer, `vision` among them.
 
     Raises:
-        ValueError: an unknown layout or modality, or a vocabulary that does not fit the tokenizers.
+        ValueError: an unknown layout or modality, a codec that is missing or given twice, or a vocabulary that does not fit the tokenizers.
     """
 
     def __init__(
         self,
         text: TextTokenizer,
-        vision: VisionTokenizer | None,
+        vision: VisionTokenizer | None = None,
         layout: str = "emu3",
         modalities: Sequence[str] = ("image", "video"),
         vocabulary: Vocabulary | None = None,
+        *,
+        codecs: Mapping[str, Any] | None = None,
+        templates: Templates = PLAIN,
+        resize: Resize | None = None,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"no layout {layout!r}; there are {sorted(LAYOUTS)}")
+        given = {name: codec for name, codec in (codecs or {}).items() if codec is not None}
+        if vision is not None and given.setdefault(VISION, vision) is not vision:
+            raise ValueError("the vision tokenizer is given twice, as vision and in codecs; leave one out")
         self.text = text
-        self.vision = vision
-        self._codecs: dict[str, Any] = {"vision": vision}
+        self.codecs: dict[str, Any] = given
+        self.templates = templates
+        self.resize = resize
         codebooks = self._codebooks(modalities)
         self.vocabulary = vocabulary or Vocabulary.build(text.size, codebooks)
         self._check(codebooks)
@@ -60,12 +85,21 @@ class MultimodalTokenizer:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.vocabulary!r}, {self.layout!r})"
 
+    @property
+    def vision(self) -> VisionTokenizer | None:
+        """The tokenizer of pictures and clips, where there is one."""
+        return self.codecs.get(VISION)
+
+    def _codec_of(self, modality: Modality) -> Any:
+        return None if modality.codec is None else self.codecs.get(modality.codec)
+
     def _codebooks(self, modalities: Iterable[str]) -> dict[str, int]:
         codebooks: dict[str, int] = {}
         for modality in map(get_modality, modalities):
-            if modality.codec is not None and self._codecs.get(modality.codec) is None:
+            codec = self._codec_of(modality)
+            if modality.codec is not None and codec is None:
                 raise ValueError(_missing_codec(modality.name, modality.codec))
-            sizes = modality.codebook_sizes(self._codecs.get(modality.codec or ""))
+            sizes = modality.codebook_sizes(codec)
             names = [modality.codebook] if len(sizes) == 1 else [f"{modality.codebook}.{i}" for i in range(len(sizes))]
             codebooks.update(zip(names, sizes, strict=True))
         return codebooks
@@ -85,8 +119,7 @@ class MultimodalTokenizer:
     def fingerprints(self) -> dict[str, str]:
         """Digests of the vocabulary and of each tokenizer; token files and checkpoints carry them."""
         found = {"vocabulary": self.vocabulary.fingerprint, "text": self.text.fingerprint}
-        found.update({name: codec.fingerprint for name, codec in self._codecs.items() if codec is not None})
-        return found
+        return found | {name: codec.fingerprint for name, codec in self.codecs.items()}
 
     def segments(self, document: Any) -> list[Segment]:
         """Tokenise the items of a document, each on its own.
@@ -112,7 +145,7 @@ class MultimodalTokenizer:
             return TextSegment(torch.tensor(self.layout.encode_text(item.text), dtype=torch.int64), item.weight)
         for modality in self.layout.modalities.values():
             if modality.accepts(item):
-                return modality.encode(item, self._codecs.get(modality.codec or ""))
+                return modality.encode(item, self._codec_of(modality))
         raise TypeError(
             f"a document holds str, Text, segments and values of {sorted(self.layout.modalities)}, got {type(item).__name__}"
         )
@@ -150,68 +183,142 @@ class MultimodalTokenizer:
             text = self.layout.decode_text(segment.ids.tolist())
             return Plan(text, segment.plan) if segment.plan else text
         modality = self.layout.modality(segment.modality)
-        return modality.decode(segment, self._codecs.get(modality.codec or ""))
+        return modality.decode(segment, self._codec_of(modality))
 
     def prompt(self, items: Any, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> Tensor:
-        """A prompt for a block of codes: BOS, the items, and the header of the block.
+        """A prompt for a block of codes: BOS, the items in their template, and the header of the block.
 
         Returns:
             (n,) int64, ending in the image mark.
         """
-        opening = self.layout.build(self.segments(items), add_special=False).ids
+        items = self._resized(items)
+        template = self.templates.generate if items else self.templates.unconditional
         header = self.layout.header(modality, grid, meta)
-        return torch.cat([torch.tensor([self.vocabulary.controls["bos"]]), opening, torch.tensor(header)])
+        return torch.cat([self.render(template, items), torch.tensor(header)])
 
     def question(self, items: Any) -> Tensor:
-        """A prompt for text: BOS and the items, (n,) int64."""
-        return self.encode(items)[:-1]
+        """A prompt for text: BOS and the items in their template, (n,) int64."""
+        return self.render(self.templates.answer, self._resized(items))
+
+    def unconditional(self, items: Any) -> Tensor | None:
+        """What blocks after these items are guided against: the template without words, with the items' pictures; (n,) int64.
+
+        None where the model has no such words: guidance is against the block's header alone then.
+        """
+        if self.templates.unconditional == PLAIN.unconditional:
+            return None
+        pictures = [item for item in self._resized(items) if not isinstance(item, str)]
+        return self.render(self.templates.unconditional, pictures)
+
+    def render(self, template: str, items: Any = ()) -> Tensor:
+        """BOS and the ids of a template.
+
+        What stands between two controls or pictures is tokenized as one piece, as the released models' own scripts do; a user's text
+        can never become a control. Under a template without words the items are the document that they are in training.
+
+        Args:
+            template: with fields `{text}`, `{images}`, `{items}` and names of controls (see `emu.templates`).
+            items: the user's words and pictures (or clips, or segments of codes), of sizes that the tokenizer takes.
+
+        Returns:
+            (n,) int64.
+
+        Raises:
+            ValueError: an unknown field, or pictures where the template has no place for them.
+        """
+        listed, controls = _as_list(items), self.vocabulary.controls
+        bos = torch.tensor([controls["bos"]])
+        if template == ITEMS:
+            return torch.cat([bos, self.document(listed, add_special=False).ids])
+        others = [item for item in listed if not isinstance(item, str)]
+        values = {"text": [item for item in listed if isinstance(item, str)], "images": others, "items": listed}
+        parts = parse_template(template, controls)
+        if others and not {"images", "items"} & {name for _, name in parts}:
+            raise ValueError(f"{len(others)} pictures for the template {template!r}, which has no place for them")
+        pieces: list[Any] = []
+        for literal, name in parts:
+            pieces.append(literal)
+            if name is not None:
+                pieces += [torch.tensor([controls[name]])] if name in controls else values[name]
+        return torch.cat([bos, *self._rendered(pieces)])
+
+    def _rendered(self, pieces: Sequence[Any]) -> Iterator[Tensor]:
+        """Ids of words, controls (which are ids already) and items, with neighbouring words as one text."""
+        for is_text, group in itertools.groupby(pieces, lambda piece: isinstance(piece, str)):
+            if is_text:
+                yield torch.tensor(self.layout.encode_text("".join(group)), dtype=torch.int64)
+                continue
+            for piece in group:
+                yield piece if isinstance(piece, Tensor) else self.document([piece], add_special=False).ids
+
+    def _resized(self, items: Any) -> list[Any]:
+        listed = _as_list(items)
+        if self.resize is None:
+            return listed
+        return [self.resize(item) if isinstance(item, Image.Image) else item for item in listed]
+
+    def with_templates(self, templates: Templates) -> Self:
+        """The same tokenizer with other templates, e.g. for another task of Emu3.5; pictures get the area of that task."""
+        resize, area = self.resize, templates.settings.get("image_area")
+        if resize is not None and resize.area and area:
+            resize = replace(resize, area=int(area))
+        return type(self)(
+            self.text,
+            layout=self.layout.name,
+            modalities=list(self.layout.modalities),
+            vocabulary=self.vocabulary,
+            codecs=self.codecs,
+            templates=templates,
+            resize=resize,
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write both tokenizers and the table that joins them into a folder."""
+        """Write the tokenizers, the table that joins them, and templates where there are any, into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.text.save_pretrained(folder / TEXT_FOLDER)
-        if self.vision is not None:
-            self.vision.save_pretrained(folder / VISION_FOLDER)
-        table = {
-            "format_version": FORMAT_VERSION,
-            "layout": self.layout.name,
-            "modalities": list(self.layout.modalities),
-            "vocabulary": self.vocabulary.to_dict(),
-            "fingerprints": self.fingerprints,
-        }
-        write_json(folder / FILE_NAME, table)
+        write_codecs(folder, self.codecs)
+        write_table(
+            folder,
+            layout=self.layout.name,
+            modalities=list(self.layout.modalities),
+            vocabulary=self.vocabulary,
+            fingerprints=self.fingerprints,
+            codecs=self.codecs,
+        )
+        write_templates(folder, self.templates, self.resize)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Put what `save_pretrained` writes into a hub's repository; options, result and errors as in `Emu.push_to_hub`."""
         return push(repository, self.save_pretrained, kind="MultimodalTokenizer", **options)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MultimodalTokenizer:
-        """Read what `save_pretrained` wrote, from a folder, a bundled model or a hub's repository; with templates, where it has any.
+    def from_pretrained(cls, folder: str | Path, *, codecs: Mapping[str, type] | None = None) -> Self:
+        """Read what `save_pretrained` wrote, from a folder, a bundled model or a hub's repository.
+
+        Args:
+            folder: where.
+            codecs: codec's name -> class, for codecs whose registered modality does not name one. The folder names classes too, for
+                messages alone: an import that a stranger's file asks for could run anything.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
-            ValueError: a tokenizer in it is not the one it was saved with.
+            ValueError: a file cannot be read (the message names it), a codec has no known class, or a tokenizer in the folder is not the
+                one it was saved with.
         """
         folder = find_model_folder(folder)
-        if cls is MultimodalTokenizer and (folder / "templates.json").is_file():
-            return importlib.import_module("emu.hub.tokenizer").ReleasedTokenizer.from_pretrained(folder)
-        file = folder / FILE_NAME
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {FILE_NAME}; expected a folder written by MultimodalTokenizer.save_pretrained"
-            )
-        table = json.loads(file.read_text())
-        if table.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{file} has format version {table.get('format_version')!r}, this library reads {FORMAT_VERSION}"
-            )
-        text = TextTokenizer.from_pretrained(folder / TEXT_FOLDER)
-        vision = VisionTokenizer.from_pretrained(folder / VISION_FOLDER) if (folder / VISION_FOLDER).is_dir() else None
-        vocabulary = Vocabulary.from_dict(table["vocabulary"])
-        tokenizer = cls(text, vision, table["layout"], table["modalities"], vocabulary)
-        for name, saved in table["fingerprints"].items():
+        table = read_table(folder)
+        templates, resize = read_templates(folder)
+        tokenizer = cls(
+            TextTokenizer.from_pretrained(folder / TEXT_FOLDER),
+            layout=table.layout,
+            modalities=table.modalities,
+            vocabulary=table.vocabulary,
+            codecs=read_codecs(folder, table, codecs or {}),
+            templates=templates,
+            resize=resize,
+        )
+        for name, saved in table.fingerprints.items():
             found = tokenizer.fingerprints.get(name)
             if found != saved:
                 raise ValueError(
@@ -220,11 +327,14 @@ class MultimodalTokenizer:
         return tokenizer
 
 
+def _as_list(items: Any) -> list[Any]:
+    """The items of a document in order, weighted text as its words."""
+    listed = items if isinstance(items, list | tuple) and not isinstance(items, Text) else [items]
+    return [item.text if isinstance(item, Text) else item for item in listed]
+
+
 def _missing_codec(modality: str, codec: str) -> str:
-    remedy = f"leave {modality!r} out of modalities"
-    if codec == "vision":
-        return f"modality {modality!r} needs a vision tokenizer; pass one as vision, or {remedy}"
-    return (
-        f"modality {modality!r} needs a tokenizer {codec!r}, and a MultimodalTokenizer holds one of text and one of vision; let the class "
-        f"of the modality keep its own (codec = None), or {remedy}"
-    )
+    remedy = f"or leave {modality!r} out of modalities"
+    if codec == VISION:
+        return f"modality {modality!r} needs a vision tokenizer; pass one as vision, {remedy}"
+    return f"modality {modality!r} needs a tokenizer {codec!r}; pass one, codecs={{{codec!r}: ...}}, {remedy}"

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from emu import MultimodalTokenizer
 from emu.cli.documents import DocumentReader, line_entry
 from emu.cli.main import main
 from emu.data.shards import TokenShards
 from emu.documents import CodeSegment, Text, Video
 from emu.hub.templates import EMU3
-from emu.hub.tokenizer import ReleasedTokenizer
 from emu.lines import BadLine, Line
 from emu_tokenizers.files import holding
 
@@ -352,7 +352,7 @@ def test_of_a_conversation_the_assistant_is_learned(reader, shelf, tiny_emu):
 
 def test_conversations_stand_in_the_template_that_generation_asks_with(shelf, tiny_emu):
     tokenizer = tiny_emu.tokenizer
-    chat = ReleasedTokenizer(tokenizer.text, tokenizer.vision, vocabulary=tokenizer.vocabulary, templates=EMU3)
+    chat = MultimodalTokenizer(tokenizer.text, tokenizer.vision, vocabulary=tokenizer.vocabulary, templates=EMU3)
     messages = [
         {"role": "user", "content": [{"image": "0.png"}, "What is it?"]},
         {"role": "assistant", "content": "a red circle"},

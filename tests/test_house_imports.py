@@ -15,7 +15,7 @@ PACKAGES = {
 }
 GROUND = """
     auto_classes checkpoints configuration documents kernels lines media model_config model_settings packing provenance randomness recipes
-    stopping tokenizers trained vocabulary
+    stopping templates tokenizers trained vocabulary
 """
 FLOORS = [
     floor.split()
@@ -23,7 +23,7 @@ FLOORS = [
         *(
             GROUND,
             "modalities",
-            "layouts",
+            "layouts tokenizer_folder",
             "multimodal_tokenizer",
             "model",
             "data generation",

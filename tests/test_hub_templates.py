@@ -4,15 +4,15 @@ import pytest
 import torch
 from PIL import Image
 
-from emu import Emu3Layout, Emu35Layout, Vocabulary
+from emu import Emu3Layout, Emu35Layout, MultimodalTokenizer, Vocabulary
 from emu.documents import CodeSegment
 from emu.hub import templates
 from emu.hub.configs import original_vocabulary
 from emu.hub.ranks import from_ranks
 from emu.hub.reading import read_tokenizer
 from emu.hub.stand_ins import small_ranks, small_vocabulary, write
-from emu.hub.templates import EMU3, EMU3_STAGE1, Templates, emu35, render
-from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
+from emu.hub.templates import EMU3, EMU3_STAGE1, emu35
+from emu.templates import Templates
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.resize import grid_of_ratio, size_of_ratio
 
@@ -38,7 +38,7 @@ def emu35_tokenizer():
         VisionTokenizerConfig(**small, spatial_factor=2, temporal_factor=1, attn_resolutions=())
     ).eval()
     vocabulary = small_vocabulary(text.size, 64, "emu3.5")
-    return ReleasedTokenizer(text, vision, "emu3.5", ("image",), vocabulary, emu35("t2i"))
+    return MultimodalTokenizer(text, vision, "emu3.5", ("image",), vocabulary, templates=emu35("t2i"))
 
 
 def text_ids(tokenizer, text):
@@ -114,7 +114,7 @@ def test_stage1_adds_nothing(emu3):
 
 def test_items_stay_in_their_order(emu3):
     one, two = (CodeSegment("image", torch.randint(0, 64, (2, 2))) for _ in range(2))
-    found = render(EMU3.answer, emu3, ["first", one, "then", two])
+    found = emu3.render(EMU3.answer, ["first", one, "then", two])
     wanted = [emu3.vocabulary.control("bos"), *text_ids(emu3, ASSISTANT + "first"), *image_block(emu3, one.codes)]
     wanted += [*text_ids(emu3, "then"), *image_block(emu3, two.codes), *text_ids(emu3, ". ASSISTANT:")]
     assert found.tolist() == wanted
@@ -155,7 +155,7 @@ def test_a_how_to_asks_for_pictures_between_its_words():
 def test_templates_are_saved_with_the_tokenizer(emu3, tmp_path):
     own = emu3.with_templates(Templates(answer="Look: {items} ->"))
     own.save_pretrained(tmp_path)
-    again = read_own_tokenizer(tmp_path)
+    again = MultimodalTokenizer.from_pretrained(tmp_path)
     assert again.templates == own.templates and again.resize == own.resize
     assert again.question("x").tolist() == own.question("x").tolist()
 
@@ -165,7 +165,7 @@ def test_templates_are_saved_with_the_tokenizer(emu3, tmp_path):
 )
 def test_a_template_that_does_not_fit_is_refused(template, items, emu3):
     with pytest.raises(ValueError, match="template"):
-        render(template, emu3, items)
+        emu3.render(template, items)
 
 
 def test_named_templates_are_all_there():

@@ -12,9 +12,8 @@ from PIL import Image
 from emu import Emu, Emu35Layout, MultimodalTokenizer, Text, Video
 from emu.documents import Plan
 from emu.generation import Engine, Sampling
-from emu.hub.templates import Templates
-from emu.hub.tokenizer import ReleasedTokenizer
 from emu.modalities import registered
+from emu.templates import Templates
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
 PICTURE = Image.fromarray(np.full((8, 8, 3), 100, np.uint8))
@@ -69,7 +68,7 @@ def test_an_engine_does_the_same_after_it(way, tiny_emu):
 def test_tokenizers_layouts_and_vocabularies_do_the_same_after_it(way, tiny_emu):
     document = ["a ball", PICTURE, Video([PICTURE] * 5, 4)]
     joined = tiny_emu.tokenizer
-    released = ReleasedTokenizer(joined.text, joined.vision, templates=Templates())
+    released = MultimodalTokenizer(joined.text, joined.vision, templates=Templates())
     newer = MultimodalTokenizer(joined.text, joined.vision, layout="emu3.5")
     for tokenizer in (joined, released, newer):
         ids = tokenizer.encode(document)

@@ -27,10 +27,10 @@ from emu.cli.pictures import file_of, names_of, number_of, read_clip, read_pictu
 from emu.cli.problems import Place
 from emu.data.shards import TokenizedDocument
 from emu.documents import CodeSegment, Segment, Text, TextSegment, TokenDocument
-from emu.hub.tokenizer import ReleasedTokenizer
 from emu.lines import BadLine, Line, message_of, reason_of, shown
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
+from emu.templates import PLAIN
 
 OPTIONS = {
     "text": {"weight"},
@@ -101,7 +101,7 @@ class DocumentReader:
     def state(self) -> str:
         """What documents depend on beside their entry."""
         told = [self.tokenizer.fingerprints, self.tokenizer.layout.name, self.size, str(self.folder.resolve())]
-        if isinstance(self.tokenizer, ReleasedTokenizer):
+        if (self.tokenizer.templates, self.tokenizer.resize) != (PLAIN, None):
             told.append(repr(self.tokenizer.templates))
         return json.dumps([*told, self.loss_on])
 
@@ -170,13 +170,13 @@ class DocumentReader:
             return read_clip(item, self.folder, self.size)
         source = item["image"]
         image = read_picture(source if isinstance(source, bytes) else file_of(source, self.folder, "image"), self.size)
-        resize = self.tokenizer.resize if isinstance(self.tokenizer, ReleasedTokenizer) else None
+        resize = self.tokenizer.resize
         return image if self.size is not None or resize is None else resize(image)
 
     def _conversation(self, messages: Any) -> TokenizedDocument:
         """A conversation as a document: what the asked-for role says has weight 1, the rest 0."""
         turns = [(role, self.segments(content)) for role, content in check_messages(messages)]
-        if isinstance(self.tokenizer, ReleasedTokenizer):
+        if self.tokenizer.templates.answer != PLAIN.answer:
             document, roles = self._templated(turns), tuple[str, ...]()
         else:
             spoken = [(role, segment) for role, segments in turns for segment in segments]

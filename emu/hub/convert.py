@@ -23,12 +23,11 @@ from emu.hub.language import check_tensors, read_emu_config
 from emu.hub.processors import text_words, tokenizer_table, write_processor
 from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
 from emu.hub.reading import read_tokenizer
-from emu.hub.templates import Templates
-from emu.hub.tokenizer import ReleasedTokenizer
 from emu.hub.vocabularies import vision_words
 from emu.model import EmuConfig
-from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.templates import Templates
+from emu.tokenizer_folder import TOKENIZER_FILE
 from emu_tokenizers.files import write_file
 from emu_tokenizers.pixels.resize import Resize
 
@@ -235,8 +234,7 @@ def _emu3_parts(source: Source, to: str) -> MultimodalTokenizer:
 
 
 def _resize(tokenizer: MultimodalTokenizer) -> Resize:
-    found = tokenizer.resize if isinstance(tokenizer, ReleasedTokenizer) else None
-    return found or Resize()
+    return tokenizer.resize or Resize()
 
 
 def _write_json(file: Path, table: dict[str, Any]) -> None:

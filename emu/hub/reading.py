@@ -15,14 +15,13 @@ from emu.hub.configs import ORIGINAL_DEFAULTS
 from emu.hub.formats import VISION_TYPES, detect, read_config
 from emu.hub.language import base_of, check_folder, is_adapter
 from emu.hub.names import VISION_PREFIX
-from emu.hub.templates import Templates
 from emu.hub.texts import read_text_tokenizer
-from emu.hub.tokenizer import ReleasedTokenizer, read_own_tokenizer
 from emu.hub.vision import build, is_vision_tokenizer, read_vision_tokenizer
 from emu.hub.vocabularies import read_vocabulary
 from emu.model import EmuForCausalLM
-from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.templates import Templates
+from emu.tokenizer_folder import TOKENIZER_FILE
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.files import read_json
@@ -131,7 +130,7 @@ def read_tokenizer(
     others = {name: value for name, value in places.items() if name != "revision"}
     if is_adapter(folder):
         if (folder / TOKENIZER_FILE).is_file():
-            return read_own_tokenizer(folder)
+            return MultimodalTokenizer.from_pretrained(folder)
         path = folder = base_of(folder)
     form = detect(folder)
     if form == "emu":
@@ -140,7 +139,7 @@ def read_tokenizer(
                 f"{folder} has its own text tokenizer, which the model was trained with; leave text_tokenizer out"
             )
         tokenizer = _read_own(folder, vision_tokenizer, allow_pickle, others)
-        return tokenizer if templates is None else _with_templates(tokenizer, _templates(templates, form, folder))
+        return tokenizer if templates is None else tokenizer.with_templates(_templates(templates, form, folder))
     vocabulary = read_vocabulary(folder, form, read_config(folder))
     if vocabulary is None:
         raise ValueError(
@@ -156,7 +155,7 @@ def read_tokenizer(
     check_codebook(vision, vocabulary, place, folder)
     newer = form == "emu3.5"
     words = _templates(templates, form, folder)
-    tokenizer = ReleasedTokenizer(
+    tokenizer = MultimodalTokenizer(
         text,
         vision,
         layout="emu3.5" if newer else "emu3",
@@ -184,7 +183,7 @@ def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path,
 def _read_own(
     folder: Path, vision_tokenizer: str | Path | None, allow_pickle: list[str], places: dict[str, Any]
 ) -> MultimodalTokenizer:
-    tokenizer = read_own_tokenizer(folder)
+    tokenizer = MultimodalTokenizer.from_pretrained(folder)
     if vision_tokenizer is None:
         return tokenizer
     place = find_model_folder(vision_tokenizer, files=allow_pickle, **places)
@@ -196,14 +195,6 @@ def _read_own(
             f"({folder / TOKENIZER_FILE}); leave vision_tokenizer out to use the folder's own"
         )
     return tokenizer
-
-
-def _with_templates(tokenizer: MultimodalTokenizer, templates: Templates) -> ReleasedTokenizer:
-    if isinstance(tokenizer, ReleasedTokenizer):
-        return tokenizer.with_templates(templates)
-    layout = tokenizer.layout
-    parts = (tokenizer.text, tokenizer.vision, layout.name, list(layout.modalities), tokenizer.vocabulary)
-    return ReleasedTokenizer(*parts, templates=templates)
 
 
 def _vision(
@@ -243,7 +234,7 @@ def _templates(given: str | Templates | None, form: str, folder: Path) -> Templa
         )
     if given not in known.NAMED:
         raise ValueError(
-            f"no templates {given!r}; known are {sorted(known.NAMED)}, or pass emu.hub.templates.Templates(...)"
+            f"no templates {given!r}; known are {sorted(known.NAMED)}, or pass emu.templates.Templates(...)"
         )
     return known.NAMED[given]
 
@@ -267,8 +258,6 @@ def _resize(folder: Path, place: Path, vision: VisionTokenizer, newer: bool) -> 
 
 def task_settings(tokenizer: MultimodalTokenizer) -> dict[str, Any]:
     """Generation defaults that the task of a tokenizer's templates asks for, by the names of `Emu.generate_images`."""
-    if not isinstance(tokenizer, ReleasedTokenizer):
-        return {}
     settings = tokenizer.templates.settings
     found: dict[str, Any] = {name: settings[name] for name in ("guidance_scale", "top_k") if name in settings}
     if "image_area" in settings and tokenizer.vision is not None:

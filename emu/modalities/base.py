@@ -25,12 +25,15 @@ class Modality(ABC):
         rank: number of axes of its grid, e.g. 2 for (height, width); layouts know ranks 1 to 3.
         codebook: name of its id range in the vocabulary; several codebooks per position are ranges `name.0`, `name.1`, ...
         codec: name of the tokenizer that turns values into codes, or None where the modality needs none.
+        codec_class: class of a codec other than "vision", by which saved tokenizers are read: its objects have a `fingerprint` and
+            `save_pretrained(folder)`, the class has `from_pretrained(folder)`.
     """
 
     name: str
     rank: int
     codebook: str
     codec: str | None = None
+    codec_class: Any = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from emu.generation import Engine, Sampling
 from emu.generation.positions import room_for_text
 from emu.generation.windows import Window
-from emu.hub.tokenizer import ReleasedTokenizer
 from emu.pipeline.grid_requests import (
     Blocks,
     Clip,
@@ -331,13 +330,12 @@ class Emu(StoredEmu):
         items = [document] if isinstance(document, str) else document
         (items,) = check_documents([items])
         self.trained.check_task(*next_tasks(self.tokenizer, kinds_of(self.tokenizer, items)))
-        known = self.tokenizer if isinstance(self.tokenizer, ReleasedTokenizer) else None
         text = text_sampling(
             settings,
-            known.templates.settings if known else {},
+            self.tokenizer.templates.settings,
             {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p},
         )
-        negative = known.unconditional(items) if known else None
+        negative = self.tokenizer.unconditional(items)
         prompt = self._question(items)
         self._tell_limits(strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps)
         segments = self._engine(deterministic).generate(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +22,19 @@ from emu.checkpoints.bundled import bundled_models, find_model_folder, is_bundle
 from emu.checkpoints.quantization import is_quantized
 from emu.hub.formats import read_config
 from emu.hub.reading import is_released, read_released
-from emu.hub.tokenizer import read_own_tokenizer
 from emu.model import EmuForCausalLM
 from emu.model_settings import SETTINGS_FILE, ModelSettings, check_files, read_settings, write_settings
-from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
-from emu.multimodal_tokenizer import TEXT_FOLDER, VISION_FOLDER, MultimodalTokenizer
+from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
+from emu.tokenizer_folder import CODEC_FOLDER, TOKENIZER_FILE, read_table
 from emu.trained import UNKNOWN, Trained
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.files import new_folder
+from emu_tokenizers.folders import TEXT_FOLDER, VISION_FOLDER
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 OUR_FILES = ("*.json", "model*.safetensors", TEXT_FOLDER, VISION_FOLDER, "*.partial")
-"""What a model's folder holds, and what goes when another model takes its name."""
+"""What a model's folder holds beside further codecs, and what goes when another model takes its name."""
 DAMAGED = (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, RuntimeError)
 """What libraries raise for files that are cut or do not fit each other."""
 
@@ -102,10 +103,18 @@ def write_folder(
     trained: Trained = UNKNOWN,
 ) -> None:
     """Write all parts beside `folder`, then give them its name; a model of that name is replaced as a whole, other files in it stay."""
-    with new_folder(folder, OUR_FILES) as partial:
+    with new_folder(folder, [*OUR_FILES, *_codec_folders(folder, tokenizer)]) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         write_settings(partial, defaults.to_dict(), tokenizer.fingerprints, trained)
+
+
+def _codec_folders(folder: Path, tokenizer: MultimodalTokenizer) -> list[str]:
+    """Names of the codecs' folders, of the tokenizer and of the one that it replaces."""
+    names = set(tokenizer.codecs)
+    with suppress(FileNotFoundError, ValueError):  # a folder without a readable model has none
+        names |= set(read_table(folder).fingerprints)
+    return [CODEC_FOLDER.format(name) for name in sorted(names)]
 
 
 def check_written(folder: Path, verify: bool) -> None:
@@ -135,7 +144,7 @@ def read_tokenizer(folder: Path) -> MultimodalTokenizer:
         ValueError: a file is damaged, or a tokenizer is not the one that the folder was saved with.
     """
     try:
-        return read_own_tokenizer(folder)
+        return MultimodalTokenizer.from_pretrained(folder)
     except FileNotFoundError:
         raise
     except (*DAMAGED, KeyError) as error:

@@ -132,20 +132,19 @@ class StoredEmu:
         )
 
     def to(self, device: str | torch.device) -> Self:
-        """Move model and vision tokenizer; returns itself."""
+        """Move the model and the codecs that have weights; returns itself."""
         self._engines = {}
         self.model.to(device)  # type: ignore[arg-type]
-        if self.tokenizer.vision is not None:
-            self.tokenizer.vision.to(device)  # type: ignore[arg-type]
+        for codec in _modules(self.tokenizer):
+            codec.to(device)
         return self
 
     @property
     def fingerprint(self) -> str:
         """Names vocabulary, tokenizers and the transformer's weights."""
-        vision = self.tokenizer.vision
-        weights = [] if vision is None else [(p.data_ptr(), p._version) for p in vision.parameters()]
+        weights = [(p.data_ptr(), p._version) for codec in _modules(self.tokenizer) for p in codec.parameters()]
         if self._hashed is None or self._hashed[:2] != (self.tokenizer, weights):
-            # A vision tokenizer is hashed as a whole, which takes too long for every call.
+            # A codec is hashed as a whole, which takes too long for every call.
             self._hashed = self.tokenizer, weights, list(self.tokenizer.fingerprints.values())
         return "-".join([*self._hashed[2], weights_fingerprint(self.model)])
 
@@ -179,6 +178,10 @@ class StoredEmu:
     @property
     def _name(self) -> str:
         return folder_name(Path(self.model.name_or_path or "")) or "unnamed"
+
+
+def _modules(tokenizer: MultimodalTokenizer) -> list[nn.Module]:
+    return [codec for codec in tokenizer.codecs.values() if isinstance(codec, nn.Module)]
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from emu.configuration.problems import raise_problems
 from emu.hub.language import read_emu_config
 from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
-from emu.multimodal_tokenizer import FILE_NAME as TOKENIZER_FILE
+from emu.tokenizer_folder import TOKENIZER_FILE
 from emu.training.cli import EmuCLI
 from emu.training.lora_memory import (
     PROJECTIONS,
