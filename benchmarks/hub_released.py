@@ -26,9 +26,9 @@ import transformers
 from transformers import AutoProcessor, Emu3ForConditionalGeneration
 
 from emu import Emu
-from emu.hub.documented_call import generate_codes
-from emu.hub.stand_ins import write_transformers
-from emu.hub.templates import NEGATIVE_PROMPT
+from emu.families.emu3.templates import NEGATIVE_PROMPT
+from emu.families.emu3.tiny import write_transformers
+from emu.hub.transformers_reference import generate_codes
 
 RESULTS = Path(__file__).parent / "results"
 RELEASED = {"num_text": 151643, "num_codes": 32768}

@@ -15,7 +15,7 @@ from emu.cli.documents import DocumentReader, line_entry
 from emu.cli.main import main
 from emu.data.shards import TokenShards
 from emu.documents import CodeSegment, Text, Video
-from emu.hub.templates import EMU3
+from emu.families.emu3.templates import EMU3
 from emu.lines import BadLine, Line
 from emu_tokenizers.files import holding
 

@@ -27,6 +27,7 @@ FLOORS = [
             "multimodal_tokenizer",
             "model",
             "data generation",
+            "families",
             "hub",
             "pipeline training",
         ),

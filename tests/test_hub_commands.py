@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from emu import Emu
 from emu.cli.main import main
-from emu.hub.stand_ins import write
+from emu.families.emu3.tiny import write
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from transformers import AutoProcessor, Emu3ForCausalLM, Emu3ForConditionalGener
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
-from emu.hub.formats import detect
-from emu.hub.reading import read_tokenizer
-from emu.hub.stand_ins import write, write_original
-from emu.hub.vision import build, released_config, released_tensors, same_tensors
+from emu.families.detection import detect
+from emu.families.emu3.tiny import write, write_original
+from emu.families.vision_folder import build, released_config, released_tensors, same_tensors
+from emu.hub.load import read_tokenizer
 
 FORMATS = ("transformers", "emu3")
 
@@ -177,7 +177,7 @@ def test_an_existing_target_is_kept(folders, tmp_path):
 
 
 def test_a_vision_tokenizer_of_other_codes_is_named(folders, tmp_path):
-    from emu.hub.stand_ins import write_original_vision
+    from emu.families.emu3.tiny import write_original_vision
 
     other = write_original_vision(tmp_path / "other", num_codes=32)
     with pytest.raises(ValueError, match=r"other has 32 codes.*ids for 64.*vision_tokenizer="):
@@ -185,7 +185,7 @@ def test_a_vision_tokenizer_of_other_codes_is_named(folders, tmp_path):
 
 
 def test_a_vision_tokenizer_of_another_fingerprint_is_named(folders, tmp_path):
-    from emu.hub.stand_ins import write_original_vision
+    from emu.families.emu3.tiny import write_original_vision
 
     ours = convert(folders["emu3"], tmp_path / "ours", "emu")
     other = write_original_vision(tmp_path / "other", seed=9)

@@ -14,13 +14,13 @@ from emu import Emu, Emu3Layout, Emu35Layout
 from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.documents import CodeSegment, Plan, TextSegment
+from emu.families.detection import detect
+from emu.families.emu3.byte_pairs import from_ranks
+from emu.families.emu3.tiny import small_ranks, small_vocabulary, write
+from emu.families.emu35.vision import ibq_settings, read_ibq, write_ibq
+from emu.families.vision_folder import same_tensors
 from emu.generation import Engine, Sampling
-from emu.hub.formats import detect
-from emu.hub.ibq import ibq_settings, read_ibq, write_ibq
-from emu.hub.ranks import from_ranks
-from emu.hub.reading import read_tokenizer
-from emu.hub.stand_ins import small_ranks, small_vocabulary, write
-from emu.hub.vision import same_tensors
+from emu.hub.load import read_tokenizer
 from emu.layouts import Cursor
 from emu.pipeline.grid_requests import free_headers
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig

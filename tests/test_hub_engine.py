@@ -5,10 +5,10 @@ import torch
 from transformers import AutoProcessor, Emu3ForConditionalGeneration
 
 from emu import Emu3Layout, EmuForCausalLM, Vocabulary
+from emu.families.emu3.text import read_text_tokenizer
+from emu.families.emu3.tiny import write_transformers
 from emu.generation import Engine
-from emu.hub.documented_call import generate_codes
-from emu.hub.stand_ins import write_transformers
-from emu.hub.texts import read_text_tokenizer
+from emu.hub.transformers_reference import generate_codes
 from emu_tokenizers.pixels.resize import grid_of_ratio
 
 PROMPTS = ["a shiba inu", "a portrait of young girl. (hello) world\n\nmasterpiece", "x", "def f(x): 90*90"]

@@ -18,10 +18,10 @@ from transformers import (
 
 from emu import Emu, EmuForCausalLM
 from emu.checkpoints.weights import Checkpoint
+from emu.families.detection import detect
+from emu.families.emu3.tiny import write_original, write_transformers
+from emu.families.emu3.vocabulary import read_vocabulary
 from emu.hub.convert import open_source
-from emu.hub.formats import detect
-from emu.hub.stand_ins import write_original, write_transformers
-from emu.hub.vocabularies import read_vocabulary
 
 SHAPES = {
     "one key head": {"num_key_value_heads": 1},

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lora]'")
 
 from emu import EmuConfig
-from emu.hub.configs import ORIGINAL_DEFAULTS, emu_config
+from emu.families.emu3.config import ORIGINAL_DEFAULTS, emu_config
 from emu.recipes import find_recipe
 from emu.training.lora_memory import LiveBytes, lora_memory
 

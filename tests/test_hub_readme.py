@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from emu.cli.main import main
-from emu.hub.stand_ins import write, write_original, write_original_vision
+from emu.families.emu3.tiny import write, write_original, write_original_vision
 
 README = Path(__file__).parents[1] / "README.md"
 BRIEFLY = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer
 from emu.checkpoints.repositories import model_name, resolve
 from emu.checkpoints.weights import Checkpoint
-from emu.hub.reading import read_tokenizer
-from emu.hub.stand_ins import write_newer_vision, write_original, write_original_vision
+from emu.families.emu3.tiny import write_newer_vision, write_original, write_original_vision
+from emu.hub.load import read_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -6,12 +6,12 @@ from PIL import Image
 
 from emu import Emu3Layout, Emu35Layout, MultimodalTokenizer, Vocabulary
 from emu.documents import CodeSegment
-from emu.hub import templates
-from emu.hub.configs import original_vocabulary
-from emu.hub.ranks import from_ranks
-from emu.hub.reading import read_tokenizer
-from emu.hub.stand_ins import small_ranks, small_vocabulary, write
-from emu.hub.templates import EMU3, EMU3_STAGE1, emu35
+from emu.families.emu3 import templates
+from emu.families.emu3.byte_pairs import from_ranks
+from emu.families.emu3.config import original_vocabulary
+from emu.families.emu3.templates import EMU3, EMU3_STAGE1, emu35
+from emu.families.emu3.tiny import small_ranks, small_vocabulary, write
+from emu.hub.load import read_tokenizer
 from emu.templates import Templates
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.resize import grid_of_ratio, size_of_ratio

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from emu.checkpoints.bundled import find_model_folder
+from emu.families.emu3.byte_pairs import SPLITS
+from emu.families.emu3.templates import NAMED
 from emu.hub.convert import TARGETS, Source, convert, open_source
-from emu.hub.ranks import SPLITS
-from emu.hub.reading import generation_settings, task_settings
-from emu.hub.templates import NAMED
+from emu.hub.load import generation_settings, task_settings
 from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.model_folder import read_defaults

@@ -15,15 +15,16 @@ from tqdm import tqdm
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.weights import WEIGHTS, Checkpoint, num_bytes
 from emu.checkpoints.writer import ShardWriter, parse_size
-from emu.hub import names, vision
-from emu.hub.configs import original_config, original_vocabulary, transformers_config
-from emu.hub.formats import detect, read_config
-from emu.hub.ibq import ibq_settings, write_ibq
-from emu.hub.language import check_tensors, read_emu_config
-from emu.hub.processors import text_words, tokenizer_table, write_processor
-from emu.hub.ranks import RANKS_FILE, ranks_of, write_ranks
-from emu.hub.reading import read_tokenizer
-from emu.hub.vocabularies import vision_words
+from emu.families import vision_folder as vision
+from emu.families.detection import detect, read_config
+from emu.families.emu3.byte_pairs import RANKS_FILE, ranks_of, write_ranks
+from emu.families.emu3.config import original_config, original_vocabulary, transformers_config
+from emu.families.emu3.vocabulary import vision_words
+from emu.families.emu35.vision import ibq_settings, write_ibq
+from emu.families.language import check_tensors, read_emu_config
+from emu.families.transformers_emu3 import names
+from emu.families.transformers_emu3.processor_files import text_words, tokenizer_table, write_processor
+from emu.hub.load import read_tokenizer
 from emu.model import EmuConfig
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.templates import Templates
@@ -68,7 +69,7 @@ def open_source(
     language_model_only: bool = False,
     revision: str | None = None,
 ) -> Source:
-    """Open a model of any format; arguments and errors as in `emu.hub.reading.read_released`."""
+    """Open a model of any format; arguments and errors as in `emu.hub.load.read_released`."""
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
     folder = find_model_folder(path, files=allow_pickle, revision=revision)
     form = detect(folder)

@@ -88,8 +88,8 @@ class EmuProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> EmuProcessor:
-        """Read the tokenizers of a model in any known format; options and errors as in `emu.hub.reading.read_tokenizer`."""
-        from emu.hub.reading import read_tokenizer
+        """Read the tokenizers of a model in any known format; options and errors as in `emu.hub.load.read_tokenizer`."""
+        from emu.hub.load import read_tokenizer
 
         known = ("vision_tokenizer", "text_tokenizer", "templates", "split", "allow_pickle")
         return cls(read_tokenizer(path, **{name: options[name] for name in known if name in options}))

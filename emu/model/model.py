@@ -99,11 +99,11 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
                 files that may be read.
 
         Raises:
-            FileNotFoundError, ValueError: see `emu.hub.language.read`.
+            FileNotFoundError, ValueError: see `emu.families.language.read`.
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **options)
-        hub = importlib.import_module("emu.hub.language")  # a floor above, and needed only here
+        hub = importlib.import_module("emu.families.language")  # a floor above, and needed only here
         return hub.read(super().from_pretrained, pretrained_model_name_or_path, args, options)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 
 from emu.checkpoints.bundled import bundled_models, find_model_folder, is_bundled
 from emu.checkpoints.quantization import is_quantized
-from emu.hub.formats import read_config
-from emu.hub.reading import is_released, read_released
+from emu.families.detection import read_config
+from emu.hub.load import is_released, read_released
 from emu.model import EmuForCausalLM
 from emu.model_settings import SETTINGS_FILE, ModelSettings, check_files, read_settings, write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer

@@ -68,7 +68,7 @@ class StoredEmu:
             verify: compare the content of every file with the checksums in `emu.json`; their lengths are compared always.
             options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
                 `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
-                `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.reading.read_released`).
+                `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.load.read_released`).
 
         Raises:
             FileNotFoundError: there is no such folder, or parts of it are missing.

@@ -16,7 +16,7 @@ import torch
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import raise_problems
-from emu.hub.language import read_emu_config
+from emu.families.language import read_emu_config
 from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
 from emu.tokenizer_folder import TOKENIZER_FILE

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.written import Written
-from emu.hub.language import read_emu_config
+from emu.families.language import read_emu_config
 from emu.training.checkpoints import StepCheckpoint, list_checkpoints
 from emu.training.export import exported
 

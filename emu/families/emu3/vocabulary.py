@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emu.hub.configs import original_vocabulary
+from emu.families.emu3.config import original_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.files import read_json
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from emu.hub.ranks import RANKS_FILE, SPLITS, from_ranks, ranks_of, read_ranks
+from emu.families.emu3.byte_pairs import RANKS_FILE, SPLITS, from_ranks, ranks_of, read_ranks
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer
 from emu_tokenizers.files import read_json

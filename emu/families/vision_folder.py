@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from emu.checkpoints.weights import Checkpoint
-from emu.hub.formats import VISION_TYPES, read_config
-from emu.hub.ibq import read_ibq, read_settings
+from emu.families.detection import VISION_TYPES, read_config
+from emu.families.emu35.vision import read_ibq, read_settings
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.vision.naming import config_from, config_to, weights_from, weights_to
 

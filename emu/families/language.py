@@ -16,10 +16,10 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.quantization import is_quantized, quantization_config, target_of
 from emu.checkpoints.repositories import PLACES
 from emu.checkpoints.weights import Checkpoint
-from emu.hub import names
-from emu.hub.configs import emu_config
-from emu.hub.formats import detect, read_config
-from emu.hub.vocabularies import IncompleteTable, read_vocabulary
+from emu.families.detection import detect, read_config
+from emu.families.emu3.config import emu_config
+from emu.families.emu3.vocabulary import IncompleteTable, read_vocabulary
+from emu.families.transformers_emu3 import names
 from emu.model import EmuConfig, EmuForCausalLM
 from emu_tokenizers.bars import without_bars
 from emu_tokenizers.files import read_json

@@ -3,7 +3,7 @@
 They have the files, names and id order of the real thing, a text tokenizer of a few hundred byte pairs, a few hundred codes and widths of
 tens.
 
-    python -m emu.hub.stand_ins transformers FOLDER
+    python -m emu.families.emu3.tiny transformers FOLDER
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 
 from emu.checkpoints.weights import WEIGHTS
-from emu.hub.configs import NEWER_CONTROLS, original_config
-from emu.hub.ibq import ibq_config, ibq_state
-from emu.hub.processors import text_words, write_processor
-from emu.hub.ranks import RANKS_FILE, from_ranks, write_ranks
-from emu.hub.vocabularies import vision_words
+from emu.families.emu3.byte_pairs import RANKS_FILE, from_ranks, write_ranks
+from emu.families.emu3.config import NEWER_CONTROLS, original_config
+from emu.families.emu3.vocabulary import vision_words
+from emu.families.emu35.vision import ibq_config, ibq_state
+from emu.families.transformers_emu3.processor_files import text_words, write_processor
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
@@ -180,5 +180,5 @@ def write(form: str, folder: str | Path, **model: Any) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in ("transformers", "emu3", "emu3.5"):
-        sys.exit("usage: python -m emu.hub.stand_ins transformers|emu3|emu3.5 FOLDER")
+        sys.exit("usage: python -m emu.families.emu3.tiny transformers|emu3|emu3.5 FOLDER")
     write(sys.argv[1], sys.argv[2])

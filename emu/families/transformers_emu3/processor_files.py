@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from emu.hub import vocabularies
-from emu.hub.ranks import ranks_of
+from emu.families.emu3 import vocabulary as vocabularies
+from emu.families.emu3.byte_pairs import ranks_of
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer
 

@@ -10,14 +10,14 @@ from typing import Any
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import PLACES, is_repository, model_name
 from emu.checkpoints.weights import Checkpoint
-from emu.hub import templates as known
-from emu.hub.configs import ORIGINAL_DEFAULTS
-from emu.hub.formats import VISION_TYPES, detect, read_config
-from emu.hub.language import base_of, check_folder, is_adapter
-from emu.hub.names import VISION_PREFIX
-from emu.hub.texts import read_text_tokenizer
-from emu.hub.vision import build, is_vision_tokenizer, read_vision_tokenizer
-from emu.hub.vocabularies import read_vocabulary
+from emu.families.detection import VISION_TYPES, detect, read_config
+from emu.families.emu3 import templates as known
+from emu.families.emu3.config import ORIGINAL_DEFAULTS
+from emu.families.emu3.text import read_text_tokenizer
+from emu.families.emu3.vocabulary import read_vocabulary
+from emu.families.language import base_of, check_folder, is_adapter
+from emu.families.transformers_emu3.names import VISION_PREFIX
+from emu.families.vision_folder import build, is_vision_tokenizer, read_vision_tokenizer
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.templates import Templates

@@ -1,0 +1,1 @@
+"""Emu3.5 as its makers released it."""
