@@ -78,7 +78,7 @@ class MultimodalTokenizer:
         self.templates = templates
         self.resize = resize
         codebooks = self._codebooks(modalities)
-        self.vocabulary = vocabulary or Vocabulary.build(text.size, codebooks)
+        self.vocabulary = vocabulary or Vocabulary.build(text.size, codebooks, LAYOUTS[layout].controls)
         self._check(codebooks)
         self.layout: Layout = LAYOUTS[layout](self.vocabulary, text, modalities)
 

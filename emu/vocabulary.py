@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-CONTROLS = ("pad", "bos", "eos", "eol", "eof", "image", "boi", "eoi")
-"""Control tokens that every layout may use: padding, begin and end of a document, end of a row and of a frame, and the three marks of
-a block of codes: `boi` opens its header, `image` ends the header and starts the codes, `eoi` closes the block."""
+REQUIRED = ("pad", "bos", "eos")
+"""Controls of every vocabulary: padding, begin and end of a document. What else there has to be is the layout's to say
+(`Layout.controls`)."""
+
+CONTROLS = (*REQUIRED, "eol", "eof", "image", "boi", "eoi")
+"""Controls of Emu3's layout, in the order in which `Vocabulary.build` numbers them unless it is given others: end of a row and of a frame,
+and the three marks of a block of codes: `boi` opens its header, `image` ends the header and starts the codes, `eoi` closes the block."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Vocabulary:
     Attributes:
         size: number of ids; the rows of the embedding and of the head.
         ranges: codebook name -> (first id, number of codes).
-        controls: control name -> id; must hold every name of `CONTROLS`.
+        controls: control name -> id; must hold every name of `REQUIRED`.
         text: (first id, number of ids) of ordinary text; by default all ids below the first control and the first range.
 
     Raises:
@@ -49,9 +53,9 @@ class Vocabulary:
         self._check()
 
     def _check(self) -> None:
-        missing = [name for name in CONTROLS if name not in self.controls]
+        missing = [name for name in REQUIRED if name not in self.controls]
         if missing:
-            raise ValueError(f"vocabulary without the controls {missing}; every one of {list(CONTROLS)} needs an id")
+            raise ValueError(f"vocabulary without the controls {missing}; every one of {list(REQUIRED)} needs an id")
         spans = [("text", *self.text)]
         spans += [(f"control {name!r}", index, 1) for name, index in self.controls.items()]
         spans += [(f"range {name!r}", first, count) for name, (first, count) in self.ranges.items()]
@@ -66,14 +70,20 @@ class Vocabulary:
                 raise ValueError(f"{name} and {other} share id {start}; every id belongs to one owner")
 
     @classmethod
-    def build(cls, text_size: int, codebooks: Mapping[str, int]) -> Vocabulary:
-        """Lay out a new vocabulary: text ids first, then the controls, then the codebooks in the order given."""
-        controls = {name: text_size + i for i, name in enumerate(CONTROLS)}
-        ranges, first = {}, text_size + len(CONTROLS)
+    def build(cls, text_size: int, codebooks: Mapping[str, int], controls: Sequence[str] = CONTROLS) -> Vocabulary:
+        """Lay out a new vocabulary: text ids first, then the controls, then the codebooks, each in the order given.
+
+        Args:
+            text_size: number of text ids.
+            codebooks: name -> number of codes.
+            controls: those that the layout asks for (`Layout.controls`).
+        """
+        ids = {name: text_size + i for i, name in enumerate(controls)}
+        ranges, first = {}, text_size + len(ids)
         for name, count in codebooks.items():
             ranges[name] = (first, count)
             first += count
-        return cls(size=first, ranges=ranges, controls=controls, text=(0, text_size))
+        return cls(size=first, ranges=ranges, controls=ids, text=(0, text_size))
 
     def __repr__(self) -> str:
         codes = ", ".join(f"{count} {name}" for name, (_, count) in self.ranges.items())

@@ -18,7 +18,7 @@ from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
 from emu.generation.linear import TILE, Products
 from emu.generation.positions import beyond_positions, room_for_text, warn_caller
-from emu.generation.prompts import Prompts, check_count, check_prompts, own_header, repeated
+from emu.generation.prompts import Prompts, check_count, check_prompts, repeated
 from emu.generation.sampling import Keys, Sampling, make_keys
 from emu.generation.session import Session
 from emu.generation.threads import threads_for
@@ -108,7 +108,7 @@ class Engine:
         """Generate one block of codes behind each prompt.
 
         Args:
-            prompt_ids: 1-D id tensors, each ending in the header of the block (... BOI meta IMG).
+            prompt_ids: 1-D id tensors, each ending in the header of the block (`Layout.header`).
             negative_ids: one per prompt with its own header; BOS and the prompt's own header by default.
             grid: axis lengths of the block, slowest first.
             modality: name of the modality; by default the first of the layout whose grid has so many axes.
@@ -224,7 +224,7 @@ class Engine:
             prompt_ids: (n,) ids that begin with BOS and do not end within a header or a block; they may end in a header.
             negative_ids: what blocks are guided against, (n,) ids that begin with BOS; the blocks written so far and the block's own header
                 follow them. By default BOS and the own header.
-            headers: the headers (BOI meta IMG) that the model may write; any readable one by default.
+            headers: the headers that the model may write; any readable one by default.
             text: how tokens of text are drawn.
             codes: how codes are drawn.
             max_text_tokens: tokens of text after which the document ends; it also ends at the model's positions.
@@ -244,9 +244,7 @@ class Engine:
         cursor = Cursor(self.layout, headers)
         for index in prompt.tolist():
             cursor.advance(index)
-        controls = self.layout.vocabulary.controls
-        header = own_header(prompt, self.layout)
-        if cursor.ended or (header is not None and header[-1] != controls["image"] and controls["eoi"] not in header):
+        if cursor.ended or cursor.is_within_block:
             raise ValueError(
                 "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
             )

@@ -13,7 +13,6 @@ from emu.documents import CodeSegment, Segment
 from emu.generation.decoding import decode_block
 from emu.generation.grid_schedule import plan_block, read_codes
 from emu.generation.linear import IdRange
-from emu.generation.prompts import own_header
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.layouts import BlockTemplate, Cursor, Layout
@@ -68,8 +67,7 @@ class Writer:
 
     def segments(self) -> Iterator[Segment]:
         """The segments, each as soon as it is complete."""
-        controls = self.layout.vocabulary.controls
-        ends = (controls["boi"], controls["eos"])
+        ends = (*self.layout.openings, self.layout.vocabulary.control("eos"))
         while not self.cursor.ended:
             begun = len(self.ids)
             if self.cursor.block is None:
@@ -108,18 +106,17 @@ class Writer:
             self.passes += session.passes
 
     def _allowed(self) -> tuple[IdRange, ...]:
-        begin = self.layout.vocabulary.controls["boi"]
         allowed = self.cursor.allowed()
         is_full = len(self.ids) >= self.positions
         if not self.blocks_left or is_full:
-            allowed = tuple(span for span in allowed if span != (begin, 1))
+            allowed = tuple(span for span in allowed if not (span[1] == 1 and self.layout.opens(span[0])))
         if self.text_left <= 0 or is_full:
             # No more text: what is left is to end, or to open a block whose header is forced.
             allowed = tuple(span for span in allowed if span[1] == 1)[:1]
         return allowed
 
     def _write_block(self, template: BlockTemplate) -> CodeSegment:
-        header = own_header(torch.tensor(self.ids), self.layout)
+        header = self.layout.own_header(torch.tensor(self.ids))
         assert header is not None
         name, _, meta = self.layout.parse_header(header.tolist())
         plan = plan_block(template, torch.empty(1, 0, dtype=torch.int64))

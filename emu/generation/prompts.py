@@ -61,24 +61,19 @@ def check_headers(
     Raises:
         ValueError: one does not.
     """
-    controls = layout.vocabulary.controls
     for number, prompt in enumerate(prompts):
-        header = own_header(prompt, layout)
-        if prompt[-1] != controls["image"] or header is None:
-            raise ValueError(f"{name}[{number}] does not end in a header (BOI {'*'.join(map(str, grid))} IMG)")
-        if layout.text is None:
+        header = layout.own_header(prompt)
+        if header is None:
+            raise ValueError(
+                f"{name}[{number}] does not end in a header; append that of the block, layout.header({modality!r}, {grid})"
+            )
+        if not layout.reads_headers:
             continue
         found, size, _ = layout.parse_header(header.tolist())
         if (found, tuple(size)) != (modality, tuple(grid)):
             raise ValueError(
                 f"{name}[{number}] announces {found} {tuple(size)}, but {modality} {tuple(grid)} was asked for; make them agree"
             )
-
-
-def own_header(prompt: Tensor, layout: Layout) -> Tensor | None:
-    """The ids from the last BOI on, or None without one."""
-    begins = (prompt == layout.vocabulary.controls["boi"]).nonzero()
-    return prompt[int(begins[-1]) :] if len(begins) else None
 
 
 def negatives(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, vocab_size: int) -> list[Tensor]:
@@ -89,15 +84,14 @@ def negatives(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, 
     """
     if given is None:
         begin = torch.tensor([layout.vocabulary.controls["bos"]])
-        headers = [own_header(prompt, layout) for prompt in prompts]
+        headers = [layout.own_header(prompt) for prompt in prompts]
         return [torch.cat([begin, header]) for header in headers if header is not None]
     rows = check_prompts(given, vocab_size, "negative_ids")
     if len(rows) != len(prompts):
         raise ValueError(f"{len(rows)} negative_ids for {len(prompts)} prompts; give one per prompt, or None")
-    if any(row[-1] != layout.vocabulary.controls["image"] for row in rows):
+    if any(layout.own_header(row) is None for row in rows):
         warnings.warn(
-            "negative_ids without the header of the block (BOI ... IMG) at their end: transformers' documented call has none, "
-            "Emu3's own code does",
+            "negative_ids without the header of the block at their end: transformers' documented call has none, Emu3's own code does",
             stacklevel=3,
         )
     return rows

@@ -3,10 +3,27 @@
 from emu.layouts.cursor import Cursor
 from emu.layouts.emu3 import Emu3Layout
 from emu.layouts.emu35 import Emu35Layout
-from emu.layouts.grammar import FREE, BlockTemplate
+from emu.layouts.grammar import FREE, BlockTemplate, grid_template
 from emu.layouts.layout import Layout
+from emu.layouts.meta_text import MetaTextLayout
+from emu_tokenizers.registry import Registry
 
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (Emu3Layout, Emu35Layout)}
+LAYOUTS: Registry[type[Layout]] = Registry("layout", {layout.name: layout for layout in (Emu3Layout, Emu35Layout)})
 """Layouts by the name that a saved tokenizer carries."""
 
-__all__ = ["FREE", "LAYOUTS", "BlockTemplate", "Cursor", "Emu3Layout", "Emu35Layout", "Layout"]
+register = LAYOUTS.register
+unregister = LAYOUTS.unregister
+
+__all__ = [
+    "FREE",
+    "LAYOUTS",
+    "BlockTemplate",
+    "Cursor",
+    "Emu3Layout",
+    "Emu35Layout",
+    "Layout",
+    "MetaTextLayout",
+    "grid_template",
+    "register",
+    "unregister",
+]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from emu.layouts.grammar import BlockTemplate, IdRange
+import torch
 
-if TYPE_CHECKING:
-    from emu.layouts.layout import Layout
+from emu.layouts.grammar import BlockTemplate, Grammar, IdRange
 
 
 class Cursor:
@@ -16,15 +14,15 @@ class Cursor:
 
     Args:
         layout: the grammar.
-        headers: the headers (BOI ... IMG) that may be opened; none (an empty list) forbids blocks, None allows any readable one.
+        headers: the headers that may be opened; none (an empty list) forbids blocks, None allows any readable one.
     """
 
-    def __init__(self, layout: Layout, headers: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, layout: Grammar, headers: Sequence[Sequence[int]] | None = None) -> None:
         self.layout = layout
         self.headers = None if headers is None else [list(header) for header in headers]
         self._controls = layout.vocabulary.controls
         self._started = self._ended = False
-        self._header: list[int] = []  # the open header, BOI first; empty outside headers
+        self._header: list[int] = []  # the open header, from the control that opens it on; empty outside headers
         self._template: BlockTemplate | None = None
         self._place = 0
         self._plan_end: int | None = None  # what closes the open plan
@@ -39,6 +37,11 @@ class Cursor:
     def block(self) -> BlockTemplate | None:
         """The template of the block that is being written, if any."""
         return self._template
+
+    @property
+    def is_within_block(self) -> bool:
+        """Whether a header or a block was begun and is not complete; after a complete header a prompt may end."""
+        return bool(self._header) or self._place > 0
 
     def allowed(self) -> tuple[IdRange, ...]:
         """Disjoint id ranges of the next token."""
@@ -55,7 +58,10 @@ class Cursor:
             return (self.layout.vocabulary.text, (self._plan_end, 1))
         if self._answered:
             return ((controls["eos"], 1),)
-        blocks = () if self.headers == [] else ((controls["boi"], 1),)
+        openings = self.layout.openings
+        if self.headers is not None:
+            openings = tuple(index for index in openings if any(header[:1] == [index] for header in self.headers))
+        blocks = [(index, 1) for index in openings]
         end = () if self.layout.end_answer is None else ((self.layout.end_answer, 1),)
         plans = [(before, 1) for before, _ in self.layout.plans.values()]
         return (self.layout.vocabulary.text, (controls["eos"], 1), *blocks, *end, *plans)
@@ -67,12 +73,7 @@ class Cursor:
                 header[place] for header in self.headers if header[:place] == self._header and len(header) > place
             }
             return tuple((index, 1) for index in sorted(following))
-        mark = self._controls["image"]
-        try:
-            self.layout.parse_header([*self._header, mark])
-        except ValueError:
-            return (self.layout.vocabulary.text,)
-        return (self.layout.vocabulary.text, (mark, 1))
+        return self.layout.header_choices(self._header)
 
     def advance(self, index: int) -> None:
         """Write one token.
@@ -90,14 +91,9 @@ class Cursor:
         if self._template is not None:
             self._place += 1
             if self._place == len(self._template):
-                self._template = None
-        elif self._header:
-            self._header.append(index)
-            if index == controls["image"]:
-                name, grid, _ = self.layout.parse_header(self._header)
-                self._header, self._template, self._place = [], self.layout.block(name, grid), 0
-        elif index == controls["boi"]:
-            self._header = [index]
+                self._template, self._place = None, 0
+        elif self._header or index in self.layout.openings:
+            self._extend_header(index)
         elif index == controls["eos"]:
             self._ended = True
         elif index == controls["bos"]:
@@ -108,6 +104,12 @@ class Cursor:
             self._answered = True
         elif self._plan_end is None:
             self._plan_end = dict(self.layout.plans.values()).get(index)
+
+    def _extend_header(self, index: int) -> None:
+        self._header.append(index)
+        if self.layout.header_length(torch.tensor(self._header)) == len(self._header):
+            name, grid, _ = self.layout.parse_header(self._header)
+            self._header, self._template = [], self.layout.block(name, grid)
 
     @property
     def _between(self) -> bool:

@@ -1,6 +1,6 @@
 """Emu3's arrangement (arXiv 2409.18869, section 2.4; `processing_emu3.py` of baaivision/Emu3).
 
-Every row of codes ends in EOL and every frame in EOF; EOI closes the block. An image of h x w codes has h(w + 1) + 2 tokens behind the
+Every row of codes ends in EOL and every frame in EOF; EOI closes the block. An image of h x w codes has h(w + 1) + 2 tokens after the
 image mark.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emu.layouts.grammar import BlockTemplate, IdRange, grid_template
-from emu.layouts.layout import Layout
+from emu.layouts.meta_text import MetaTextLayout
 
 
-class Emu3Layout(Layout):
+class Emu3Layout(MetaTextLayout):
     """Rows end in EOL, frames in EOF, then EOI."""
 
     name = "emu3"

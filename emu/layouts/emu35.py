@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emu.layouts.grammar import BlockTemplate, IdRange, grid_template
-from emu.layouts.layout import Layout
+from emu.layouts.meta_text import MetaTextLayout
 
 
-class Emu35Layout(Layout):
+class Emu35Layout(MetaTextLayout):
     """EOL between rows, EOF between frames, then EOI; plans and answers between marks of their own."""
 
     name = "emu3.5"

@@ -1,16 +1,20 @@
-"""The grammar of a block of codes, as data.
+"""The grammar of a block of codes, as data, and what else a grammar tells.
 
-A `BlockTemplate` is the one description of what follows the image mark: which positions are forced (end of row, end of frame, end of
+A `BlockTemplate` is the one description of what follows the header of a block: which positions are forced (end of row, end of frame, end of
 block) and which range of ids each free position draws from. Building, parsing and constrained generation all read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from emu.modalities import Grid
+from emu.vocabulary import Vocabulary
 
 FREE = -1
 """Marks a position of a template that holds a code rather than a forced token."""
@@ -90,7 +94,7 @@ class BlockTemplate:
         if wrong.any():
             place = int(free.nonzero()[wrong][0])
             raise ValueError(
-                f"position {place} of a block of shape {self.shape} holds {int(ids[place])}, which is no code of its codebook"
+                f"position {place} of a block of shape {self.shape} holds {int(ids[place])}, which is not a code of its codebook"
             )
         return codes.reshape(self.shape)
 
@@ -98,6 +102,27 @@ class BlockTemplate:
         """The ids that may stand at a position; a forced one is a range of one id."""
         forced = int(self.forced[position])
         return (int(self.first[position]), int(self.count[position])) if forced == FREE else (forced, 1)
+
+
+class Grammar(Protocol):
+    """What reading and constraining ask of a layout, see `Layout`."""
+
+    vocabulary: Vocabulary
+    openings: tuple[int, ...]
+    plans: Mapping[str, tuple[int, int]]
+    begin_answer: int | None
+    end_answer: int | None
+    header_end: str
+
+    def header_length(self, ids: Tensor) -> int | None: ...
+
+    def header_choices(self, begun: Sequence[int]) -> tuple[IdRange, ...]: ...
+
+    def parse_header(self, ids: Sequence[int]) -> tuple[str, Grid, dict[str, Any]]: ...
+
+    def block(self, modality: str, grid: Grid) -> BlockTemplate: ...
+
+    def describe(self, index: int) -> str: ...
 
 
 def grid_template(

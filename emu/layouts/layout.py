@@ -1,15 +1,16 @@
 """A layout says how a document becomes a token sequence; one object builds, parses and constrains.
 
-    BOS text BOI meta IMG codes... EOI text ... EOS
+    BOS text header block text ... EOS
 
-`meta` is plain text that names the geometry of the block, and so the modality; the arrangement of the codes behind the image mark is the
-layout's (`grid_block`). Plain text can never become a control or a code: its ids come from the text range alone.
+A header opens a block and tells its modality and grid; its form is the layout's (`header` and the three methods that read it), and so is
+the arrangement of the codes after it (`grid_block`). Emu3 writes BOI, the grid as plain text and an image mark (`meta_text.py`); a layout
+of a single grid may do with BOI alone. Plain text can never become a control or a code: its ids come from the text range alone.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from emu.documents import CodeSegment, Segment, Span, TextSegment, TokenDocument
 from emu.layouts.cursor import Cursor
 from emu.layouts.grammar import BlockTemplate, IdRange
+from emu.layouts.parse import parse_segments
 from emu.modalities import Grid, Modality, get_modality, registered
 from emu.vocabulary import Vocabulary
 
@@ -33,40 +35,57 @@ class TextCodec(Protocol):
 class Layout(ABC):
     """Sequence format of documents over one vocabulary.
 
+    A layout of your own gives `name`, `controls`, `header`, `header_choices`, `parse_header` and `grid_block`, and is registered with
+    `emu.layouts.register(name, the class)`.
+
     Args:
         vocabulary: the table of ids.
-        text: tokenizer for the meta text of headers; without one, `header`, `build` of codes and `parse` of blocks are not possible, and
-            prompts must come with their header.
+        text: tokenizer of plain text; without one, text is not encoded, and headers that hold text are neither written nor read.
         modalities: names of the modalities that documents may hold; by default every registered one whose codebook the vocabulary has.
 
+    Attributes:
+        openings: ids that open a block.
+
     Raises:
-        ValueError: a modality is unknown or the vocabulary lacks its codebook.
+        ValueError: a modality is unknown, or the vocabulary lacks its codebook or a control that the layout needs.
     """
 
     name: str
+    controls: tuple[str, ...]
+    """Controls that the vocabulary must have, in the order in which a new one numbers them (`Vocabulary.build`)."""
+    opening_controls: tuple[str, ...] = ("boi",)
+    """Those that open a block."""
+    header_end = "complete header"
+    """What a cut header lacks, for messages."""
     plan_marks: Mapping[str, tuple[str, str]] = {}
-    """What a `Plan` is for -> the controls before and behind its text, where the vocabulary has them."""
+    """What a `Plan` is for -> the controls before and after its text, where the vocabulary has them."""
     answer_marks: tuple[str, str] | None = None
-    """Controls before and behind an answer, where the vocabulary has them: the first belongs to prompts, behind the second is the end."""
+    """Controls before and after an answer, where the vocabulary has them: the first belongs to prompts, after the second comes EOS."""
 
     def __init__(
         self, vocabulary: Vocabulary, text: TextCodec | None = None, modalities: Iterable[str] | None = None
     ) -> None:
+        missing = [name for name in (*self.controls, *self.opening_controls) if name not in vocabulary.controls]
+        if missing:
+            raise ValueError(
+                f"layout {self.name!r} needs the controls {missing}, and the vocabulary has {list(vocabulary.controls)}; "
+                "make it with Vocabulary.build(..., controls=Layout.controls), or choose another layout"
+            )
         self.vocabulary = vocabulary
         self.text = text
+        self.openings = tuple(vocabulary.control(name) for name in self.opening_controls)
         if modalities is None:
             modalities = [name for name, modality in registered().items() if self._has_codebook(modality.codebook)]
         self.modalities: dict[str, Modality] = {name: get_modality(name) for name in modalities}
-        self._blocks: dict[
-            tuple[str, Grid], BlockTemplate
-        ] = {}  # a training run builds the same few geometries again and again
+        # A training run builds the same few geometries again and again.
+        self._blocks: dict[tuple[str, Grid], BlockTemplate] = {}
         for modality in self.modalities.values():
             self.code_ranges(modality.codebook)
         controls = vocabulary.controls
-        self.plans = {
-            scope: (controls[before], controls[behind])
-            for scope, (before, behind) in self.plan_marks.items()
-            if before in controls and behind in controls
+        self.plans: Mapping[str, tuple[int, int]] = {
+            scope: (controls[before], controls[after])
+            for scope, (before, after) in self.plan_marks.items()
+            if before in controls and after in controls
         }
         begin, end = self.answer_marks or ("", "")
         self.begin_answer, self.end_answer = controls.get(begin), controls.get(end)
@@ -75,8 +94,50 @@ class Layout(ABC):
         return f"{type(self).__name__}({', '.join(self.modalities)})"
 
     @abstractmethod
+    def header(self, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> list[int]:
+        """Ids of the header of a block, the control that opens it first.
+
+        Raises:
+            ValueError: the layout has no header for such a block.
+        """
+
+    @abstractmethod
+    def header_choices(self, begun: Sequence[int]) -> tuple[IdRange, ...]:
+        """The ids that may follow a header that was begun; none where it is complete."""
+
+    @abstractmethod
+    def parse_header(self, ids: Sequence[int]) -> tuple[str, Grid, dict[str, Any]]:
+        """(modality name, grid, meta) of a complete header.
+
+        Raises:
+            ValueError: it is not a header of this layout.
+        """
+
+    @abstractmethod
     def grid_block(self, grid: Sequence[int], ranges: Sequence[IdRange]) -> BlockTemplate:
-        """Template of what follows the image mark for a grid of codes, up to and with EOI."""
+        """Template of what follows the header for a grid of codes, the end of the block included."""
+
+    @property
+    def reads_headers(self) -> bool:
+        """Whether `parse_header` is possible."""
+        return True
+
+    def header_length(self, ids: Tensor) -> int | None:
+        """Number of tokens of the header that ids (n,), a control that opens a block first, begin with; None where its end is missing."""
+        lengths = range(1, len(ids) + 1)
+        return next((length for length in lengths if not self.header_choices(ids[:length].tolist())), None)
+
+    def opens(self, index: int) -> bool:
+        """Whether an id opens a block."""
+        return index in self.openings
+
+    def own_header(self, ids: Tensor) -> Tensor | None:
+        """The complete header that ids (n,) end in, or None."""
+        begins = torch.isin(ids, torch.tensor(self.openings)).nonzero()
+        if not len(begins):
+            return None
+        header = ids[int(begins[-1]) :]
+        return header if self.header_length(header) == len(header) else None
 
     def _has_codebook(self, name: str) -> bool:
         return name in self.vocabulary.ranges or f"{name}.0" in self.vocabulary.ranges
@@ -105,7 +166,7 @@ class Layout(ABC):
         return self.modalities[name]
 
     def block(self, modality: str, grid: Grid) -> BlockTemplate:
-        """Template of a block of this modality, from behind the image mark up to and with EOI.
+        """Template of a block of this modality, from after its header to its end.
 
         Raises:
             ValueError: the grid has another number of axes than the modality.
@@ -116,12 +177,6 @@ class Layout(ABC):
                 raise ValueError(f"a grid of {modality!r} has {known.rank} axes, got {tuple(grid)}")
             self._blocks[key] = self.grid_block(grid, self.code_ranges(known.codebook))
         return self._blocks[key]
-
-    def header(self, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> list[int]:
-        """Ids of BOI, the meta text and the image mark."""
-        controls = self.vocabulary.controls
-        text = self.modality(modality).meta_text(tuple(grid), meta or {})
-        return [controls["boi"], *self.encode_text(text), controls["image"]]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text.
@@ -204,8 +259,8 @@ class Layout(ABC):
                 raise ValueError(
                     f"a plan for {segment.plan!r}; this layout and vocabulary have plans for {sorted(self.plans)}"
                 )
-            before, behind = self.plans[segment.plan]
-            ids = torch.cat([torch.tensor([before]), ids, torch.tensor([behind])])
+            before, after = self.plans[segment.plan]
+            ids = torch.cat([torch.tensor([before]), ids, torch.tensor([after])])
         return [(ids, torch.full((len(ids),), segment.weight))]
 
     def _code_pieces(self, segment: CodeSegment) -> list[tuple[Tensor, Tensor]]:
@@ -221,89 +276,11 @@ class Layout(ABC):
         Raises:
             ValueError: the sequence is not of this layout; the message names the position.
         """
-        return [segment for segment, _ in self._parse(ids)]
+        return [segment for segment, _, _ in parse_segments(self, ids)]
 
     def spans(self, ids: Tensor | Sequence[int]) -> tuple[Span, ...]:
         """Where the segments of a sequence lie, neighbouring texts as one; errors as in `parse`."""
-        return tuple(span for _, span in self._parse(ids))
-
-    def _parse(self, ids: Tensor | Sequence[int]) -> Iterator[tuple[Segment, Span]]:
-        ids = torch.as_tensor(ids, dtype=torch.int64).cpu()
-        controls = self.vocabulary.controls
-        place, end = 0, len(ids)
-        if end and ids[0] == controls["bos"]:
-            place = 1
-        while end > place and ids[end - 1] == controls["pad"]:
-            end -= 1
-        if end > place and ids[end - 1] == controls["eos"]:
-            end -= 1
-        segment: Segment
-        openings = {before: scope for scope, (before, _) in self.plans.items()}
-        while place < end:
-            start, index = place, int(ids[place])
-            if index in (self.begin_answer, self.end_answer):
-                place += 1
-                continue
-            if index == controls["boi"]:
-                segment, place = self._parse_block(ids, place, end)
-            elif index in openings:
-                segment, place = self._parse_plan(ids, place, end, openings[index])
-            else:
-                segment, place = self._parse_text(ids, place, end)
-            yield segment, self._span(segment, start, place - start)
-
-    def _parse_plan(self, ids: Tensor, place: int, end: int, scope: str) -> tuple[Segment, int]:
-        behind = self.plans[scope][1]
-        mark = (ids[place:end] == behind).nonzero()
-        if not len(mark):
-            raise ValueError(f"the plan that begins at position {place} has no end ({self.describe(behind)})")
-        stop = place + int(mark[0])
-        if stop == place + 1:
-            return TextSegment(ids[:0], plan=scope), stop + 1
-        text, found = self._parse_text(ids, place + 1, stop)
-        if found != stop:
-            raise ValueError(
-                f"position {found} holds id {int(ids[found])} ({self.describe(int(ids[found]))}) within a plan"
-            )
-        return TextSegment(text.ids, plan=scope), stop + 1
-
-    def _parse_text(self, ids: Tensor, place: int, end: int) -> tuple[TextSegment, int]:
-        first, count = self.vocabulary.text
-        is_text = (ids[place:end] >= first) & (ids[place:end] < first + count)
-        stop = place + int(is_text.long().cumprod(0).sum())
-        if stop == place:
-            raise ValueError(
-                f"position {place} holds id {int(ids[place])} ({self.describe(int(ids[place]))}) where text or a block should begin"
-            )
-        return TextSegment(ids[place:stop]), stop
-
-    def _parse_block(self, ids: Tensor, place: int, end: int) -> tuple[CodeSegment, int]:
-        mark = (ids[place:end] == self.vocabulary.controls["image"]).nonzero()
-        if not len(mark):
-            raise ValueError(f"the block that begins at position {place} has no image mark")
-        start = place + int(mark[0]) + 1
-        name, grid, meta = self.parse_header(ids[place:start].tolist())
-        template = self.block(name, grid)
-        try:
-            codes = template.read(ids[start:end])
-        except ValueError as error:
-            raise ValueError(f"in the {name!r} block that begins at position {place}: {error}") from error
-        return CodeSegment(name, codes, meta), start + len(template)
-
-    def parse_header(self, ids: Sequence[int]) -> tuple[str, Grid, dict[str, Any]]:
-        """(modality name, grid, meta) of a header BOI ... IMG.
-
-        Raises:
-            ValueError: no modality of this layout writes such a meta text.
-        """
-        first, count = self.vocabulary.text
-        inner = list(ids[1:-1])
-        text = self.decode_text(inner) if all(first <= index < first + count for index in inner) else ""
-        for name, modality in self.modalities.items():
-            read = modality.parse_meta(text)
-            if read is not None:
-                return name, *read
-        raise ValueError(f"no modality of {sorted(self.modalities)} writes the header {text!r}")
+        return tuple(self._span(segment, start, stop - start) for segment, start, stop in parse_segments(self, ids))
 
     def describe(self, index: int) -> str:
         """Who owns an id, in words, for messages."""
@@ -323,7 +300,7 @@ class Layout(ABC):
 
         Args:
             ids: what was written so far.
-            headers: the headers (BOI ... IMG) that may be opened; None allows any meta text that the modalities can read.
+            headers: the headers that may be opened; None allows any that the layout can read.
 
         Returns:
             Id ranges, disjoint; one range of one id where the grammar forces the next token.
