@@ -16,7 +16,7 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import push
 from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
 from emu.layouts import LAYOUTS, Layout
-from emu.modalities import Grid, Modality, get_modality
+from emu.modalities import MODALITIES, Grid, Modality
 from emu.templates import ITEMS, PLAIN, Templates, parse_template
 from emu.tokenizer_folder import (
     VISION,
@@ -95,7 +95,7 @@ class MultimodalTokenizer:
 
     def _codebooks(self, modalities: Iterable[str]) -> dict[str, int]:
         codebooks: dict[str, int] = {}
-        for modality in map(get_modality, modalities):
+        for modality in map(MODALITIES.find, modalities):
             codec = self._codec_of(modality)
             if modality.codec is not None and codec is None:
                 raise ValueError(_missing_codec(modality.name, modality.codec))

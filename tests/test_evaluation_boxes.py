@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from emu.layouts import Emu3Layout, Emu35Layout
-from emu.modalities import registered
-from emu.modalities.boxes import BOXES, Boxes
+from emu.modalities import MODALITIES
+from emu.modalities.boxes import Boxes
 from emu.vocabulary import Vocabulary
 
 
@@ -26,16 +26,16 @@ def layout_of(kind):
 
 
 def test_boxes_are_registered_beside_the_others():
-    assert registered()["boxes"] is BOXES and {"image", "video"} <= set(registered())
+    assert {"boxes", "image", "video"} <= set(MODALITIES)
 
 
 @pytest.mark.parametrize("kind", [Emu3Layout, Emu35Layout])
 def test_boxes_go_through_the_grammar_and_back(kind):
     layout = layout_of(kind)
     boxes = Boxes([[8, 0, 15, 7], [0, 9, 5, 14]])
-    document = layout.build([BOXES.encode(boxes, None)])
+    document = layout.build([MODALITIES["boxes"].encode(boxes, None)])
     (segment,) = layout.parse(document.ids)
-    assert BOXES.decode(segment, None) == boxes
+    assert MODALITIES["boxes"].decode(segment, None) == boxes
     first, count = layout.vocabulary.range("boxes")
     weighed = document.ids[(document.weights > 0) & (document.ids >= first) & (document.ids < first + count)]
     assert len(weighed) == 8
@@ -66,7 +66,7 @@ def test_codes_that_are_no_box_still_decode():
     ids = layout.block("boxes", (1, 4)).fill(torch.tensor([[9, 9, 3, 20]]))
     header = torch.tensor(layout.header("boxes", (1, 4)))
     (segment,) = layout.parse(torch.cat([header, ids]))
-    assert BOXES.decode(segment, None).bins.tolist() == [[3, 9, 9, 20]]
+    assert MODALITIES["boxes"].decode(segment, None).bins.tolist() == [[3, 9, 9, 20]]
 
 
 @pytest.mark.parametrize(

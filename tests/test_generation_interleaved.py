@@ -45,7 +45,7 @@ class Melody(Modality):
         return BlockTemplate(forced, first, count, (grid[0], 2))
 
 
-register(Melody())
+register("tune", Melody())
 VOCABULARY = Vocabulary.build(20, {"vision": 24, "note.0": 5, "note.1": 9})
 CONTROLS = VOCABULARY.controls
 

@@ -103,7 +103,7 @@ def test_several_codebooks_are_guessed_each_from_its_own():
         def codebook_sizes(self, codec):
             return (24, 9)
 
-    register(Pair())
+    register("pair", Pair())
     vocabulary = Vocabulary.build(30, CODEBOOKS)
     engine = engine_of(vocabulary=vocabulary)
     prompts = prompts_of([2, 5], vocabulary.controls)

@@ -10,7 +10,7 @@ from emu import ImageResult, Text, Video, VideoResult
 from emu.demo.data import DigitsData
 from emu.documents import CodeSegment, TextSegment
 from emu.generation import Engine
-from emu.modalities import get_modality
+from emu.modalities import MODALITIES
 from emu_tokenizers.training.picture_data import PictureData
 from emu_tokenizers.training.shapes_data import ShapesData
 
@@ -29,7 +29,7 @@ def objects(tiny_emu):
         "Vocabulary": tokenizer.vocabulary,
         "Emu3Layout": tokenizer.layout,
         "Engine": Engine(tiny_emu.model, tokenizer.layout),
-        "ImageModality": get_modality("image"),
+        "ImageModality": MODALITIES["image"],
         "GenerationDefaults": tiny_emu.defaults,
         "ImageResult": ImageResult(SQUARE, CODES, LONG, 7),
         "VideoResult": VideoResult([SQUARE] * 50, CODES[None], 8, LONG, 7),

@@ -9,7 +9,7 @@ from emu import Emu3Layout, EmuConfig, EmuForCausalLM, MultimodalTokenizer, Text
 from emu.data import pack
 from emu.documents import CodeSegment
 from emu.generation import Engine
-from emu.modalities.base import Modality, _registered, register
+from emu.modalities import Modality, register, unregister
 from emu.training.module import EmuModule
 
 
@@ -40,10 +40,10 @@ class Melody(Modality):
 
 @pytest.fixture
 def tokenizer():
-    register(Melody())
+    register("melody", Melody())
     text = TextTokenizer.train(["a slow tune", "6 notes at 90"] * 20, vocab_size=290)
     yield MultimodalTokenizer(text, None, modalities=("melody",))
-    del _registered["melody"]
+    unregister("melody")
 
 
 @pytest.fixture
@@ -97,5 +97,5 @@ def test_it_stands_beside_images_in_one_layout(tokenizer):
 
 
 def test_two_classes_cannot_share_a_name(tokenizer):
-    with pytest.raises(ValueError, match="registered already by Melody"):
-        register(type("Other", (Melody,), {})())
+    with pytest.raises(ValueError, match=r"'melody' is registered already \(Melody"):
+        register("melody", type("Other", (Melody,), {})())

@@ -9,7 +9,7 @@ from PIL import Image
 
 from emu import MultimodalTokenizer, TextTokenizer, Video, VisionTokenizer, VisionTokenizerConfig, Vocabulary
 from emu.documents import CodeSegment, Text
-from emu.modalities.base import _registered, get_modality, register
+from emu.modalities import MODALITIES, register, unregister
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +125,12 @@ def test_a_modality_without_its_tokenizer_is_told_by_the_names_of_arguments(toke
     ):
         MultimodalTokenizer(tokenizer.text, None)
 
-    class Sound(type(get_modality("image"))):
+    class Sound(type(MODALITIES["image"])):
         name, codebook, codec = "sound", "sounds", "audio"
 
-    register(Sound())
+    register("sound", Sound())
     try:
         with pytest.raises(ValueError, match="needs a tokenizer 'audio'"):
             MultimodalTokenizer(tokenizer.text, tokenizer.vision, modalities=("sound",))
     finally:
-        del _registered["sound"]
+        unregister("sound")

@@ -12,7 +12,7 @@ from PIL import Image
 from emu import Emu, Emu35Layout, MultimodalTokenizer, Text, Video
 from emu.documents import Plan
 from emu.generation import Engine, Sampling
-from emu.modalities import registered
+from emu.modalities import MODALITIES
 from emu.templates import Templates
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
@@ -98,7 +98,7 @@ def test_values_and_settings_are_equal_after_it(way, tiny_emu):
     assert (plan, plan.scope) == ("first", "image")
     video = Video([PICTURE] * 2, 4)
     assert np.array_equal(WAYS[way](video).frames, video.frames) and WAYS[way](video).fps == 4
-    ours = {name: modality for name, modality in registered().items() if type(modality).__module__.startswith("emu.")}
+    ours = {name: modality for name, modality in MODALITIES.items() if type(modality).__module__.startswith("emu.")}
     assert {"image", "video"} <= set(
         ours
     )  # those that other tests register live in functions, which pickle cannot name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emu.layouts import LAYOUTS
-from emu.modalities import registered
+from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--modalities",
         nargs="+",
-        choices=sorted(registered()),
+        choices=sorted(MODALITIES),
         default=["image", "video"],
         help="what documents may hold beside text (default: image video)",
     )

@@ -30,7 +30,7 @@ from emu.demo.measure import (
     training_code_keys,
 )
 from emu.demo.tasks import CLIP_META, TASKS
-from emu.modalities import get_modality
+from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults
@@ -199,8 +199,8 @@ def train_text() -> TextTokenizer:
     """Train the text tokenizer on the captions, questions, answers and headers of the documents."""
     side = CANVAS // 8
     headers = (
-        get_modality("image").meta_text((side, side), {}),
-        get_modality("video").meta_text((FRAMES // 4, side, side), CLIP_META),
+        MODALITIES["image"].meta_text((side, side), {}),
+        MODALITIES["video"].meta_text((FRAMES // 4, side, side), CLIP_META),
     )
     return TextTokenizer.train(corpus(headers), TEXT_SIZE)
 

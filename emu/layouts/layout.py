@@ -20,7 +20,7 @@ from emu.documents import CodeSegment, Segment, Span, TextSegment, TokenDocument
 from emu.layouts.cursor import Cursor
 from emu.layouts.grammar import BlockTemplate, IdRange
 from emu.layouts.parse import parse_segments
-from emu.modalities import Grid, Modality, get_modality, registered
+from emu.modalities import MODALITIES, Grid, Modality
 from emu.vocabulary import Vocabulary
 
 
@@ -75,8 +75,8 @@ class Layout(ABC):
         self.text = text
         self.openings = tuple(vocabulary.control(name) for name in self.opening_controls)
         if modalities is None:
-            modalities = [name for name, modality in registered().items() if self._has_codebook(modality.codebook)]
-        self.modalities: dict[str, Modality] = {name: get_modality(name) for name in modalities}
+            modalities = [name for name, modality in MODALITIES.items() if self._has_codebook(modality.codebook)]
+        self.modalities: dict[str, Modality] = {name: MODALITIES.find(name) for name in modalities}
         # A training run builds the same few geometries again and again.
         self._blocks: dict[tuple[str, Grid], BlockTemplate] = {}
         for modality in self.modalities.values():

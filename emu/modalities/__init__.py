@@ -1,23 +1,26 @@
-"""The modalities that come with the library; importing this package registers images, clips and boxes."""
+"""The modalities that come with the library, images, clips and boxes, and the table that others are added to."""
 
-from emu.modalities.base import Grid, Modality, get_modality, register, registered
-from emu.modalities.boxes import BOXES, BoxesModality
+from emu.modalities.base import Grid, Modality
+from emu.modalities.boxes import BoxesModality
 from emu.modalities.image import ImageModality
 from emu.modalities.video import VideoModality
+from emu_tokenizers.registry import Registry
 
-IMAGE = register(ImageModality())
-VIDEO = register(VideoModality())
+MODALITIES: Registry[Modality] = Registry(
+    "modality", {modality.name: modality for modality in (BoxesModality(), ImageModality(), VideoModality())}
+)
+"""Modalities by name; the first one that accepts a value, or whose grid has N axes, is taken where nothing else is said."""
+
+register = MODALITIES.register
+unregister = MODALITIES.unregister
 
 __all__ = [
-    "BOXES",
-    "IMAGE",
-    "VIDEO",
+    "MODALITIES",
     "BoxesModality",
     "Grid",
     "ImageModality",
     "Modality",
     "VideoModality",
-    "get_modality",
     "register",
-    "registered",
+    "unregister",
 ]

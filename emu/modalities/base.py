@@ -1,7 +1,7 @@
 """Modalities as registered objects: everything the library knows about images, clips, boxes, ... is asked of one of these.
 
-A new modality is one file: a subclass of `Modality` and a call of `register`. Layouts, packing, training and generation read its grid, its
-id ranges and its meta text, and never its name.
+A new modality is one file: a subclass of `Modality` and a call of `emu.modalities.register(name, object)`, where the name is the object's
+own. Layouts, packing, training and generation read its grid, its id ranges and its meta text, and never its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Modality(ABC):
     """One kind of content that becomes a grid of codes.
 
     Attributes:
-        name: what users and segments call it.
+        name: what users and segments call it, and the name it is registered under.
         rank: number of axes of its grid, e.g. 2 for (height, width); layouts know ranks 1 to 3.
         codebook: name of its id range in the vocabulary; several codebooks per position are ranges `name.0`, `name.1`, ...
         codec: name of the tokenizer that turns values into codes, or None where the modality needs none.
@@ -71,43 +71,7 @@ class Modality(ABC):
         expected = self.rank + (num_codebooks > 1)
         if codes.ndim != expected or (num_codebooks > 1 and codes.shape[-1] != num_codebooks) or 0 in codes.shape:
             raise ValueError(
-                f"codes of shape {tuple(codes.shape)} are no grid of {self.name!r}, which has {self.rank} axes"
+                f"codes of shape {tuple(codes.shape)} are not a grid of {self.name!r}, which has {self.rank} axes"
                 + (f" and a last one for its {num_codebooks} codebooks" if num_codebooks > 1 else "")
             )
         return tuple(codes.shape[: self.rank])
-
-
-_registered: dict[str, Modality] = {}
-
-
-def register(modality: Modality) -> Modality:
-    """Make a modality known by its name.
-
-    Raises:
-        ValueError: the name is taken by a modality of another class.
-    """
-    known = _registered.get(modality.name)
-    if known is not None and type(known) is not type(modality):
-        raise ValueError(
-            f"modality {modality.name!r} is registered already by {type(known).__name__}; choose another name"
-        )
-    _registered[modality.name] = modality
-    return modality
-
-
-def registered() -> Mapping[str, Modality]:
-    """All modalities by name, in the order of registration."""
-    return dict(_registered)
-
-
-def get_modality(name: str) -> Modality:
-    """The registered modality of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in _registered:
-        raise ValueError(
-            f"no modality {name!r} is registered; there are {sorted(_registered)} (import the module that registers it)"
-        )
-    return _registered[name]

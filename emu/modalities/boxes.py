@@ -1,4 +1,4 @@
-"""Boxes: where the objects of a picture are, as codes. Importing this module registers the modality.
+"""Boxes: where the objects of a picture are, as codes.
 
 A box is four codes, the first and last bin it covers on 32 bins an axis: y0, x0, y1, x1. Boxes are written in raster order of their first
 corner, so that a set of boxes has one sequence. The header says how many there are: "2 boxes".
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from emu.documents import CodeSegment
-from emu.modalities.base import Grid, Modality, register
+from emu.modalities.base import Grid, Modality
 
 NUM_BINS = 32
 _META = re.compile(r"([1-9]\d{0,3}) boxes")
@@ -65,7 +65,7 @@ class Boxes:
 
 
 class BoxesModality(Modality):
-    """`Boxes` in, `Boxes` out; a grid of (number of boxes, 4). Codes that are no box decode to the nearest one."""
+    """`Boxes` in, `Boxes` out; a grid of (number of boxes, 4). Codes that are not a box decode to the nearest one."""
 
     name = "boxes"
     rank = 2
@@ -92,6 +92,3 @@ class BoxesModality(Modality):
 
     def codebook_sizes(self, codec: Any) -> tuple[int, ...]:
         return (NUM_BINS,)
-
-
-BOXES = register(BoxesModality())

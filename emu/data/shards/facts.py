@@ -12,7 +12,7 @@ import numpy as np
 from emu.data.shards.reading import TokenShards
 from emu.data.shards.shard import Shard
 from emu.data.shards.spans import MAY_DROP, Kind
-from emu.modalities import registered
+from emu.modalities import MODALITIES
 from emu.trained import Trained, tasks_of
 
 
@@ -89,7 +89,7 @@ def what_is_trained(sources: Sequence[TokenShards], factors: Mapping[str, int]) 
                 tasks.update(dict.fromkeys(tasks_of(kinds), number))
             numbers = np.bincount(shard.spans[:, 2], minlength=len(shard.kinds)).tolist()
             for kind, number in zip(shard.kinds, numbers, strict=True):
-                modality = registered().get(kind.modality)
+                modality = MODALITIES.get(kind.modality)
                 factor = factors.get(modality.codec or "") if modality is not None else None
                 if factor is not None:
                     sizes[(kind.grid[-2] * factor, kind.grid[-1] * factor)] += number
