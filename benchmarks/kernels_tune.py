@@ -17,10 +17,10 @@ import torch
 from harness import seconds
 from triton.runtime.errors import OutOfResources
 
-from emu_kernels.attention_triton import attention_triton
-from emu_kernels.attention_triton_backward import attention_backward_triton
+from emu_kernels.attention.gpu import attention_triton
+from emu_kernels.attention.gpu_backward import attention_backward_triton
 from emu_kernels.configurations import Config, attention_backward, attention_forward, configuration, loss
-from emu_kernels.linear_cross_entropy_triton import SCRATCH_BYTES, forward_triton
+from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES, forward_triton
 
 
 def variants(base: Config, rows: str | None = None, **choices: tuple[int, ...]) -> Iterator[Config]:

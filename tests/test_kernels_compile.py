@@ -107,7 +107,7 @@ def test_logits_kernel_compiles(capability: int, dtype: str, flags: dict[str, bo
             "weight_source": f"tensordesc<{dtype}[{ids}, {width}]>",
         }
     found = build(
-        capability, "linear_cross_entropy_kernels", "logits_kernel", LOSS_TYPES | sources, LOSS | flags, config
+        capability, "linear_cross_entropy.gpu_kernels", "logits_kernel", LOSS_TYPES | sources, LOSS | flags, config
     )
     check(found, capability, spills)
     check_products(found, capability)
@@ -120,7 +120,7 @@ def test_scale_kernel_compiles(capability: int, softcap: bool) -> None:
     constants = {"SOFTCAP": softcap, "NUM_TILES": 8, "BLOCK_IDS": ids}
     types = LOSS_TYPES | {"gradient_ptr": "*bf16"}
     check(
-        build(capability, "linear_cross_entropy_kernels", "scale_kernel", types, constants, {"num_warps": 4}),
+        build(capability, "linear_cross_entropy.gpu_kernels", "scale_kernel", types, constants, {"num_warps": 4}),
         capability,
     )
 
@@ -140,9 +140,9 @@ def attention_types(dtype: str, config: dict[str, Any]) -> dict[str, str]:
 
 
 KERNELS = {
-    "forward": ("attention_triton", "forward_kernel"),
-    "key": ("attention_triton_backward", "key_kernel"),
-    "query": ("attention_triton_backward", "query_kernel"),
+    "forward": ("attention.gpu", "forward_kernel"),
+    "key": ("attention.gpu_backward", "key_kernel"),
+    "query": ("attention.gpu_backward", "query_kernel"),
 }
 DEFAULT_CASES = {
     ("forward", 90, "bf16", 128, "plain"),
@@ -212,10 +212,10 @@ def test_row_and_quarantine_kernels_compile(capability: int) -> None:
     types = attention_types("bf16", {"DESCRIPTORS": False})
     constants = {"WIDTH": 128, "PACKED": True, "BLOCK_QUERIES": 64, "BLOCK_WIDTH": 128}
     warps = {"num_warps": 4}
-    check(build(capability, "attention_triton_backward", "row_kernel", types, constants, warps), capability)
+    check(build(capability, "attention.gpu_backward", "row_kernel", types, constants, warps), capability)
     types |= {"source_ptr": "*bf16", "clean_ptr": "*bf16", "feature_stride": "i32"}
     constants = {"WIDTH": 128, "COPY": True, "ADD": True, "BLOCK": 64, "BLOCK_WIDTH": 128}
-    check(build(capability, "attention_quarantine", "quarantine_kernel", types, constants, warps), capability)
+    check(build(capability, "attention.quarantine", "quarantine_kernel", types, constants, warps), capability)
 
 
 SAMPLER_TYPES = {
@@ -232,25 +232,23 @@ SAMPLER_CASES = [
 
 @pytest.mark.parametrize(("capability", "block", "guides", "spills"), SAMPLER_CASES)
 def test_filter_kernel_compiles(capability: int, block: int, guides: int, spills: int) -> None:
-    from emu_kernels.guided_sample_triton import filter_warps
+    from emu_kernels.guided_sample.gpu import filter_warps
 
     types = SAMPLER_TYPES | {"logits_ptr": "*bf16"}
     constants = {"GUIDES": guides, "GREEDY": False, "TOP_K": True, "TOP_P": True, "BLOCK": block}
     config = {"num_warps": filter_warps(block)}
-    check(build(capability, "guided_sample_triton", "filter_kernel", types, constants, config), capability, spills)
+    check(build(capability, "guided_sample.gpu", "filter_kernel", types, constants, config), capability, spills)
 
 
 @pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])
 def test_race_kernels_compile(capability: int) -> None:
-    from emu_kernels.guided_sample_triton import RACE_BLOCK
+    from emu_kernels.guided_sample.gpu import RACE_BLOCK
 
     types = {f"{name}_ptr": "*i64" for name in ("seed", "stream", "position", "result", "place")}
     types |= {"weight_ptr": "*fp32", "arrival_ptr": "*fp32"}
     race = {"GREEDY": False, "BLOCK": RACE_BLOCK}
-    check(build(capability, "guided_sample_triton", "race_kernel", types, race, {"num_warps": 4}), capability)
-    check(
-        build(capability, "guided_sample_triton", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), capability
-    )
+    check(build(capability, "guided_sample.gpu", "race_kernel", types, race, {"num_warps": 4}), capability)
+    check(build(capability, "guided_sample.gpu", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), capability)
 
 
 # By capability and width: the scores of a group of codes, all held at once.
@@ -267,7 +265,7 @@ NEAREST_SPILLS = {(100, 8): 8, (86, 256): 32, (120, 256): 32}
     ],
 )
 def test_nearest_code_kernel_compiles(capability: int, width: int, dtype: str) -> None:
-    from emu_kernels.nearest_code_triton import MAX_UNROLLED_WIDTH, nearest_code_config
+    from emu_kernels.nearest_code.gpu import MAX_UNROLLED_WIDTH, nearest_code_config
 
     dot = width > MAX_UNROLLED_WIDTH
     types = {
@@ -276,5 +274,5 @@ def test_nearest_code_kernel_compiles(capability: int, width: int, dtype: str) -
     }  # fmt: skip
     constants = {"DOT": dot, "WIDTH": 1 if dot else width}
     config = nearest_code_config(width)
-    found = build(capability, "nearest_code_triton", "nearest_code_kernel", types, constants, config)
+    found = build(capability, "nearest_code.gpu", "nearest_code_kernel", types, constants, config)
     check(found, capability, NEAREST_SPILLS.get((capability, width), 0))

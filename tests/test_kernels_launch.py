@@ -19,8 +19,8 @@ from emu_kernels import launch
 
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
-    "attention_quarantine", "attention_triton", "attention_triton_backward", "guided_sample_triton",
-    "linear_cross_entropy_triton", "nearest_code_triton",
+    "attention.quarantine", "attention.gpu", "attention.gpu_backward", "guided_sample.gpu",
+    "linear_cross_entropy.gpu", "nearest_code.gpu",
 )  # fmt: skip
 
 
@@ -32,9 +32,9 @@ def started_kernels(tree: ast.AST) -> list[int]:
 
 
 def test_no_kernel_is_started_past_the_launcher() -> None:
-    found = {file.stem: started_kernels(ast.parse(file.read_text())) for file in PACKAGE.glob("*.py")}
-    assert [name for name, lines in found.items() if lines] == ["launch"]
-    assert len(found["launch"]) == 1
+    found = {file: started_kernels(ast.parse(file.read_text())) for file in PACKAGE.rglob("*.py")}
+    assert [file for file, lines in found.items() if lines] == [PACKAGE / "launch.py"]
+    assert len(found[PACKAGE / "launch.py"]) == 1
 
 
 def test_the_guard_takes_the_tensors_own_gpu() -> None:
@@ -80,11 +80,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[torch.device | No
 
 def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without data stand for those of a GPU: all kernels of all ops, and each at least once."""
-    from emu_kernels import linear_cross_entropy_triton as loss
-    from emu_kernels.attention_triton import attention_triton
-    from emu_kernels.attention_triton_backward import attention_backward_triton
-    from emu_kernels.guided_sample_triton import guided_sample_triton
-    from emu_kernels.nearest_code_triton import nearest_code_triton
+    from emu_kernels.attention.gpu import attention_triton
+    from emu_kernels.attention.gpu_backward import attention_backward_triton
+    from emu_kernels.guided_sample.gpu import guided_sample_triton
+    from emu_kernels.linear_cross_entropy import gpu as loss
+    from emu_kernels.nearest_code.gpu import nearest_code_triton
 
     with torch.device("meta"):
         q, k = (torch.empty(2, 40, heads, 16, dtype=torch.bfloat16) for heads in (4, 2))
@@ -98,7 +98,7 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
         monkeypatch.setattr(loss, "token_groups", lambda *a, **k: [loss.Group(None, 32, 0, 512)])
         target = torch.ones(32, dtype=torch.int64)
         loss.forward_triton(hidden, weight, target, None, 0, 512, None, 0.0, -100, 0.0, "mean", False, True, True)
-    kernels = {name for file in PACKAGE.glob("*.py") for name in _kernels_of(file)}
+    kernels = {name for file in PACKAGE.rglob("*.py") for name in _kernels_of(file)}
     assert set(started) == kernels
     assert {device for devices in started.values() for device in devices} == {torch.device("meta")}
 

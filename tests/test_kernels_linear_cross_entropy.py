@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu_kernels import linear_cross_entropy, linear_cross_entropy_chunked, reference
+from emu_kernels import linear_cross_entropy, reference
+from emu_kernels.linear_cross_entropy import cpu
 from emu_kernels.testing import peak_cpu_bytes
 
 OPTIONS = {
@@ -93,7 +94,7 @@ def test_result_does_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.Mon
     case = make_case()
     expected = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
     wanted = gradients(expected, case)
-    monkeypatch.setattr(linear_cross_entropy_chunked, "sizes", lambda *_: (chunk, 4))
+    monkeypatch.setattr(cpu, "sizes", lambda *_: (chunk, 4))
     found = linear_cross_entropy(case["hidden"], case["weight"], case["target"], z_loss=0.1)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, case), wanted)
@@ -103,7 +104,7 @@ def test_result_does_not_depend_on_the_chunk(chunk: int, monkeypatch: pytest.Mon
 def test_error_is_no_larger_than_that_of_the_plain_computation(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_cross_entropy_chunked, "sizes", lambda *_: (70, 50))  # several chunks and blocks of ids
+    monkeypatch.setattr(cpu, "sizes", lambda *_: (70, 50))  # several chunks and blocks of ids
     case = make_case(dtype, num_tokens=300, width=32, vocab=130)
     exact = {"hidden": case["hidden"].detach().double(), "weight": case["weight"].detach().double()}
     exact = {name: value.requires_grad_() for name, value in exact.items()}
@@ -261,7 +262,7 @@ def test_bad_argument_is_named(name: str) -> None:
 
 def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """512 x 50,000 float32 logits take 98 MiB, and the plain computation holds three tables of that size."""
-    monkeypatch.setitem(linear_cross_entropy_chunked.BUFFER_BYTES, "cpu", 16 * 2**20)
+    monkeypatch.setitem(cpu.BUFFER_BYTES, "cpu", 16 * 2**20)
     hidden, weight = torch.randn(512, 16, requires_grad=True), torch.randn(50_000, 16, requires_grad=True)
     target = torch.randint(0, 50_000, (512,))
     for options in ({}, {"softcap": 20.0}, {"reduction": "none"}):

@@ -4,7 +4,9 @@ devices without kernels.
 The queries of a row are cut into tiles of at most TILE positions along document boundaries where possible, so that packed rows of
 short documents cost what the documents cost and memory stays linear in length. A tile runs in torch's flash kernel for the CPU, or
 in plain products under a soft cap and on other devices. Short documents share a tile; where the result is not finite it is computed
-again with a tile for each, since 0 * NaN would carry a NaN or infinity from one document to its neighbours. Legend: see `attention.py`.
+again with a tile for each, since 0 * NaN would carry a NaN or infinity from one document to its neighbours.
+
+Legend: see `emu_kernels.attention`.
 """
 
 from __future__ import annotations

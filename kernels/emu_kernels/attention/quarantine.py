@@ -3,7 +3,7 @@
 
 A tile holds positions of several documents, and 0 * NaN is NaN: in a product over the tile the weight zero does not keep a neighbour's
 NaN or infinity out. So packed rows are computed from copies in which such positions are zero, and the results that depend on
-them are set to NaN at the end, by intervals of positions. Legend: see `attention.py`.
+them are set to NaN at the end, by intervals of positions. Legend: see `emu_kernels.attention`.
 """
 
 from __future__ import annotations

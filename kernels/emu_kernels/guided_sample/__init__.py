@@ -158,7 +158,7 @@ def _sample_cuda(*arguments: Any) -> Tensor:
 
 
 def _sample_kernels(*arguments: Any) -> Tensor:
-    from emu_kernels.guided_sample_triton import guided_sample_triton
+    from emu_kernels.guided_sample.gpu import guided_sample_triton
 
     return guided_sample_triton(*arguments)
 

@@ -174,7 +174,7 @@ def forward_chunked(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `linear_cross_entropy_ops.forward_op`."""
+    """See `op.forward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
     losses = hidden.new_zeros(num_tokens, dtype=dtype)
@@ -221,7 +221,7 @@ def backward_chunked(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `linear_cross_entropy_ops.backward_op`."""
+    """See `op.backward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,))
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=dtype)

@@ -3,7 +3,7 @@
 
 The probabilities come back from the log-sum-exp of the forward, and D_i = out_i . grad_i replaces the softmax's own backward
 (FlashAttention-2, arXiv 2307.08691, section 3.1). The kernel of keys walks over all query heads of its group. Legend: see
-`attention.py`.
+`emu_kernels.attention`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from emu_kernels.attention_quarantine import any_in, quarantine, running_counts
-from emu_kernels.attention_triton import (
+from emu_kernels.attention.gpu import (
     LOG2_E,
     cap_scores,
     document_bounds,
@@ -28,6 +27,7 @@ from emu_kernels.attention_triton import (
     tile_range,
     tile_source,
 )
+from emu_kernels.attention.quarantine import any_in, quarantine, running_counts
 from emu_kernels.configurations import attention_backward, configuration
 from emu_kernels.launch import launch
 

@@ -5,7 +5,7 @@ Each query sees one interval of keys, first..last; it follows from its document 
 and does not decrease along a row. A program walks only over the tiles of keys that its queries see, and applies a mask only in
 tiles that some of them see in part. Where the GPU has a copy engine, tiles of 16 bits come through tensor descriptors: it fetches them
 while the tensor cores work, without a thread's address arithmetic; elsewhere by pointer. No host sync, memory linear in length. Legend:
-see `attention.py`.
+see `emu_kernels.attention`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from emu_kernels.attention_quarantine import any_in, quarantine, running_counts
+from emu_kernels.attention.quarantine import any_in, quarantine, running_counts
 from emu_kernels.configurations import attention_forward, configuration
 from emu_kernels.launch import launch
 

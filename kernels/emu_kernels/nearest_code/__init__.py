@@ -102,7 +102,7 @@ def _nearest_cuda(*arguments: Any) -> Tensor:
 
 
 def _nearest_kernels(*arguments: Any) -> Tensor:
-    from emu_kernels.nearest_code_triton import nearest_code_triton
+    from emu_kernels.nearest_code.gpu import nearest_code_triton
 
     return nearest_code_triton(*arguments)
 

@@ -1,7 +1,7 @@
 """Which implementation runs attention on a GPU: the op of this package, or one of torch's where it is faster for the case.
 
-Legend: see `attention.py`. `choose_backend` depends on dtype, device and options, never on the length, so that a compiled model is one
-graph for all lengths.
+Legend: see `emu_kernels.attention`. `choose_backend` depends on dtype, device and options, never on the length, so that a compiled
+model is one graph for all lengths.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from emu_kernels.attention_tiled import attention_backward_tiled, attention_tiled
+from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
 from emu_kernels.dispatch import HALVES, TRITON_FOUND, triton_or_torch
 
 BACKENDS = ("triton", "flash", "cudnn", "flex")
@@ -128,12 +128,12 @@ def attention_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
-    from emu_kernels.attention_triton import attention_triton
+    from emu_kernels.attention.gpu import attention_triton
 
     return attention_triton(*arguments)
 
 
 def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from emu_kernels.attention_triton_backward import attention_backward_triton
+    from emu_kernels.attention.gpu_backward import attention_backward_triton
 
     return attention_backward_triton(*arguments)

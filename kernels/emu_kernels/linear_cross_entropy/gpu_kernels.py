@@ -1,7 +1,7 @@
 # mypy: allow-incomplete-defs, allow-untyped-defs
 """Triton kernels of the fused head and cross-entropy: the logits of a tile and their exponentials, and the gradient of the logits.
 
-Legend: see `linear_cross_entropy_triton.py`, which starts them.
+Legend: see `gpu.py`, which starts them.
 """
 
 from __future__ import annotations

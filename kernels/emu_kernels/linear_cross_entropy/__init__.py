@@ -18,7 +18,7 @@ from emu_kernels.checks import (
     check_shape,
     check_tensor,
 )
-from emu_kernels.linear_cross_entropy_ops import forward_op, kept_tokens, log_sum_exp_op
+from emu_kernels.linear_cross_entropy.op import forward_op, kept_tokens, log_sum_exp_op
 
 REDUCTIONS = ("mean", "sum", "none")
 

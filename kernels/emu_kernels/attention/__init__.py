@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emu_kernels.attention_backends import (
+from emu_kernels.attention.backends import (
     attention_backward_cuda,
     attention_cuda,
     choose_backend,
     torch_attention,
 )
-from emu_kernels.attention_tiled import attention_backward_tiled, attention_tiled
+from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
 from emu_kernels.checks import (
     FLOATS,
     INTEGERS,

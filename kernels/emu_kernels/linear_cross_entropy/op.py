@@ -1,6 +1,6 @@
 """The loss as custom ops: what compilers see as one node, with a CPU and a GPU implementation and a backward formula each.
 
-`linear_cross_entropy.py` checks the arguments and says what they mean. The gradients are outputs of the forward, since they are made
+The package checks the arguments and says what they mean. The gradients are outputs of the forward, since they are made
 there; a loss per token makes them in the backward from recomputed logits.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 from emu_kernels.dispatch import triton_or_torch, without_autocast
-from emu_kernels.linear_cross_entropy_chunked import backward_chunked, forward_chunked
+from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
 
 
 def kept_tokens(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor:
@@ -65,7 +65,7 @@ def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
 
 
 def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from emu_kernels.linear_cross_entropy_triton import forward_triton
+    from emu_kernels.linear_cross_entropy.gpu import forward_triton
 
     return forward_triton(*arguments)
 
@@ -176,7 +176,7 @@ def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
-    from emu_kernels.linear_cross_entropy_triton import backward_triton
+    from emu_kernels.linear_cross_entropy.gpu import backward_triton
 
     return backward_triton(*arguments)
 

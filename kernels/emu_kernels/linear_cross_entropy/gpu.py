@@ -26,14 +26,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from emu_kernels.configurations import configuration
 from emu_kernels.configurations import loss as loss_blocks
 from emu_kernels.launch import launch
-from emu_kernels.linear_cross_entropy_chunked import (
+from emu_kernels.linear_cross_entropy.cpu import (
     Group,
     backward_chunked,
     forward_chunked,
     keep_tokens,
     token_groups,
 )
-from emu_kernels.linear_cross_entropy_kernels import logits_kernel, scale_kernel
+from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_kernel
 
 SCRATCH_BYTES = 448 * 2**20
 SCALE_TILES = 8
@@ -195,7 +195,7 @@ def forward_triton(
     config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `linear_cross_entropy_ops.forward_op`."""
+    """See `op.forward_op`."""
     if not suits(hidden):
         return forward_chunked(
             hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction, argmax,
@@ -258,7 +258,7 @@ def backward_triton(
     config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
-    """See `linear_cross_entropy_ops.backward_op`."""
+    """See `op.backward_op`."""
     if not suits(hidden):
         return backward_chunked(
             hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
