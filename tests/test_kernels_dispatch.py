@@ -21,12 +21,13 @@ from emu_kernels import (
     linear_cross_entropy,
     nearest_code,
 )
-from emu_kernels.attention.backends import attention_backward_cuda, attention_cuda, torch_attention
+from emu_kernels.attention import op as attention_ops
+from emu_kernels.attention.backends import torch_attention
 from emu_kernels.dispatch import OPS, choose, triton_or_torch
+from emu_kernels.guided_sample import op as sampler_ops
 from emu_kernels.linear_cross_entropy import op as loss_ops
+from emu_kernels.nearest_code import op as search_ops
 
-guided_sample_module = sys.modules["emu_kernels.guided_sample"]  # the names of the package are those of the functions
-nearest_code_module = sys.modules["emu_kernels.nearest_code"]
 CARD = torch.device("cuda", 1)
 
 
@@ -155,12 +156,12 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
     draw = torch.randn(2, 3, 5), 2.0, 1.0, 1.0, 0, 1.0, *key, 0
     out, lse = torch.ops.emu_kernels.attention(q, k, v, *mask)
     runs: list[tuple[Any, Any, tuple]] = [
-        (attention_cuda, torch.ops.emu_kernels.attention, (q, k, v, *mask)),
-        (attention_backward_cuda, torch.ops.emu_kernels.attention_backward, (grad, q, k, v, out, lse, *mask)),
+        (attention_ops._forward_cuda, torch.ops.emu_kernels.attention, (q, k, v, *mask)),
+        (attention_ops._backward_cuda, torch.ops.emu_kernels.attention_backward, (grad, q, k, v, out, lse, *mask)),
         (loss_ops._forward_cuda, torch.ops.emu_kernels.linear_cross_entropy, loss),
         (loss_ops._backward_cuda, torch.ops.emu_kernels.linear_cross_entropy_backward, again),
-        (guided_sample_module._sample_cuda, torch.ops.emu_kernels.guided_sample, draw),
-        (nearest_code_module._nearest_cuda, torch.ops.emu_kernels.nearest_code, (torch.randn(9, 4), torch.randn(6, 4))),
+        (sampler_ops._sample_cuda, torch.ops.emu_kernels.guided_sample, draw),
+        (search_ops._nearest_cuda, torch.ops.emu_kernels.nearest_code, (torch.randn(9, 4), torch.randn(6, 4))),
     ]  # fmt: skip
     for gpu, op, arguments in runs:
         with pytest.warns(RuntimeWarning, match="active drivers"):

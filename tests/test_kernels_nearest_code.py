@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emu_kernels import nearest_code, reference
-from emu_kernels.nearest_code import rounding_slack
+from emu_kernels.nearest_code.cpu import rounding_slack
 from emu_kernels.testing import peak_cpu_bytes
 
 

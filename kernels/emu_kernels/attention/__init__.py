@@ -8,29 +8,20 @@ mask and a window, each query sees one interval of keys; that interval is all th
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from emu_kernels.attention.backends import (
-    attention_backward_cuda,
-    attention_cuda,
-    choose_backend,
-    torch_attention,
-)
-from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
+from emu_kernels.attention.backends import choose_backend, torch_attention
+from emu_kernels.attention.op import forward_op
 from emu_kernels.checks import (
     FLOATS,
     INTEGERS,
-    accumulation_dtype,
     check_like,
     check_not_empty,
     check_positive,
     check_shape,
     check_tensor,
 )
-from emu_kernels.dispatch import without_autocast
 
 
 def attention(
@@ -82,7 +73,7 @@ def attention(
         backend = choose_backend(q, segment_ids is not None or cu_seqlens is not None, window, softcap)
         if backend != "triton":
             return torch_attention(backend, q, k, v, causal, window, softcap, scale)
-    out, _ = _forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
+    out, _ = forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
     return out
 
 
@@ -115,100 +106,3 @@ def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor |
         check_like("cu_seqlens", cu_seqlens, "q", q)
         if q.shape[0] != 1:
             raise ValueError(f"cu_seqlens describes one packed row, but q has {q.shape[0]} rows; use segment_ids")
-
-
-@torch.library.custom_op("emu_kernels::attention", mutates_args=())
-def _forward_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segment_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    causal: bool,
-    window: int,
-    softcap: float,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
-    with without_autocast(q):
-        return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
-
-
-@_forward_op.register_fake
-def _forward_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segment_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    causal: bool,
-    window: int,
-    softcap: float,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    batch, length, num_heads, _ = q.shape
-    lse = q.new_empty(batch, num_heads, length, dtype=accumulation_dtype(q.dtype))
-    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
-
-
-@torch.library.custom_op("emu_kernels::attention_backward", mutates_args=())
-def _backward_op(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    segment_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    causal: bool,
-    window: int,
-    softcap: float,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v."""
-    with without_autocast(q):
-        return attention_backward_tiled(
-            grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale
-        )
-
-
-@_backward_op.register_fake
-def _backward_fake(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    segment_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    causal: bool,
-    window: int,
-    softcap: float,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    d_q, d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    return d_q, d_k, d_v
-
-
-# The definitions above serve every device that has no implementation of its own.
-_forward_op.register_kernel("cuda")(attention_cuda)
-_backward_op.register_kernel("cuda")(attention_backward_cuda)
-
-
-def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
-    ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
-
-
-def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    missing = (None,) * 6
-    if grad is None:
-        return None, None, None, *missing
-    return *_backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing
-
-
-torch.library.register_autograd("emu_kernels::attention", _backward, setup_context=_setup)

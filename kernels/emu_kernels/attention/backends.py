@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
-from emu_kernels.dispatch import HALVES, TRITON_FOUND, triton_or_torch
+from emu_kernels.dispatch import HALVES, TRITON_FOUND
 
 BACKENDS = ("triton", "flash", "cudnn", "flex")
 ENVIRONMENT = "EMU_KERNELS_ATTENTION"
@@ -115,25 +114,3 @@ def _flex(
     mask = _block_mask(q.shape[2], causal, window, q.device) if causal or window is not None else None
     options = {"score_mod": None if softcap is None else cap, "block_mask": mask, "scale": scale}
     return _compiled_flex()(q, k, v, enable_gqa=shared, **options)
-
-
-def attention_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """The op on a GPU."""
-    return triton_or_torch("attention", arguments[0], _forward_kernels, attention_tiled, *arguments)
-
-
-def attention_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward of `attention_cuda`."""
-    return triton_or_torch("attention", arguments[1], _backward_kernels, attention_backward_tiled, *arguments)
-
-
-def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
-    from emu_kernels.attention.gpu import attention_triton
-
-    return attention_triton(*arguments)
-
-
-def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from emu_kernels.attention.gpu_backward import attention_backward_triton
-
-    return attention_backward_triton(*arguments)

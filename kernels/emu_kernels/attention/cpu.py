@@ -66,7 +66,7 @@ def attention_tiled(
     softcap: float,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """See `attention._forward_op`."""
+    """See `op.forward_op`."""
     documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
     tiles = plan_tiles(*documents)
     found = _forward(tiles, q, k, v, causal, window, softcap, scale)
@@ -119,7 +119,7 @@ def attention_backward_tiled(
     softcap: float,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `attention._backward_op`."""
+    """See `op.backward_op`."""
     documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
     tiles = plan_tiles(*documents)
     found = _backward(tiles, grad, q, k, v, out, lse, causal, window, softcap, scale)

@@ -247,7 +247,7 @@ def attention_triton(
     scale: float,
     config: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `attention._forward_op`; float32 or 16 bits."""
+    """See `op.forward_op`; float32 or 16 bits."""
     batch, length, num_heads, width = q.shape
     out = torch.empty((batch, length, num_heads, width), dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, num_heads, length), dtype=torch.float32, device=q.device)

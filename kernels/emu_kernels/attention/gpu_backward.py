@@ -239,7 +239,7 @@ def attention_backward_triton(
     scale: float,
     configs: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `attention._backward_op`; float32 or 16 bits."""
+    """See `op.backward_op`; float32 or 16 bits."""
     batch, length, num_heads, width = q.shape
     d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if d_q.numel() == 0:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
 from emu_kernels.launch import launch
-from emu_kernels.nearest_code import rounding_slack
+from emu_kernels.nearest_code.cpu import rounding_slack
 
 MAX_UNROLLED_WIDTH = 8
 

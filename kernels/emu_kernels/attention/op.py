@@ -1,0 +1,129 @@
+"""Attention as custom ops: what compilers see as one node, with a CPU and a GPU implementation and a backward formula.
+
+The package checks the arguments and says what they mean. The definitions serve every device that has no implementation of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
+from emu_kernels.checks import accumulation_dtype
+from emu_kernels.dispatch import triton_or_torch, without_autocast
+
+
+@torch.library.custom_op("emu_kernels::attention", mutates_args=())
+def forward_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
+    with without_autocast(q):
+        return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
+
+
+@forward_op.register_kernel("cuda")
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return triton_or_torch("attention", arguments[0], _forward_kernels, attention_tiled, *arguments)
+
+
+def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from emu_kernels.attention.gpu import attention_triton
+
+    return attention_triton(*arguments)
+
+
+@forward_op.register_fake
+def _forward_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    batch, length, num_heads, _ = q.shape
+    lse = q.new_empty(batch, num_heads, length, dtype=accumulation_dtype(q.dtype))
+    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
+
+
+@torch.library.custom_op("emu_kernels::attention_backward", mutates_args=())
+def backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    with without_autocast(q):
+        return attention_backward_tiled(
+            grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale
+        )
+
+
+@backward_op.register_kernel("cuda")
+def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return triton_or_torch("attention", arguments[1], _backward_kernels, attention_backward_tiled, *arguments)
+
+
+def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from emu_kernels.attention.gpu_backward import attention_backward_triton
+
+    return attention_backward_triton(*arguments)
+
+
+@backward_op.register_fake
+def _backward_fake(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segment_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    return d_q, d_k, d_v
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
+    ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
+
+
+def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    missing = (None,) * 6
+    if grad is None:
+        return None, None, None, *missing
+    return *backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing
+
+
+torch.library.register_autograd("emu_kernels::attention", _backward, setup_context=_setup)

@@ -1,0 +1,127 @@
+"""The sampler in numpy: the CPU path and devices without kernels. Noise is keyed, so that a draw is the same on every device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emu_kernels.philox import philox
+
+ROW_GROUP = 2**17
+"""Candidates of the rows that are worked on together: their scores and noise stay in a cache."""
+MANY, SPARSE = 2**14, 8
+"""From MANY candidates on, of which top-k keeps at most one in SPARSE, noise is made for the kept ones alone."""
+
+
+def guided_sample_torch(
+    logits: Tensor,
+    scale: float,
+    part_scale: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: Tensor,
+    stream: Tensor,
+    position: Tensor,
+    draw: int,
+) -> Tensor:
+    """Offsets (B,), computed on the CPU; `top_k` 0 keeps all candidates."""
+    num_rows, num_candidates = logits.shape[1:]
+    seeds, streams, positions = (x.numpy(force=True) for x in (seed, stream, position))
+    result = np.empty(num_rows, dtype=np.int64)
+    step = max(ROW_GROUP // num_candidates, 1)
+    for first in range(0, num_rows, step):
+        rows = slice(first, first + step)
+        scores = _mix(logits[:, rows], scale, part_scale)
+        if temperature == 0.0:
+            result[rows] = scores.argmax(1)
+            continue
+        probabilities = _filtered(scores, temperature, top_k, top_p)
+        if MANY <= num_candidates >= SPARSE * top_k > 0:
+            for row in range(rows.start, min(rows.stop, num_rows)):
+                key = seeds[row : row + 1], streams[row : row + 1], positions[row : row + 1], draw
+                result[row] = _draw_among_few(probabilities[row - first], *key)
+            continue
+        noise = exponential_noise(seeds[rows], streams[rows], positions[rows], draw, num_candidates).astype(
+            scores.dtype
+        )
+        result[rows] = np.divide(probabilities, noise, out=probabilities).argmax(1)
+    return torch.from_numpy(result).to(logits.device)
+
+
+def _draw_among_few(
+    probabilities: NDArray,
+    seed: NDArray[np.int64],
+    stream: NDArray[np.int64],
+    position: NDArray[np.int64],
+    draw: int,
+) -> int:
+    """The winner of one row (K,); noise is made for the candidates that are left alone, each its own as in `exponential_noise`."""
+    kept = np.flatnonzero(probabilities > 0)
+    if not len(kept):
+        return 0
+    blocks = kept >> 2
+    first = np.empty(len(blocks), dtype=bool)  # of the candidates of its block
+    first[0] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=first[1:])
+    words = philox(seed, (position, stream, draw), blocks[first])[:, 0]  # (4, blocks)
+    noise = to_exponential(words[kept & 3, first.cumsum() - 1]).astype(probabilities.dtype)
+    return int(kept[np.divide(probabilities[kept], noise).argmax()])
+
+
+def _mix(logits: Tensor, scale: float, part_scale: float) -> NDArray:
+    """(R, B, K) -> guided logits (B, K), a fresh array of float32 or float64."""
+    rows = (logits if logits.dtype == torch.float64 else logits.float()).numpy(force=True)
+    if rows.shape[0] == 1:
+        return np.where(np.isnan(rows[0]), -np.inf, rows[0])
+    with np.errstate(invalid="ignore"):
+        if rows.shape[0] == 2:
+            mixed = rows[1] + scale * (rows[0] - rows[1])
+        else:
+            mixed = rows[1] + part_scale * (rows[2] - rows[1]) + scale * (rows[0] - rows[2])
+    mixed[np.isnan(mixed)] = -np.inf
+    return mixed
+
+
+def _filtered(scores: NDArray, temperature: float, top_k: int, top_p: float) -> NDArray:
+    """Unnormalised probabilities (B, K) after temperature, top-k and top-p, 1 for the most likely; overwrites scores."""
+    peak = scores.max(1, keepdims=True)
+    np.subtract(scores, np.where(np.isfinite(peak), peak, 0.0), out=scores)
+    np.multiply(scores, 1.0 / temperature, out=scores)
+    if top_k:
+        place = scores.shape[1] - top_k
+        scores[scores < np.partition(scores, place, axis=1)[:, place, None]] = -np.inf
+    probabilities = np.exp(scores, out=scores)
+    if top_p < 1.0:
+        ranked = -np.sort(-probabilities, axis=1)
+        mass = ranked.cumsum(1)
+        num_kept = (mass - ranked < top_p * mass[:, -1:]).sum(1, keepdims=True)
+        probabilities[probabilities < np.take_along_axis(ranked, num_kept - 1, axis=1)] = 0.0
+    return probabilities
+
+
+def exponential_noise(
+    seed: NDArray[np.int64],
+    stream: NDArray[np.int64],
+    position: NDArray[np.int64],
+    draw: int,
+    num_candidates: int,
+) -> NDArray[np.float32]:
+    """Standard exponential numbers (B, num_candidates); candidate i takes word i % 4 of the counter i // 4."""
+    words = philox(seed, (position, stream, draw), -(-num_candidates // 4))  # (4, B, blocks)
+    return to_exponential(words.transpose(1, 2, 0).reshape(seed.shape[0], -1)[:, :num_candidates])
+
+
+def to_exponential(words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """-log1p(-u) with u = (word + 1/2) / 2**32: full relative precision near zero, where the winners are, and never zero.
+
+    u rounds up to 1 once in 2**25 words: infinity, which never wins.
+    """
+    uniform = words.astype(np.float32)
+    uniform += np.float32(0.5)
+    uniform *= np.float32(-(2.0**-32))
+    with np.errstate(divide="ignore"):
+        np.log1p(uniform, out=uniform)
+    return np.negative(uniform, out=uniform)
