@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emu.modalities import get_modality
+from emu.modalities import MODALITIES
 from emu.templates import PLAIN, Templates
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
@@ -118,7 +118,7 @@ def read_codecs(folder: Path, table: TokenizerTable, classes: Mapping[str, Any])
         FileNotFoundError: the folder of a codec is missing.
         ValueError: nobody names the class of a codec.
     """
-    known = [get_modality(name) for name in table.modalities]
+    known = [MODALITIES.find(name) for name in table.modalities]
     named = {modality.codec: modality.codec_class for modality in known if modality.codec and modality.codec_class}
     classes = {VISION: VisionTokenizer, **named, **classes}
     codecs = {}

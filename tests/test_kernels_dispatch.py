@@ -20,6 +20,8 @@ from emu_kernels import (
     guided_sample,
     linear_cross_entropy,
     nearest_code,
+    rms_norm,
+    rotary,
 )
 from emu_kernels.attention import op as attention_ops
 from emu_kernels.attention.backends import torch_attention
@@ -188,7 +190,8 @@ def test_an_old_gpu_takes_torch_without_a_warning(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_every_op_has_an_implementation_on_other_devices(device: str) -> None:
-    for op in (*OPS, "attention_backward", "linear_cross_entropy_backward"):
+    others = "attention_backward", "linear_cross_entropy_backward", "rms_norm", "rms_norm_backward", "rotary"
+    for op in (*OPS, *others):
         assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"emu_kernels::{op}", device.upper())
 
 
@@ -197,15 +200,18 @@ def test_shapes_on_other_devices_are_known_to_compilers(device: str) -> None:
     with FakeTensorMode():
         q, k = (torch.empty(2, 9, heads, 8, device=device) for heads in (4, 2))
         ids = torch.ones(2, 9, dtype=torch.int64, device=device)
+        angle = torch.empty(1, 9, 1, 8, device=device)
         key = {name: torch.ones(3, dtype=torch.int64, device=device) for name in ("seed", "stream", "position")}
         results = [
             attention(q, k, k, segment_ids=ids),
             guided_sample(torch.empty(2, 3, 5, device=device), 2.0, **key),
             linear_cross_entropy(q.view(-1, 8), k.view(-1, 8), ids.new_ones(72), reduction="none"),
             nearest_code(q.view(-1, 8), k.view(-1, 8)),
+            rms_norm(q, torch.empty(8, device=device), 1e-5),
+            rotary(q, angle, angle),
         ]
     assert [(*x.shape, x.device.type) for x in results] == [
-        (2, 9, 4, 8, device), (3, device), (72, device), (72, device),
+        (2, 9, 4, 8, device), (3, device), (72, device), (72, device), (2, 9, 4, 8, device), (2, 9, 4, 8, device),
     ]  # fmt: skip
 
 

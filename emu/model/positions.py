@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+import emu_kernels
 from emu.model_config import EmuConfig
 
 Rotary = tuple[Tensor, Tensor]
@@ -57,25 +58,7 @@ class EmuRotaryEmbedding(nn.Module):
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (B, S, heads, head_dim) by the angle of their token."""
-    return _Rotate.apply(x, *rotary) if torch.is_grad_enabled() else _turn(x, *rotary)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
-
-
-class _Rotate(torch.autograd.Function):
-    """The gradient of a rotation is the rotation back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin), None, None
+    return emu_kernels.rotary(x, *rotary)
 
 
 def segment_positions(segment_ids: Tensor) -> Tensor:

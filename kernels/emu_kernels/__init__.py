@@ -1,8 +1,9 @@
-"""Torch operators with a chunked implementation in torch and a Triton implementation behind one name each.
+"""Torch operators: one public function each, over an implementation in torch and, for all but the smallest, one in Triton.
 
-Every function here validates its arguments and calls a `torch.library` custom op that has a fake implementation and, where
-it makes sense, a formula for backward, so that the ops are correct under `torch.compile`. Triton is imported on the first
-call with CUDA tensors and never before; `choices` says which implementation a device takes, and why.
+A folder per op with the same files: `__init__.py` is the public function, its checks and its contract; `op.py` the
+`torch.library` custom op with its fake implementation, its dispatch by device and, where the op trains, its formula for backward;
+`cpu.py` the implementation in torch; `gpu.py` that in Triton, which is imported on the first call with CUDA tensors and never
+before. `reference.py` has the plain definition of each. `choices` says which implementation a device takes, and why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
 from emu_kernels.nearest_code import nearest_code
+from emu_kernels.rms_norm import rms_norm
+from emu_kernels.rotary import rotary
 
-__all__ = ["attention", "choices", "guided_sample", "linear_cross_entropy", "nearest_code"]
+__all__ = ["attention", "choices", "guided_sample", "linear_cross_entropy", "nearest_code", "rms_norm", "rotary"]
 
 logging.getLogger("emu").addHandler(logging.NullHandler())

@@ -42,7 +42,7 @@ _warned: set[str] = set()
 
 
 def choices(device: torch.device) -> dict[str, tuple[str, str]]:
-    """What each op runs on a device, and why: name of the op -> ("triton" or "torch", reason).
+    """What each op that has Triton kernels runs on a device, and why: name of the op -> ("triton" or "torch", reason).
 
     Cheap, needs no GPU and raises nothing: a device that this machine does not have is among the reasons. What was found out while the
     ops ran, a kernel that could not be compiled say, is part of the answer.

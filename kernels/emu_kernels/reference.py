@@ -109,3 +109,15 @@ def guided_probabilities(
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """z (N, D), codebook (K, D) -> (N,) by the table of float64 distances."""
     return (z.double()[:, None] - codebook.double()[None]).square().sum(2).argmin(1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (..., D), weight (D,) -> (..., D), all in the dtype of x."""
+    return weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def rotary(x: Tensor, angles: Tensor) -> Tensor:
+    """x (B, S, H, D) with each pair (i, i + D / 2) as a complex number times exp(i angle), for angles (B or 1, S, D / 2)."""
+    real, imaginary = x.chunk(2, -1)
+    turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angles), angles)[:, :, None]
+    return torch.cat([turned.real, turned.imag], -1)
