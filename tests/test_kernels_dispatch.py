@@ -232,7 +232,5 @@ def test_one_graph_serves_all_lengths_on_a_gpu(options: dict[str, Any]) -> None:
 
 def test_one_graph_serves_all_lengths_of_torchs_own_attention() -> None:
     """What plain rows take on a GPU, here on the CPU: a build without CUDA cannot even trace it there."""
-    count = _count_compilations(
-        lambda q, k, v: torch_attention("cudnn", q, k, v, True, None, None, 0.3), "cpu", torch.bfloat16
-    )
+    count = _count_compilations(lambda q, k, v: torch_attention("cudnn", q, k, v, True, 0.3), "cpu", torch.bfloat16)
     assert count == 1

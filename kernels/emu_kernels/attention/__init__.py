@@ -72,7 +72,7 @@ def attention(
     if q.device.type != "cpu":
         backend = choose_backend(q, segment_ids is not None or cu_seqlens is not None, window, softcap)
         if backend != "triton":
-            return torch_attention(backend, q, k, v, causal, window, softcap, scale)
+            return torch_attention(backend, q, k, v, causal, scale)
     out, _ = forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
     return out
 

@@ -7,8 +7,6 @@ model is one graph for all lengths.
 from __future__ import annotations
 
 import os
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from emu_kernels.dispatch import HALVES, TRITON_FOUND
 
-BACKENDS = ("triton", "flash", "cudnn", "flex")
+BACKENDS = ("triton", "flash", "cudnn")
 ENVIRONMENT = "EMU_KERNELS_ATTENTION"
 
 
@@ -31,8 +29,7 @@ def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float |
     if forced is not None:
         if forced not in BACKENDS:
             raise ValueError(f"{ENVIRONMENT} must be one of {BACKENDS}, got {forced!r}")
-        able = not packed if forced == "flex" else plain and q.dtype in HALVES
-        return forced if able else "triton"
+        return forced if plain and q.dtype in HALVES else "triton"
     if not plain or q.dtype == torch.float64:
         return "triton"
     # No more than this of `dispatch.choose`: what a compiler traces through must be constants.
@@ -40,24 +37,13 @@ def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float |
     return "cudnn" if q.dtype in HALVES or not kernels else "triton"
 
 
-def torch_attention(
-    backend: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    window: int | None,
-    softcap: float | None,
-    scale: float,
-) -> Tensor:
-    """Attention by one of torch's own implementations, which bring their own backward; shapes as in `attention`."""
+def torch_attention(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor:
+    """Run one of torch's own implementations, which have a backward of their own; shapes as in `attention`, plain masks only."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
     # A branch, since a compiler that takes the numbers of heads as symbols gives a symbol for the comparison.
     shared = False
     if q.shape[1] != k.shape[1]:
         shared = True
-    if backend == "flex":
-        return _flex(q, k, v, causal, window, softcap, scale, shared).transpose(1, 2)
     # The other names in the list serve shapes that the first one refuses.
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if backend == "flash":
@@ -67,50 +53,3 @@ def torch_attention(
             q, k, v, is_causal=causal, scale=scale, enable_gqa=shared
         )
     return out.transpose(1, 2)
-
-
-@cache
-def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=False)
-
-
-@cache
-def _compiled_mask() -> Any:
-    """Without compilation the mask of a long row would be held whole, S x S."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    return torch.compile(create_block_mask, dynamic=False)
-
-
-@cache
-def _block_mask(length: int, causal: bool, window: int | None, device: torch.device) -> Any:
-    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = query - key
-        visible = distance >= 0 if causal else distance == distance
-        return visible if window is None else visible & (distance.abs() < window)
-
-    return _compiled_mask()(seen, None, None, length, length, device=str(device))
-
-
-def _flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    window: int | None,
-    softcap: float | None,
-    scale: float,
-    shared: bool,
-) -> Tensor:
-    """Flex attention, (B, H, S, D), with a block mask that is kept per length and window."""
-
-    limit = softcap or 1.0
-
-    def cap(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return limit * torch.tanh(score / limit)
-
-    mask = _block_mask(q.shape[2], causal, window, q.device) if causal or window is not None else None
-    options = {"score_mod": None if softcap is None else cap, "block_mask": mask, "scale": scale}
-    return _compiled_flex()(q, k, v, enable_gqa=shared, **options)
