@@ -64,6 +64,20 @@ def test_values_and_gradients_equal_the_definition(name: str, reduction: str) ->
     torch.testing.assert_close(found, wanted)
 
 
+def test_parts_of_a_split_vocabulary_make_the_loss_of_the_whole() -> None:
+    """What ranks that hold a slice of the head each exchange: two log-sum-exps and the target's logit per token."""
+    case = make_case()
+    hidden, weight, target = case["hidden"], case["weight"], case["target"].clamp(min=0)
+    parts = []
+    for first, count in ((0, 12), (12, 17)):
+        anywhere = torch.full_like(target, first)  # the log-sum-exp depends on no target
+        parts.append(linear_cross_entropy(hidden, weight, anywhere, vocab_range=(first, count), return_lse=True)[1])
+    loss = (torch.logaddexp(*parts) - (hidden * weight[target]).sum(1)).mean()
+    expected = linear_cross_entropy(hidden, weight, target)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, case), gradients(expected, case))
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_gradcheck_passes(name: str) -> None:
     case = make_case(num_tokens=8, width=3, vocab=23)

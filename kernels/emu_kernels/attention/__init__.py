@@ -41,6 +41,10 @@ def attention(
     Padding positions (segment 0, or beyond the last entry of `cu_seqlens`) attend to nothing: their output and gradients are
     zero. On CPU the products run in the dtype of the inputs, float64 included. The first derivative only.
 
+    Emu's own transformer is causal with `segment_ids`. The other options are for models that are loaded into it: `cu_seqlens` is how
+    transformers and FlashAttention describe packed rows, `window` serves checkpoints with local layers (Mistral, Gemma 3) and `softcap`
+    those of Gemma 2; towers that encode a whole picture are not causal.
+
     Args:
         q: queries, (B, S, Hq, D).
         k: keys, (B, S, Hkv, D), same dtype and device.

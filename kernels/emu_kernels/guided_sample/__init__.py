@@ -35,7 +35,7 @@ def guided_sample(
 
     Args:
         logits: (R, B, K), K candidates. Row 0 is conditional. With R = 2 row 1 is unconditional and the mix is u + s (c - u). With
-            R = 3 row 2 keeps part of the condition (the image, without the text) and the mix is
+            R = 3, for edits of a picture, row 2 keeps part of the condition (the picture, without the instruction) and the mix is
             u + s2 (part - u) + s (c - part) for `scale` (s, s2).
         scale: s, or (s, s2) with three rows; a plain number stands for (s, 1.0) there. Ignored when R = 1.
         temperature: 0 takes the most likely candidate, the lowest offset on ties.

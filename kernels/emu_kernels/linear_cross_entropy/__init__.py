@@ -44,6 +44,11 @@ def linear_cross_entropy(
     loss and all gradients are zero. Sums run in float32, in float64 for float64 inputs. Under autocast `hidden` and `weight`
     are cast as for `torch.nn.functional.linear`. The first derivative only.
 
+    Training takes the mean or the sum. The losses of tokens ("none") are log-probabilities with the sign turned: curves by kind of
+    token, and objectives such as DPO and GRPO. A `vocab_range` is the distribution that generation samples from, one modality's ids; with
+    `return_lse` it is also the part of one rank when the vocabulary is split: the `logaddexp` of the parts is the log-sum-exp of the
+    whole. `return_argmax` gives accuracy without logits, and `softcap` serves checkpoints of Gemma 2.
+
     Args:
         hidden: final hidden states, (T, H).
         weight: output embedding, (V, H), same dtype and device.
