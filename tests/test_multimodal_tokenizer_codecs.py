@@ -8,7 +8,7 @@ import torch
 
 from emu import Emu, EmuConfig, EmuForCausalLM, MultimodalTokenizer, TextTokenizer
 from emu.documents import CodeSegment
-from emu.modalities.base import Modality, _registered, register
+from emu.modalities import MODALITIES, Modality
 from emu_tokenizers.files import read_json, write_json
 
 
@@ -58,10 +58,10 @@ class Curve(Modality):
 
 @pytest.fixture
 def tokenizer():
-    register(Curve())
+    MODALITIES.register("curve", Curve())
     text = TextTokenizer.train(["a slow curve", "curve 6"] * 20, vocab_size=285)
     yield MultimodalTokenizer(text, codecs={"heights": Steps(0.5)}, modalities=("curve",))
-    del _registered["curve"]
+    MODALITIES.unregister("curve")
 
 
 def test_values_go_through_the_codec_and_back(tokenizer):
