@@ -6,6 +6,8 @@ python benchmarks/kernels_attention.py --device cuda
 The floor is the time of the products that the mask leaves, at the rate of one large matrix product in the same run.
 """
 
+from __future__ import annotations
+
 import argparse
 import inspect
 import os

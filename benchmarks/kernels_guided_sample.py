@@ -7,6 +7,8 @@ On a GPU one case includes the slice of the output head (32,768 of 184,622 ids a
 once at the rate of a copy in the same run. The other cases have the copy of their logits as floor.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
 from typing import Any

@@ -6,6 +6,8 @@ python benchmarks/kernels_linear_cross_entropy.py --device cuda --tokens 8192 --
 The floor is the three matrix products alone. Liger-Kernel and Cut Cross-Entropy join where they can be imported.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
 from typing import Any

@@ -7,6 +7,8 @@ The floor is the arithmetic at the rate of one large float32 product in the same
 card's published float32 rate (GPU: 67 TFLOP/s of an H200).
 """
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections.abc import Callable

@@ -7,6 +7,8 @@ Prints a table per kernel, the fastest first; the library's own choice is marked
 `emu_kernels/configurations.py` by hand.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import statistics

@@ -1,5 +1,7 @@
 """The sampler draws from exactly the distribution that it should, with noise that depends on its key alone."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """The fused head and loss against its plain definition: values, gradients, skipped tokens, slices, bad input, memory."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor

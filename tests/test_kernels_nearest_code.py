@@ -1,5 +1,7 @@
 """The chunked codebook search returns exactly what the full table of distances says."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -3,7 +3,8 @@
 A folder per op with the same files: `__init__.py` is the public function, its checks and its contract; `op.py` the
 `torch.library` custom op with its fake implementation, its dispatch by device and, where the op trains, its formula for backward;
 `cpu.py` the implementation in torch; `gpu.py` that in Triton, which is imported on the first call with CUDA tensors and never
-before. `reference.py` has the plain definition of each. `choices` says which implementation a device takes, and why.
+before. Ops without Triton kernels (`rms_norm`, `rotary`) have their one implementation in `op.py`. `reference.py` has the plain
+definition of each. `choices` says which implementation a device takes, and why.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(capability: tuple[int, int]) -> Architecture | None:
-    """The architecture of a compute capability, None below 8.0; GPUs that are not listed take the choice that asks least of them."""
+    """Return the architecture of a compute capability, None below 8.0; GPUs that are not listed take the choice that asks least of them."""
     if capability < OLDEST:
         return None
     return ARCHITECTURES.get(capability, BLACKWELL_RTX)

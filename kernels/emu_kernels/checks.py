@@ -1,5 +1,7 @@
 """Argument checks shared by the public ops; every message names the argument, what it was and what it has to be."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
@@ -47,5 +49,5 @@ def check_positive(name: str, value: float) -> None:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums run in: float64 for float64, float32 for everything else."""
+    """Return the dtype that sums run in: float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -46,12 +46,12 @@ SINGLE: dict[str, dict[int, Blocks]] = {
 
 
 def configuration(choose: Callable[..., T], device: torch.device, *arguments: Any) -> T:
-    """What `choose` gives for the architecture of a device; for Hopper where kernels are interpreted on the CPU."""
+    """Return what `choose` gives for the architecture of a device; for Hopper where kernels are interpreted on the CPU."""
     return choose(architecture(device) or HOPPER, *arguments)
 
 
 def padded_width(width: int) -> int:
-    """Features of a tile: a power of two of at least 16."""
+    """Return the features of a tile: a power of two of at least 16."""
     return max(1 << (width - 1).bit_length(), 16)
 
 
@@ -77,17 +77,17 @@ def _attention(kernel: str, found: Architecture, dtype: torch.dtype, width: int)
 
 
 def attention_forward(found: Architecture, dtype: torch.dtype, width: int) -> Config:
-    """Blocks of the forward for heads of `width` features."""
+    """Return the blocks of the forward for heads of `width` features."""
     return _attention("forward", found, dtype, width)
 
 
 def attention_backward(found: Architecture, dtype: torch.dtype, width: int) -> tuple[Config, Config]:
-    """Blocks of the kernel of keys and of the kernel of queries for heads of `width` features."""
+    """Return the blocks of the kernel of keys and of the kernel of queries for heads of `width` features."""
     return _attention("key", found, dtype, width), _attention("query", found, dtype, width)
 
 
 def loss(found: Architecture) -> Config:
-    """Blocks of the product of the head, in 16 bits."""
+    """Return the blocks of the product of the head, in 16 bits."""
     ids, stages = (256, 4) if found.descriptors else (128, 3)
     return {
         "BLOCK_ROWS": 128,

@@ -42,7 +42,7 @@ _warned: set[str] = set()
 
 
 def choices(device: torch.device) -> dict[str, tuple[str, str]]:
-    """What each op that has Triton kernels runs on a device, and why: name of the op -> ("triton" or "torch", reason).
+    """Tell what each op that has Triton kernels runs on a device, and why: name of the op -> ("triton" or "torch", reason).
 
     Cheap, needs no GPU and raises nothing: a device that this machine does not have is among the reasons. What was found out while the
     ops ran, a kernel that could not be compiled say, is part of the answer.
@@ -51,7 +51,7 @@ def choices(device: torch.device) -> dict[str, tuple[str, str]]:
 
 
 def choose(op: str, device: torch.device, dtype: torch.dtype | None = None) -> Choice:
-    """The path of `op` for tensors of `dtype` on a device; without a dtype what most calls take."""
+    """Choose the path of `op` for tensors of `dtype` on a device; without a dtype what most calls take."""
     found = _device_choice(device)
     if found.path == "torch":
         return found
@@ -67,7 +67,7 @@ def choose(op: str, device: torch.device, dtype: torch.dtype | None = None) -> C
 
 
 def architecture(device: torch.device) -> Architecture | None:
-    """The architecture of a CUDA device that Triton has kernels for, else None."""
+    """Return the architecture of a CUDA device that Triton has kernels for, else None."""
     return _survey(device)[0] if device.type == "cuda" else None
 
 
@@ -82,7 +82,7 @@ def _device_choice(device: torch.device) -> Choice:
 
 @cache
 def _survey(device: torch.device) -> tuple[Architecture | None, str]:
-    """Architecture of a CUDA device, None where Triton's kernels do not run, and the reason."""
+    """Find the architecture of a CUDA device, None where Triton's kernels do not run, and the reason."""
     if torch.version.hip is not None:
         return None, "the Triton kernels are for NVIDIA GPUs, and this is torch for AMD"
     try:
@@ -100,7 +100,7 @@ def _survey(device: torch.device) -> tuple[Architecture | None, str]:
 
 
 def _dtypes(op: str) -> tuple[torch.dtype, ...]:
-    """What an op's kernels compute."""
+    """Return the dtypes that an op's kernels compute."""
     if op == "linear_cross_entropy":
         return HALVES
     return (*HALVES, torch.float32, torch.float64) if op == "guided_sample" else (*HALVES, torch.float32)
@@ -113,7 +113,7 @@ def _scope(op: str) -> str:
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager:
-    """An op computes in the dtypes that it promises: autocast, which would reach the products inside it, ends at its door."""
+    """End autocast at the door of an op, which computes in the dtypes that it promises: it would reach the products inside."""
     kind = like.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
@@ -143,7 +143,7 @@ def _run(op: str, like: Tensor, kernels: Callable[..., T], plain: Callable[..., 
 
 
 def _build_errors() -> tuple[type[Exception], ...]:
-    """What an import, a compilation or a launch that asks for too much raises; asked for only when something was raised."""
+    """Return what an import, a compilation or a launch that asks for too much raises; asked for only when something was raised."""
     found: tuple[type[Exception], ...] = (ImportError, subprocess.CalledProcessError)
     try:
         from triton.compiler.errors import CompilationError

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
-    """Makes the device of a CUDA tensor the current one; nothing for tensors elsewhere."""
+    """Make the device of a CUDA tensor the current one; do nothing for tensors elsewhere."""
     return torch.cuda.device_of(tensor)
 
 

@@ -4,6 +4,8 @@ A pure function of a 64-bit key and a 128-bit counter, hence of what the caller 
 twin is `triton.language.philox`; both give the numbers of the Random123 library.
 """
 
+from __future__ import annotations
+
 import sys
 
 import numpy as np
@@ -21,7 +23,7 @@ _LOW = 0 if sys.byteorder == "little" else 1
 def philox(
     seed: NDArray[np.int64], counter: tuple[NDArray[np.int64] | int, ...], blocks: int | NDArray[np.int64]
 ) -> NDArray[np.uint32]:
-    """Random words of rows of counters.
+    """Make the random words of rows of counters.
 
     Args:
         seed: key of each row, (B,); all 64 bits count.

@@ -1,5 +1,7 @@
 """The plain definition of each op: short, slow, differentiable by autograd where the op is. Tests and benchmarks import it."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_cpu_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes that torch tensors on CPU held at one time during `function()`, beyond those held before."""
+    """Return the most bytes that torch tensors on CPU held at one time during `function()`, beyond those held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -33,7 +33,7 @@ def peak_cpu_bytes(function: Callable[[], Any]) -> int:
 
 
 class Interpreter:
-    """Runs functions that launch Triton kernels on CPU tensors, in a process of its own.
+    """Run functions that launch Triton kernels on CPU tensors, in a process of its own.
 
     Triton reads TRITON_INTERPRET when it is first imported, so a process interprets either all kernels or none. Memory that
     `torch.empty` returns there is filled with NaN, which shows what a kernel leaves unwritten.
@@ -44,7 +44,7 @@ class Interpreter:
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_interpreter)
 
     def call(self, module: str, function: str, *arguments: Any, **options: Any) -> Any:
-        """Result of `emu_kernels.<module>.<function>(*arguments, **options)`; tensors travel by value."""
+        """Return `emu_kernels.<module>.<function>(*arguments, **options)`; tensors travel by value."""
         return self._pool.submit(_interpret, module, function, arguments, options).result()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def compile_kernel(
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory per thread of the kernel in a cubin."""
+    """Read registers and bytes of local memory per thread of the kernel in a cubin."""
     import triton
 
     tools = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")

@@ -4,6 +4,10 @@ Legend: B rows, S positions, Hq query heads, Hkv key and value heads (Hq a multi
 
 A document is a run of equal, non-zero `segment_ids`, or the span between two entries of `cu_seqlens`. With documents, a causal
 mask and a window, each query sees one interval of keys; that interval is all that the implementations know of a mask.
+
+What the options are for: Emu's own transformer is causal with `segment_ids`. The others serve models that are loaded into it:
+`cu_seqlens` is how transformers and FlashAttention describe packed rows, `window` belongs to checkpoints with local layers (Mistral,
+Gemma 3) and `softcap` to those of Gemma 2; towers that encode a whole picture are not causal.
 """
 
 from __future__ import annotations
@@ -36,14 +40,10 @@ def attention(
     softcap: float | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Softmax attention of each position over the positions of its own document, differentiable in q, k and v.
+    """Attend from each position to the positions of its own document, differentiable in q, k and v.
 
     Padding positions (segment 0, or beyond the last entry of `cu_seqlens`) attend to nothing: their output and gradients are
     zero. On CPU the products run in the dtype of the inputs, float64 included. The first derivative only.
-
-    Emu's own transformer is causal with `segment_ids`. The other options are for models that are loaded into it: `cu_seqlens` is how
-    transformers and FlashAttention describe packed rows, `window` serves checkpoints with local layers (Mistral, Gemma 3) and `softcap`
-    those of Gemma 2; towers that encode a whole picture are not causal.
 
     Args:
         q: queries, (B, S, Hq, D).
@@ -92,7 +92,7 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_shape("k", k, (batch, length, k.shape[2], width), "q")
     check_shape("v", v, tuple(k.shape), "k")
     if num_heads % k.shape[2]:
-        raise ValueError(f"q has {num_heads} heads, which is no multiple of the {k.shape[2]} heads of k and v")
+        raise ValueError(f"q has {num_heads} heads, which is not a multiple of the {k.shape[2]} heads of k and v")
     check_like("k", k, "q", q, same_dtype=True)
     check_like("v", v, "q", q, same_dtype=True)
 

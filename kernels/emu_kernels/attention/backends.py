@@ -19,7 +19,7 @@ ENVIRONMENT = "EMU_KERNELS_ATTENTION"
 
 
 def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float | None) -> str:
-    """Name of the backend for queries (B, S, Hq, D) on a GPU; the environment variable EMU_KERNELS_ATTENTION forces one.
+    """Choose the backend for queries (B, S, Hq, D) on a GPU; the environment variable EMU_KERNELS_ATTENTION forces one.
 
     cuDNN for plain masks in 16 bits (published as 1.7 to 2.3 times torch's flash on Hopper), and wherever the Triton kernels do not run;
     it stands for the first of torch's own that takes the case. "triton" stands for the op of this package.

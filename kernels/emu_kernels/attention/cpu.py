@@ -42,16 +42,16 @@ class Tile:
 
     @property
     def square(self) -> bool:
-        """The keys are those of the queries."""
+        """Whether the keys are those of the queries."""
         return self.first == self.key_first and self.last == self.key_last
 
     @property
     def shared(self) -> bool:
-        """Several documents, or documents and padding, are in it."""
+        """Whether several documents, or documents and padding, are in it."""
         return len(self.spans) > 1 or self.runs is not None
 
     def covers(self, num_rows: int, length: int) -> bool:
-        """The tile is all there is."""
+        """Tell whether the tile is all there is."""
         return self.square and self.first == 0 and self.last == length and self.rows == slice(0, num_rows)
 
 
@@ -69,6 +69,7 @@ def attention_tiled(
     """See `op.forward_op`."""
     documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
     tiles = plan_tiles(*documents)
+    # Numbers are finite nearly always: share tiles first, and look afterwards.
     found = _forward(tiles, q, k, v, causal, window, softcap, scale)
     if _all_finite(tiles, found):
         return found
@@ -76,7 +77,8 @@ def attention_tiled(
 
 
 def _all_finite(tiles: list[Tile], results: tuple[Tensor, ...]) -> bool:
-    """Whether no document can have spoilt another one: none shares a tile, or all results are finite."""
+    """Tell whether no document can have spoilt another one: none shares a tile, or all results are finite."""
+    # One sum instead of a mask of all entries: it is finite only if they are.
     return not any(tile.shared for tile in tiles) or all(
         math.isfinite(x.sum(dtype=accumulation_dtype(x.dtype))) for x in results
     )
@@ -85,7 +87,7 @@ def _all_finite(tiles: list[Tile], results: tuple[Tensor, ...]) -> bool:
 def _forward(
     tiles: list[Tile], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, softcap: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of the tiles, zeros elsewhere."""
+    """Compute output and log-sum-exp of the tiles, zeros elsewhere."""
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q.dtype))
     for tile in tiles:
@@ -141,9 +143,10 @@ def _backward(
     softcap: float,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the tiles, zeros elsewhere."""
+    """Compute the gradients of the tiles, zeros elsewhere."""
     d_q = torch.zeros_like(q, memory_format=torch.contiguous_format)
     dtype = accumulation_dtype(q.dtype)
+    # In the dtype of sums, since several tiles of queries add to one key.
     d_k, d_v = (torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in (k, v))
     for tile in tiles:
         rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
@@ -177,7 +180,7 @@ def plan_tiles(
     window: int,
     alone: bool = False,
 ) -> list[Tile]:
-    """Tiles that cover every position of a document once; with `alone` none holds more than one document."""
+    """Plan tiles that cover every position of a document once; with `alone` none holds more than one document."""
     if num_rows == 0 or length == 0:
         return []
     if segment_ids is None:
@@ -202,7 +205,7 @@ def _spans_of_offsets(offsets: list[int], length: int) -> list[tuple[int, int]]:
 
 
 def _spans_of_segments(segment_ids: Tensor) -> list[list[tuple[int, int]]]:
-    """(first, last) of each document of each row, padding left out."""
+    """Find (first, last) of each document of each row, padding left out."""
     num_rows, length = segment_ids.shape
     row, position = (segment_ids[:, 1:] != segment_ids[:, :-1]).nonzero(as_tuple=True)
     starts: list[list[int]] = [[0] for _ in range(num_rows)]
@@ -216,17 +219,17 @@ def _spans_of_segments(segment_ids: Tensor) -> list[list[tuple[int, int]]]:
 
 
 def _runs(segment_ids: Tensor) -> Tensor:
-    """(B, S): 0 for padding, else a number that differs between the documents of a row."""
+    """Number the documents of each row, (B, S), 0 for padding."""
     changes = segment_ids[:, 1:] != segment_ids[:, :-1]
     runs = torch.nn.functional.pad(changes.cumsum(1), (1, 0)) + 1
     return runs.masked_fill_(segment_ids == 0, 0).int()
 
 
 def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int, alone: bool) -> list[Tile]:
-    """Neighbouring short documents share a tile unless `alone`; a long document is cut into several."""
+    """Tile one row: neighbouring short documents share a tile unless `alone`, a long document is cut into several."""
     tiles = []
     waiting: list[tuple[int, int]] = []
-    for first, last in [*spans, (-1, -1)]:
+    for first, last in [*spans, (-1, -1)]:  # the last pair follows on nothing and sends off those that wait
         if waiting and (alone or first != waiting[-1][1] or last - waiting[0][0] > TILE):
             tiles.append(Tile(rows, waiting[0][0], waiting[-1][1], waiting[0][0], waiting[-1][1], tuple(waiting)))
             waiting = []
@@ -242,7 +245,7 @@ def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: 
 
 
 def tile_mask(tile: Tile, causal: bool, window: int, like: Tensor) -> tuple[Tensor | None, bool]:
-    """Additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
+    """Return the additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
     length = tile.last - tile.first
     no_window = not window or window >= tile.key_last - tile.key_first
     if len(tile.spans) == 1 and no_window and (tile.square or not causal):
@@ -266,7 +269,7 @@ def tile_mask(tile: Tile, causal: bool, window: int, like: Tensor) -> tuple[Tens
 def _plain_scores(
     q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, softcap: float, scale: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Masked scores and the tanh of the soft cap in them, (B, Hkv, Hq / Hkv, Sq, Sk) each."""
+    """Compute the masked scores and the tanh of the soft cap in them, (B, Hkv, Hq / Hkv, Sq, Sk) each."""
     scores = q @ k.transpose(-1, -2) * scale
     tanh = None
     if softcap:
@@ -281,7 +284,7 @@ def _plain_scores(
 
 
 def _by_group(x: Tensor, num_groups: int) -> Tensor:
-    """(B, H, S, D) -> (B, Hkv, H / Hkv, S, D) in the dtype that sums run in."""
+    """Group heads, (B, H, S, D) -> (B, Hkv, H / Hkv, S, D), in the dtype that sums run in."""
     return x.unflatten(1, (num_groups, -1)).to(accumulation_dtype(x.dtype))
 
 

@@ -30,7 +30,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 def key_interval(
     position, inside, bounds_ptr, row, length, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr
 ):  # fmt: skip
-    """First and last (exclusive) key that each query position sees; nothing for padding."""
+    """Find the first and last (exclusive) key that each query position sees; nothing for padding."""
     if PACKED:
         place = bounds_ptr + (row.to(tl.int64) * length + position) * 2
         first = tl.load(place, mask=inside, other=0)
@@ -39,7 +39,7 @@ def key_interval(
         first = position * 0
         last = first + length
     if CAUSAL:
-        last = tl.minimum(last, position + 1)
+        last = tl.minimum(last, position + 1)  # padding keeps its empty interval
     if WINDOW:
         first = tl.maximum(first, position - window + 1)
         if not CAUSAL:
@@ -51,7 +51,7 @@ def key_interval(
 def query_interval(
     position, inside, bounds_ptr, row, length, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr
 ):  # fmt: skip
-    """First and last (exclusive) query that sees each key position."""
+    """Find the first and last (exclusive) query that sees each key position."""
     if PACKED:
         place = bounds_ptr + (row.to(tl.int64) * length + position) * 2
         first = tl.load(place, mask=inside, other=0)
@@ -73,8 +73,8 @@ def load_tile(
     source, row, head, start, length, num_heads, WIDTH: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK positions of one head from `start` on, zeros beyond the row: of a descriptor, or of a pointer to (B, S, H, D)."""
-    if DESCRIPTORS:
+    """Load BLOCK positions of one head from `start` on, zeros beyond the row: of a descriptor, or of a pointer to (B, S, H, D)."""
+    if DESCRIPTORS:  # the copy engine fills zeros beyond the row, so no mask
         tile = source.load([row, head, start, 0]).reshape(BLOCK, BLOCK_WIDTH)
     else:
         base = source + ((row.to(tl.int64) * length + start) * num_heads + head) * WIDTH
@@ -86,10 +86,12 @@ def load_tile(
 
 @triton.jit
 def tile_range(first, last, inside, length, BLOCK: tl.constexpr):
-    """Of intervals first..last: start and stop of what any of them covers, and between, in whole tiles, of what all cover.
+    """Find, of intervals first..last, start and stop of what any of them covers, and between, in whole tiles, of what all cover.
 
     Returns (start, full_start, full_stop, stop), in order; tiles in start..full_start and full_stop..stop are covered in part.
     """
+    # Positions beyond the row must not widen the range: `length` for minima, 0 for maxima. Beside padding, whose intervals are empty,
+    # nothing is covered by all: the clamps keep the four numbers in order then.
     start = tl.maximum(tl.min(tl.where(inside, first, length), axis=0), 0) // BLOCK * BLOCK
     stop = tl.maximum(tl.minimum(tl.max(tl.where(inside, last, 0), axis=0), length), start)
     full_start = tl.cdiv(tl.max(tl.where(inside, first, 0), axis=0), BLOCK) * BLOCK
@@ -100,7 +102,8 @@ def tile_range(first, last, inside, length, BLOCK: tl.constexpr):
 
 @triton.jit
 def cap_scores(scores, softcap):
-    """softcap * tanh(scores / softcap) and its derivative."""
+    """Compute softcap * tanh(scores / softcap) and its derivative."""
+    # By exp, since Triton has no tanh of its own; an overflow gives 2 / inf = 0, hence 1.
     tanh = 1.0 - 2.0 / (tl.exp(scores * (2.0 / softcap)) + 1.0)
     return softcap * tanh, 1.0 - tanh * tanh
 
@@ -115,6 +118,7 @@ def _attend(
     for tile in range(start, stop, BLOCK_KEYS):
         k = load_tile(k_source, row, key_head, tile, length, num_key_heads, WIDTH, DESCRIPTORS, BLOCK_KEYS, BLOCK_WIDTH)
         scores = tl.dot(q, k.T, input_precision=PRODUCT)
+        # Powers of two: the hardware has exp2, and the scale comes free with the change of base.
         factor = scale * LOG2_E
         if SOFTCAP:
             scores, _ = cap_scores(scores * scale, softcap)
@@ -124,7 +128,7 @@ def _attend(
             seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
             scores = tl.where(seen, scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, axis=1) * factor)
-        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet
+        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # nothing seen yet: -inf minus -inf would be NaN
         weights = tl.exp2(scores * factor - base[:, None])
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weights, axis=1)
@@ -141,7 +145,7 @@ def forward_kernel(
     DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32.
+    """Attend: sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32.
 
     When PACKED, queries that see a key which `count_ptr` (B, Hkv, S + 1) counts become NaN.
     """
@@ -160,6 +164,8 @@ def forward_kernel(
     total = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
     key_head = head // group
     num_key_heads = num_heads // group
+    # Three loops, so that the tiles in the middle, which all queries see whole, pay for no mask. Without window and documents every
+    # query begins at key 0, and the first loop would be compiled for nothing.
     if WINDOW or PACKED:
         out, peak, total = _attend(
             out, peak, total, q, k_source, v_source, row, key_head, first, last, start, full_start, length, num_key_heads,
@@ -176,7 +182,7 @@ def forward_kernel(
         scale, softcap, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
 
-    empty = first >= last
+    empty = first >= last  # padding: total is 0
     out = out / tl.where(empty, 1.0, total)[:, None]
     if PACKED:
         hurt = any_in(count_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (length + 1), first, last, inside)
@@ -189,14 +195,14 @@ def forward_kernel(
 
 
 def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
-    """First and last (exclusive) position of each position's document, (B, S, 2) int32, or None; no host sync.
+    """Find the first and last (exclusive) position of each position's document, (B, S, 2) int32, or None; no host sync.
 
     Padding belongs to an empty document at its own place, which keeps the bounds in order along the row.
     """
     batch, length = q.shape[:2]
     position = torch.arange(length, device=q.device)
     if cu_seqlens is not None:
-        # Values are not checked on a GPU: none may lead beyond the row.
+        # Values are not checked on a GPU, which would stall it: none may lead beyond the row.
         offsets = torch.cat([cu_seqlens.long().clamp(0, length), cu_seqlens.new_full((1,), length).long()])
         document = torch.searchsorted(offsets[:-1], position, right=True)
         first = offsets[document - 1]
@@ -215,14 +221,14 @@ def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | 
 
 
 def tile_source(x: Tensor, block: int, block_width: int, descriptors: bool) -> Tensor | TensorDescriptor:
-    """What the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a GPU.
+    """Return what the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a GPU.
 
     The descriptor shows x as (B, H, S, D), in tiles of `block` positions of one head, with zeros beyond S and D. It takes addresses
     and strides that are multiples of 16 bytes: x is copied where it has others.
     """
     if not descriptors:
         return x.contiguous()
-    step = 16 // x.element_size()
+    step = 16 // x.element_size()  # elements in 16 bytes
     if x.shape[3] % step:
         x = torch.nn.functional.pad(x, (0, step - x.shape[3] % step))
     strides = [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
@@ -256,6 +262,7 @@ def attention_triton(
     bounds = document_bounds(q, segment_ids, cu_seqlens)
     counts = None
     if bounds is not None:
+        # Of k only the flags: a NaN in it makes NaN scores, which the mask replaces; v is multiplied by weights of zero.
         v, flags = quarantine(v)
         counts = running_counts(quarantine(k, flags, copy=False)[1])
     config = config or configuration(attention_forward, q.device, q.dtype, width)

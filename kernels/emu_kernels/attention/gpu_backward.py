@@ -39,7 +39,7 @@ def row_kernel(
     out_ptr, grad_ptr, lse_ptr, base_ptr, dot_ptr, bad_ptr, length, row_length, num_heads, WIDTH: tl.constexpr,
     PACKED: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """out, grad (B, S, Hq, D), lse (B, Hq, S) -> lse in powers of two and out . grad, (B, Hq, row_length) float32.
+    """Reduce each query: out, grad (B, S, Hq, D), lse (B, Hq, S) -> lse in powers of two and out . grad, (B, Hq, row_length) float32.
 
     Beyond S the one is infinite and the other 0, so that the weights of those queries come out as zeros. When PACKED, so they are for
     queries with an output or log-sum-exp that is not finite, which are added to the flags (B, Hq, S).
@@ -53,9 +53,10 @@ def row_kernel(
     place = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     out = tl.load(out_ptr + place, mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    # exp2(score - inf) = 0: queries beyond the end weigh nothing, without a mask in the loops that read this.
     lse = tl.load(lse_ptr + (row * num_heads + head) * length + positions, mask=inside, other=float("inf"))
     dot = tl.sum(out * grad, axis=1)
-    if PACKED:
+    if PACKED:  # a NaN here would reach the neighbours' keys through 0 * NaN in the products
         flag = bad_ptr + (row * num_heads + head) * length + positions
         finite = (tl.abs(lse) < float("inf")) & (tl.max(tl.where(tl.abs(out) < float("inf"), 0, 1), axis=1) == 0)
         bad = (tl.load(flag, mask=inside, other=0) > 0) | (inside & ~finite)
@@ -69,7 +70,7 @@ def row_kernel(
 
 @triton.jit
 def attention_weights(scores, base, scale, softcap, SOFTCAP: tl.constexpr):
-    """Probabilities of raw scores, and the derivative of the soft cap; `base`, the lse in powers of two, broadcasts."""
+    """Compute the probabilities of raw scores, and the derivative of the soft cap; `base`, the lse in powers of two, broadcasts."""
     slope = scores
     factor = scale * LOG2_E
     if SOFTCAP:
@@ -85,7 +86,7 @@ def key_kernel(
     SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length).
+    """Compute the gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length).
 
     When PACKED, keys that a query sees which `bad_ptr` (B, Hkv, S + 1) counts get NaN.
     """
@@ -110,7 +111,9 @@ def key_kernel(
     d_k = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
     d_v = tl.zeros((BLOCK_KEYS, BLOCK_WIDTH), dtype=tl.float32)
     num_tiles = tl.cdiv(stop - start, BLOCK_QUERIES)
-    for step in range(0, group * num_tiles):  # the tiles of queries of each head of the group
+    # One loop over heads and tiles, since Triton pipelines the innermost loop alone; a program owns its keys, so that there are no
+    # atomic additions and sums run in one order.
+    for step in range(0, group * num_tiles):
         head = key_head * group + step // num_tiles
         tile = start + step % num_tiles * BLOCK_QUERIES
         positions = tile + tl.arange(0, BLOCK_QUERIES)
@@ -121,7 +124,8 @@ def key_kernel(
         )
         base = tl.load(base_ptr + statistics)
         dot = tl.load(dot_ptr + statistics)
-        scores = tl.dot(k, q.T, input_precision=PRODUCT)  # (keys, queries)
+        # (keys, queries): so the weights are the left factor of d_v as they come, and d_scores of d_k.
+        scores = tl.dot(k, q.T, input_precision=PRODUCT)
         weights, slope = attention_weights(scores, base[None, :], scale, softcap, SOFTCAP)
         if (tile < full_start) | (tile >= full_stop):
             seen = (positions[None, :] >= first[:, None]) & (positions[None, :] < last[:, None])
@@ -138,6 +142,7 @@ def key_kernel(
         hurt = any_in(bad_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (length + 1), first, last, inside)
         d_k = tl.where(hurt[:, None], float("nan"), d_k)
         d_v = tl.where(hurt[:, None], float("nan"), d_v)
+    # The scale of the scores is applied once here, not to each tile.
     tl.store(d_k_ptr + place, (d_k * scale).to(d_k_ptr.dtype.element_ty), mask=mask)
     tl.store(d_v_ptr + place, d_v.to(d_v_ptr.dtype.element_ty), mask=mask)
 
@@ -172,8 +177,8 @@ def query_kernel(
     SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of q, (B, S, Hq, D); arguments as of `key_kernel`, and `bad_ptr` the flags of queries, (B, Hq, S)."""
-    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    """Compute the gradient of q, (B, S, Hq, D); arguments as of `key_kernel`, and `bad_ptr` the flags of queries, (B, Hq, S)."""
+    block = tl.num_programs(1) - 1 - tl.program_id(1)  # the long causal rows first
     row = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
     positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
@@ -218,7 +223,7 @@ def query_kernel(
 
 
 def _tile_sources(tensors: tuple[Tensor, ...], config: dict[str, Any]) -> Iterator[Tensor | TensorDescriptor]:
-    """Of q, k, v and grad in the tiles of a kernel."""
+    """Yield the sources of q, k, v and grad in the tiles of a kernel."""
     queries, keys = config["BLOCK_QUERIES"], config["BLOCK_KEYS"]
     for x, block in zip(tensors, (queries, keys, keys, queries), strict=True):
         yield tile_source(x, block, config["BLOCK_WIDTH"], config["DESCRIPTORS"])
@@ -248,10 +253,11 @@ def attention_backward_triton(
     flags = None
     if bounds is not None:
         q, flags = quarantine(q)
-        grad, _ = quarantine(grad, flags)
+        grad, _ = quarantine(grad, flags)  # flags of both: either spoils the gradients that the query sends
         k, v = quarantine(k)[0], quarantine(v)[0]
     grad, out, lse = grad.contiguous(), out.contiguous(), lse.contiguous()
     key_config, query_config = configs or configuration(attention_backward, q.device, q.dtype, width)
+    # Whole tiles of either kernel, so that both read base and dot without a mask.
     longest = max(key_config["BLOCK_QUERIES"], query_config["BLOCK_QUERIES"])
     row_length = triton.cdiv(length, longest) * longest
     base, dot = (lse.new_empty(batch, num_heads, row_length) for _ in range(2))

@@ -27,7 +27,7 @@ def forward_op(
     softcap: float,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
+    """Compute the output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
     with without_autocast(q):
         return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
 
@@ -75,7 +75,7 @@ def backward_op(
     softcap: float,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v."""
+    """Compute the gradients of q, k and v."""
     with without_autocast(q):
         return attention_backward_tiled(
             grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale
@@ -114,7 +114,7 @@ def _backward_fake(
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
-    ctx.set_materialize_grads(False)
+    ctx.set_materialize_grads(False)  # no zeros for the gradient of the log-sum-exp, which never comes
     ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
     ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
 

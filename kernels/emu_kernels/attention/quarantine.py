@@ -23,7 +23,7 @@ def quarantine_kernel(
     source_ptr, clean_ptr, bad_ptr, length, num_heads, row_stride, position_stride, head_stride, feature_stride,
     WIDTH: tl.constexpr, COPY: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """x (B, S, H, D) -> a copy with zeros at positions that are not finite, and their flags (B, H, S), to which ADD adds."""
+    """Clean x (B, S, H, D): a copy with zeros at positions that are not finite, and their flags (B, H, S), to which ADD adds."""
     row = (tl.program_id(0) // num_heads).to(tl.int64)
     head = tl.program_id(0) % num_heads
     positions = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -37,13 +37,13 @@ def quarantine_kernel(
     if COPY:
         result = ((row * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
         tl.store(clean_ptr + result, tl.where(bad[:, None] > 0, 0.0, x).to(x.dtype), mask=mask)
-    if ADD:
+    if ADD:  # one set of flags for two tensors; each program owns its positions, so no atomics
         bad = tl.maximum(bad, tl.load(flag, mask=inside, other=0))
     tl.store(flag, bad, mask=inside)
 
 
 def quarantine(x: Tensor, flags: Tensor | None = None, copy: bool = True) -> tuple[Tensor, Tensor]:
-    """x (B, S, H, D) with zeros at the positions of a head that are not finite, and flags (B, H, S) int32 of those positions.
+    """Return x (B, S, H, D) with zeros at the positions of a head that are not finite, and flags (B, H, S) int32 of those positions.
 
     Args:
         x: any strides.
@@ -53,6 +53,7 @@ def quarantine(x: Tensor, flags: Tensor | None = None, copy: bool = True) -> tup
     batch, length, num_heads, width = x.shape
     clean = torch.empty(x.shape, dtype=x.dtype, device=x.device) if copy else x
     found = x.new_empty(batch, num_heads, length, dtype=torch.int32) if flags is None else flags
+    # Strides as they are: a view of one projection would otherwise be copied twice.
     launch(
         quarantine_kernel, (batch * num_heads, triton.cdiv(length, BLOCK)), x, x, clean, found, length, num_heads,
         *x.stride(), WIDTH=width, COPY=copy, ADD=flags is not None, BLOCK=BLOCK,
@@ -62,12 +63,12 @@ def quarantine(x: Tensor, flags: Tensor | None = None, copy: bool = True) -> tup
 
 
 def running_counts(flags: Tensor) -> Tensor:
-    """Flags (B, H, S) -> how many stand before each position, (B, H, S + 1): the number in an interval is a difference of two."""
+    """Count the flags (B, H, S) before each position, (B, H, S + 1): the number in an interval is a difference of two."""
     return torch.nn.functional.pad(flags.cumsum(-1, dtype=torch.int32), (1, 0))
 
 
 @triton.jit
 def any_in(counts, first, last, inside):
-    """Whether an interval first..last (exclusive) of positions holds a flag; `counts` points to those of one head."""
+    """Tell whether an interval first..last (exclusive) of positions holds a flag; `counts` points to those of one head."""
     found = tl.load(counts + last, mask=inside, other=0) - tl.load(counts + first, mask=inside, other=0)
     return (found > 0) & (first < last)

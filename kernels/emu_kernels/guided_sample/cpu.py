@@ -27,7 +27,7 @@ def guided_sample_torch(
     position: Tensor,
     draw: int,
 ) -> Tensor:
-    """Offsets (B,), computed on the CPU; `top_k` 0 keeps all candidates."""
+    """Draw offsets (B,) on the CPU; `top_k` 0 keeps all candidates."""
     num_rows, num_candidates = logits.shape[1:]
     seeds, streams, positions = (x.numpy(force=True) for x in (seed, stream, position))
     result = np.empty(num_rows, dtype=np.int64)
@@ -58,7 +58,7 @@ def _draw_among_few(
     position: NDArray[np.int64],
     draw: int,
 ) -> int:
-    """The winner of one row (K,); noise is made for the candidates that are left alone, each its own as in `exponential_noise`."""
+    """Draw the winner of one row (K,); noise is made only for the candidates that are left, each its own as in `exponential_noise`."""
     kept = np.flatnonzero(probabilities > 0)
     if not len(kept):
         return 0
@@ -72,7 +72,7 @@ def _draw_among_few(
 
 
 def _mix(logits: Tensor, scale: float, part_scale: float) -> NDArray:
-    """(R, B, K) -> guided logits (B, K), a fresh array of float32 or float64."""
+    """Mix (R, B, K) -> guided logits (B, K), a fresh array of float32 or float64."""
     rows = (logits if logits.dtype == torch.float64 else logits.float()).numpy(force=True)
     if rows.shape[0] == 1:
         return np.where(np.isnan(rows[0]), -np.inf, rows[0])
@@ -86,17 +86,18 @@ def _mix(logits: Tensor, scale: float, part_scale: float) -> NDArray:
 
 
 def _filtered(scores: NDArray, temperature: float, top_k: int, top_p: float) -> NDArray:
-    """Unnormalised probabilities (B, K) after temperature, top-k and top-p, 1 for the most likely; overwrites scores."""
+    """Compute unnormalised probabilities (B, K) after temperature, top-k and top-p, 1 for the most likely; overwrites scores."""
     peak = scores.max(1, keepdims=True)
     np.subtract(scores, np.where(np.isfinite(peak), peak, 0.0), out=scores)
     np.multiply(scores, 1.0 / temperature, out=scores)
     if top_k:
-        place = scores.shape[1] - top_k
+        place = scores.shape[1] - top_k  # partition instead of a sort: linear, and only the threshold is needed
         scores[scores < np.partition(scores, place, axis=1)[:, place, None]] = -np.inf
     probabilities = np.exp(scores, out=scores)
     if top_p < 1.0:
         ranked = -np.sort(-probabilities, axis=1)
         mass = ranked.cumsum(1)
+        # A candidate stays while the mass before it falls short; `ranked[num_kept - 1]` is the last one, and its ties stay with it.
         num_kept = (mass - ranked < top_p * mass[:, -1:]).sum(1, keepdims=True)
         probabilities[probabilities < np.take_along_axis(ranked, num_kept - 1, axis=1)] = 0.0
     return probabilities
@@ -109,13 +110,13 @@ def exponential_noise(
     draw: int,
     num_candidates: int,
 ) -> NDArray[np.float32]:
-    """Standard exponential numbers (B, num_candidates); candidate i takes word i % 4 of the counter i // 4."""
+    """Make standard exponential numbers (B, num_candidates); candidate i takes word i % 4 of the counter i // 4."""
     words = philox(seed, (position, stream, draw), -(-num_candidates // 4))  # (4, B, blocks)
     return to_exponential(words.transpose(1, 2, 0).reshape(seed.shape[0], -1)[:, :num_candidates])
 
 
 def to_exponential(words: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """-log1p(-u) with u = (word + 1/2) / 2**32: full relative precision near zero, where the winners are, and never zero.
+    """Compute -log1p(-u) with u = (word + 1/2) / 2**32: full relative precision near zero, where the winners are, and never zero.
 
     u rounds up to 1 once in 2**25 words: infinity, which never wins.
     """

@@ -26,10 +26,11 @@ def filter_kernel(
     top_k, top_p, GUIDES: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """logits (R, B, K) -> unnormalised probabilities (B, K) float32, 1 for the most likely; scores when GREEDY."""
+    """Filter logits (R, B, K) -> unnormalised probabilities (B, K) float32, 1 for the most likely; scores when GREEDY."""
     row = tl.program_id(0)
     offsets = tl.arange(0, BLOCK)
     inside = offsets < num_candidates
+    # Weights stay in registers from here to the store: one read of the logits, whatever the filters.
     source = logits_ptr + row.to(tl.int64) * row_stride + offsets
     x = tl.load(source, mask=inside, other=float("-inf")).to(tl.float32)
     if GUIDES > 1:
@@ -46,8 +47,9 @@ def filter_kernel(
         below = (tl.where(peak == float("-inf"), 0.0, peak) - x) * inverse_temperature  # 0 for the most likely
         if TOP_K:
             # The largest number that fewer than top_k candidates are strictly below: the top_k-th smallest.
+            # Bits of a float that is not negative are in the order of their integers, so each bit halves what is left.
             threshold = tl.full((), 0, dtype=tl.int32)
-            bit = tl.full((), 0x40000000, dtype=tl.int32)
+            bit = tl.full((), 0x40000000, dtype=tl.int32)  # the sign bit is never set
             while bit > 0:
                 limit = (threshold | bit).to(tl.float32, bitcast=True)
                 count = tl.sum(tl.where(below >= limit, 0, 1), axis=0)
@@ -61,7 +63,7 @@ def filter_kernel(
             # The largest number such that candidates of at least this probability reach the mass.
             wanted = top_p * tl.sum(x, axis=0)
             threshold = tl.full((), 0, dtype=tl.int32)
-            bit = tl.full((), 0x20000000, dtype=tl.int32)
+            bit = tl.full((), 0x20000000, dtype=tl.int32)  # weights are at most 1, whose bits are 0x3F800000
             for _ in range(30):
                 limit = (threshold | bit).to(tl.float32, bitcast=True)
                 mass = tl.sum(tl.where(x >= limit, x, 0.0), axis=0)
@@ -73,9 +75,10 @@ def filter_kernel(
 
 @triton.jit
 def _exponential(words):
-    """-log1p(-u) with u = (word + 1/2) / 2**32, in full relative precision near zero."""
+    """Compute -log1p(-u) with u = (word + 1/2) / 2**32, in full relative precision near zero."""
     u = (words.to(tl.float32) + 0.5) * 2.3283064365386963e-10
     left = 1.0 - u
+    # log1p by Kahan's correction, since Triton has none of its own: log(left) belongs to `lost`, and u / lost brings it back to u.
     lost = 1.0 - left  # what 1 - u really subtracted
     log = -tl.log(left)
     return tl.where(lost == 0.0, u, log * (u / tl.where(lost == 0.0, 1.0, lost)))
@@ -86,7 +89,7 @@ def race_kernel(
     weight_ptr, seed_ptr, stream_ptr, position_ptr, draw, arrival_ptr, place_ptr, num_candidates, GREEDY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """weights (B, K) float32, keys (B,) int64 -> of each block of candidates the first arrival, (B, blocks): 1 / time and offset.
+    """Race: weights (B, K) float32, keys (B,) int64 -> of each block of candidates the first arrival, (B, blocks): 1 / time and offset.
 
     When GREEDY the largest weight counts as the first arrival.
     """
@@ -101,7 +104,7 @@ def race_kernel(
         zero = counter * 0
         w0, w1, w2, w3 = tl.philox(seed, counter, position + zero, stream + zero, zero + draw)
         words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))  # word i % 4 of counter i // 4
-        x = x / _exponential(words)
+        x = x / _exponential(words)  # 1 / time: the largest is the first, and a weight of zero never arrives
     arrival = tl.max(x, axis=0)
     first_place = tl.min(tl.where(x == arrival, offsets, 2147483647), axis=0)
     block = row * tl.num_programs(1) + tl.program_id(1)
@@ -111,7 +114,7 @@ def race_kernel(
 
 @triton.jit
 def finish_kernel(arrival_ptr, place_ptr, result_ptr, num_blocks, BLOCK: tl.constexpr):
-    """First arrivals of blocks (B, blocks) -> offset of the first of all, the lowest on ties, (B,) int64."""
+    """Finish: first arrivals of blocks (B, blocks) -> offset of the first of all, the lowest on ties, (B,) int64."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCK)
     arrival = tl.load(arrival_ptr + row * num_blocks + block, mask=block < num_blocks, other=float("-inf"))
@@ -156,7 +159,7 @@ def guided_sample_triton(
         race_kernel, (num_rows, num_blocks), logits, weights, seed.contiguous(), stream.contiguous(),
         position.contiguous(), draw, arrivals, places, num_candidates, GREEDY=greedy, BLOCK=block, num_warps=4,
     )  # fmt: skip
-    if num_blocks == 1:
+    if num_blocks == 1:  # known from the shape, so that a captured graph has the same launches for every input
         return places[:, 0]
     result = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     launch(
@@ -167,14 +170,14 @@ def guided_sample_triton(
 
 
 def filter_warps(block: int) -> int:
-    """Warps that keep a row of `block` candidates in registers."""
+    """Return the warps that keep a row of `block` candidates in registers."""
     return min(max(block // 1024, 1), 16)
 
 
 def _filter_long(
     logits: Tensor, scale: float, part_scale: float, temperature: float, top_k: int, top_p: float
 ) -> Tensor:
-    """What `filter_kernel` does, in torch, for rows of any length: (R, B, K) -> (B, K)."""
+    """Do what `filter_kernel` does, in torch, for rows of any length: (R, B, K) -> (B, K)."""
     rows = logits.float()
     x = rows[0]
     if rows.shape[0] == 2:

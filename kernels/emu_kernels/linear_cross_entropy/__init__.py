@@ -4,7 +4,14 @@ The gradients are made in the forward, chunk of tokens by chunk of tokens, while
 products in all, and a logits buffer of fixed size (the token-chunked scheme of Liger-Kernel, arXiv 2410.10989). On top of it:
 per-token weights, z-loss (PaLM, arXiv 2204.02311, section 5), soft-capping (Gemma 2, arXiv 2408.00118), and a softmax that is
 restricted to a slice of the vocabulary, at the cost of the slice.
+
+What the options are for: training takes the mean or the sum. The losses of tokens ("none") are log-probabilities with the sign
+turned: curves by kind of token, and objectives such as DPO and GRPO. A `vocab_range` is the distribution that generation samples
+from, one modality's ids; with `return_lse` it is also the part of one rank when the vocabulary is split, for the `logaddexp` of the
+parts is the log-sum-exp of the whole. `return_argmax` gives accuracy without logits, and `softcap` serves checkpoints of Gemma 2.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -37,17 +44,12 @@ def linear_cross_entropy(
     return_lse: bool = False,
     return_argmax: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Cross-entropy of `hidden @ weight.T` against `target`, differentiable in `hidden` and `weight`.
+    """Compute the cross-entropy of `hidden @ weight.T` against `target`, differentiable in `hidden` and `weight`.
 
     The loss of token t is `weights[t] * (ce[t] + z_loss * lse[t] ** 2)`. Tokens whose target is `ignore_index` or whose weight
     is zero are skipped: they cost nothing, have zero loss and gradient, `lse` 0 and `argmax` -1. Without any kept token the
     loss and all gradients are zero. Sums run in float32, in float64 for float64 inputs. Under autocast `hidden` and `weight`
     are cast as for `torch.nn.functional.linear`. The first derivative only.
-
-    Training takes the mean or the sum. The losses of tokens ("none") are log-probabilities with the sign turned: curves by kind of
-    token, and objectives such as DPO and GRPO. A `vocab_range` is the distribution that generation samples from, one modality's ids; with
-    `return_lse` it is also the part of one rank when the vocabulary is split: the `logaddexp` of the parts is the log-sum-exp of the
-    whole. `return_argmax` gives accuracy without logits, and `softcap` serves checkpoints of Gemma 2.
 
     Args:
         hidden: final hidden states, (T, H).
@@ -79,14 +81,12 @@ def linear_cross_entropy(
     needs_grad = torch.is_grad_enabled() and reduction != "none"
     wanted = return_argmax, needs_grad and hidden.requires_grad, needs_grad and weight.requires_grad
     options = first, count, ranges, cap
-    loss, lse, argmax, _, _ = forward_op(
-        hidden, weight, target, weights, *options, ignore_index, z_loss, reduction, *wanted
-    )
+    numbers = *options, ignore_index, z_loss, reduction
+    loss, lse, argmax, *_ = forward_op(hidden, weight, target, weights, *numbers, *wanted)
     results = [loss]
     if return_lse:
-        results.append(
-            log_sum_exp_op(hidden, weight, lse.detach(), kept_tokens(target, weights, ignore_index), *options)
-        )
+        kept = kept_tokens(target, weights, ignore_index)
+        results.append(log_sum_exp_op(hidden, weight, lse.detach(), kept, *options))
     if return_argmax:
         results.append(argmax)
     return tuple(results) if len(results) > 1 else loss
@@ -111,7 +111,7 @@ def _check_tensors(hidden: Tensor, weight: Tensor, target: Tensor, weights: Tens
 
 
 def _check_options(z_loss: float, softcap: float | None, reduction: str) -> float:
-    """Check the numbers; returns the soft cap with 0.0 for none."""
+    """Check the numbers and return the soft cap with 0.0 for none."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
     if not 0.0 <= z_loss < float("inf"):
@@ -125,7 +125,7 @@ def _check_options(z_loss: float, softcap: float | None, reduction: str) -> floa
 def _resolve_range(
     vocab_range: tuple[int, int] | Tensor | None, hidden: Tensor, weight: Tensor
 ) -> tuple[int, int, Tensor | None]:
-    """First id, number of ids and the per-token ranges (T, 2) or None."""
+    """Return first id, number of ids and the per-token ranges (T, 2) or None."""
     size = weight.shape[0]
     if vocab_range is None:
         return 0, size, None

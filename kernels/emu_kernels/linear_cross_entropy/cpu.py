@@ -57,7 +57,7 @@ class ChunkedHead:
         self.peaks = hidden.new_empty((self.chunk, self.num_blocks), dtype=self.dtype)
 
     def chunks(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Pairs (tokens of the chunk as an index, hidden states (C, H) in the accumulation dtype)."""
+        """Yield pairs (tokens of the chunk as an index, hidden states (C, H) in the accumulation dtype)."""
         for start in range(0, self.group.num_tokens, self.chunk):
             rows: slice | Tensor = slice(start, min(start + self.chunk, self.group.num_tokens))
             if self.group.index is not None:
@@ -65,13 +65,13 @@ class ChunkedHead:
             yield rows, self.hidden[rows].to(self.dtype)
 
     def _blocks(self, num_rows: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        """(number, first id, weight (N, H), buffer (C, N)) of each block."""
+        """Yield (number, first id, weight (N, H), buffer (C, N)) of each block."""
         for number, start in enumerate(range(0, self.group.count, self.block)):
             weight = self.weight[start : start + self.block].to(self.dtype)
             yield number, start, weight, self.buffer[number if self.stored else 0, :num_rows, : len(weight)]
 
     def _slope(self, number: int, block: Tensor) -> Tensor | None:
-        """Where the soft cap's derivative for a block is kept, (C, N)."""
+        """Return where the soft cap's derivative for a block is kept, (C, N)."""
         if self.slopes is None:
             return None
         return self.slopes[number if self.stored else 0, : block.shape[0], : block.shape[1]]
@@ -85,7 +85,7 @@ class ChunkedHead:
             block.mul_(self.softcap)
 
     def statistics(self, hidden: Tensor, target: Tensor, argmax: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-sum-exp, logit of the target within the slice, and the most likely id if `argmax`; (C,) each.
+        """Compute log-sum-exp, logit of the target within the slice, and the most likely id if `argmax`; (C,) each.
 
         Leaves exp(logit - maximum of the block) in the buffer, and the maxima in `peaks`.
         """
@@ -103,6 +103,7 @@ class ChunkedHead:
             peak = block.amax(1)
             peaks[:, number] = peak
             totals[:, number] = block.sub_(peak[:, None]).exp_().sum(1)
+        # Each block against its own maximum: that of the row is not known until the last block, and a block is in the cache once.
         lse = (peaks + totals.log_()).logsumexp(1)
         if argmax:
             best = best.gather(1, peaks.argmax(1, keepdim=True))  # the first of equal blocks has the lowest ids
@@ -124,6 +125,7 @@ class ChunkedHead:
         for number, start, weight, block in self._blocks(num_rows):
             slope = self._slope(number, block)
             if self.stored:
+                # exp(l - peak) * exp(peak - lse) = softmax; one factor per row and block, no second exp of the block.
                 block.mul_((on_softmax * (self.peaks[:num_rows, number] - lse).exp())[:, None])
             else:
                 self._logits(hidden, weight, block, slope)
@@ -141,13 +143,13 @@ class ChunkedHead:
 
 
 def within(target: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-    """Whether each target (C,) lies in a block, and its column there, (C, 1), clamped to the block."""
+    """Tell whether each target (C,) lies in a block, and its column there, (C, 1), clamped to the block."""
     place = target - start
     return (place >= 0) & (place < count), place.clamp(0, count - 1)[:, None]
 
 
 def sizes(num_tokens: int, count: int, item_bytes: int, stored: bool, device: str) -> tuple[int, int]:
-    """Tokens per chunk and ids per block: a chunk's stored blocks fit BUFFER_BYTES, and one block fits the cache or BLOCK_BYTES."""
+    """Choose tokens per chunk and ids per block: a chunk's stored blocks fit BUFFER_BYTES, and one block fits the cache or BLOCK_BYTES."""
     chunk = CHUNK[device]
     if stored:
         chunk = min(chunk, max(BUFFER_BYTES[device] // (count * item_bytes), 1))
@@ -241,7 +243,7 @@ def backward_chunked(
 
 
 def keep_tokens(target: Tensor, weights: Tensor | None, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Which tokens have a loss, (T,) bool, and the factor of each, (T,), zero where there is none."""
+    """Find which tokens have a loss, (T,) bool, and the factor of each, (T,), zero where there is none."""
     kept = target != ignore_index
     if weights is None:
         return kept, kept.to(dtype)
@@ -254,7 +256,7 @@ def keep_tokens(target: Tensor, weights: Tensor | None, ignore_index: int, dtype
 def token_groups(
     target: Tensor | None, kept: Tensor, first: int, count: int, ranges: Tensor | None, vocab_size: int
 ) -> list[Group]:
-    """Tokens with a loss by their slice of the vocabulary; raises when a kept target lies outside of its slice."""
+    """Group the tokens with a loss by their slice of the vocabulary; raise when a kept target lies outside of its slice."""
     index = kept.nonzero()[:, 0]
     num_tokens = index.shape[0]
     if num_tokens == 0:

@@ -57,7 +57,7 @@ class TritonHead:
         self.weight = weight[group.first : group.first + group.count]  # (V, H)
         self.count, self.softcap, self.config = group.count, softcap, config
         self.num_tiles = triton.cdiv(group.count, config["BLOCK_IDS"])
-        self.stride = self.num_tiles * config["BLOCK_IDS"]
+        self.stride = self.num_tiles * config["BLOCK_IDS"]  # whole tiles, so that rows stay aligned for any vocabulary
         fitting = scratch_bytes // (2 * self.stride) // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
         fitting = max(fitting, config["BLOCK_ROWS"])
         # Chunks of equal size: a short last one would still read and write all of d weight.
@@ -68,12 +68,12 @@ class TritonHead:
         self.store = store
 
     def _source(self, x: Tensor, rows: str) -> Tensor | TensorDescriptor:
-        """What the kernel loads tiles of x (rows, H) from."""
+        """Return what the kernel loads tiles of x (rows, H) from."""
         block = [self.config[rows], self.config["BLOCK_WIDTH"]]
         return TensorDescriptor.from_tensor(x, block) if self.config["DESCRIPTORS"] else x
 
     def logits(self, hidden: Tensor, target: Tensor, argmax: bool) -> ChunkResult:
-        """hidden (C, H), target (C,) within the slice or -1; leaves the tiles' exponentials in the buffer."""
+        """Reduce the logits of hidden (C, H), with target (C,) within the slice or -1; leave the tiles' exponentials in the buffer."""
         num_rows, width = hidden.shape
         partial = (num_rows, self.num_tiles)
         self.peak = hidden.new_empty(partial, dtype=torch.float32)
@@ -87,7 +87,7 @@ class TritonHead:
             self.buffer, self.peak, total, best, num_rows, self.count, width, self.stride, self.num_tiles, self.softcap,
             SOFTCAP=self.softcap > 0, STORE=self.store, ARGMAX=argmax, **self.config,
         )  # fmt: skip
-        lse = torch.logsumexp(self.peak + total.log(), dim=1)
+        lse = torch.logsumexp(self.peak + total.log(), dim=1)  # of P tiles per token, too few for a kernel of their own
         if not argmax:
             return ChunkResult(lse, self.picked, None)
         tile = self.peak.argmax(1, keepdim=True)  # the first of equal tiles has the lowest ids
@@ -105,7 +105,7 @@ class TritonHead:
     ) -> Tensor | None:
         """Write `d_weight` (V, H) float32, or add to it, and return d hidden (C, H) float32, for the chunk that `logits` saw last."""
         num_rows = hidden.shape[0]
-        gradient = self.buffer.view(hidden.dtype)
+        gradient = self.buffer.view(hidden.dtype)  # over the exponentials, which are not needed again
         launch(
             scale_kernel, (num_rows, triton.cdiv(self.num_tiles, SCALE_TILES)), hidden, self.buffer,
             gradient, self.peak, lse, on_softmax, on_target, self.picked, self.target, self.stride, self.num_tiles,
@@ -118,20 +118,20 @@ class TritonHead:
 
 
 def target_logits(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float) -> Tensor:
-    """Logit of each token's target in float32, (C,); of no meaning where the target is -1."""
+    """Compute the logit of each token's target in float32, (C,); of no meaning where the target is -1."""
     logits = (hidden.float() * weight[target.clamp(min=0)].float()).sum(1)
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in float32, from 16-bit factors."""
+    """Multiply left @ right in float32, from 16-bit factors."""
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
 
 
 def _write_product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> None:
-    """total = left @ right, or total += left @ right; total in float32 and the factors in 16 bits."""
+    """Write total = left @ right, or total += left @ right; total in float32 and the factors in 16 bits."""
     if not left.is_cuda:
         total.addmm_(left.float(), right.float(), beta=float(add))
     elif add:
@@ -141,8 +141,9 @@ def _write_product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> Non
 
 
 def _empty_gradient(weight: Tensor, groups: list[Group]) -> Tensor:
-    """d weight in float32, zero where no group writes or several add: filling and reading zeros costs as much as a product's output."""
+    """Allocate d weight in float32, zero where no group writes or several add."""
     d_weight = weight.new_empty(weight.shape, dtype=torch.float32)
+    # Not zeros throughout: to fill them and read them again costs as much as writing the product's output.
     if len(groups) == 1:
         d_weight[: groups[0].first].zero_()
         d_weight[groups[0].first + groups[0].count :].zero_()
@@ -151,15 +152,17 @@ def _empty_gradient(weight: Tensor, groups: list[Group]) -> Tensor:
 
 
 def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Power of two that lifts gradients of logits of the size of `factors` into the range of float16; None elsewhere."""
+    """Return the power of two that lifts gradients of logits of the size of `factors` into the range of float16; None elsewhere."""
     if dtype != torch.float16 or factors.numel() == 0:
         return None
+    # A power of two, so that dividing by it at the end is exact; 12 leaves room below 65,504, the largest float16.
     largest = factors.abs().amax().clamp(min=2.0**-100)
     return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
 
 
 def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, z_loss: float) -> Tensor:
-    """Power of two that 1 + 2 z lse, the factor of the softmax in the gradient, does not exceed: no logit exceeds |hidden| |weight|."""
+    """Return a power of two that 1 + 2 z lse, the factor of the softmax in the gradient, does not exceed."""
+    # No logit exceeds |hidden| |weight|, and the lse exceeds the largest by the log of their number at most.
     in_hidden, in_weight = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float32) for x in (hidden, weight))
     logit = torch.where(kept, in_hidden, 0.0).amax() * in_weight.amax()
     logit = logit.clamp(max=softcap) if softcap else logit
@@ -167,13 +170,13 @@ def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, 
 
 
 def aligned(x: Tensor) -> Tensor:
-    """x in rows without gaps, from an address that a tensor descriptor takes."""
+    """Return x in rows without gaps, from an address that a tensor descriptor takes."""
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 def suits(hidden: Tensor) -> bool:
-    """Whether the kernels take these inputs: 16 bits, and rows that a tensor descriptor can address."""
+    """Tell whether the kernels take these inputs: 16 bits, and rows that a tensor descriptor can address."""
     return hidden.dtype in (torch.bfloat16, torch.float16) and hidden.shape[1] % 8 == 0
 
 
@@ -203,11 +206,13 @@ def forward_triton(
         )  # fmt: skip
     hidden, weight = aligned(hidden), aligned(weight)
     num_tokens = hidden.shape[0]
+    # Zeros, since tokens that are skipped belong to no group and nothing writes them.
     losses, lse = (hidden.new_zeros(num_tokens, dtype=torch.float32) for _ in range(2))
     best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
     kept, factors = keep_tokens(target, weights, ignore_index, torch.float32)
     total = factors.sum()
+    # As tensors: a Python number would make the host wait for the sum.
     scale = torch.where(total == 0, 0.0, 1.0 / total) if reduction == "mean" else torch.ones_like(total)
     with_gradients = grad_hidden or grad_weight
     amplifier = _amplifier(factors * scale, hidden.dtype)
@@ -296,6 +301,6 @@ def backward_triton(
 
 
 def chunk_rows(group: Group, chunk: int) -> list[slice | Tensor]:
-    """Indices of the chunks' tokens."""
+    """Return the indices of the chunks' tokens."""
     slices = [slice(start, min(start + chunk, group.num_tokens)) for start in range(0, group.num_tokens, chunk)]
     return list(slices) if group.index is None else [group.index[rows] for rows in slices]

@@ -17,7 +17,7 @@ def _load(
     source, first_row, first_feature, num_rows, width, DESCRIPTORS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A tile of (num_rows, width), zeros beyond it."""
+    """Load a tile of (num_rows, width), zeros beyond it."""
     if DESCRIPTORS:
         tile = source.load([first_row, first_feature])
     else:
@@ -34,7 +34,10 @@ def logits_kernel(
     softcap, SOFTCAP: tl.constexpr, STORE: tl.constexpr, ARGMAX: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_IDS: tl.constexpr, BLOCK_WIDTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Descriptors of or pointers to hidden (C, H), weight (V, H) -> peak, total, best (C, P) and, when STORE, exponentials (C, stride)."""
+    """Reduce logits: hidden (C, H), weight (V, H) -> peak, total, best (C, P) and, when STORE, exponentials (C, stride).
+
+    The sources are tensor descriptors when DESCRIPTORS, else pointers.
+    """
     num_row_blocks = tl.cdiv(num_rows, BLOCK_ROWS)
     # Programs that run together share tiles of the weight: GROUP_ROWS row blocks, then the next tile of ids.
     program = tl.program_id(0)
@@ -57,11 +60,14 @@ def logits_kernel(
     in_rows = rows < num_rows
     slope = logits
     if SOFTCAP:
+        # By exp, since Triton has no tanh of its own; an overflow gives 2 / inf = 0, hence 1.
         tanh = 1.0 - 2.0 / (tl.exp(logits * (2.0 / softcap)) + 1.0)
         logits = softcap * tanh
         slope = 1.0 - tanh * tanh
+    # Ids beyond the slice were loaded as zero rows, whose logit 0 is not nothing; only the last tile has any.
     if (tile + 1) * BLOCK_IDS > num_ids:
         logits = tl.where((ids < num_ids)[None, :], logits, float("-inf"))
+    # Against the tile's own maximum: that of the row is known only when all tiles are done, and would take a second pass.
     peak = tl.max(logits, axis=1)
     partial = rows.to(tl.int64) * num_tiles + tile
     if ARGMAX:
@@ -71,10 +77,11 @@ def logits_kernel(
         tl.store(best_ptr + partial, best, mask=in_rows)
     exponential = tl.exp2((logits - peak[:, None]) * LOG2_E)
     tl.store(peak_ptr + partial, peak, mask=in_rows)
-    tl.store(total_ptr + partial, tl.sum(exponential, axis=1), mask=in_rows)
+    tl.store(total_ptr + partial, tl.sum(exponential, axis=1), mask=in_rows)  # before rounding to float16
     if STORE:
-        if SOFTCAP:
+        if SOFTCAP:  # here, where the slope is at hand; the scale of the row comes later
             exponential *= slope
+        # No mask over ids: the buffer has whole tiles, and exp(-inf) = 0 fills the rest of the last one.
         place = exp_ptr + rows.to(tl.int64)[:, None] * exp_stride + ids[None, :]
         tl.store(place, exponential.to(tl.float16), mask=in_rows[:, None])
 
@@ -84,7 +91,7 @@ def scale_kernel(
     exp_ptr, gradient_ptr, peak_ptr, lse_ptr, on_softmax_ptr, on_target_ptr, picked_ptr, target_ptr, exp_stride,
     num_tiles, softcap, SOFTCAP: tl.constexpr, NUM_TILES: tl.constexpr, BLOCK_IDS: tl.constexpr,
 ):  # fmt: skip
-    """In place: exponentials (C, stride) float16 -> on_softmax * softmax - on_target * onehot(target), 16 bits."""
+    """Scale in place: exponentials (C, stride) float16 -> on_softmax * softmax - on_target * onehot(target), 16 bits."""
     row = tl.program_id(0).to(tl.int64)
     tiles = tl.program_id(1) * NUM_TILES + tl.arange(0, NUM_TILES)
     ids = tiles[:, None] * BLOCK_IDS + tl.arange(0, BLOCK_IDS)[None, :]
@@ -92,7 +99,7 @@ def scale_kernel(
     peak = tl.load(peak_ptr + row * num_tiles + tiles, mask=tiles < num_tiles, other=float("-inf"))
     factor = tl.load(on_softmax_ptr + row) * tl.exp2((peak - tl.load(lse_ptr + row)) * LOG2_E)  # (NUM_TILES,)
     on_target = tl.load(on_target_ptr + row)
-    if SOFTCAP:
+    if SOFTCAP:  # the onehot part passes the cap's derivative too, and is not in the buffer
         tanh = tl.load(picked_ptr + row) / softcap
         on_target *= 1.0 - tanh * tanh
     gradient = tl.load(exp_ptr + row * exp_stride + ids, mask=inside, other=0.0).to(tl.float32) * factor[:, None]

@@ -17,7 +17,7 @@ from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunk
 
 
 def kept_tokens(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor:
-    """Which tokens have a loss, (T,) bool."""
+    """Tell which tokens have a loss, (T,) bool."""
     kept = target != ignore_index
     return kept if weights is None else kept & (weights != 0)
 
@@ -39,7 +39,7 @@ def forward_op(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
+    """Compute loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
     with without_autocast(hidden):
         return forward_chunked(
             hidden,
@@ -100,7 +100,7 @@ def _forward_fake(
 def _forward_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction = inputs[:11]
     _, lse, _, d_hidden, d_weight = output
-    ctx.set_materialize_grads(False)
+    ctx.set_materialize_grads(False)  # zeros of the size of the weight for gradients that no one asks for
     ctx.reduction = reduction
     ctx.dtypes = hidden.dtype, weight.dtype
     if reduction != "none":
@@ -126,6 +126,7 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     hidden, weight, target, weights, lse, ranges = ctx.saved_tensors
     first, count, softcap, ignore_index, z_loss = ctx.numbers
     factor = grad.to(lse.dtype) if weights is None else grad.to(lse.dtype) * weights.to(lse.dtype)
+    # Skipped tokens have an lse of 0 that means nothing, and a gradient of theirs may be NaN: out before any product.
     factor = torch.where(kept_tokens(target, weights, ignore_index), factor, 0.0)
     on_softmax = factor * (1.0 + 2.0 * z_loss * lse)
     d_hidden, d_weight = backward_op(
@@ -135,7 +136,7 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
 
 
 def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient * factor in `dtype`; in one pass over the memory, unless the product itself is to be differentiated."""
+    """Return gradient * factor in `dtype`; in one pass over the memory, unless the product itself is to be differentiated."""
     if gradient.dtype == dtype or torch.is_grad_enabled():
         return (gradient * factor).to(dtype)
     return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
@@ -163,7 +164,7 @@ def backward_op(
     grad_hidden: bool,
     grad_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients whose logits gradient is `on_softmax * softmax - on_target * onehot(target)`, logits recomputed."""
+    """Compute the gradients whose logits gradient is `on_softmax * softmax - on_target * onehot(target)`, logits recomputed."""
     with without_autocast(hidden):
         return backward_chunked(
             hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
@@ -212,7 +213,7 @@ def log_sum_exp_op(
     ranges: Tensor | None,
     softcap: float,
 ) -> Tensor:
-    """A copy of `lse`, already computed, with the gradient of the log-sum-exp attached to it."""
+    """Return a copy of `lse`, already computed, with the gradient of the log-sum-exp attached to it."""
     return lse.clone()
 
 

@@ -13,7 +13,7 @@ from emu_kernels.nearest_code.op import nearest_op
 
 
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the codebook entry with the smallest Euclidean distance to each vector, the lowest index on ties.
+    """Find the index of the codebook entry with the smallest Euclidean distance to each vector, the lowest index on ties.
 
     No gradient; the result is the same whatever the batch.
 

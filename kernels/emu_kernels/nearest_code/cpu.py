@@ -15,6 +15,7 @@ def nearest_code_torch(z: Tensor, codebook: Tensor) -> Tensor:
     dtype = accumulation_dtype(z.dtype)
     codes = codebook.detach().to(dtype)  # (K, D)
     half_norms = codes.square().sum(1).mul_(0.5)  # (K,)
+    # One bound for all codes, from the longest: a little wide for the short ones.
     code_norm = half_norms.max().mul(2.0).sqrt()
     if not bool(torch.isfinite(code_norm)):
         raise ValueError("codebook has entries that are not finite")
@@ -37,7 +38,7 @@ def nearest_code_torch(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def rounding_slack(width: int, dtype: torch.dtype) -> float:
-    """Twice the rounding error of |e|^2 / 2 - z.e, over |e| (|z| + |e|): two scores that differ by more compare as exact ones do.
+    """Return twice the rounding error of |e|^2 / 2 - z.e, over |e| (|z| + |e|): two scores that differ by more compare as exact ones do.
 
     A sum of n products is off by at most about n u times the sum of their sizes, u = eps / 2, in any order (Higham, Accuracy and
     Stability of Numerical Algorithms, 2002, section 3.1): D terms of the norm, then D + 1 of the score, give (D + 1) u for one
@@ -47,7 +48,7 @@ def rounding_slack(width: int, dtype: torch.dtype) -> float:
 
 
 def _closest_candidate(vectors: Tensor, codes: Tensor, row: Tensor, code: Tensor) -> Tensor:
-    """Of each vector's candidates (row, code), sorted by row and code, the first with the least float64 distance, (n,)."""
+    """Find, of each vector's candidates (row, code), sorted by row and code, the first with the least float64 distance, (n,)."""
     device = vectors.device
     if device.type not in ("cpu", "cuda"):  # not every other device has float64, and candidates are few
         vectors, codes, row, code = (x.cpu() for x in (vectors, codes, row, code))

@@ -27,7 +27,7 @@ def _scores(
     z_ptr, codebook_ptr, half_norm_ptr, vectors, codes, num_vectors, num_codes, width, DOT: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_VECTORS: tl.constexpr, BLOCK_CODES: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """|e|^2 / 2 - z.e for (BLOCK_VECTORS, BLOCK_CODES), +inf beyond the codebook."""
+    """Compute |e|^2 / 2 - z.e for (BLOCK_VECTORS, BLOCK_CODES), +inf beyond the codebook."""
     half_norm = tl.load(half_norm_ptr + codes, mask=codes < num_codes, other=float("inf"))
     score = tl.zeros((BLOCK_VECTORS, BLOCK_CODES), dtype=tl.float32) + half_norm[None, :]
     if DOT:
@@ -42,10 +42,11 @@ def _scores(
                 codebook_ptr + codes[None, :] * width + feature[:, None],
                 mask=(codes[None, :] < num_codes) & (feature[:, None] < width), other=0.0,
             )  # fmt: skip
+            # Three tf32 products: about float32, on tensor cores; `slack` in the launcher covers what they lose.
             product = tl.dot(left.to(tl.float32), right.to(tl.float32), product, input_precision="tf32x3")
         score -= product
     else:
-        for feature in tl.static_range(WIDTH):
+        for feature in tl.static_range(WIDTH):  # too narrow for tensor cores, which take 16 features at least
             left = tl.load(z_ptr + vectors * width + feature, mask=vectors < num_vectors, other=0.0)
             right = tl.load(codebook_ptr + codes * width + feature, mask=codes < num_codes, other=0.0)
             score -= left.to(tl.float32)[:, None] * right.to(tl.float32)[None, :]
@@ -54,7 +55,7 @@ def _scores(
 
 @triton.jit
 def _exact_distance(z_ptr, codebook_ptr, vectors, codes, mask, width):
-    """float64 squared distances of pairs, broadcast over the shapes of `vectors` and `codes`; +inf where not `mask`."""
+    """Compute float64 squared distances of pairs, broadcast over the shapes of `vectors` and `codes`; +inf where not `mask`."""
     distance = tl.zeros_like(vectors + codes).to(tl.float64)
     for feature in range(width):
         left = tl.load(z_ptr + vectors * width + feature, mask=mask, other=0.0).to(tl.float64)
@@ -65,7 +66,7 @@ def _exact_distance(z_ptr, codebook_ptr, vectors, codes, mask, width):
 
 @triton.jit
 def _exact_search(z_ptr, codebook_ptr, vector, num_codes, width, BLOCK_EXACT: tl.constexpr):
-    """The code of least float64 distance to one vector, the lowest on ties."""
+    """Find the code of least float64 distance to one vector, the lowest on ties."""
     least = tl.full((BLOCK_EXACT,), float("inf"), dtype=tl.float64)
     nearest = tl.zeros((BLOCK_EXACT,), dtype=tl.int32)
     vectors = tl.zeros((BLOCK_EXACT,), dtype=tl.int64) + vector
@@ -83,7 +84,7 @@ def nearest_code_kernel(
     DOT: tl.constexpr, WIDTH: tl.constexpr, BLOCK_VECTORS: tl.constexpr, BLOCK_CODES: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK_EXACT: tl.constexpr,
 ):  # fmt: skip
-    """z (N, D), codebook (K, D), half_norm (K,) = |e|^2 / 2, code_norm (1,) = max |e| -> result (N,) int64."""
+    """Search: z (N, D), codebook (K, D), half_norm (K,) = |e|^2 / 2, code_norm (1,) = max |e| -> result (N,) int64."""
     vectors = tl.program_id(0).to(tl.int64) * BLOCK_VECTORS + tl.arange(0, BLOCK_VECTORS)
     lanes = tl.arange(0, BLOCK_CODES)
     best = tl.full((BLOCK_VECTORS, BLOCK_CODES), float("inf"), dtype=tl.float32)
@@ -98,6 +99,7 @@ def nearest_code_kernel(
                 BLOCK_VECTORS, BLOCK_CODES, BLOCK_WIDTH,
             )  # fmt: skip
             least = tl.minimum(least, score)
+        # Before `best` changes: the loser of the two is the candidate for second place.
         second = tl.minimum(second, tl.maximum(best, least))
         best_first = tl.where(least < best, first, best_first)
         best = tl.minimum(best, least)
@@ -106,13 +108,14 @@ def nearest_code_kernel(
     for feature in range(width):
         value = tl.load(z_ptr + vectors * width + feature, mask=vectors < num_vectors, other=0.0).to(tl.float32)
         norm += value * value
-    code_norm = tl.load(code_norm_ptr)
+    code_norm = tl.load(code_norm_ptr)  # of the longest code: one bound for all, a little wide for the short ones
     bound = tl.min(best, axis=1) + slack * code_norm * (tl.sqrt(norm) + code_norm)  # (BLOCK_VECTORS,)
     close = best <= bound[:, None]
     num_close = tl.sum(close.to(tl.int32) + (second <= bound[:, None]).to(tl.int32), axis=1)
     lane = tl.argmin(best, axis=1)
     group = tl.sum(tl.where(lanes[None, :] == lane[:, None], best_first, 0), axis=1)
 
+    # The lane remembers its group alone; which of its members won is found by exact distances, in order, so ties go to the lowest.
     result = group + lane
     least_distance = _exact_distance(z_ptr, codebook_ptr, vectors, result, vectors < num_vectors, width)
     for member in tl.static_range(1, GROUP):
@@ -135,7 +138,7 @@ def nearest_code_kernel(
 
 
 def nearest_code_config(width: int) -> dict[str, int]:
-    """Block sizes for vectors of `width` features."""
+    """Return block sizes for vectors of `width` features."""
     if width <= MAX_UNROLLED_WIDTH:
         return {
             "BLOCK_VECTORS": 64,

@@ -13,7 +13,7 @@ from emu_kernels.nearest_code.cpu import nearest_code_torch
 
 @torch.library.custom_op("emu_kernels::nearest_code", mutates_args=())
 def nearest_op(z: Tensor, codebook: Tensor) -> Tensor:
-    """Index (N,) int64 of the entry of a codebook (K, D) that is nearest to each of z (N, D)."""
+    """Find the index (N,) int64 of the entry of a codebook (K, D) that is nearest to each of z (N, D)."""
     with without_autocast(z):
         return nearest_code_torch(z, codebook)
 

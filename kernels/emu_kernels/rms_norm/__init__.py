@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, check_like, check_shape, check_tensor
-from emu_kernels.rms_norm.cpu import rms_norm_torch
-from emu_kernels.rms_norm.op import forward_op
+from emu_kernels.rms_norm.op import forward_op, rms_norm_torch
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`weight * x / sqrt(mean(x ** 2) + eps)` with the mean over the last axis, differentiable in x and weight.
+    """Compute `weight * x / sqrt(mean(x ** 2) + eps)` with the mean over the last axis, differentiable in x and weight.
 
     Statistics and gradients are computed in float32 whatever the dtype, float64 included, as in transformers' Emu3. Every device
     runs the same torch code; there is no Triton kernel yet. The first derivative only.

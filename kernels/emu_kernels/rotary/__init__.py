@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, check_like, check_shape, check_tensor
-from emu_kernels.rotary.cpu import rotary_torch
-from emu_kernels.rotary.op import rotary_op
+from emu_kernels.rotary.op import rotary_op, rotary_torch
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The rotation as a custom op: its gradient is the rotation back, hence the op again.
 
-The torch code serves every device, and compilers as the account of its shapes.
+One implementation in torch serves every device, and compilers as the account of its shapes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from emu_kernels.dispatch import without_autocast
-from emu_kernels.rotary.cpu import rotary_torch
+
+
+def rotary_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See `rotary`."""
+    # Two passes over x: the sign of the sines spares the concatenation of two halves, one of them negated.
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 @torch.library.custom_op("emu_kernels::rotary", mutates_args=())
 def rotary_op(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, S, H, D) turned by angles (B or 1, S, 1, D)."""
+    """Turn x (B, S, H, D) by angles (B or 1, S, 1, D)."""
     with without_autocast(x):
         return rotary_torch(x, cos, sin)
 
