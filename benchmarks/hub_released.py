@@ -27,7 +27,7 @@ from transformers import AutoProcessor, Emu3ForConditionalGeneration
 
 from emu import Emu
 from emu.families.emu3.templates import NEGATIVE_PROMPT
-from emu.families.emu3.tiny import write_transformers
+from emu.families.transformers_emu3.tiny import write_model
 from emu.hub.transformers_reference import generate_codes
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,7 +117,7 @@ def row(job: str, batch: int, contender: str, times: list[Any], **more: Any) -> 
 
 
 def main() -> None:
-    """Write a stand-in folder, run both on it, write the CSV."""
+    """Write the folder of a tiny model, run both on it, write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--repeats", type=int, default=3)
@@ -126,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        found = rows(write_transformers(folder, **RELEASED, **BODY), options.batches, options.repeats)
+        found = rows(write_model(folder, **RELEASED, **BODY), options.batches, options.repeats)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with options.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(found[0]))

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from emu import Emu
 from emu.cli.main import main
-from emu.families.emu3.tiny import write
+from emu.hub.tiny_models import write
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,14 @@ from transformers import AutoProcessor, Emu3ForCausalLM, Emu3ForConditionalGener
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
-from emu.families.detection import detect
-from emu.families.emu3.tiny import write, write_original
-from emu.families.vision_folder import build, released_config, released_tensors, same_tensors
+from emu.families import FAMILIES
+from emu.families.detection import find_family
+from emu.families.emu3.tiny import write_vision
+from emu.families.emu3.vision import vision_tensors
+from emu.families.vision_folder import build
 from emu.hub.load import read_tokenizer
+from emu.hub.tiny_models import write
+from tests.tensors import same_tensors
 
 FORMATS = ("transformers", "emu3")
 
@@ -37,9 +41,9 @@ def convert(source, target, to, *options):
 @pytest.mark.parametrize("form", FORMATS)
 def test_there_and_back_gives_the_same_tensors(form, folders, tmp_path):
     ours = convert(folders[form], tmp_path / "ours", "emu", "--shard-size", "60KB")
-    assert detect(ours) == "emu" and (ours / "model.safetensors.index.json").is_file()
+    assert find_family(ours).name == "emu" and (ours / "model.safetensors.index.json").is_file()
     back = convert(ours, tmp_path / "back", form)
-    assert detect(back) == form
+    assert find_family(back).name == form
     assert same_tensors(tensors(back), tensors(folders[form]))
     inner = "vision_tokenizer"
     if form == "emu3":
@@ -51,7 +55,7 @@ def test_there_and_back_gives_the_same_tensors(form, folders, tmp_path):
 @pytest.mark.parametrize(("form", "to"), [("transformers", "emu3"), ("emu3", "transformers")])
 def test_formats_of_others_convert_into_each_other(form, to, folders, tmp_path):
     target = convert(folders[form], tmp_path / "target", to)
-    assert detect(target) == to
+    assert find_family(target).name == to
     one, other = (EmuForCausalLM.from_pretrained(folder) for folder in (folders[form], target))
     assert same_tensors(one.state_dict(), other.state_dict())
     before, after = (read_tokenizer(folder) for folder in (folders[form], target))
@@ -102,16 +106,16 @@ def test_a_language_model_alone_converts(to, tmp_path):
 
 
 def test_emu35_converts_to_ours_and_back(tmp_path):
-    source = write_original(tmp_path / "source", "emu3.5")
+    source = write("emu3.5", tmp_path / "source", alone=True)
     ours = convert(source, tmp_path / "ours", "emu", "--language-model-only")
     back = convert(ours, tmp_path / "back", "emu3", "--language-model-only")
-    assert detect(back) == "emu3.5" and same_tensors(tensors(back), tensors(source))
+    assert find_family(back).name == "emu3.5" and same_tensors(tensors(back), tensors(source))
 
 
 def test_names_of_vision_tokenizers_go_both_ways(folders):
     tokenizer = read_tokenizer(folders["emu3"]).vision
     for form in FORMATS:
-        again = build(released_config(tokenizer, form), released_tensors(tokenizer, form), "memory")
+        again = build(FAMILIES[form].vision_config(tokenizer), vision_tensors(tokenizer, form), "memory")
         assert again.fingerprint == tokenizer.fingerprint
 
 
@@ -164,7 +168,7 @@ def test_what_a_target_cannot_say_is_refused_before_writing(tmp_path, folders):
 
 
 def test_qk_norm_is_not_written_for_transformers(tmp_path):
-    source = write_original(tmp_path / "source", "emu3.5")
+    source = write("emu3.5", tmp_path / "source", alone=True)
     with pytest.raises(ValueError, match="QK-norm"):
         main([str(source), str(tmp_path / "target"), "--to", "transformers", "--language-model-only"])
 
@@ -177,18 +181,14 @@ def test_an_existing_target_is_kept(folders, tmp_path):
 
 
 def test_a_vision_tokenizer_of_other_codes_is_named(folders, tmp_path):
-    from emu.families.emu3.tiny import write_original_vision
-
-    other = write_original_vision(tmp_path / "other", num_codes=32)
+    other = write_vision(tmp_path / "other", num_codes=32)
     with pytest.raises(ValueError, match=r"other has 32 codes.*ids for 64.*vision_tokenizer="):
         Emu.from_pretrained(folders["emu3"], vision_tokenizer=other)
 
 
 def test_a_vision_tokenizer_of_another_fingerprint_is_named(folders, tmp_path):
-    from emu.families.emu3.tiny import write_original_vision
-
     ours = convert(folders["emu3"], tmp_path / "ours", "emu")
-    other = write_original_vision(tmp_path / "other", seed=9)
+    other = write_vision(tmp_path / "other", seed=9)
     with pytest.raises(ValueError, match="fingerprint .* was trained with"):
         Emu.from_pretrained(ours, vision_tokenizer=other)
 
@@ -202,6 +202,6 @@ def test_a_text_tokenizer_of_another_size_is_named(folders, tmp_path):
 
 
 def test_a_missing_vision_tokenizer_is_asked_for(tmp_path):
-    alone = write_original(tmp_path / "room" / "model")
+    alone = write("emu3", tmp_path / "room" / "model", alone=True)
     with pytest.raises(FileNotFoundError, match="vision_tokenizer="):
         Emu.from_pretrained(alone)

@@ -14,16 +14,18 @@ from emu import Emu, Emu3Layout, Emu35Layout
 from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.documents import CodeSegment, Plan, TextSegment
-from emu.families.detection import detect
+from emu.families.detection import find_family
 from emu.families.emu3.byte_pairs import from_ranks
-from emu.families.emu3.tiny import small_ranks, small_vocabulary, write
+from emu.families.emu3.tiny import small_ranks, small_vocabulary
 from emu.families.emu35.vision import ibq_settings, read_ibq, write_ibq
-from emu.families.vision_folder import same_tensors
+from emu.families.emu35.vocabulary import EXTRA_CONTROLS
 from emu.generation import Engine, Sampling
 from emu.hub.load import read_tokenizer
+from emu.hub.tiny_models import write
 from emu.layouts import Cursor
 from emu.pipeline.grid_requests import free_headers
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
+from tests.tensors import same_tensors
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def layout():
     text = from_ranks(small_ranks())
-    return Emu35Layout(small_vocabulary(text.size, 64, "emu3.5"), text, ["image"])
+    return Emu35Layout(small_vocabulary(text.size, 64, EXTRA_CONTROLS), text, ["image"])
 
 
 def segments_of(layout):
@@ -125,7 +127,7 @@ def test_plans_of_a_document_come_back(folder):
 
 
 def planner(folder, task="story"):
-    """A stand-in whose marks are likely."""
+    """A tiny model whose marks are likely."""
     emu = Emu.from_pretrained(folder, device="cpu", templates=f"emu3.5-{task}")
     controls, emu.tokenizer.resize = emu.tokenizer.vocabulary.controls, None
     with torch.no_grad():
@@ -254,7 +256,7 @@ def test_both_tokenizers_and_weights_go_there_and_back(folder, tmp_path):
     for source, target, to in [(folder, "ours", "emu"), (tmp_path / "ours", "back", "emu3")]:
         assert main([str(source), str(tmp_path / target), "--to", to]) == 0
     back = tmp_path / "back"
-    assert detect(back) == "emu3.5"
+    assert find_family(back).name == "emu3.5"
     one, other = files_of(folder), files_of(back)
     assert all(same_tensors(one[part], other[part]) for part in one)
     for name in ("emu3.tiktoken", "emu3_vision_tokens.txt"):
@@ -284,7 +286,7 @@ def test_an_architecture_that_emu35_has_not_is_named():
 
 
 def test_ordered_pairs_of_marks_are_neighbours_in_the_vocabulary():
-    controls = small_vocabulary(500, 64, "emu3.5").controls
+    controls = small_vocabulary(500, 64, EXTRA_CONTROLS).controls
     names = ("boc", "eoc"), ("bog", "eog"), ("bss", "ess")
     assert all(controls[other] == controls[one] + 1 for one, other in names)
     assert [other - one for one, other in pairwise(controls[name] for name in ("boc", "bog", "bss"))] == [10, 40]

@@ -6,7 +6,7 @@ from transformers import AutoProcessor, Emu3ForConditionalGeneration
 
 from emu import Emu3Layout, EmuForCausalLM, Vocabulary
 from emu.families.emu3.text import read_text_tokenizer
-from emu.families.emu3.tiny import write_transformers
+from emu.families.transformers_emu3.tiny import write_model
 from emu.generation import Engine
 from emu.hub.transformers_reference import generate_codes
 from emu_tokenizers.pixels.resize import grid_of_ratio
@@ -34,7 +34,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    return Pair(write_transformers(tmp_path_factory.mktemp("released")))
+    return Pair(write_model(tmp_path_factory.mktemp("released")))
 
 
 @pytest.mark.parametrize("ratio", ["1:1", "16:9", "3:4"])
@@ -99,12 +99,12 @@ _pairs = {}
 def pair_of(split, tmp_path_factory):
     """A folder whose tokenizer.json splits in one way or the other, read with that rule."""
     if split not in _pairs:
-        _pairs[split] = Pair(write_transformers(tmp_path_factory.mktemp(split), split=split), "transformers")
+        _pairs[split] = Pair(write_model(tmp_path_factory.mktemp(split), split=split), "transformers")
     return _pairs[split]
 
 
 def test_a_converted_folder_is_repaired_by_default(tmp_path_factory):
-    folder = write_transformers(tmp_path_factory.mktemp("gpt2"), split="transformers")
+    folder = write_model(tmp_path_factory.mktemp("gpt2"), split="transformers")
     vocabulary = Vocabulary.from_dict(EmuForCausalLM.from_pretrained(folder).config.vocabulary)
     repaired, kept = (read_text_tokenizer(folder, vocabulary, split) for split in ("original", "transformers"))
     assert repaired.encode("def f(x):") != kept.encode("def f(x):")

@@ -18,10 +18,10 @@ from transformers import (
 
 from emu import Emu, EmuForCausalLM
 from emu.checkpoints.weights import Checkpoint
-from emu.families.detection import detect
-from emu.families.emu3.tiny import write_original, write_transformers
-from emu.families.emu3.vocabulary import read_vocabulary
+from emu.families import FAMILIES
+from emu.families.detection import find_family
 from emu.hub.convert import open_source
+from emu.hub.tiny_models import write
 
 SHAPES = {
     "one key head": {"num_key_value_heads": 1},
@@ -40,9 +40,9 @@ SHAPES = {
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("released")
     return {
-        "transformers": write_transformers(root / "hf"),
-        "emu3": write_original(root / "emu3"),
-        "emu3.5": write_original(root / "emu35", "emu3.5"),
+        "transformers": write("transformers", root / "hf"),
+        "emu3": write("emu3", root / "emu3", alone=True),
+        "emu3.5": write("emu3.5", root / "emu35", alone=True),
     }
 
 
@@ -59,7 +59,7 @@ def padded_batch(size):
 
 @pytest.mark.parametrize("form", ["transformers", "emu3", "emu3.5"])
 def test_the_format_of_a_folder_is_found(form, folders):
-    assert detect(folders[form]) == form
+    assert find_family(folders[form]).name == form
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
@@ -123,7 +123,7 @@ def test_query_norms_are_those_of_qwen3(folders):
 def test_what_was_read_is_saved_under_our_names(folders, tmp_path):
     model = EmuForCausalLM.from_pretrained(folders["transformers"])
     model.save_pretrained(tmp_path, max_shard_size="40KB")
-    assert detect(tmp_path) == "emu" and len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert find_family(tmp_path).name == "emu" and len(list(tmp_path.glob("*.safetensors"))) > 1
     assert set(Checkpoint.open(tmp_path).entries) == set(model.state_dict())
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(again) is EmuForCausalLM and again.config.vocabulary == model.config.vocabulary
@@ -275,11 +275,11 @@ def test_words_that_the_map_lacks_come_from_the_tokenizer(folders, tmp_path):
 
 
 def test_the_ids_of_a_released_size_are_known_without_words():
-    released = read_vocabulary(Path("nowhere"), "emu3", {"vocab_size": 184622})
+    released = FAMILIES["emu3"].vocabulary(Path("nowhere"), {"vocab_size": 184622})
     first, count = released.range("vision")
     words = {f"<|visual token {code:0>6d}|>": first + code for code in range(count)} | {"<|extra_200|>": 151846}
     config = {"text_config": {"vocab_size": 184622}, "vocabulary_map": words}
-    assert read_vocabulary(Path("nowhere"), "transformers", config) == released
+    assert FAMILIES["transformers"].vocabulary(Path("nowhere"), config) == released
     moved = {word: index - 1 for word, index in words.items()}
     with pytest.raises(ValueError, match="no word for"):
-        read_vocabulary(Path("nowhere"), "transformers", {**config, "vocabulary_map": moved})
+        FAMILIES["transformers"].vocabulary(Path("nowhere"), {**config, "vocabulary_map": moved})

@@ -14,7 +14,7 @@ from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main as convert
 from emu.cli.main import main as command
 from emu.cli.tokenize import main as tokenize
-from emu.families.emu3.tiny import write
+from emu.hub.tiny_models import write
 from emu.recipes import find_recipe
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.lora import fit

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lora]'")
 
 from emu import EmuConfig
-from emu.families.emu3.config import ORIGINAL_DEFAULTS, emu_config
+from emu.families.emu3.config import ORIGINAL_DEFAULTS, config_from
 from emu.recipes import find_recipe
 from emu.training.lora_memory import LiveBytes, lora_memory
 
@@ -95,7 +95,7 @@ def test_the_recipe_says_what_is_computed():
     layers = ORIGINAL_DEFAULTS["num_hidden_layers"]
     for length, size in told[:1] + told[-1:]:
         few, more = (
-            lora_memory(emu_config({"num_hidden_layers": count}, "emu3"), row_length=length).total for count in (2, 4)
+            lora_memory(config_from({"num_hidden_layers": count}, None), row_length=length).total for count in (2, 4)
         )
         assert size == pytest.approx((more + (layers - 4) * (more - few) / 2) / 2**30, abs=0.1)
     per_token = (told[2][1] - told[1][1]) / (told[2][0] - told[1][0])

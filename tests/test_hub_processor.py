@@ -6,8 +6,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 from emu import Emu, EmuConfig, EmuForCausalLM
-from emu.families.emu3.tiny import write
 from emu.hub.processor import EmuProcessor
+from emu.hub.tiny_models import write
 
 
 @pytest.fixture(scope="module")

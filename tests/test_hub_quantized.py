@@ -9,7 +9,7 @@ import torch
 
 from emu import Emu, EmuForCausalLM
 from emu.checkpoints import quantization
-from emu.families.emu3.tiny import write
+from emu.hub.tiny_models import write
 
 ERRORS = {"int8": 0.1, "int4": 0.7, "fp8": 0.3}
 """Relative error of the logits of a random model that its quantized weights may have."""

@@ -1,4 +1,4 @@
-"""The README's section on released weights works as it stands, on small stand-ins of the same names."""
+"""The README's section on released weights works as it stands, on tiny models of the same names."""
 
 import json
 import re
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from emu.cli.main import main
-from emu.families.emu3.tiny import write, write_original, write_original_vision
+from emu.families.emu3.tiny import write_vision
+from emu.hub.tiny_models import write
 
 README = Path(__file__).parents[1] / "README.md"
 BRIEFLY = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -28,8 +29,8 @@ def section():
 def test_python_and_commands_of_the_section_run(section, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("Emu3-Gen", "Emu3-Chat"):
-        write_original(name, hidden_size=32)
-    write_original_vision("Emu3-VisionTokenizer")
+        write("emu3", name, alone=True, hidden_size=32)
+    write_vision("Emu3-VisionTokenizer")
     write("emu3.5", "Emu3.5", hidden_size=32)
     Image.new("RGB", (32, 32)).save("cat.png")
     Path("pictures.jsonl").write_text(json.dumps({"items": [{"caption": "a cat"}, {"image": "cat.png"}]}) + "\n")

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from emu import Emu, EmuForCausalLM, MultimodalTokenizer
 from emu.checkpoints.repositories import model_name, resolve
 from emu.checkpoints.weights import Checkpoint
-from emu.families.emu3.tiny import write_newer_vision, write_original, write_original_vision
+from emu.families.emu3 import tiny as emu3
+from emu.families.emu35 import tiny as emu35
 from emu.hub.load import read_tokenizer
+from emu.hub.tiny_models import write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -25,10 +27,10 @@ def published(tmp_path_factory):
     """Repositories as their makers keep them: code and pickles beside the weights, the vision tokenizer in one of its own."""
     root = tmp_path_factory.mktemp("published")
     for name in ("Emu3-Gen", "Emu3-Stage1"):
-        write_original(root / "BAAI" / name)
-    write_original(root / "BAAI" / "Emu3.5-Image", "emu3.5")
-    write_original_vision(root / "BAAI" / "Emu3-VisionTokenizer")
-    write_newer_vision(root / "BAAI" / "Emu3.5-VisionTokenizer")
+        write("emu3", root / "BAAI" / name, alone=True)
+    write("emu3.5", root / "BAAI" / "Emu3.5-Image", alone=True)
+    emu3.write_vision(root / "BAAI" / "Emu3-VisionTokenizer")
+    emu35.write_vision(root / "BAAI" / "Emu3.5-VisionTokenizer")
     for folder in (root / "BAAI").iterdir():
         (folder / "modeling_emu3.py").write_text("raise SystemExit('code from a repository ran')")
         (folder / "pytorch_model.bin").write_bytes(b"a pickle")

@@ -6,12 +6,15 @@ from PIL import Image
 
 from emu import Emu3Layout, Emu35Layout, MultimodalTokenizer, Vocabulary
 from emu.documents import CodeSegment
-from emu.families.emu3 import templates
+from emu.families import named_templates
 from emu.families.emu3.byte_pairs import from_ranks
-from emu.families.emu3.config import original_vocabulary
-from emu.families.emu3.templates import EMU3, EMU3_STAGE1, emu35
-from emu.families.emu3.tiny import small_ranks, small_vocabulary, write
+from emu.families.emu3.templates import EMU3, EMU3_STAGE1
+from emu.families.emu3.tiny import small_ranks, small_vocabulary
+from emu.families.emu3.vocabulary import original_vocabulary
+from emu.families.emu35.templates import EMU35_TASKS, emu35
+from emu.families.emu35.vocabulary import EXTRA_CONTROLS
 from emu.hub.load import read_tokenizer
+from emu.hub.tiny_models import write
 from emu.templates import Templates
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.resize import grid_of_ratio, size_of_ratio
@@ -37,7 +40,7 @@ def emu35_tokenizer():
     vision = VisionTokenizer(
         VisionTokenizerConfig(**small, spatial_factor=2, temporal_factor=1, attn_resolutions=())
     ).eval()
-    vocabulary = small_vocabulary(text.size, 64, "emu3.5")
+    vocabulary = small_vocabulary(text.size, 64, EXTRA_CONTROLS)
     return MultimodalTokenizer(text, vision, "emu3.5", ("image",), vocabulary, templates=emu35("t2i"))
 
 
@@ -67,25 +70,25 @@ def image_block(tokenizer, codes):
     ],
 )
 def test_ratios_give_the_grids_and_lengths_of_the_original(ratio, grid, tokens):
-    vocabulary = original_vocabulary({}, "emu3")
+    vocabulary = original_vocabulary({})
     assert grid_of_ratio(ratio) == grid and size_of_ratio(ratio) == (8 * grid[0], 8 * grid[1])
     assert len(Emu3Layout(vocabulary).block("image", grid)) + 1 == tokens
 
 
 def test_the_released_vocabulary_is_that_of_the_original():
-    assert original_vocabulary({}, "emu3") == Vocabulary(
+    assert original_vocabulary({}) == Vocabulary(
         size=184622,
         ranges={"vision": (151854, 32768)},
         controls={"pad": 151643, "bos": 151849, "eos": 151850, "eol": 151846, "eof": 151847}
         | {"image": 151851, "boi": 151852, "eoi": 151853},
     )
-    newer = original_vocabulary({"vocab_size": 282926}, "emu3.5")
+    newer = original_vocabulary({"vocab_size": 282926}, EXTRA_CONTROLS)
     assert newer.range("vision") == (151854, 131072)
     assert [newer.control(name) for name in ("bss", "ess", "tms")] == [151746, 151747, 151848]
 
 
 def test_a_square_block_of_emu35_holds_its_codes_and_the_ends_of_lines():
-    layout = Emu35Layout(original_vocabulary({"vocab_size": 282926}, "emu3.5"))
+    layout = Emu35Layout(original_vocabulary({"vocab_size": 282926}, EXTRA_CONTROLS))
     assert len(layout.block("image", (64, 64))) == 64 * 64 + 63 + 1
 
 
@@ -169,6 +172,4 @@ def test_a_template_that_does_not_fit_is_refused(template, items, emu3):
 
 
 def test_named_templates_are_all_there():
-    assert set(templates.NAMED) == {"emu3", "emu3-stage1", "plain"} | {
-        f"emu3.5-{task}" for task in templates.EMU35_TASKS
-    }
+    assert set(named_templates()) == {"emu3", "emu3-stage1", "plain"} | {f"emu3.5-{task}" for task in EMU35_TASKS}

@@ -7,8 +7,8 @@ import pytest
 import regex
 
 from emu.families.emu3.byte_pairs import PATTERN, from_ranks, merges, ranks_of, read_ranks, write_ranks
+from emu.families.emu3.text import tokenizer_table
 from emu.families.emu3.tiny import small_ranks
-from emu.families.transformers_emu3.processor_files import tokenizer_table
 from emu_tokenizers import TextTokenizer
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

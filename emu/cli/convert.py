@@ -1,4 +1,4 @@
-"""`emu convert SRC DST --to emu|transformers|emu3`: a model from one format to another."""
+"""`emu convert SRC DST --to FAMILY`: a model from one family of checkpoints to another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from emu.checkpoints.bundled import find_model_folder
-from emu.families.emu3.byte_pairs import SPLITS
-from emu.families.emu3.templates import NAMED
-from emu.hub.convert import TARGETS, Source, convert, open_source
-from emu.hub.load import generation_settings, task_settings
+from emu.families import FAMILIES, named_templates
+from emu.families.base import SPLITS
+from emu.hub.convert import ConversionSource, convert, open_source, targets
+from emu.hub.load import generation_settings
 from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.model_folder import read_defaults
+from emu.tokenizer_folder import TOKENIZER_FILE
 from emu_tokenizers.files import LOCK_FILE, holding, new_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,12 +27,16 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu convert",
-        description="Convert a model between our format, transformers' Emu3, and that of the originals, Emu3 and Emu3.5.",
+        description="Convert a model between the format of this library and those of released families.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
     words.add_argument("target", type=Path, help="folder to write; its files appear when all are complete")
     words.add_argument(
-        "--to", required=True, choices=TARGETS, help="format to write; emu3 is that of the original, Emu3's or Emu3.5's"
+        "--to",
+        required=True,
+        choices=targets(),
+        help="; ".join(f"{name}: {FAMILIES[name].title}" for name in targets())
+        + " (its predecessor's name stands for it too)",
     )
     words.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights; by default as they are")
     words.add_argument("--shard-size", default="5GB", help='most bytes of a file, e.g. "5GB" (default)')
@@ -39,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the source")
     words.add_argument("--text-tokenizer", help="the same for the text tokenizer")
     words.add_argument(
-        "--templates", choices=sorted(NAMED), help="words around a user's prompt; by default the model's own"
+        "--templates",
+        choices=sorted(named_templates()),
+        help="words around a user's prompt; by default the model's own",
     )
     words.add_argument("--split", choices=SPLITS, default="original", help="how text is cut before it becomes ids")
     words.add_argument("--allow-pickle", action="append", default=[], metavar="FILE", help="read this pickled file")
@@ -73,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _reserved(given.target), new_folder(given.target) as partial:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)
-        if given.to == "emu" and source.tokenizer is not None:
+        if source.tokenizer is not None and (partial / TOKENIZER_FILE).is_file():
             folder = find_model_folder(given.source, revision=given.revision)
-            _tell(partial, folder, source, given.templates is not None)
-    print(f"{given.source} ({source.form}) -> {given.target} ({given.to})")
+            _write_settings(partial, folder, source, given.templates is not None)
+    print(f"{given.source} ({source.family.name}) -> {given.target} ({given.to})")
     return 0
 
 
@@ -87,7 +94,7 @@ def _is_taken(target: Path) -> bool:
 
 @contextmanager
 def _reserved(target: Path) -> Iterator[None]:
-    """Hold the target, so that no second conversion writes it meanwhile; a target that was not written does not stay behind."""
+    """Hold the target, so that no second conversion writes it meanwhile; a target that was not written is removed."""
     with holding(target, "emu convert"):
         try:
             yield
@@ -98,12 +105,10 @@ def _reserved(target: Path) -> Iterator[None]:
                     target.rmdir()
 
 
-def _tell(target: Path, folder: Path, source: Source, new_task: bool) -> None:
+def _write_settings(target: Path, folder: Path, source: ConversionSource, new_task: bool) -> None:
     """Write `emu.json`: generation defaults, the fingerprints of the tokenizers, and what the model was trained for."""
     assert source.tokenizer is not None
     defaults, trained = read_defaults(folder, source.tokenizer)
-    known = defaults.to_dict() | generation_settings(folder)
-    if new_task or source.form != "emu":
-        known |= task_settings(source.tokenizer)
+    known = defaults.to_dict() | generation_settings(folder, source.tokenizer, new_task=new_task)
     settings = GenerationDefaults.from_dict(known).to_dict()
     write_settings(target, settings, source.tokenizer.fingerprints, trained)

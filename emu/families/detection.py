@@ -1,31 +1,19 @@
-"""Which library wrote a folder.
-
-    emu            folders of this library
-    transformers   `Emu3ForConditionalGeneration` or `Emu3ForCausalLM` of transformers
-    emu3           the files of baaivision/Emu3 (Gen, Chat, Stage1)
-    emu3.5         the files of baaivision/Emu3.5
+"""Which family a folder is of.
 
 The architecture is read from `config.json`; nothing in a folder is executed, and its Python files are never looked at.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from emu.checkpoints.weights import Checkpoint
+from emu.checkpoints.weights import INDEX, WEIGHTS, Checkpoint
+from emu.families import FAMILIES
+from emu.families.base import Family
+from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.files import read_json
-
-FORMATS = ("emu", "transformers", "emu3", "emu3.5")
-
-MODEL_TYPES = {"emu": "emu", "emu3": "transformers", "emu3_text_model": "transformers", "Emu3": "emu3"}
-"""`model_type` of a language model's config.json -> format. Emu3 and Emu3.5 share theirs; the norms of queries tell them apart."""
-
-VISION_TYPES = {"emu_vision_tokenizer": "emu", "emu3_vqgan": "transformers", "Emu3VisionVQ": "emu3"}
-"""`model_type` of a vision tokenizer's config.json -> format."""
-
-QUERY_NORM = "model.layers.0.self_attn.q_norm.weight"
-"""Weight that Emu3.5 has and Emu3 has not."""
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -33,7 +21,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder or the file is missing.
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -46,38 +34,64 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def detect(folder: str | Path) -> str:
-    """The format of a folder with a language model: one of `FORMATS`.
+def find_family(folder: str | Path) -> Family:
+    """The family of a folder with a language model.
 
     Raises:
-        FileNotFoundError: the folder, its config.json or its weights are missing.
+        FileNotFoundError: the folder or its config.json is missing.
         ValueError: an architecture that is not read here; the message names the file, what it says and what is read.
     """
     folder = Path(folder)
     config = read_config(folder)
+    for family in FAMILIES.values():
+        if family.detect(config, partial(stored_names, folder)):
+            return family
     kind = config.get("model_type")
-    if kind in VISION_TYPES:
+    if kind in vision_types():
         raise ValueError(
             f"{folder / 'config.json'} describes a vision tokenizer (model_type {kind!r}), not a language model; pass it as "
             "vision_tokenizer=, or open it with VisionTokenizer.from_pretrained"
         )
-    if kind not in MODEL_TYPES:
-        raise ValueError(
-            f"{folder / 'config.json'} has model_type {kind!r}; this library reads {sorted(MODEL_TYPES)}. Convert the model with "
-            "the tools of its own library first"
-        )
-    if MODEL_TYPES[kind] != "emu3":
-        return MODEL_TYPES[kind]
-    names = stored_names(folder)
-    newer = QUERY_NORM in names if names else "head_dim" in config
-    return "emu3.5" if newer else "emu3"
+    known = sorted({kind for family in FAMILIES.values() for kind in family.model_types})
+    raise ValueError(
+        f"{folder / 'config.json'} has model_type {kind!r}; this library reads {known}. Convert the model with the tools of its own "
+        "library first"
+    )
+
+
+def vision_types() -> set[str]:
+    """`model_type` of the vision tokenizers of all families."""
+    return {kind for family in FAMILIES.values() for kind in family.vision_types}
 
 
 def stored_names(folder: Path) -> set[str]:
     """Names of the tensors in a folder, from the index of its shards or from headers; empty where weights are pickled."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         return set(read_json(index).get("weight_map", {}))
-    if not (folder / "model.safetensors").is_file():
+    if not (folder / WEIGHTS).is_file():
         return set()
     return set(Checkpoint.open(folder).entries)
+
+
+def is_vision_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a vision tokenizer of any family."""
+    return any(family.is_vision(folder) for family in FAMILIES.values())
+
+
+def read_vision_tokenizer(folder: str | Path, allow_pickle: str | tuple[str, ...] | list[str] = ()) -> VisionTokenizer:
+    """The vision tokenizer of a folder of its own, of any family.
+
+    Raises:
+        FileNotFoundError: the folder or its weights are missing.
+        ValueError: another architecture, a broken file, pickled weights that were not allowed, or tensors that do not fit.
+    """
+    folder = Path(folder)
+    names = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
+    for family in FAMILIES.values():
+        if family.is_vision(folder):
+            return family.vision(folder, names)
+    raise ValueError(
+        f"{folder / 'config.json'} has model_type {read_config(folder).get('model_type')!r}; expected a vision tokenizer: "
+        f"{sorted(vision_types())}"
+    )

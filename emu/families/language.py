@@ -1,4 +1,4 @@
-"""The language model of any folder as an `EmuForCausalLM`.
+"""The language model of any folder as an `EmuForCausalLM`, which is above this room: its shapes and its loader are handed in.
 
 transformers does the loading (dtype, device map, shards, quantization, little memory); what is prepared here is our configuration and the
 table of names, after the headers of the files were held against what the model needs.
@@ -6,35 +6,38 @@ table of names, after the headers of the files were held against what the model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.quantization import is_quantized, quantization_config, target_of
 from emu.checkpoints.repositories import PLACES
 from emu.checkpoints.weights import Checkpoint
-from emu.families.detection import detect, read_config
-from emu.families.emu3.config import emu_config
-from emu.families.emu3.vocabulary import IncompleteTable, read_vocabulary
-from emu.families.transformers_emu3 import names
-from emu.model import EmuConfig, EmuForCausalLM
+from emu.families.base import Family, IncompleteTable
+from emu.families.detection import find_family, read_config
+from emu.model_config import EmuConfig
+from emu.vocabulary import Vocabulary
 from emu_tokenizers.bars import without_bars
 from emu_tokenizers.files import read_json
 from emu_tokenizers.finite import check_finite
+
+Shapes = Callable[[EmuConfig], Mapping[str, tuple[int, ...]]]
+"""Name -> shape of every tensor of the transformer of a configuration."""
 
 ADAPTER = "adapter_config.json"
 """File of a folder that PEFT wrote."""
 
 
-def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dict[str, Any], Path | None]:
+def loading_options(
+    path: str | Path, options: Mapping[str, Any], shapes: Shapes
+) -> tuple[str, dict[str, Any], Path | None]:
     """What `PreTrainedModel.from_pretrained` needs to read the language model of a folder, whichever library wrote it.
 
     Args:
         path: folder or hub repository.
         options: the caller's, for `from_pretrained`; `allow_pickle` names pickled files that may be read.
+        shapes: of the transformer.
 
     Returns:
         The folder, the options with our configuration and the table of names, and the folder of the adapter to put on the model, if
@@ -54,7 +57,7 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
     adapter = None
     if is_adapter(folder):
         adapter, folder = folder, base_of(folder)
-    form = detect(folder)
+    family = find_family(folder)
     checkpoint = Checkpoint.open(folder, allow_pickle)
     config = options.get("config")
     if not isinstance(config, EmuConfig):
@@ -63,10 +66,12 @@ def loading_options(path: str | Path, options: dict[str, Any]) -> tuple[str, dic
         target = target_of(options.get("device_map"))
         options["quantization_config"] = quantization_config(options["quantization_config"], target, _widths(config))
     if not is_quantized(read_config(folder)):
-        check_tensors(checkpoint, form, config, shapes=not options.get("ignore_mismatched_sizes"))
+        check_tensors(
+            checkpoint, family, config, shapes(config), any_shape=bool(options.get("ignore_mismatched_sizes"))
+        )
     options["use_safetensors"] = not checkpoint.pickled
-    if names.TO_EMU[form]:
-        options["key_mapping"] = names.TO_EMU[form]
+    if family.renames:
+        options["key_mapping"] = dict(family.renames)
     return str(folder), options, adapter
 
 
@@ -103,39 +108,61 @@ def read_emu_config(folder: str | Path) -> EmuConfig:
         FileNotFoundError, ValueError: see `loading_options`.
     """
     folder = Path(folder)
-    form, table = detect(folder), read_config(folder)
-    if form == "emu":
-        return EmuConfig.from_pretrained(folder)
+    family, table = find_family(folder), read_config(folder)
     try:
-        vocabulary = read_vocabulary(folder, form, table)
+        vocabulary = read_vocabulary(folder, family, table)
     except IncompleteTable:
         vocabulary = None
-    config = emu_config(table, form, vocabulary)
-    config.dtype = table.get("dtype", table.get("torch_dtype"))
+    config = family.config_from(table, vocabulary)
+    if config.dtype is None:
+        config.dtype = table.get("dtype", table.get("torch_dtype"))
     return config
 
 
-def check_folder(folder: Path, allow_pickle: Iterable[str]) -> None:
+def read_vocabulary(folder: Path, family: Family, config: Mapping[str, Any]) -> Vocabulary | None:
+    """The table of ids of a folder, or None where it does not say.
+
+    Raises:
+        IncompleteTable: some controls have an id and others do not.
+        ValueError: the tokenizer files and the configuration contradict each other.
+    """
+    try:
+        return family.vocabulary(folder, config)
+    except IncompleteTable:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: config.json and the tokenizer files do not fit each other: {error}. Restore those of one model"
+        ) from error
+
+
+def check_folder(folder: Path, allow_pickle: Iterable[str], shapes: Shapes) -> None:
     """Hold the headers of a folder's weights against its config.json, before anything large is read.
 
     Raises:
         FileNotFoundError, ValueError: see `loading_options`.
     """
     folder = base_of(folder) if is_adapter(folder) else folder
-    form, checkpoint = detect(folder), Checkpoint.open(folder, allow_pickle)
+    family, checkpoint = find_family(folder), Checkpoint.open(folder, allow_pickle)
     if not is_quantized(read_config(folder)):
-        check_tensors(checkpoint, form, read_emu_config(folder))
+        config = read_emu_config(folder)
+        check_tensors(checkpoint, family, config, shapes(config))
 
 
-def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: bool = True) -> None:
-    """Hold the headers of a checkpoint against the model of a configuration.
+def check_tensors(
+    checkpoint: Checkpoint,
+    family: Family,
+    config: EmuConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    any_shape: bool = False,
+) -> None:
+    """Hold the headers of a checkpoint against the shapes of the tensors of a configuration.
 
     Raises:
         ValueError: tensors are missing or have other shapes; the message names the file and the field that does not fit.
     """
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in EmuForCausalLM(config).state_dict().items()}
-    found = {names.to_emu(name, form): entry for name, entry in checkpoint.entries.items()}
+    expected = dict(shapes)
+    found = {family.to_ours(name): entry for name, entry in checkpoint.entries.items()}
     if config.tie_word_embeddings:
         expected.pop("lm_head.weight")
     missing = [name for name in expected if name not in found]
@@ -146,7 +173,7 @@ def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: 
         )
     for name, shape in expected.items():
         entry = found[name]
-        if shapes and entry.shape != shape:
+        if not any_shape and entry.shape != shape:
             vocabulary = name in ("model.embed_tokens.weight", "lm_head.weight") and entry.shape[0] != shape[0]
             field = f"vocab_size {config.vocab_size}" if vocabulary else "its sizes"
             raise ValueError(
@@ -155,7 +182,9 @@ def check_tensors(checkpoint: Checkpoint, form: str, config: EmuConfig, shapes: 
             )
 
 
-def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], options: dict[str, Any]) -> Any:
+def read(
+    reader: Callable[..., Any], path: str | Path, args: Iterable[Any], options: Mapping[str, Any], shapes: Shapes
+) -> Any:
     """What `reader`, transformers' `from_pretrained`, makes of a folder or repository of any format.
 
     The model has no memory of foreign names (`save_pretrained` writes ours). One from a hub's repository is called by the repository's
@@ -164,7 +193,7 @@ def read(reader: Callable[..., Any], path: str | Path, args: Iterable[Any], opti
     Raises:
         FileNotFoundError, ValueError: see `loading_options`; or torchao cannot quantize the weights here.
     """
-    folder, options, adapter = loading_options(path, options)
+    folder, options, adapter = loading_options(path, options, shapes)
     try:
         with without_bars():
             loaded = reader(folder, *args, **options)

@@ -9,28 +9,26 @@ from typing import Any
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import PLACES, is_repository, model_name
-from emu.checkpoints.weights import Checkpoint
-from emu.families.detection import VISION_TYPES, detect, read_config
-from emu.families.emu3 import templates as known
-from emu.families.emu3.config import ORIGINAL_DEFAULTS
-from emu.families.emu3.text import read_text_tokenizer
-from emu.families.emu3.vocabulary import read_vocabulary
-from emu.families.language import base_of, check_folder, is_adapter
-from emu.families.transformers_emu3.names import VISION_PREFIX
-from emu.families.vision_folder import build, is_vision_tokenizer, read_vision_tokenizer
-from emu.model import EmuForCausalLM
+from emu.families import Family, named_templates
+from emu.families.detection import (
+    find_family,
+    is_vision_tokenizer,
+    read_config,
+    read_vision_tokenizer,
+    vision_types,
+)
+from emu.families.language import base_of, check_folder, is_adapter, read_vocabulary
+from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.model import tensor_shapes
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.templates import Templates
 from emu.tokenizer_folder import TOKENIZER_FILE
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.files import read_json
-from emu_tokenizers.pixels.resize import Resize, size_of_ratio
+from emu_tokenizers.folders import VISION_FOLDER
+from emu_tokenizers.pixels.resize import size_of_ratio
 
 Pickles = str | Iterable[str]
-
-VISION_REPOSITORIES = {"emu3": "BAAI/Emu3-VisionTokenizer", "emu3.5": "BAAI/Emu3.5-VisionTokenizer"}
-"""Where the vision tokenizer of a hub's model is."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,8 @@ def is_released(path: str | Path) -> bool:
     if is_adapter(folder):
         return True
     if folder.is_dir():
-        return (folder / "config.json").is_file() and read_config(folder).get("model_type") not in (
-            "emu",
-            *VISION_TYPES,
-        )
+        ours_or_vision = {EmuConfig.model_type, *vision_types()}
+        return (folder / "config.json").is_file() and read_config(folder).get("model_type") not in ours_or_vision
     return is_repository(str(path))
 
 
@@ -81,8 +77,8 @@ def read_released(
         vision_tokenizer: its folder or repository, where it is not in or beside the model's folder; for a repository of Emu3 or Emu3.5
             the one that its makers keep it in, at its newest revision; name it with one to pin it.
         text_tokenizer: the same for the text tokenizer.
-        templates: what stands around a user's words; by default what the format and the folder's name tell.
-        split: see `read_text_tokenizer`.
+        templates: what stands around a user's words; by default what the family and the folder's name say.
+        split: how text is cut before it becomes ids, one of `emu.families.base.SPLITS`.
         allow_pickle: names of pickled files that may be read.
         options: of `EmuForCausalLM.from_pretrained` (`dtype`, `device_map`, ...), and where a repository is fetched: `revision` (of the
             transformer's), `token`, `cache_dir`, `local_files_only`, `force_download`.
@@ -93,7 +89,7 @@ def read_released(
     """
     allow_pickle = [allow_pickle] if isinstance(allow_pickle, str) else list(allow_pickle)
     places = {name: options.pop(name) for name in PLACES if name in options}
-    check_folder(find_model_folder(path, files=allow_pickle, **places), allow_pickle)
+    check_folder(find_model_folder(path, files=allow_pickle, **places), allow_pickle, tensor_shapes)
     tokenizer = read_tokenizer(
         path,
         vision_tokenizer=vision_tokenizer,
@@ -108,9 +104,7 @@ def read_released(
     if not Path(path).is_dir():
         model.name_or_path = str(path)
     folder = base_of(folder) if is_adapter(folder) else folder
-    settings = generation_settings(folder)
-    if templates is not None or detect(folder) != "emu":
-        settings |= task_settings(tokenizer)
+    settings = generation_settings(folder, tokenizer, new_task=templates is not None)
     return Released(folder, model.eval(), tokenizer, settings)
 
 
@@ -132,38 +126,36 @@ def read_tokenizer(
         if (folder / TOKENIZER_FILE).is_file():
             return MultimodalTokenizer.from_pretrained(folder)
         path = folder = base_of(folder)
-    form = detect(folder)
-    if form == "emu":
+    family = find_family(folder)
+    if (folder / TOKENIZER_FILE).is_file():
         if text_tokenizer is not None:
             raise ValueError(
                 f"{folder} has its own text tokenizer, which the model was trained with; leave text_tokenizer out"
             )
         tokenizer = _read_own(folder, vision_tokenizer, allow_pickle, others)
-        return tokenizer if templates is None else tokenizer.with_templates(_templates(templates, form, folder))
-    vocabulary = read_vocabulary(folder, form, read_config(folder))
+        return tokenizer if templates is None else tokenizer.with_templates(_templates(templates, family, folder))
+    config = read_config(folder)
+    vocabulary = read_vocabulary(folder, family, config)
     if vocabulary is None:
         raise ValueError(
-            f"{folder} does not tell which ids are controls and codes (no vocabulary_map, no tokenizer.json); it holds a language model "
+            f"{folder} does not say which ids are controls and codes (no vocabulary_map, no tokenizer.json); it holds a language model "
             "only: open it with EmuForCausalLM.from_pretrained"
         )
-    text = read_text_tokenizer(
-        folder if text_tokenizer is None else find_model_folder(text_tokenizer, **others), vocabulary, split
-    )
+    words_from = folder if text_tokenizer is None else find_model_folder(text_tokenizer, **others)
+    text = family.text(words_from, vocabulary, split)
     if vision_tokenizer is None and not Path(path).is_dir():
-        vision_tokenizer = VISION_REPOSITORIES.get(form)
-    vision, place = _vision(folder, vision_tokenizer, allow_pickle, others)
+        vision_tokenizer = family.vision_repository
+    vision, place = _vision(family, folder, vision_tokenizer, allow_pickle, others)
     check_codebook(vision, vocabulary, place, folder)
-    newer = form == "emu3.5"
-    words = _templates(templates, form, folder)
     tokenizer = MultimodalTokenizer(
         text,
         vision,
-        layout="emu3.5" if newer else "emu3",
-        modalities=("image",) if newer else ("image", "video"),
+        layout=family.layout,
+        modalities=family.modalities,
         vocabulary=vocabulary,
-        resize=_resize(folder, place, vision, newer),
+        resize=family.resize(folder, place, vision.spatial_factor, config),
     )
-    return tokenizer.with_templates(words)
+    return tokenizer.with_templates(_templates(templates, family, folder))
 
 
 def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path, folder: Path) -> None:
@@ -198,13 +190,12 @@ def _read_own(
 
 
 def _vision(
-    folder: Path, given: str | Path | None, allow_pickle: list[str], places: dict[str, Any]
+    family: Family, folder: Path, given: str | Path | None, allow_pickle: list[str], places: dict[str, Any]
 ) -> tuple[VisionTokenizer, Path]:
-    config = read_config(folder)
-    if given is None and config.get("vq_config") is not None:
-        checkpoint = Checkpoint.open(folder, allow_pickle)
-        inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
-        return build(config["vq_config"], inside, str(folder)), folder
+    """The vision tokenizer and the folder that it was read from."""
+    inside = family.inner_vision(folder, read_config(folder), allow_pickle) if given is None else None
+    if inside is not None:
+        return inside, folder
     place = find_vision_folder(folder) if given is None else find_model_folder(given, files=allow_pickle, **places)
     return read_vision_tokenizer(place, allow_pickle), place
 
@@ -215,7 +206,7 @@ def find_vision_folder(folder: Path) -> Path:
     Raises:
         FileNotFoundError: there is none, or several.
     """
-    for places in ([folder / "vision_tokenizer"], sorted(folder.absolute().parent.iterdir())):
+    for places in ([folder / VISION_FOLDER], sorted(folder.absolute().parent.iterdir())):
         found = [place for place in places if is_vision_tokenizer(place)]
         if len(found) == 1:
             return found[0]
@@ -225,35 +216,28 @@ def find_vision_folder(folder: Path) -> Path:
     )
 
 
-def _templates(given: str | Templates | None, form: str, folder: Path) -> Templates:
+def _templates(given: str | Templates | None, family: Family, folder: Path) -> Templates:
+    if given is None:
+        return family.default_templates(model_name(folder))
     if isinstance(given, Templates):
         return given
-    if given is None:
-        given = (
-            "emu3.5-t2i" if form == "emu3.5" else "emu3-stage1" if "stage1" in model_name(folder).lower() else "emu3"
-        )
-    if given not in known.NAMED:
-        raise ValueError(
-            f"no templates {given!r}; known are {sorted(known.NAMED)}, or pass emu.templates.Templates(...)"
-        )
-    return known.NAMED[given]
+    known = named_templates()
+    if given not in known:
+        raise ValueError(f"no templates {given!r}; known are {sorted(known)}, or pass emu.templates.Templates(...)")
+    return known[given]
 
 
-def _resize(folder: Path, place: Path, vision: VisionTokenizer, newer: bool) -> Resize:
-    if newer:
-        return Resize(vision.spatial_factor, area=int(read_config(folder).get("image_area", 1024 * 1024)))
-    table: dict[str, Any] = {}
-    for file in (
-        place / "preprocessor_config.json",
-        folder / "preprocessor_config.json",
-        folder / "processor_config.json",
-    ):
-        if file.is_file():
-            table = read_json(file)
-            table = table.get("image_processor", table)
-            break
-    bounds = Resize(vision.spatial_factor)
-    return Resize(bounds.factor, int(table.get("min_pixels", bounds.least)), int(table.get("max_pixels", bounds.most)))
+def generation_settings(folder: str | Path, tokenizer: MultimodalTokenizer, *, new_task: bool) -> dict[str, Any]:
+    """Generation defaults of a released model, as its own scripts set them, by the names of `Emu.generate_images`.
+
+    Args:
+        folder: of the model.
+        tokenizer: whose templates name a task.
+        new_task: whether those templates were asked for now, so that their settings win over the ones that the folder was saved with.
+    """
+    folder = Path(folder)
+    found = find_family(folder).defaults(model_name(folder), read_config(folder))
+    return found | task_settings(tokenizer) if found or new_task else found
 
 
 def task_settings(tokenizer: MultimodalTokenizer) -> dict[str, Any]:
@@ -263,21 +247,3 @@ def task_settings(tokenizer: MultimodalTokenizer) -> dict[str, Any]:
     if "image_area" in settings and tokenizer.vision is not None:
         found["size"] = list(size_of_ratio("4:3", int(settings["image_area"]), tokenizer.vision.spatial_factor))
     return found
-
-
-def generation_settings(folder: str | Path) -> dict[str, Any]:
-    """Generation defaults of a released model, as its own scripts set them."""
-    folder = Path(folder)
-    form = detect(folder)
-    if form == "emu":
-        return {}
-    if form == "emu3.5":
-        image = "image" in model_name(folder).lower()
-        return {"size": [55 * 16, 73 * 16], "guidance_scale": 5.0 if image else 2.0, "top_k": 5120}
-    area = int(read_config(folder).get("image_area", ORIGINAL_DEFAULTS["image_area"]))
-    return {
-        "size": list(size_of_ratio("1:1", area)),
-        "guidance_scale": 3.0,
-        "top_k": 2048,
-        "negative_prompt": known.NEGATIVE_PROMPT,
-    }

@@ -6,7 +6,6 @@ Weights carry the names of Llama and Emu3. The loss never holds logits of the wh
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from emu.families.language import read
 from emu.model.attention import (
     Attend,
     Linear,
@@ -103,8 +103,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **options)
-        hub = importlib.import_module("emu.families.language")  # a floor above, and needed only here
-        return hub.read(super().from_pretrained, pretrained_model_name_or_path, args, options)
+        return read(super().from_pretrained, pretrained_model_name_or_path, args, options, tensor_shapes)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
         """Write the model as transformers does, with files that others may read as the umask allows."""
@@ -270,6 +269,12 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if not 0 <= first < first + count <= self.config.vocab_size:
             raise ValueError(f"ids {first}..{first + count - 1} are outside the vocabulary of {self.config.vocab_size}")
         return F.linear(hidden, self.lm_head.weight[first : first + count])
+
+
+def tensor_shapes(config: EmuConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of an `EmuForCausalLM`, without memory for them."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in EmuForCausalLM(config).state_dict().items()}
 
 
 def _positions(input_ids: Tensor, segment_ids: Tensor | None, past: int) -> Tensor:

@@ -4,8 +4,9 @@ The original (`tokenization_emu3.py` of baaivision/Emu3) runs `emu3.tiktoken`, a
 the same ranks become a `tokenizer.json` for the `tokenizers` library, behind the interface of `TextTokenizer`: same ids, no tiktoken. The
 words of control tokens in a user's text are text.
 
-transformers' converted folders hold the same ranks behind another split pattern (GPT-2's) and without normalisation, which gives other
-ids for code, URLs and double newlines; `split` chooses whose ids to produce.
+transformers' converted folders hold the same ranks with another split pattern (GPT-2's) and without normalisation, which gives other
+ids for code, URLs and double newlines; `split` chooses whose ids to produce. A rank here is the place of a pair of bytes in the order of
+merging, which is also its id; it has nothing to do with the ranks of processes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from emu.families.base import SPLITS
 from emu_tokenizers import TextTokenizer
 
 RANKS_FILE = "emu3.tiktoken"
-SPLITS = ("original", "transformers")
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -1,12 +1,14 @@
-"""The text tokenizer of a released model, from whichever files its folder has."""
+"""Emu3's text tokenizer, from whichever files a folder has."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from emu.families.emu3.byte_pairs import RANKS_FILE, SPLITS, from_ranks, ranks_of, read_ranks
+from emu.families.base import SPLITS
+from emu.families.emu3.byte_pairs import RANKS_FILE, from_ranks, ranks_of, read_ranks
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer
 from emu_tokenizers.files import read_json
@@ -57,3 +59,20 @@ def _from_table(table: dict[str, Any], count: int, split: str) -> TextTokenizer:
     if isinstance(model.get("vocab"), dict):
         table = {**table, "model": {**model, "vocab": {word: i for word, i in model["vocab"].items() if i < count}}}
     return TextTokenizer(json.dumps({**table, "added_tokens": []}, ensure_ascii=False).encode(), HUGGING_FACE_FILE)
+
+
+def tokenizer_table(text: TextTokenizer) -> dict[str, Any]:
+    """The `tokenizer.json` of a text tokenizer.
+
+    Raises:
+        ValueError: it is a SentencePiece model, or not a byte-level BPE.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        text.save_pretrained(folder)
+        file = Path(folder) / "tokenizer.json"
+        table = json.loads(file.read_text()) if file.is_file() else None
+    if table is None or ranks_of(table) is None:
+        raise ValueError(
+            "the text tokenizer is not a byte-level BPE; folders of Emu3 hold nothing else. Keep the model in the family 'emu'"
+        )
+    return table

@@ -1,16 +1,9 @@
-"""Small random models in the formats of released ones, for tests, benchmarks and a first try without downloads.
-
-They have the files, names and id order of the real thing, a text tokenizer of a few hundred byte pairs, a few hundred codes and widths of
-tens.
-
-    python -m emu.families.emu3.tiny transformers FOLDER
-"""
+"""A small random Emu3: the files, names and order of ids of the real one, with a few hundred byte pairs and codes and widths of tens."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from emu.checkpoints.weights import WEIGHTS
-from emu.families.emu3.byte_pairs import RANKS_FILE, from_ranks, write_ranks
-from emu.families.emu3.config import NEWER_CONTROLS, original_config
+from emu.families.base import Weights
+from emu.families.emu3.byte_pairs import RANKS_FILE, write_ranks
 from emu.families.emu3.vocabulary import vision_words
-from emu.families.emu35.vision import ibq_config, ibq_state
-from emu.families.transformers_emu3.processor_files import text_words, write_processor
-from emu.model import EmuConfig, EmuForCausalLM
+from emu.model_config import EmuConfig
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.bars import without_bars
+from emu_tokenizers.files import write_file, write_json
 from emu_tokenizers.vision.naming import config_from
 
 CORPUS = (
@@ -78,107 +69,56 @@ def _merged(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
     return out
 
 
-def small_vocabulary(num_text: int, num_codes: int, form: str = "emu3") -> Vocabulary:
-    """Emu3's order of ids behind a smaller text tokenizer: 3 + 205 special words, three marks of images, then the codes."""
+def small_vocabulary(num_text: int, num_codes: int, extras: Mapping[str, int] | None = None) -> Vocabulary:
+    """Emu3's order of ids after a smaller text tokenizer: 3 + 205 special words, three marks of images, then the codes."""
     zero = num_text + 3
     controls = {"pad": num_text, "bos": zero + 203, "eos": zero + 204, "eol": zero + 200, "eof": zero + 201}
     controls |= {"image": zero + 205, "boi": zero + 206, "eoi": zero + 207}
-    if form == "emu3.5":
-        controls |= {name: zero + number for name, number in NEWER_CONTROLS.items()}
+    controls |= {name: zero + number for name, number in (extras or {}).items()}
     first = zero + 208
     return Vocabulary(first + num_codes, {"vision": (first, num_codes)}, controls)
 
 
-def write_transformers(
-    folder: str | Path, *, seed: int = 0, num_text: int = 0, num_codes: int = 64, split: str = "original", **model: Any
-) -> Path:
-    """`Emu3ForConditionalGeneration` with its `Emu3Processor`; `model` overrides fields of the text configuration.
+def write_language_model(
+    folder: Path,
+    weights: Weights,
+    config_to: Callable[[EmuConfig, Vocabulary], Mapping[str, Any]],
+    *,
+    extra_controls: Mapping[str, int] | None = None,
+    seed: int = 0,
+    num_codes: int = 64,
+    **model: Any,
+) -> None:
+    """A language model in the original files with its text tokenizer, of Emu3 or of a family that shares them.
 
-    With `num_text=151643, num_codes=32768` the ids are those of the released model.
+    Args:
+        folder: to write to.
+        weights: of the transformer.
+        config_to: gives the family's config.json.
+        extra_controls: controls beyond those of every layout -> n of their word `<|extra_n|>`.
+        seed: of the weights.
+        num_codes: of the codebook.
+        model: overrides fields of the configuration.
     """
-    from transformers import Emu3Config, Emu3ForConditionalGeneration
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = from_ranks(small_ranks(num_text), split)
-    vocabulary = small_vocabulary(text.size, num_codes)
-    settings = {**MODEL, **model, "vocab_size": vocabulary.size}
-    settings |= {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
-    torch.manual_seed(seed)
-    config = Emu3Config(
-        text_config=settings,
-        vq_config={**VISION, "codebook_size": num_codes},
-        vocabulary_map=text_words(vocabulary, text),
-    )
-    with without_bars():
-        _loud(Emu3ForConditionalGeneration(config)).save_pretrained(folder)
-    write_processor(folder, text, vocabulary, (16 * 16, 64 * 64))
-    return folder
-
-
-def write_original(folder: str | Path, form: str = "emu3", *, seed: int = 0, num_codes: int = 64, **model: Any) -> Path:
-    """A language model in the format of baaivision/Emu3 or baaivision/Emu3.5, with its tokenizer files."""
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ranks = small_ranks()
-    vocabulary = small_vocabulary(len(ranks), num_codes, form)
-    torch.manual_seed(seed)
-    newer: dict[str, Any] = {"qk_norm": True, "head_dim": 16} if form == "emu3.5" else {}
+    vocabulary = small_vocabulary(len(ranks), num_codes, extra_controls)
     special = {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
-    config = EmuConfig(**{**MODEL, **newer, **model, **special, "vocab_size": vocabulary.size})
-    table = original_config(config, vocabulary)
-    (folder / "config.json").write_text(json.dumps(table, indent=2))
-    state = _loud(EmuForCausalLM(config)).state_dict()
+    config = EmuConfig(**{**MODEL, **model, **special, "vocab_size": vocabulary.size})
+    torch.manual_seed(seed)
+    state = weights(config)
+    write_json(folder / "config.json", config_to(config, vocabulary))
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS, {"format": "pt"})
     write_ranks(ranks, folder / RANKS_FILE)
-    (folder / "emu3_vision_tokens.txt").write_text("\n".join(vision_words(num_codes)) + "\n")
-    return folder
+    write_file(folder / "emu3_vision_tokens.txt", ("\n".join(vision_words(num_codes)) + "\n").encode())
 
 
-def write_original_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
-    """A vision tokenizer in the format of baaivision/Emu3's `Emu3-VisionTokenizer`."""
+def write_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
+    """A vision tokenizer in the folder of baaivision/Emu3's `Emu3-VisionTokenizer`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     table = {**VISION, "codebook_size": num_codes, "model_type": "emu3_vqgan"}
     VisionTokenizer(config_from(table)).save_pretrained(folder, naming="emu3")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 16 * 16, "max_pixels": 64 * 64}))
+    write_json(folder / "preprocessor_config.json", {"min_pixels": 16 * 16, "max_pixels": 64 * 64})
     return folder
-
-
-def write_newer_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
-    """A vision tokenizer in the format of baaivision/Emu3.5, in safetensors."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    inner = {"ch": 32, "out_ch": 3, "ch_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [4]}
-    inner |= {"in_channels": 3, "resolution": 64, "z_channels": 8, "double_z": False}
-    table = {"ddconfig": inner, "n_embed": num_codes, "embed_dim": 8, "beta": 0.25}
-    tokenizer = VisionTokenizer(ibq_config(table)).eval()
-    (folder / "config.yaml").write_text(json.dumps(table))
-    save_file(ibq_state(tokenizer), folder / WEIGHTS, {"format": "pt"})
-    return folder
-
-
-def _loud(model: Any) -> Any:
-    """Larger weights than at the start of training, so that a random model's choices are far apart."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "vqmodel" not in name and parameter.ndim > 1:
-                parameter.mul_(8)
-    return model
-
-
-def write(form: str, folder: str | Path, **model: Any) -> Path:
-    """A stand-in of a format, "transformers", "emu3" or "emu3.5", with its vision tokenizer in or under its folder."""
-    if form == "transformers":
-        return write_transformers(folder, **model)
-    write_vision = write_original_vision if form == "emu3" else write_newer_vision
-    write_vision(Path(folder) / "vision_tokenizer")
-    return write_original(folder, form, **model)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("transformers", "emu3", "emu3.5"):
-        sys.exit("usage: python -m emu.families.emu3.tiny transformers|emu3|emu3.5 FOLDER")
-    write(sys.argv[1], sys.argv[2])

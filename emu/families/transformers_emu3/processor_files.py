@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from emu.families.emu3 import vocabulary as vocabularies
-from emu.families.emu3.byte_pairs import ranks_of
+from emu.families.emu3.text import tokenizer_table
+from emu.families.emu3.vocabulary import WORDS
+from emu.families.transformers_emu3.vocabulary import words_of_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer
 
@@ -25,24 +24,6 @@ CHAT_TEMPLATE = (
 """Turns in the words of mode U: "You are a helpful assistant. USER: <image>text ASSISTANT:"."""
 
 
-def tokenizer_table(text: TextTokenizer) -> dict[str, Any]:
-    """The `tokenizer.json` of a text tokenizer.
-
-    Raises:
-        ValueError: it is a SentencePiece model, or no byte-level BPE.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        text.save_pretrained(folder)
-        file = Path(folder) / "tokenizer.json"
-        table = json.loads(file.read_text()) if file.is_file() else None
-    if table is None or ranks_of(table) is None:
-        raise ValueError(
-            "the text tokenizer is no byte-level BPE; the formats of transformers' Emu3 and of the original hold nothing else. Keep the "
-            "folder in the format 'emu'"
-        )
-    return table
-
-
 def text_words(vocabulary: Vocabulary, text: TextTokenizer) -> dict[str, int]:
     """Word -> id of the whole vocabulary, `vocabulary_map` in transformers' config.json."""
     words = dict(tokenizer_table(text)["model"]["vocab"])
@@ -51,7 +32,7 @@ def text_words(vocabulary: Vocabulary, text: TextTokenizer) -> dict[str, int]:
 
 
 def _special_words(vocabulary: Vocabulary) -> dict[str, int]:
-    words = vocabularies.words_of_vocabulary(vocabulary)
+    words = words_of_vocabulary(vocabulary)
     free = words.pop("<|extra_0|>", None)
     if free is None:
         raise ValueError(
@@ -80,20 +61,19 @@ def write_processor(folder: Path, text: TextTokenizer, vocabulary: Vocabulary, p
     table["added_tokens"] = [
         {"id": index, "content": word, **marks} for word, index in sorted(words.items(), key=lambda item: item[1])
     ]
-    named = vocabularies.WORDS
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(table)),
-        pad_token=named["pad"],
-        bos_token=named["bos"],
-        eos_token=named["eos"],
+        pad_token=WORDS["pad"],
+        bos_token=WORDS["bos"],
+        eos_token=WORDS["eos"],
         padding_side="left",
         clean_up_tokenization_spaces=False,
         extra_special_tokens={
             "image_token": PLACEHOLDER,
-            "boi_token": named["boi"],
-            "eoi_token": named["eoi"],
-            "image_wrapper_token": named["image"],
-            "eof_token": named["eof"],
+            "boi_token": WORDS["boi"],
+            "eoi_token": WORDS["eoi"],
+            "image_wrapper_token": WORDS["image"],
+            "eof_token": WORDS["eof"],
         },
     )
     images = Emu3ImageProcessor(
