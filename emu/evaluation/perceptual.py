@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emu_tokenizers.pixels.metrics import to_bytes
+from emu_tokenizers.pixels.transforms import to_bytes
 
 LPIPS, RFID, RFVD = "lpips", "rfid", "rfvd"
 LPIPS_SIDE = 32
