@@ -1,5 +1,7 @@
 """Pictures of originals and reconstructions side by side, with their figures as text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont

@@ -1,5 +1,7 @@
 """Measures of a tokenizer: PSNR and SSIM of reconstructions, and how the codebook is used."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

@@ -6,6 +6,8 @@ Arithmetic is float32 or wider whatever the model's dtype, and autocast is off i
 small differences.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,5 +1,7 @@
 """Quantizers whose codebook learns by gradients: SimVQ and IBQ."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,6 +5,8 @@ data, ids are int64 (FSQ's are int32), the entropy of LFQ builds no table of (ve
 averaged over ranks by the value that the exchange returns, and the spherical map can be pickled.
 """
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

@@ -1,5 +1,7 @@
 """Code vectors to pixels: causal temporal layers, then a 2D decoder per frame whose norms see the code map."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

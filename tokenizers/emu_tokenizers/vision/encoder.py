@@ -1,5 +1,7 @@
 """Pixels to latents: a 2D encoder per frame, then causal temporal layers on its few latent channels."""
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
 """Checks of what users hand to the vision tokenizer, before any work starts."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

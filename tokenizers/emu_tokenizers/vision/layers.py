@@ -4,6 +4,8 @@ They act on frames, [N, C, H, W]; time is folded into N. Parameter names are tho
 Source: baaivision/Emu3 (emu3/tokenizer/modeling_emu3visionvq.py), MoVQ (arXiv 2209.09002).
 """
 
+from __future__ import annotations
+
 import math
 
 import torch

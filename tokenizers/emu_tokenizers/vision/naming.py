@@ -4,6 +4,8 @@ Our modules carry transformers' names, except for the codebook. The repository's
 own conversion script (models/emu3/convert_emu3_weights_to_hf.py), which are turned around here for saving.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -5,6 +5,8 @@ Every causal convolution sees two frames of the past, zeros at the start of a cl
 Source: baaivision/Emu3 (emu3/tokenizer/modeling_emu3visionvq.py).
 """
 
+from __future__ import annotations
+
 import math
 
 import torch

@@ -6,6 +6,8 @@ picture: their statistics are gathered before, norm by norm, each in a pass over
 paid for with time: the levels that are cut do about half as many times their work as they have norms.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ The architecture is Emu3's (arXiv 2409.18869, section 2.2). An image costs one p
 decoder: the reference runs four identical frames, and only the few latent channels differ from one frame to the next.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -294,7 +296,7 @@ class VisionTokenizer(PreTrainedModel):
         config: VisionTokenizerConfig | None = None,
         dtype: torch.dtype | None = None,
         **hub: Any,
-    ) -> "VisionTokenizer":
+    ) -> VisionTokenizer:
         """A tokenizer in evaluation mode from a folder or a repository on the Hub.
 
         Reads what `save_pretrained` wrote in any naming, so also the folders of transformers' `Emu3VQVAE` and of the

@@ -1,5 +1,7 @@
 """Folders of config.json and safetensors: read from disk or the Hub, written so that no half a folder is left."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
