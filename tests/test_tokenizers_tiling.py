@@ -1,11 +1,11 @@
-"""Large pictures are decoded in strips: the same pixels, in the memory of a small one."""
+"""Large pictures are decoded in tiles: the same pixels, in the memory of a small one."""
 
 import pytest
 import torch
 
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.vision.layers import FrameNorm
-from emu_tokenizers.vision.tiling import Moments, cut_rows, levels_to_cut, paint_in_strips, surroundings
+from emu_tokenizers.vision.tiling import Moments, decode_tiled, halo_rows, levels_to_cut, tile_rows
 
 SMALL = {"base_channels": 8, "latent_channels": 4, "embed_dim": 4, "codebook_size": 32, "norm_groups": 4}
 ARCHITECTURES = {
@@ -35,26 +35,26 @@ def codes_of(height: int, width: int, batch: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-4)])
-def test_strips_are_the_picture(name, dtype, tolerance):
+def test_tiles_are_the_picture(name, dtype, tolerance):
     tokenizer = make(name, dtype)
     codes = codes_of(37, 3)
     whole = tokenizer.decode(codes)
     tokenizer.max_pixels_per_picture = 0
     tokenizer.max_pixels_per_pass = 22 * 3 * tokenizer.spatial_factor**2
-    in_strips = tokenizer.decode(codes)
-    assert (in_strips - whole).abs().max() < tolerance * whole.abs().max()
-    assert not torch.equal(in_strips, whole)  # it did go through in strips
+    tiled = tokenizer.decode(codes)
+    assert (tiled - whole).abs().max() < tolerance * whole.abs().max()
+    assert not torch.equal(tiled, whole)  # it did go through in tiles
     assert all(module.given is None for module in tokenizer.modules() if isinstance(module, FrameNorm))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_without_its_surroundings_a_strip_is_another_picture(name, monkeypatch):
+def test_without_its_halo_a_tile_is_another_picture(name, monkeypatch):
     tokenizer = make(name)
     codes = codes_of(30, 2)
     whole = tokenizer.decode(codes)
-    needed = surroundings(tokenizer.decoder, levels_to_cut(tokenizer.decoder, 60, 1))
+    needed = halo_rows(tokenizer.decoder, levels_to_cut(tokenizer.decoder, 60, 1))
     tokenizer.max_pixels_per_picture, tokenizer.max_pixels_per_pass = 0, 1
-    monkeypatch.setattr("emu_tokenizers.vision.tiling.surroundings", lambda *_: needed // 4)
+    monkeypatch.setattr("emu_tokenizers.vision.tiling.halo_rows", lambda *_: needed // 4)
     assert (tokenizer.decode(codes) - whole).abs().max() > 1e-6
 
 
@@ -70,7 +70,7 @@ def test_pictures_of_a_batch_and_frames_of_a_clip_keep_their_own_statistics():
     decoder = tokenizer.decoder
     latents, cells = torch.randn(2, 4, 30, 2, dtype=torch.float64), torch.randn(2, 4, 30, 2, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(paint_in_strips(decoder, latents, cells, 1), decoder.spatial(latents, cells))
+        torch.testing.assert_close(decode_tiled(decoder, latents, cells, 1), decoder.spatial(latents, cells))
 
 
 def test_levels_with_attention_run_whole():
@@ -86,12 +86,12 @@ def test_only_levels_whose_maps_are_too_large_are_cut():
     assert [levels_to_cut(decoder, 100, 100 * 64 // share) for share in (1, 2, 3, 8, 9)] == [0, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("height, rows, margin", [(37, 20, 6), (5, 1, 6), (12, 12, 0), (100, 13, 6)])
-def test_strips_cover_every_row_once(height, rows, margin):
-    strips = cut_rows(height, rows, margin)
-    assert [row for strip in strips for row in range(strip.first, strip.last)] == list(range(height))
-    assert all(strip.top == max(strip.first - margin, 0) for strip in strips)
-    assert all(strip.bottom == min(strip.last + margin, height) for strip in strips)
+@pytest.mark.parametrize("height, rows, halo", [(37, 20, 6), (5, 1, 6), (12, 12, 0), (100, 13, 6)])
+def test_tiles_cover_every_row_once(height, rows, halo):
+    tiles = tile_rows(height, rows, halo)
+    assert [row for tile in tiles for row in range(tile.first, tile.last)] == list(range(height))
+    assert all(tile.top == max(tile.first - halo, 0) for tile in tiles)
+    assert all(tile.bottom == min(tile.last + halo, height) for tile in tiles)
 
 
 def test_moments_of_parts_are_those_of_the_whole():

@@ -58,7 +58,7 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`temporal` spreads latent frames over time; `spatial` paints each frame."""
+    """`temporal` spreads latent frames over time; `spatial` decodes each frame."""
 
     def __init__(self, config: VisionTokenizerConfig) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
     def temporal(self, latents: Tensor, vectors: Tensor, state: TemporalState | None = None) -> tuple[Tensor, Tensor]:
         """Latents and code vectors, both [B, C, t, h, w] -> both [B, C, t * factor, h, w].
 
-        The two go through the same layers, one behind the other on the batch axis, so their widths are equal.
+        The two go through the same layers, one after the other on the batch axis, so their widths are equal.
         """
         if not self.time_conv:
             return latents, vectors

@@ -1,9 +1,9 @@
-"""Pictures too large for one pass of the 2D decoder: horizontal strips, equal to the whole up to rounding.
+"""Tiled decoding of pictures too large for one pass of the 2D decoder, equal to the whole up to rounding.
 
-The levels of low resolution, which hold the attention, run whole; those of high resolution, which hold the memory, run strip by
-strip. A strip takes along the rows that its convolutions see, and throws away what became of them. Group norms see the whole
-picture: their statistics are gathered before, norm by norm, each in a pass over all strips that ends at that norm. Memory is
-paid for with time: the levels that are cut do about half as many times their work as they have norms.
+The levels of low resolution, which hold the attention, run whole; those of high resolution, which hold the memory, run tile by
+tile. A tile is a band of whole rows. It takes along the halo of rows that its convolutions see, and drops their pixels. Group
+norms see the whole picture: their statistics are gathered before, norm by norm, each in a pass over all tiles that ends at that
+norm. Memory is paid for with time: n norms in the tiled levels cost about n / 2 times the work of these levels.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from emu_tokenizers.vision.layers import FrameNorm, ResidualBlock, SpatialNorm
 
 
 class MeasuredError(Exception):
-    """Ends a pass at the norm whose input it is about."""
+    """Ends a pass at the norm whose input was measured."""
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Rows of codes: `first` to `last` are painted, `top` to `bottom` are what that takes."""
+class Tile:
+    """Rows of codes, ends excluded: `first` to `last` are decoded, from `top` to `bottom` with the halo."""
 
     first: int
     last: int
@@ -35,25 +35,25 @@ class Strip:
     bottom: int
 
     def rows(self, maps: Tensor, height: int) -> Tensor:
-        """The rows of maps [N, C, height * k, W] that painting the strip takes."""
+        """The tile's rows of maps (N, C, height * k, W), halo included."""
         scale = maps.shape[2] // height
         return maps[:, :, self.top * scale : self.bottom * scale]
 
     def inner(self, maps: Tensor) -> Tensor:
-        """Maps of the rows taken, without those that only served as surroundings."""
+        """Maps of the tile without its halo."""
         scale = maps.shape[2] // (self.bottom - self.top)
         return maps[:, :, (self.first - self.top) * scale : (self.last - self.top) * scale]
 
 
 class Moments:
-    """Mean and variance [N, groups] of maps that arrive in parts, in float64."""
+    """Mean and variance (N, groups) of maps that arrive in parts, in float64."""
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.squares = torch.zeros(())
 
     def add(self, maps: Tensor, groups: int) -> None:
-        """Takes in a part [N, C, H, W]; parts are merged as in Chan, Golub and LeVeque (1983), equation 2.1."""
+        """Take in a part (N, C, H, W); parts are merged as in Chan, Golub and LeVeque (1983), equation 2.1."""
         part = maps.to(torch.promote_types(maps.dtype, torch.float32)).unflatten(1, (groups, -1)).flatten(2)
         variance, mean = torch.var_mean(part, dim=2, correction=0)
         count, mean, squares = part.shape[2], mean.double(), variance.double() * part.shape[2]
@@ -69,17 +69,17 @@ class Moments:
 
 
 @torch.no_grad()
-def paint_in_strips(decoder: Decoder, latents: Tensor, code_map: Tensor, max_pixels: int) -> Tensor:
+def decode_tiled(decoder: Decoder, latents: Tensor, code_map: Tensor, max_pixels: int) -> Tensor:
     """`Decoder.spatial` with the memory of pictures of about `max_pixels`.
 
     Args:
         decoder: of a tokenizer.
-        latents: maps of single frames, [N, C, h, w].
-        code_map: [N, D, h, w].
-        max_pixels: pixels of a strip with its surroundings, and of a picture whose maps may be held whole.
+        latents: maps of single frames, (N, C, h, w).
+        code_map: (N, D, h, w).
+        max_pixels: pixels of a tile with its halo, and of a picture whose maps may be held whole.
 
     Returns:
-        Pixels [N, 3, H, W].
+        Pixels (N, 3, H, W).
     """
     height, width = latents.shape[2:]
     cut = levels_to_cut(decoder, height * width, max_pixels)
@@ -87,16 +87,16 @@ def paint_in_strips(decoder: Decoder, latents: Tensor, code_map: Tensor, max_pix
         return decoder.spatial(latents, code_map)
     maps = decoder.coarse(latents, code_map, cut)
     pixels_a_row = width * (decoder.patch_size * 2 ** (len(decoder.up_block.up) - 1)) ** 2
-    strips = cut_rows(height, max_pixels // pixels_a_row, surroundings(decoder, cut))
-    with statistics_of_the_whole(decoder, maps, code_map, cut, strips):
-        painted = [paint(decoder, maps, code_map, cut, strip) for strip in strips]
-    return torch.cat(painted, dim=2)
+    tiles = tile_rows(height, max_pixels // pixels_a_row, halo_rows(decoder, cut))
+    with statistics_of_the_whole(decoder, maps, code_map, cut, tiles):
+        decoded = [decode_tile(decoder, maps, code_map, cut, tile) for tile in tiles]
+    return torch.cat(decoded, dim=2)
 
 
-def paint(decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, strip: Strip) -> Tensor:
-    """Pixels of one strip, [N, 3, rows, W]."""
+def decode_tile(decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, tile: Tile) -> Tensor:
+    """Pixels of one tile, (N, 3, rows, W)."""
     height = code_map.shape[2]
-    return strip.inner(decoder.fine(strip.rows(maps, height), strip.rows(code_map, height), cut))
+    return tile.inner(decoder.fine(tile.rows(maps, height), tile.rows(code_map, height), cut))
 
 
 def levels_to_cut(decoder: Decoder, codes: int, max_pixels: int) -> int:
@@ -119,8 +119,8 @@ def last_block(blocks: torch.nn.ModuleList) -> ResidualBlock:
     return block
 
 
-def surroundings(decoder: Decoder, cut: int) -> int:
-    """Rows of codes beyond a strip that the 3x3 convolutions of the cut levels see."""
+def halo_rows(decoder: Decoder, cut: int) -> int:
+    """Rows of codes above and below a tile that the 3x3 convolutions of the cut levels see."""
     top = len(decoder.up_block.up) - 1
     reach = Fraction(1, 2**top)  # the last convolution
     for index in range(cut):
@@ -129,24 +129,27 @@ def surroundings(decoder: Decoder, cut: int) -> int:
     return ceil(reach)
 
 
-def cut_rows(height: int, rows: int, margin: int) -> list[Strip]:
-    """Strips of about `rows` rows with their margins, of at least a margin's rows without them."""
-    step = max(rows - 2 * margin, margin, 1)
+def tile_rows(height: int, rows: int, halo: int) -> list[Tile]:
+    """Tiles of about `rows` rows with their halos, of at least as many rows as one halo without them."""
+    # Thinner tiles would save little memory, since each carries two halos, and spend most of their work on these.
+    step = max(rows - 2 * halo, halo, 1)
     return [
-        Strip(first, min(first + step, height), max(first - margin, 0), min(first + step + margin, height))
+        Tile(first, min(first + step, height), max(first - halo, 0), min(first + step + halo, height))
         for first in range(0, height, step)
     ]
 
 
 @contextmanager
 def statistics_of_the_whole(
-    decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, strips: list[Strip]
+    decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, tiles: list[Tile]
 ) -> Iterator[None]:
-    """Norms of the cut levels use the statistics of the whole picture."""
+    """Let the norms of the cut levels use the statistics of the whole picture."""
     norms = list(norms_of(decoder, cut))
     try:
-        for norm in norms:
-            norm.given = measure(norm, decoder, maps, code_map, cut, strips)
+        for (
+            norm
+        ) in norms:  # in the order of the pass: what a norm sees is right once all before it have their statistics
+            norm.given = measure(norm, decoder, maps, code_map, cut, tiles)
         yield
     finally:
         for norm in norms:
@@ -170,19 +173,19 @@ def plain(norm: torch.nn.Module) -> FrameNorm:
 
 
 def measure(
-    norm: FrameNorm, decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, strips: list[Strip]
+    norm: FrameNorm, decoder: Decoder, maps: Tensor, code_map: Tensor, cut: int, tiles: list[Tile]
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variance [N, groups] of what a norm sees of the whole picture; those of the norms before it are known."""
-    moments, strip = Moments(), strips[0]
+    """Mean and variance (N, groups) of what a norm sees of the whole picture; those of the norms before it are known."""
+    moments, tile = Moments(), tiles[0]
 
     def stop(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        moments.add(strip.inner(inputs[0]), norm.num_groups)
+        moments.add(tile.inner(inputs[0]), norm.num_groups)
         raise MeasuredError
 
     with norm.register_forward_pre_hook(stop):
-        for strip in strips:
+        for tile in tiles:
             try:
-                paint(decoder, maps, code_map, cut, strip)
+                decode_tile(decoder, maps, code_map, cut, tile)
             except MeasuredError:
                 continue
     return moments.values(maps.dtype)

@@ -30,7 +30,7 @@ from emu_tokenizers.vision.initialization import init_weights
 from emu_tokenizers.vision.inputs import check_codes, check_frames, check_pixels
 from emu_tokenizers.vision.naming import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
 from emu_tokenizers.vision.temporal import CausalConv3d, TemporalState
-from emu_tokenizers.vision.tiling import paint_in_strips
+from emu_tokenizers.vision.tiling import decode_tiled
 from emu_tokenizers.vision.weight_files import read_settings, read_weights, write_folder
 
 
@@ -59,7 +59,7 @@ class VisionTokenizer(PreTrainedModel):
     Attributes:
         max_pixels_per_pass: pixels that the 2D encoder and decoder take at once without gradients; more frames than
             that go through in groups, so that memory does not grow with the batch or the length of a clip.
-        max_pixels_per_picture: a frame of more pixels is decoded in strips, in the memory of `max_pixels_per_pass`: the same
+        max_pixels_per_picture: a frame of more pixels is decoded in tiles, in the memory of `max_pixels_per_pass`: the same
             picture up to rounding, in a multiple of the time.
     """
 
@@ -133,7 +133,7 @@ class VisionTokenizer(PreTrainedModel):
         clip = pixels.ndim == 5
         if frame_indices is None:
             frame_indices = torch.arange(pixels.shape[1] if clip else 1, device=pixels.device)
-        reconstruction = self._paint(vectors, frame_indices)
+        reconstruction = self._decode_vectors(vectors, frame_indices)
         if not clip:
             reconstruction = reconstruction[:, 0]
             ids = None if ids is None else ids[:, 0]
@@ -173,8 +173,8 @@ class VisionTokenizer(PreTrainedModel):
         is_clip = check_codes(codes, self.codebook_sizes)
         frames = check_frames(codes, frames, self.temporal_factor, is_clip)
         vectors = self.quantizer.decode(codes.long() if is_clip else codes.long()[:, None])
-        painted = self._paint(vectors.to(self.dtype), torch.arange(frames, device=codes.device))
-        return painted if is_clip else painted[:, 0]
+        decoded = self._decode_vectors(vectors.to(self.dtype), torch.arange(frames, device=codes.device))
+        return decoded if is_clip else decoded[:, 0]
 
     @torch.no_grad()
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -204,7 +204,7 @@ class VisionTokenizer(PreTrainedModel):
                 raise ValueError(f"decode_stream takes clips of codes (B, t, h, w), got shape {tuple(codes.shape)}")
             vectors = self.quantizer.decode(codes.long()).to(self.dtype)
             frames = torch.arange(codes.shape[1] * self.temporal_factor, device=codes.device)
-            yield self._paint(vectors, frames, state)
+            yield self._decode_vectors(vectors, frames, state)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """What the quantizer sees: images or clips -> (B, D, t, h, w), with t = 1 for images."""
@@ -230,7 +230,7 @@ class VisionTokenizer(PreTrainedModel):
             return latents.unflatten(0, (maps.shape[0], -1)).transpose(1, 2)
         return self.quant_conv(self.encoder.temporal(maps, state), state)
 
-    def _paint(self, vectors: Tensor, frames: Tensor, state: TemporalState | None = None) -> Tensor:
+    def _decode_vectors(self, vectors: Tensor, frames: Tensor, state: TemporalState | None = None) -> Tensor:
         """Code vectors (B, D, t, h, w) -> pixels (B, n, 3, H, W) of the n frames of these indices."""
         batch = vectors.shape[0]
         if self._independent:
@@ -245,10 +245,10 @@ class VisionTokenizer(PreTrainedModel):
         pixels = latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2
         parts = zip(*(maps.split(self._frames_per_pass(pixels)) for maps in (latents, code_map)), strict=True)
         if pixels > self.max_pixels_per_picture and not torch.is_grad_enabled():
-            painted = [paint_in_strips(self.decoder, part, cells, self.max_pixels_per_pass) for part, cells in parts]
+            decoded = [decode_tiled(self.decoder, part, cells, self.max_pixels_per_pass) for part, cells in parts]
         else:
-            painted = [self.decoder.spatial(part, cells) for part, cells in parts]
-        return torch.cat(painted).unflatten(0, (batch, -1))
+            decoded = [self.decoder.spatial(part, cells) for part, cells in parts]
+        return torch.cat(decoded).unflatten(0, (batch, -1))
 
     @property
     def _independent(self) -> bool:
