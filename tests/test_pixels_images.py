@@ -120,7 +120,7 @@ def test_a_grey_value_that_means_transparent_is_white():
 def test_pictures_that_are_converted_in_strips_are_those_converted_at_once(mode, monkeypatch):
     image = deep(65535, np.uint16) if mode == "I;16" else scene(0, mode)
     at_once = np.asarray(to_rgb(image))
-    monkeypatch.setattr("emu_tokenizers.pixels.images._STRIP_PIXELS", 3 * image.width)
+    monkeypatch.setattr("emu_tokenizers.pixels.images._BAND_PIXELS", 3 * image.width)
     assert np.array_equal(np.asarray(to_rgb(image)), at_once)
 
 

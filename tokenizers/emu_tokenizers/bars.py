@@ -11,9 +11,9 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the bars of transformers for every folder of weights that is read or written.
+    """Hide the bars that transformers draws for every folder of weights that is read or written.
 
-    Bars of downloads stay as the caller wants them, and afterwards so do those of transformers, which switches off both together.
+    Bars of downloads stay as the caller set them, and so do those of transformers afterwards, which switches both off together.
     """
     loading, downloads = is_progress_bar_enabled(), not are_progress_bars_disabled()
     disable_progress_bar()

@@ -43,9 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def name_failed_write(error: BaseException, path: Path) -> None:
-    """Let the error of a write that failed say which file it was, as an OSError: a full disk is told without the name of a file.
+    """Let the error of a write that failed say which file it was, as an OSError: that of a full disk does not name the file.
 
-    Libraries in Rust report what the system said in words alone.
+    Libraries in Rust report the system's error as text alone.
 
     Raises:
         OSError: in the place of such an error.

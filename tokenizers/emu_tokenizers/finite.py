@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def check_finite(module: nn.Module, source: object) -> None:
-    """Raise where weights or buffers of a module hold NaN or infinity.
+    """Check that no weights or buffers of a module hold NaN or infinity.
 
     Args:
         module: whose plain floating point tensors are looked at once; quantized ones, and those that are not in memory, are not.

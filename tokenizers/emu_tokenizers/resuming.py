@@ -1,4 +1,4 @@
-"""What must be the same when a run goes on from a checkpoint: the data under its position, and the shapes of its weights."""
+"""What must be the same when a run goes on from a checkpoint: the data that its position counts, and the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 SHOWN = 4
-"""So many weights that do not fit are named."""
+"""Most weights that do not fit that are named."""
 
 
 def check_identity(state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Text to ids and back: a SentencePiece model trained here, or a Hugging Face fast tokenizer from a folder, behind one interface.
+"""Text to ids and back: a SentencePiece model trained here, or a Hugging Face fast tokenizer from a folder, with one interface.
 
 Plain text only. Whatever a user writes, `<|image start|>` included, comes out as ordinary text ids; the special tokens of a Hugging Face
 tokenizer are taken out of play, since control tokens belong to the layout and not to the text.
@@ -64,8 +64,8 @@ class TextTokenizer:
         """Ids of plain text; control words in it are text like any other.
 
         Raises:
-            TypeError: `text` is no string.
-            ValueError: `text` holds half of a surrogate pair, which is no character.
+            TypeError: `text` is not a string.
+            ValueError: `text` holds half of a surrogate pair, which is not a character.
         """
         if not isinstance(text, str):
             raise TypeError(f"expected a str to tokenise, got {type(text).__name__}")
@@ -78,7 +78,7 @@ class TextTokenizer:
         return self._backend.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; the inverse of `encode`. Bytes that are no UTF-8 become U+FFFD.
+        """The text of ids; the inverse of `encode`. Bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: an id is outside 0..size - 1.
@@ -143,7 +143,7 @@ class TextTokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise ValueError(_why_not(str(error), vocab_size)) from error
+            raise ValueError(_refusal(str(error), vocab_size)) from error
         return cls(written.getvalue(), SENTENCEPIECE_FILE)
 
     @classmethod
@@ -249,8 +249,8 @@ def _checked(corpus: Iterable[str]) -> Iterator[str]:
             yield text
 
 
-def _why_not(message: str, vocab_size: int) -> str:
-    """SentencePiece's refusal in words of this interface."""
+def _refusal(message: str, vocab_size: int) -> str:
+    """SentencePiece's message in terms of this interface's arguments."""
     if most := re.search(r"too high .*<= (\d+)", message):
         return f"vocab_size is {vocab_size}, more than this corpus fills; expected at most {most[1]}"
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):

@@ -1,7 +1,7 @@
-"""Decodes clips in a process of its own, so that a file which crashes a decoder, never ends or fills the memory costs no more than itself.
+"""Decoding of clips in a process of its own, so that a file that crashes a decoder, never ends or fills the memory costs itself alone.
 
-The process is started for the first clip, imports Pillow, numpy and PyAV alone, and is used for all that follow. It ends with the one that
-asks, however that ends: its standard input closes then.
+The process is started for the first clip, imports Pillow, numpy and PyAV alone, and is used for all that follow. It ends with the
+process that started it, however that ends: its standard input closes then.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _resized(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
 
 
 def limit_memory(extra: int) -> None:
-    """Let this process take so many bytes more than now: by address space where the system counts it, else by watching what is resident.
+    """Let this process take `extra` bytes more than now: by address space where the system counts it, else by watching what is resident.
 
     Windows has neither; the time limit remains.
     """

@@ -49,7 +49,7 @@ class Reel(Protocol):
 
 @contextmanager
 def opened_reel(content: str | bytes, name: str) -> Iterator[Reel]:
-    """The frames of a file or of its bytes; what goes wrong inside the block is the file's problem too.
+    """The frames of a file or of its bytes; what goes wrong inside the block is the file's fault too.
 
     Raises:
         BadPicture: it is neither a video nor a picture, is too large or damaged.
@@ -138,7 +138,7 @@ class AnimationReel:
 
 
 def even_rate(durations: list[float]) -> Fraction:
-    """The rate of an animation of which frames last so many seconds each.
+    """The rate of an animation, in frames a second, from the duration of each frame in seconds.
 
     Writers join equal frames and round times to hundredths of a second, so a duration counts for as many frames as the shortest one goes
     into it, and a whole number is taken where rounding explains the difference.

@@ -40,7 +40,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STRIP_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 20
 """Pixels that are converted at a time, so that conversion needs little memory besides its input and output."""
 
 
@@ -114,7 +114,7 @@ def opened_image(
 ) -> Iterator[Image.Image]:
     """A picture as Pillow opens it: its header is read and its size checked, nothing is decoded yet.
 
-    What goes wrong inside the block is the file's problem too.
+    What goes wrong inside the block is the file's fault too.
 
     Args:
         source: a file, or the bytes of one.
@@ -204,10 +204,10 @@ def to_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
             return found
         scale = _scale(turned)
         found = Image.new("RGB", turned.size)
-        rows = max(1, _STRIP_PIXELS // turned.width)
+        rows = max(1, _BAND_PIXELS // turned.width)
         for top in range(0, turned.height, rows):
-            strip = turned.crop((0, top, turned.width, min(top + rows, turned.height)))
-            found.paste(_flat(strip, scale), (0, top))
+            band = turned.crop((0, top, turned.width, min(top + rows, turned.height)))
+            found.paste(_flat(band, scale), (0, top))
         return found
 
 
@@ -240,7 +240,7 @@ def _scale(image: Image.Image) -> float | None:
 
 
 def _flat(image: Image.Image, scale: float | None) -> Image.Image:
-    """A strip of a picture in RGB, transparency laid over white."""
+    """A band of a picture in RGB, transparency laid over white."""
     if scale is not None:
         values = np.asarray(image)
         level = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=-np.inf) * scale

@@ -38,7 +38,7 @@ def picture_suffixes() -> frozenset[str]:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a path's name, or a folder on its way, is nobody's picture: hidden, or left there by a system."""
+    """Whether a path, or a folder on its way, is not a picture of the user's: hidden, or left there by a system."""
     return any(part.startswith(".") or part.lower() in IGNORED_NAMES for part in Path(name).parts if part not in "..")
 
 
@@ -55,7 +55,7 @@ def is_animation(file: Path) -> bool:
 
 
 def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
-    """The files with these endings under a folder, in natural order; the others are counted and said.
+    """The files with these endings under a folder, in natural order; the others are counted in a warning.
 
     Raises:
         FileNotFoundError: no such folder, or no such files in it.
@@ -95,7 +95,7 @@ def _walk(root: Path) -> Iterator[Path]:
 def clips_under(root: Path) -> list[list[Path]]:
     """The clips under a folder in natural order: one video file or animation each, or the pictures of a folder.
 
-    Pictures beside videos are thumbnails of them, and are left out, counted and said.
+    Pictures beside videos are thumbnails of them, and are left out with a warning.
 
     Raises:
         FileNotFoundError: no such folder, or neither pictures nor videos in it.

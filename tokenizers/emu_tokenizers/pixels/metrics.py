@@ -37,7 +37,7 @@ def ssim(reconstruction: Tensor, pixels: Tensor) -> Tensor:
         pixels: the originals, of the same shape.
 
     Returns:
-        float32, one value per frame: time is flattened, for SSIM of a clip is no 3D measure here.
+        float32, one value per frame: time is flattened, since SSIM of a clip is not a 3D measure here.
 
     Raises:
         ValueError: pictures smaller than the window.
@@ -68,13 +68,13 @@ class CodebookUse:
 
 
 class CodeCounter:
-    """Counts codes over batches, one histogram per codebook."""
+    """Counts of codes over batches, one histogram per codebook."""
 
     def __init__(self, codebook_sizes: tuple[int, ...]) -> None:
         self.counts = [torch.zeros(size, dtype=torch.int64) for size in codebook_sizes]
 
     def add(self, ids: Tensor) -> None:
-        """Adds codes of any shape, the last axis being the codebooks where there are several."""
+        """Add codes of any shape, the last axis being the codebooks where there are several."""
         columns = [ids] if len(self.counts) == 1 else list(ids.unbind(-1))
         for index, column in enumerate(columns):
             size = len(self.counts[index])

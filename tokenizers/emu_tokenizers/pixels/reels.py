@@ -22,10 +22,10 @@ CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,ivf,nut,mx
 """Formats of video files that are read; playlists are not among them, for they name other files and addresses to open."""
 DEFAULT_RATE = Fraction(25)
 """Frames a second of a video file that says nothing."""
-HIGHEST_TOLD = 240
-"""Rate above which a file gives the resolution of its clock instead, as recordings of browsers do."""
+HIGHEST_STATED_RATE = 240
+"""Frames a second above which a file states the resolution of its clock instead, as recordings of browsers do."""
 MOST_STRETCHED = 8
-"""Pixels longer than so many times their width are taken for damage and left as they are."""
+"""Largest ratio of a pixel's sides; what states a larger one is taken for damage, and its pixels for square."""
 _ATTACHED_PICTURE = 0x400
 _REMEMBERED: dict[tuple[int, ...], list[int]] = {}
 _MOST_REMEMBERED = 64
@@ -43,7 +43,7 @@ _TURNS = {
 
 @contextmanager
 def opened_video(file: IO[bytes], name: str) -> Iterator[VideoReel]:
-    """The frames of a video file; what goes wrong inside the block is the file's problem too.
+    """The frames of a video file; what goes wrong inside the block is the file's fault too.
 
     Raises:
         BadPicture: there is no video in it, its frames are too large, or it is damaged.
@@ -93,9 +93,9 @@ class VideoReel:
     @cached_property
     def rate(self) -> Fraction:
         """The average number of frames a second, as the file says it where that can be, else counted."""
-        told: Fraction | None = self.stream.average_rate
-        if told and told <= HIGHEST_TOLD:
-            return told
+        stated: Fraction | None = self.stream.average_rate
+        if stated and stated <= HIGHEST_STATED_RATE:
+            return stated
         stamps = self._stamps()
         lasts = (stamps[-1] - stamps[0]) * self.base if stamps else 0
         return Fraction((len(stamps) - 1) / lasts).limit_denominator(1001) if lasts > 0 else DEFAULT_RATE
@@ -119,8 +119,8 @@ class VideoReel:
                 yield waiting[0], begin, waiting[1]
             waiting = begin, frame
         if waiting is not None:
-            usual, told = float(1 / self.rate), float((getattr(waiting[1], "duration", 0) or 0) * self.base)
-            yield waiting[0], waiting[0] + (told if told > 0 else usual), waiting[1]
+            usual, stated = float(1 / self.rate), float((getattr(waiting[1], "duration", 0) or 0) * self.base)
+            yield waiting[0], waiting[0] + (stated if stated > 0 else usual), waiting[1]
 
     def picture(self, frame: Any) -> Image.Image:
         """A frame in RGB, alpha over white, with square pixels, turned as its display matrix says."""
@@ -193,8 +193,8 @@ def _identity(file: IO[bytes]) -> tuple[int, ...]:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a stream is the picture that stands for an audio file."""
-    told = getattr(stream, "disposition", 0)  # by version of PyAV: nothing, a flag or a number
-    return bool(int(getattr(told, "value", told)) & _ATTACHED_PICTURE)
+    flags = getattr(stream, "disposition", 0)  # by version of PyAV: nothing, a flag or a number
+    return bool(int(getattr(flags, "value", flags)) & _ATTACHED_PICTURE)
 
 
 def _display_signs(frame: Any) -> tuple[int, int, int, int]:

@@ -95,7 +95,7 @@ class Row:
         return f"row {self.index}"
 
     def _opened(self) -> VideoFile | bytes | Path:
-        with contained(self.name):  # a damaged table is this row's trouble
+        with contained(self.name):  # a damaged table is the fault of this row
             value = self.table[self.index][self.column]
         if isinstance(value, dict):  # a feature of the datasets library, not decoded
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -155,7 +155,7 @@ class Member:
 def picture_files(folder: str | os.PathLike) -> list[Path]:
     """The picture files under a folder in natural order (2.png before 10.png), or the one file that is named.
 
-    Any ending counts that Pillow reads here. Hidden files and what systems leave behind are ignored; others are counted and said.
+    Any ending counts that Pillow reads here. Hidden files and those that systems leave are ignored; others are counted in a warning.
 
     Raises:
         FileNotFoundError: no such folder, or no pictures in it.

@@ -26,7 +26,7 @@ MAX_START = 1 << 24
 
 
 def require_video_reader() -> None:
-    """Raises ModuleNotFoundError, which says what to install, where PyAV is missing."""
+    """Raise ModuleNotFoundError, which says what to install, where PyAV is missing."""
     if find_spec("av") is None:
         raise ModuleNotFoundError(
             "reading video files needs PyAV: pip install 'emu-tokens[video]'; folders of frames and GIF need nothing"
@@ -89,7 +89,7 @@ class VideoFile:
             BadPicture: they cannot be read, are more than a clip may have, or there are none from that time on.
             FileNotFoundError: the file is gone.
         """
-        told, found = self._ask(
+        answer, found = self._ask(
             ask="times",
             fps=None if fps is None else float(fps),
             start=float(start),
@@ -98,7 +98,7 @@ class VideoFile:
         )
         if found is None:
             raise BadPicture("empty", f"{self.name} has no frames" + (f" from {start:g} seconds on" if start else ""))
-        return found, told["fps"]
+        return found, answer["fps"]
 
     def _ask(self, **request: object) -> tuple[dict, np.ndarray | None]:
         content = self.content if isinstance(self.content, bytes) else existing_file(self.content)

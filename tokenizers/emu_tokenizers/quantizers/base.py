@@ -1,6 +1,6 @@
-"""Quantizers behind one interface: latents in, one result type out, and ids that decode to what forward gave.
+"""The interface of all quantizers: latents in, one result type out, and ids that decode to what forward gave.
 
-A quantizer sees latents [B, D, ...grid] and returns a `Quantized`. Subclasses work on rows [N, D] and fill three hooks:
+A quantizer sees latents (B, D, ...grid) and returns a `Quantized`. Subclasses work on rows (N, D) and fill three hooks:
 `search` (ids), `lookup` (vectors), and `learn` (what a step adds: the gradient's path, losses, moving averages).
 Arithmetic is float32 or wider whatever the model's dtype, and autocast is off inside: nearest codes are decided by
 small differences.
@@ -20,8 +20,8 @@ class Quantized:
     """What a quantizer returns.
 
     Attributes:
-        vectors: code vectors of the ids, [B, D, ...grid], with a straight-through gradient to the latents.
-        ids: codes, int64 [B, ...grid], with a last axis for the codebooks where there are several.
+        vectors: code vectors of the ids, (B, D, ...grid), with a straight-through gradient to the latents.
+        ids: codes, int64 (B, ...grid), with a last axis for the codebooks where there are several.
         losses: named scalar losses, unweighted.
     """
 
@@ -62,15 +62,15 @@ class Quantizer(nn.Module):
         self.codebook_sizes = codebook_sizes
 
     def search(self, rows: Tensor) -> Tensor:
-        """Codes of latent rows: [N, D] -> int64 [N], or [N, codebooks]."""
+        """Codes of latent rows: (N, D) -> int64 (N,), or (N, codebooks)."""
         raise NotImplementedError
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Code vectors of codes: int64 [...], or [..., codebooks] -> [..., D]."""
+        """Code vectors of codes: int64 (...), or (..., codebooks) -> (..., D)."""
         raise NotImplementedError
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What a step adds to rows [N, D] with their ids and vectors [N, D].
+        """What a step adds to rows (N, D) with their ids and vectors (N, D).
 
         Returns:
             The vectors with a gradient to the rows, and named losses. In training mode, also moves the codebook.
@@ -79,19 +79,19 @@ class Quantizer(nn.Module):
 
     @property
     def started(self) -> bool:
-        """Whether the codes stand for data already: after the k-means start, or once they were loaded."""
+        """Whether the codes come from data already: after a start by k-means or the like, or once they were loaded."""
         return True
 
     def prepare(self, rows: Tensor) -> None:
-        """Called with the rows [N, D] of each training step before the search: starts a codebook from data."""
+        """Start a codebook from data; called with the rows (N, D) of each training step, before the search."""
 
     def reset_statistics(self) -> None:
-        """Called after the codes were loaded without their statistics: let training go on from the codes as they are."""
+        """Let training go on from the codes as they are; called after they were loaded without their statistics."""
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Latents [B, D, ...grid] -> `Quantized` with vectors of that shape and ids [B, ...grid]."""
+        """Latents (B, D, ...grid) -> `Quantized` with vectors of that shape and ids (B, ...grid)."""
         with torch.autocast(latents.device.type, enabled=False):
-            rows = wide(latents).movedim(1, -1)  # [B, ...grid, D]
+            rows = wide(latents).movedim(1, -1)  # (B, ...grid, D)
             grid = rows.shape[:-1]
             rows = rows.reshape(-1, self.embed_dim)
             if self.training:
@@ -103,13 +103,13 @@ class Quantizer(nn.Module):
         return Quantized(vectors.to(latents.dtype), ids.unflatten(0, grid), losses)
 
     def encode(self, latents: Tensor) -> Tensor:
-        """Latents [B, D, ...grid] -> ids int64 [B, ...grid(, codebooks)]."""
+        """Latents (B, D, ...grid) -> ids int64 (B, ...grid(, codebooks))."""
         with torch.autocast(latents.device.type, enabled=False):
             rows = wide(latents).movedim(1, -1)
             return self.search(rows.reshape(-1, self.embed_dim)).unflatten(0, rows.shape[:-1])
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Ids [B, ...grid(, codebooks)] -> code vectors [B, D, ...grid]."""
+        """Ids (B, ...grid(, codebooks)) -> code vectors (B, D, ...grid)."""
         return self.lookup(ids).movedim(-1, 1)
 
 
@@ -129,7 +129,7 @@ class DataStartedQuantizer(Quantizer):
         return bool(self.initted)
 
     def start(self, rows: Tensor) -> None:
-        """Sets the codes by rows [N, D], in the same way on every rank; called once, without gradients."""
+        """Set the codes by rows (N, D), in the same way on every rank; called once, without gradients."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ START_COUNT = 8.0
 
 
 def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Number [K] and sum [K, D] of the rows [N, D] of each code, over all ranks."""
+    """Number (K,) and sum (K, D) of the rows (N, D) of each code, over all ranks."""
     packed = rows.new_zeros(size, rows.shape[1] + 1)  # one tensor, one exchange
     packed.index_add_(0, ids, F.pad(rows, (0, 1), value=1.0))
     sum_over_ranks(packed)
@@ -32,7 +32,7 @@ def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def draw_rows(rows: Tensor, number: int, seed: int) -> Tensor:
-    """Rows [number, D] of [N, D], without replacement where there are enough; a function of the seed, the same on every rank."""
+    """Rows (number, D) drawn from (N, D), without replacement where there are enough; a function of the seed, the same on every rank."""
     generator = torch.Generator().manual_seed(seed)
     count = rows.shape[0]
     if count >= number:
@@ -46,7 +46,7 @@ def draw_rows(rows: Tensor, number: int, seed: int) -> Tensor:
 
 
 def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [K, D] of the rows [N, D] of all ranks, and of each mean's rows the number [K] and the sum [K, D]."""
+    """Means (K, D) of the rows (N, D) of all ranks, and of each mean's rows the number (K,) and the sum (K, D)."""
     means = draw_rows(rows, size, seed)
     for _ in range(rounds):
         count, total = cluster_sums(rows, nearest_code(rows, means), size)
@@ -55,7 +55,7 @@ def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Te
 
 
 def move_dead(codes: Tensor, use: Tensor, rows: Tensor, ratio: float, seed: int) -> Tensor:
-    """Moves codes [K, D] whose use [K] is less than a share of the mean use onto rows [N, D], with the mean use, in place.
+    """Move codes (K, D) whose use (K,) is less than a share of the mean use onto rows (N, D), with the mean use, in place.
 
     Returns:
         The codes that moved: the least used ones, at most one for each row.
@@ -70,20 +70,20 @@ def move_dead(codes: Tensor, use: Tensor, rows: Tensor, ratio: float, seed: int)
 
 
 def check_shares(**shares: float) -> None:
-    """Raises ValueError for a share outside [0, 1)."""
+    """Raise ValueError for a share outside [0, 1)."""
     wrong = {name: share for name, share in shares.items() if not 0 <= share < 1}
     if wrong:
         raise ValueError(f"{' and '.join(wrong)} must lie in [0, 1), got {', '.join(map(str, wrong.values()))}")
 
 
 def check_rounds(kmeans_iters: int) -> None:
-    """Raises ValueError for a negative number of rounds."""
+    """Raise ValueError for a negative number of rounds."""
     if kmeans_iters < 0:
         raise ValueError(f"kmeans_iters must be at least 0, got {kmeans_iters}")
 
 
 class EmaCodebook(Codebook):
-    """The library's codebook without its tables: [N, D] rows, one codebook of K codes."""
+    """The library's codebook without its tables: (N, D) rows, one codebook of K codes."""
 
     def __init__(self, dim: int, size: int, decay: float, dead_code_ratio: float, kmeans_iters: int) -> None:
         super().__init__(dim=dim, codebook_size=size, decay=decay, threshold_ema_dead_code=0, kmeans_init=False)
@@ -94,13 +94,13 @@ class EmaCodebook(Codebook):
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
-        """Gives every code the same use, with moving averages that stand for the codes as they are."""
+        """Give every code the same use, with moving averages that stand for the codes as they are."""
         self.cluster_size.fill_(START_COUNT)
         self.embed_avg.copy_(self.embed * START_COUNT)
 
     @torch.no_grad()
     def start(self, rows: Tensor) -> None:
-        """k-means on the rows [N, D] of a training batch (of all ranks)."""
+        """k-means on the rows (N, D) of a training batch (of all ranks)."""
         means, count, total = k_means(rows, self.codebook_size, self.kmeans_iters, int(self.num_updates))
         self.embed.copy_(means)
         self.cluster_size.copy_(count)
@@ -110,7 +110,7 @@ class EmaCodebook(Codebook):
 
     @torch.no_grad()
     def update(self, rows: Tensor, ids: Tensor) -> None:
-        """One step of the moving averages with rows [N, D] and their ids [N], then the reset of dead codes."""
+        """One step of the moving averages with rows (N, D) and their ids (N,), then the reset of dead codes."""
         count, total = cluster_sums(rows, ids, self.codebook_size)
         self.cluster_size.lerp_(count.to(self.cluster_size)[None], 1 - self.decay)
         self.embed_avg.lerp_(total.to(self.embed_avg)[None], 1 - self.decay)
@@ -119,7 +119,7 @@ class EmaCodebook(Codebook):
         self.num_updates += 1
 
     def replace_dead(self, rows: Tensor) -> None:
-        """Moves codes that are used far less than the mean onto rows of this batch, at most one code per row."""
+        """Move codes that are used far less than the mean onto rows of this batch, at most one code per row."""
         if self.dead_code_ratio == 0:
             return
         codes, use = self.embed[0], self.cluster_size[0]

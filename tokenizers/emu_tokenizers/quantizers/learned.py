@@ -45,7 +45,7 @@ class SimQuantizer(DataStartedQuantizer):
 
     @property
     def weight(self) -> Tensor:
-        """The codes, [K, D]."""
+        """The codes, (K, D)."""
         return self.sim.codebook
 
     def search(self, rows: Tensor) -> Tensor:
@@ -126,21 +126,21 @@ class IndexQuantizer(DataStartedQuantizer):
 
     @torch.no_grad()
     def count(self, ids: Tensor) -> None:
-        """Moves the average use of the codes by the ids [N] of a step."""
+        """Move the average use of the codes by the ids (N,) of a step."""
         count = torch.bincount(ids, minlength=len(self.cluster_size)).to(self.cluster_size)
         sum_over_ranks(count)
         self.cluster_size.lerp_(count, 1 - self.decay)
         self.num_updates += 1
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Products of rows [n, D] with all codes, [n, K]."""
+        """Products of rows (n, D) with all codes, (n, K)."""
         weight = self.embedding.weight.to(rows.dtype)
         if self.normalize:
             rows, weight = F.normalize(rows, dim=-1) / self.temperature, F.normalize(weight, dim=-1)
         return rows @ weight.T
 
     def chunks(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Rows [N, D] in parts whose table of products stays small."""
+        """Rows (N, D) in parts whose table of products stays small."""
         return rows.split(max(1, TABLE_ENTRIES // self.codebook_sizes[0]))
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ class IndexQuantizer(DataStartedQuantizer):
         return self.embedding(ids)
 
     def soft_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean code under the softmax [n, D], and for the entropy loss the sum of entropies and of chances [K]."""
+        """Mean code under the softmax (n, D), and for the entropy loss the sum of entropies and of chances (K,)."""
         logits = self.logits(rows)
         soft = logits.softmax(1) @ self.embedding.weight.detach().to(rows.dtype)
         if not self.entropy:

@@ -20,7 +20,7 @@ from emu_tokenizers.distributed import mean_over_ranks, num_ranks
 from emu_tokenizers.quantizers.base import DataStartedQuantizer, straight_through
 
 JOINT_CODES = 1 << 12
-"""Largest codebook whose chances are tabulated, [vectors, codes], for the entropy of the batch."""
+"""Largest codebook whose chances are tabulated, (vectors, codes), for the entropy of the batch."""
 
 
 class ProjectedQuantizer(DataStartedQuantizer):
@@ -41,7 +41,7 @@ class ProjectedQuantizer(DataStartedQuantizer):
         raise NotImplementedError
 
     def code_values(self, rows: Tensor) -> Tensor:
-        """What the second map sees of rows [N, D]."""
+        """What the second map sees of rows (N, D)."""
         raise NotImplementedError
 
     def start(self, rows: Tensor) -> None:
@@ -54,7 +54,7 @@ class ProjectedQuantizer(DataStartedQuantizer):
         values = F.pad(self.code_values(rows.to(first.weight.dtype)).double(), (0, 1), value=1.0)
         square = values.T @ values
         square.diagonal().add_(1e-6 * square.diagonal().mean())
-        solved = torch.linalg.solve(square, values.T @ rows.double())  # [k + 1, D]
+        solved = torch.linalg.solve(square, values.T @ rows.double())  # (k + 1, D)
         last.weight.copy_(solved[:-1].T)
         last.bias.copy_(solved[-1])
         if num_ranks() > 1:
@@ -63,7 +63,7 @@ class ProjectedQuantizer(DataStartedQuantizer):
 
 
 def whitening(rows: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Weight [k, D] and bias [k] that bring rows [N, D] to k channels of mean 0 and variance 1, as far as they differ.
+    """Weight (k, D) and bias (k,) that bring rows (N, D) to k channels of mean 0 and variance 1, as far as they differ.
 
     Fewer channels than the rows are wide hold the directions of largest variance; more of them are a tight frame.
     """
@@ -71,7 +71,7 @@ def whitening(rows: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     variance, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
     kept = min(channels, rows.shape[1])
     variance, directions = variance[-kept:], directions[:, -kept:]
-    white = (directions / variance.clamp(min=1e-4 * float(variance[-1]) + 1e-12).sqrt()).T  # [kept, D]
+    white = (directions / variance.clamp(min=1e-4 * float(variance[-1]) + 1e-12).sqrt()).T  # (kept, D)
     generator = torch.Generator().manual_seed(0)
     frame = torch.linalg.qr(torch.randn(channels, kept, dtype=rows.dtype, generator=generator))[0].to(rows.device)
     weight = (channels / kept) ** 0.5 * frame @ white
@@ -156,7 +156,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         return self.codes(self.search(rows)).flatten(-2)
 
     def channels(self, rows: Tensor) -> Tensor:
-        """Rows [N, D] -> [N, codebooks, bits] whose signs are the code."""
+        """Rows (N, D) -> (N, codebooks, bits) whose signs are the code."""
         projected = self.lfq.project_in(rows).unflatten(-1, (len(self.codebook_sizes), -1))
         return self.lfq.maybe_l2norm(projected)
 
@@ -165,7 +165,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         return ids[..., 0] if len(self.codebook_sizes) == 1 else ids
 
     def codes(self, ids: Tensor) -> Tensor:
-        """Ids [...] -> codes [..., codebooks, bits] of -1 and 1, or of unit length for BSQ."""
+        """Ids (...) -> codes (..., codebooks, bits) of -1 and 1, or of unit length for BSQ."""
         ids = ids[..., None] if len(self.codebook_sizes) == 1 else ids
         bits = (ids[..., None] & self.lfq.mask) != 0
         return self.lfq.maybe_l2norm(self.lfq.bits_to_codes(bits.to(self.lfq.codebook.dtype)))
@@ -187,7 +187,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         show. Beyond, it is the independent-bits bound of arXiv 2406.07548, section 4.
         """
         step = codes.detach().abs().mean()
-        chance = torch.sigmoid(4 * self.inverse_temperature * step * channels)  # [N, codebooks, bits]
+        chance = torch.sigmoid(4 * self.inverse_temperature * step * channels)  # (N, codebooks, bits)
         single = bit_entropy(chance).sum(-1).mean()
         if self.codebook_sizes[0] > JOINT_CODES:
             batch = bit_entropy(mean_over_ranks(chance.mean(0))).sum(-1).mean()
@@ -197,9 +197,9 @@ class BinaryQuantizer(ProjectedQuantizer):
         return single - self.diversity * batch
 
     def joint_chance(self, chance: Tensor) -> Tensor:
-        """Mean chance of each code, [codebooks, K], of bits that are one with chances [N, codebooks, bits]."""
+        """Mean chance of each code, (codebooks, K), of bits that are one with chances (N, codebooks, bits)."""
         numbers = torch.arange(self.codebook_sizes[0], device=chance.device)
-        ones = ((numbers[:, None] & self.lfq.mask) != 0).to(chance.dtype)  # [K, bits]
+        ones = ((numbers[:, None] & self.lfq.mask) != 0).to(chance.dtype)  # (K, bits)
         chance = chance.clamp(1e-6, 1 - 1e-6)
         return (chance.log() @ ones.T + (1 - chance).log() @ (1 - ones).T).exp().mean(0)
 

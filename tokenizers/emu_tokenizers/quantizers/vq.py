@@ -43,11 +43,11 @@ class VectorQuantizer(Quantizer):
 
     @property
     def weight(self) -> Tensor:
-        """The codes, [K, D]."""
+        """The codes, (K, D)."""
         return self.codebook.embed[0]
 
     def load_codes(self, codes: Tensor) -> None:
-        """Sets the codes [K, D] and statistics that stand for them, so that training goes on from there."""
+        """Set the codes (K, D) and statistics that stand for them, so that training goes on from there."""
         self.codebook.embed.copy_(codes[None])
         self.reset_statistics()
 
@@ -98,11 +98,11 @@ class StackedQuantizer(Quantizer):
             book.reset_statistics()
 
     def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
-        """What the next codebook sees, given rows [N, D] and the vectors of the codebooks before it."""
+        """What the next codebook sees, given rows (N, D) and the vectors of the codebooks before it."""
         raise NotImplementedError
 
     def join(self, vectors: list[Tensor]) -> Tensor:
-        """The vectors of all codebooks as one, [..., D]."""
+        """The vectors of all codebooks as one, (..., D)."""
         raise NotImplementedError
 
     def search(self, rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Configuration of the vision tokenizer: one class chooses factors, widths, quantizer and clip rule."""
 
+# Without `from __future__ import annotations`: `strict` checks values against types, which it must find evaluated.
 from functools import wraps
 from typing import Any
 
@@ -52,7 +53,7 @@ POSITIVE = (
 
 
 def value_errors(cls: type) -> type:
-    """Turns the errors of a strict dataclass, which are plain exceptions, into `ValueError`."""
+    """Turn the errors of a strict dataclass, which are plain exceptions, into `ValueError`."""
     init = cls.__init__  # type: ignore[misc]
 
     @wraps(init)

@@ -37,14 +37,14 @@ class UpBlock(nn.Module):
     def coarse(self, x: Tensor, code_map: Tensor | None, cut: int) -> Tensor:
         """The levels from the lowest resolution up to `cut`, before its change of resolution.
 
-        [N, C', h, w] -> [N, C, h', w']; `code_map` [N, D, h, w].
+        (N, C', h, w) -> (N, C, h', w'); `code_map` (N, D, h, w).
         """
         for level in reversed(self.up[cut + 1 :]):
             x = level(x, code_map)
         return self.level(cut).mix(x, code_map)
 
     def fine(self, x: Tensor, code_map: Tensor | None, cut: int) -> Tensor:
-        """That change of resolution, and the `cut` levels after it: [N, C, h', w'] -> [N, C, H, W]."""
+        """That change of resolution, and the `cut` levels after it: (N, C, h', w') -> (N, C, H, W)."""
         x = self.level(cut).resize(x)
         for level in reversed(self.up[:cut]):
             x = level(x, code_map)
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(config.widths[0], config.out_channels * self.patch_size**2, kernel_size=3, padding=1)
 
     def temporal(self, latents: Tensor, vectors: Tensor, state: TemporalState | None = None) -> tuple[Tensor, Tensor]:
-        """Latents and code vectors, both [B, C, t, h, w] -> both [B, C, t * factor, h, w].
+        """Latents and code vectors, both (B, C, t, h, w) -> both (B, C, t * factor, h, w).
 
         The two go through the same layers, one after the other on the batch axis, so their widths are equal.
         """
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         return latents, vectors
 
     def spatial(self, latents: Tensor, code_map: Tensor) -> Tensor:
-        """Latent maps [N, C, h, w] and code maps [N, D, h, w] of single frames -> pixels [N, 3, H, W]."""
+        """Latent maps (N, C, h, w) and code maps (N, D, h, w) of single frames -> pixels (N, 3, H, W)."""
         return self.fine(self.coarse(latents, code_map, 0), code_map, 0)
 
     def coarse(self, latents: Tensor, code_map: Tensor, cut: int) -> Tensor:

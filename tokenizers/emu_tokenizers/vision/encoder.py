@@ -27,7 +27,7 @@ class DownBlock(nn.Module):
             self.down.append(level)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C', H / 2^k, W / 2^k] for k + 1 levels."""
+        """(N, C, H, W) -> (N, C', H / 2^k, W / 2^k) for k + 1 levels."""
         for level in self.down:
             x = level(x)
         return x
@@ -54,13 +54,13 @@ class Encoder(nn.Module):
         )
 
     def spatial(self, frames: Tensor) -> Tensor:
-        """Frames [N, 3, H, W] -> latent maps [N, C, h, w]."""
+        """Frames (N, 3, H, W) -> latent maps (N, C, h, w)."""
         x = F.pixel_unshuffle(frames, self.patch_size) if self.patch_size > 1 else frames
         x = self.middle_block(self.down_block(self.conv_in(x)))
         return self.conv_out(silu(self.norm_out(x)))
 
     def temporal(self, maps: Tensor, state: TemporalState | None = None) -> Tensor:
-        """Latent maps [B, C, T, h, w], T a multiple of the temporal factor -> [B, C, t, h, w]."""
+        """Latent maps (B, C, T, h, w), T a multiple of the temporal factor -> (B, C, t, h, w)."""
         for conv in self.time_conv:
             maps = silu(conv(maps, state))
         for block in self.time_res_stack:

@@ -22,13 +22,13 @@ LINEAR_BIAS = 1.5
 
 
 def start_as(conv: nn.Conv2d | nn.Conv3d, start: Start) -> None:
-    """Notes on a convolution how it starts."""
+    """Note on a convolution how it starts."""
     conv.start = start  # type: ignore[assignment]
 
 
 @torch.no_grad()
 def init_weights(module: nn.Module) -> None:
-    """Initialises one module's own parameters, leaving those that a checkpoint has filled."""
+    """Initialise one module's own parameters, leaving those that a checkpoint has filled."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         _init_convolution(module, getattr(module, "start", "plain"))
     elif isinstance(module, nn.Linear):
@@ -59,5 +59,5 @@ def _init_convolution(conv: nn.Conv2d | nn.Conv3d, start: Start) -> None:
 
 
 def _add_pass(weight: Tensor, taps: int) -> None:
-    """Adds to a kernel [C, C, k, 3, 3] the mean of the frames that its last taps see."""
+    """Add to a kernel (C, C, k, 3, 3) the mean of the frames that its last taps see."""
     weight[:, :, -taps:, 1, 1] += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None] / taps

@@ -9,12 +9,16 @@ from emu_tokenizers.vision.config import VisionTokenizerConfig
 
 
 def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | None = None) -> None:
-    """Raises where pixels are no image batch (B, 3, H, W) or clip batch (B, T, 3, H, W) of finite floats.
+    """Check that pixels are an image batch (B, 3, H, W) or a clip batch (B, T, 3, H, W) of finite floats.
 
     Args:
         pixels: what was given.
         config: the tokenizer's channels and factor.
         clip: True accepts clips only.
+
+    Raises:
+        TypeError: they are not a floating point tensor.
+        ValueError: wrong shape, channels or size, or values that are not finite.
     """
     if not isinstance(pixels, Tensor):
         raise TypeError(
@@ -45,11 +49,18 @@ def check_pixels(pixels: Tensor, config: VisionTokenizerConfig, clip: bool | Non
 
 
 def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> bool:
-    """Raises where codes are no grid of the codebooks' ids; returns whether they are a clip.
+    """Check that codes are a grid of the codebooks' ids.
 
     Args:
         codes: what was given: (B, h, w) or (B, t, h, w), with a last axis for several codebooks.
         codebook_sizes: number of codes of each codebook.
+
+    Returns:
+        Whether they are a clip.
+
+    Raises:
+        TypeError: they are not a tensor of integers.
+        ValueError: wrong shape, or ids outside the codebooks.
     """
     if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         given = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
@@ -74,7 +85,11 @@ def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> bool:
 
 
 def check_frames(codes: Tensor, frames: int | None, temporal_factor: int, is_clip: bool) -> int:
-    """The number of frames to decode; raises where `frames` does not fit the codes."""
+    """The number of frames to decode.
+
+    Raises:
+        ValueError: `frames` does not fit the codes.
+    """
     if not is_clip:
         if frames not in (None, 1):
             raise ValueError(f"frames={frames} was given with codes of an image, shape {tuple(codes.shape)}")

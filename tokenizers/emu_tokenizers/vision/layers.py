@@ -1,6 +1,6 @@
 """Two-dimensional blocks of the vision tokenizer: norms, residual block, attention, down- and upsampling.
 
-They act on frames, [N, C, H, W]; time is folded into N. Parameter names are those of transformers' Emu3VQVAE.
+They act on frames, (N, C, H, W); time is folded into N. Parameter names are those of transformers' Emu3VQVAE.
 Source: baaivision/Emu3 (emu3/tokenizer/modeling_emu3visionvq.py), MoVQ (arXiv 2209.09002).
 """
 
@@ -23,7 +23,7 @@ def num_groups(channels: int, groups: int) -> int:
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else needs: in place where no gradient asks for the input."""
+    """SiLU of a tensor that has no other reader: in place unless a gradient needs the input."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -31,7 +31,7 @@ class FrameNorm(nn.GroupNorm):
     """Group norm that takes, and ignores, the code map, so that blocks need not ask which norm they hold.
 
     Attributes:
-        given: mean and variance [N, groups] to use instead of the input's: those of a whole picture, for a part of it.
+        given: mean and variance (N, groups) to use instead of the input's: those of a whole picture, for a part of it.
     """
 
     given: tuple[Tensor, Tensor] | None = None
@@ -40,11 +40,11 @@ class FrameNorm(nn.GroupNorm):
         super().__init__(num_groups(channels, groups), channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+        """(N, C, H, W) -> (N, C, H, W)."""
         if self.given is None:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         mean, variance = (value.repeat_interleave(self.num_channels // self.num_groups, dim=1) for value in self.given)
-        scale = self.weight * (variance + self.eps).rsqrt()  # [N, C]
+        scale = self.weight * (variance + self.eps).rsqrt()  # (N, C)
         shift = self.bias - mean * scale
         return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
 
@@ -65,11 +65,11 @@ class SpatialNorm(nn.Module):
         start_as(self.conv_b, "zero")
 
     def forward(self, x: Tensor, code_map: Tensor) -> Tensor:
-        """[N, C, H, W] and code map [N, D, h, w], with H and W multiples of h and w -> [N, C, H, W]."""
-        weight = torch.cat((self.conv_y.weight, self.conv_b.weight)).flatten(1)  # [2 C, D]
+        """(N, C, H, W) and code map (N, D, h, w), with H and W multiples of h and w -> (N, C, H, W)."""
+        weight = torch.cat((self.conv_y.weight, self.conv_b.weight)).flatten(1)  # (2 C, D)
         bias = torch.cat([conv.bias for conv in (self.conv_y, self.conv_b) if conv.bias is not None])
-        cells = code_map.flatten(2)  # [N, D, hw]
-        modulation = torch.baddbmm(bias[:, None], weight.expand(len(cells), -1, -1), cells)  # [N, 2 C, hw]
+        cells = code_map.flatten(2)  # (N, D, hw)
+        modulation = torch.baddbmm(bias[:, None], weight.expand(len(cells), -1, -1), cells)  # (N, 2 C, hw)
         modulation = modulation.unflatten(2, code_map.shape[2:])
         if torch.is_grad_enabled():
             if x.shape[-2:] != code_map.shape[-2:]:
@@ -80,7 +80,7 @@ class SpatialNorm(nn.Module):
 
 
 def spread_(normed: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """normed * scale + shift in place, [N, C, H, W]; the cells of the small maps [N, C, h, w] cover it.
+    """normed * scale + shift in place, (N, C, H, W); the cells of the small maps (N, C, h, w) cover it.
 
     Only a row of cells is widened at a time, so that no map of the full size is made.
     """
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, H, W]; `code_map` [N, D, h, w] conditions the decoder's norms."""
+        """(N, C_in, H, W) -> (N, C_out, H, W); `code_map` (N, D, h, w) conditions the decoder's norms."""
         hidden = self.conv1(silu(self.norm1(x, code_map)))
         hidden = self.conv2(silu(self.norm2(hidden, code_map)))
         shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
@@ -132,14 +132,14 @@ class FrameAttention(nn.Module):
         self.out_proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+        """(N, C, H, W) -> (N, C, H, W)."""
         n, c, h, w = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # [N, HW, C]
+        tokens = x.flatten(2).transpose(1, 2)  # (N, HW, C)
         q, k, v = (
             project(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)  # [N, heads, HW, C / heads]
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (N, heads, HW, C / heads)
         mixed = self.out_proj(mixed.transpose(1, 2).reshape(n, h * w, c))
         return mixed.transpose(1, 2).reshape(n, c, h, w)
 
@@ -155,7 +155,7 @@ class MiddleBlock(nn.Module):
         self.block_2 = ResidualBlock(channels, channels, code_channels, groups)
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
-        """[N, C, h, w] -> [N, C, h, w]."""
+        """(N, C, h, w) -> (N, C, h, w)."""
         x = self.block_1(x, code_map)
         x = x + self.attn_1(self.attn_norm(x, code_map))
         return self.block_2(x, code_map)
@@ -177,11 +177,11 @@ class Level(nn.Module):
         self.upsample: Upsample | None = None
 
     def forward(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
-        """[N, C_in, H, W] -> [N, C_out, H', W'] with half, double or the same size."""
+        """(N, C_in, H, W) -> (N, C_out, H', W') with half, double or the same size."""
         return self.resize(self.mix(x, code_map))
 
     def mix(self, x: Tensor, code_map: Tensor | None = None) -> Tensor:
-        """The blocks and attentions: [N, C_in, H, W] -> [N, C_out, H, W]."""
+        """The blocks and attentions: (N, C_in, H, W) -> (N, C_out, H, W)."""
         for index, block in enumerate(self.block):
             x = block(x, code_map)
             if self.attn:
@@ -203,7 +203,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H / 2, W / 2]."""
+        """(N, C, H, W) -> (N, C, H / 2, W / 2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -215,5 +215,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, 2 H, 2 W]."""
+        """(N, C, H, W) -> (N, C, 2 H, 2 W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,7 +1,7 @@
 """Weights of Emu3's vision tokenizer under other names: transformers' Emu3VQVAE and the Emu3 repository.
 
 Our modules carry transformers' names, except for the codebook. The repository's names differ by the rules of transformers'
-own conversion script (models/emu3/convert_emu3_weights_to_hf.py), which are turned around here for saving.
+own conversion script (models/emu3/convert_emu3_weights_to_hf.py), which are inverted here for saving.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def config_from(settings: Mapping[str, Any]) -> VisionTokenizerConfig:
     """Our configuration for a config.json of any naming: ours, transformers' Emu3VQVAE or the Emu3 repository.
 
     Raises:
-        ValueError: a model type that is no vision tokenizer, or a setting that cannot be carried over.
+        ValueError: a model type that is not a vision tokenizer, or a setting that cannot be carried over.
     """
     kind = settings.get("model_type")
     if kind == VisionTokenizerConfig.model_type:

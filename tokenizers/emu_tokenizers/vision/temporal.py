@@ -1,4 +1,4 @@
-"""Temporal layers of the vision tokenizer: causal 3D convolutions on the few latent channels, [B, C, T, H, W].
+"""Temporal layers of the vision tokenizer: causal 3D convolutions on the few latent channels, (B, C, T, H, W).
 
 Every causal convolution sees two frames of the past, zeros at the start of a clip. That past is all the state there is:
 `TemporalState` carries it from chunk to chunk, so that a streamed clip gives what one call gives.
@@ -36,7 +36,7 @@ class CausalConv3d(nn.Module):
         )
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
-        """[B, C_in, T, H, W] -> [B, C_out, T / stride, H, W]; reads and replaces its past in `state`."""
+        """(B, C_in, T, H, W) -> (B, C_out, T / stride, H, W); reads and replaces its past in `state`."""
         if self.conv.kernel_size[0] == 1:
             return self.conv(x)
         past = None if state is None else state.get(self)
@@ -55,7 +55,7 @@ class TemporalDownsample(nn.Module):
         start_as(self.conv.conv, "pass")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, T / 2, H, W], T even."""
+        """(B, C, T, H, W) -> (B, C, T / 2, H, W), T even."""
         return self.conv(x, state)
 
 
@@ -68,7 +68,7 @@ class TemporalUpsample(nn.Module):
         start_as(self.conv.conv, "pass")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, 2 T, H, W]."""
+        """(B, C, T, H, W) -> (B, C, 2 T, H, W)."""
         return self.conv(x.repeat_interleave(2, dim=2), state)
 
 
@@ -84,7 +84,7 @@ class TemporalResidualBlock(nn.Module):
         start_as(self.conv2.conv, "branch")
 
     def forward(self, x: Tensor, state: TemporalState | None = None) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, T, H, W]."""
+        """(B, C, T, H, W) -> (B, C, T, H, W)."""
         hidden = self.conv1(silu(self.norm1(x)), state)
         return x + self.conv2(silu(self.norm2(hidden)), state)
 

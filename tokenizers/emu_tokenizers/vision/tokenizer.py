@@ -101,7 +101,7 @@ class VisionTokenizer(PreTrainedModel):
 
     @property
     def fingerprint(self) -> str:
-        """Names this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
+        """The name of this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
         weights = {name: tensor for name, tensor in self.state_dict().items() if not self._is_statistic(name)}
         return fingerprint(self.config, weights)
 
@@ -113,7 +113,7 @@ class VisionTokenizer(PreTrainedModel):
     def forward(
         self, pixels: Tensor, quantize: bool = True, frame_indices: Tensor | None = None
     ) -> VisionTokenizerOutput:
-        """Reconstructs pixels through the codes, with gradients.
+        """Reconstruct pixels through the codes, with gradients.
 
         Args:
             pixels: images (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1].
@@ -151,7 +151,7 @@ class VisionTokenizer(PreTrainedModel):
             int64 codes (B, h, w) or (B, t, h, w) with t = ceil(T / temporal factor); several codebooks add a last axis.
 
         Raises:
-            TypeError: pixels are no floating point tensor.
+            TypeError: pixels are not a floating point tensor.
             ValueError: wrong shape, channels or size, or pixels that are not finite.
         """
         check_pixels(pixels, self.config)
@@ -167,7 +167,7 @@ class VisionTokenizer(PreTrainedModel):
             frames: length of the clip; None decodes t * temporal factor frames. Only for clips.
 
         Raises:
-            TypeError: codes are no integers.
+            TypeError: codes are not integers.
             ValueError: wrong shape, codes outside the codebook, or a number of frames that the codes do not hold.
         """
         is_clip = check_codes(codes, self.codebook_sizes)
@@ -265,7 +265,7 @@ class VisionTokenizer(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, naming: str = "emu", **options: Any
     ) -> None:
-        """Writes the tokenizer as a folder of config.json and model.safetensors.
+        """Write the tokenizer as a folder of config.json and model.safetensors.
 
         Args:
             save_directory: the folder, made where there is none.
@@ -311,7 +311,7 @@ class VisionTokenizer(PreTrainedModel):
 
         Raises:
             FileNotFoundError: no such folder or repository, or a file is missing in it.
-            ValueError: no vision tokenizer, a damaged file, weights that do not fit the configuration, or that hold NaN or infinity.
+            ValueError: not a vision tokenizer, a damaged file, weights that do not fit the configuration, or that hold NaN or infinity.
         """
         source = find_part(source, VISION_FOLDER)
         if config is None:

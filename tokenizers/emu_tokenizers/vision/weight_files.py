@@ -1,4 +1,4 @@
-"""Folders of config.json and safetensors: read from disk or the Hub, written so that no half a folder is left."""
+"""Folders of config.json and safetensors: read from disk or the Hub, written without leaving half a file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_settings(source: str | os.PathLike, **hub: Any) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it has none.
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     path = find(source, CONFIG, **hub)
     if path is None:
@@ -81,7 +81,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def write_folder(folder: str | os.PathLike, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Writes config.json and model.safetensors; each appears under its name only when it is complete."""
+    """Write config.json and model.safetensors; each appears under its name only when it is complete."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
