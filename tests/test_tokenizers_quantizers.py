@@ -292,8 +292,8 @@ def test_codes_of_ibq_that_nobody_uses_move_onto_latents():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("fsq", {"levels": (4, 4)}, "multiply to codebook_size"),
-        ("multi", {"num_codebooks": 3}, "divide embed_dim"),
+        ("fsq", {"levels": (4, 4)}, "multiply to codebook_size 64"),
+        ("multi", {"num_codebooks": 3}, "a divisor of embed_dim"),
         ("vq", {"decay": 1.5}, r"\[0, 1\)"),
     ],
 )

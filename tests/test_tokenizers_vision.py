@@ -212,7 +212,7 @@ def test_frames_must_fit_the_codes(tokenizer, frames):
         ({"spatial_factor": 3}, "multiple of 2"),
         ({"temporal_factor": 3}, "power of two"),
         ({"attn_resolutions": (2,)}, "level indices"),
-        ({"embed_dim": 8}, "must be equal"),
+        ({"embed_dim": 8}, "expected equal numbers"),
         ({"chunk": "both"}, "'causal' or 'independent'"),
         ({"codebook_size": 0}, "at least 1"),
         ({"codebook_size": "many"}, "codebook_size"),

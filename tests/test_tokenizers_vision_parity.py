@@ -133,7 +133,7 @@ def test_an_architecture_that_emu3_does_not_have_is_not_saved_as_emu3(tmp_path):
     small = VisionTokenizer(VisionTokenizerConfig.preset("small"))
     with pytest.raises(ValueError, match="patches"):
         small.save_pretrained(tmp_path / "out", naming="transformers")
-    with pytest.raises(ValueError, match="naming must be one of"):
+    with pytest.raises(ValueError, match="naming is .* expected one of"):
         small.save_pretrained(tmp_path / "out", naming="tensorflow")
     assert not (tmp_path / "out").exists()
 
@@ -153,7 +153,7 @@ def test_folders_that_cannot_be_loaded_are_named(folder, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(whole)
     settings = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"codebook_size": 128}))
-    with pytest.raises(ValueError, match=r"\(1, 256, 4\) and should be \(1, 128, 4\)"):
+    with pytest.raises(ValueError, match=r"\(1, 256, 4\), expected \(1, 128, 4\)"):
         VisionTokenizer.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="bert"):

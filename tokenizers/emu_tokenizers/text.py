@@ -68,7 +68,7 @@ class TextTokenizer:
             ValueError: `text` holds half of a surrogate pair, which is not a character.
         """
         if not isinstance(text, str):
-            raise TypeError(f"expected a str to tokenise, got {type(text).__name__}")
+            raise TypeError(f"the text is {type(text).__name__}; expected str")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -86,7 +86,7 @@ class TextTokenizer:
         ids = [int(index) for index in ids]
         if ids and not 0 <= min(ids) <= max(ids) < self.size:
             wrong = next(index for index in ids if not 0 <= index < self.size)
-            raise ValueError(f"id {wrong} is no text id; this tokenizer has the ids 0..{self.size - 1}")
+            raise ValueError(f"id {wrong} is not a text id; this tokenizer has the ids 0..{self.size - 1}")
         return self._backend.decode(ids)
 
     @classmethod
@@ -191,7 +191,7 @@ class _SentencePiece:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:
-            raise ValueError("this is no SentencePiece model") from error
+            raise ValueError("this is not a SentencePiece model") from error
         self.size = self._processor.get_piece_size()
         self._bytes = [self._bytes_of(index) for index in range(self.size)]
         self._space_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
@@ -229,7 +229,7 @@ class _HuggingFace:
                 json.dumps({**table, "added_tokens": [], "post_processor": None})
             )
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"this is no tokenizer.json that the tokenizers library reads: {error}") from error
+            raise ValueError(f"this is not a tokenizer.json that the tokenizers library reads: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1

@@ -45,7 +45,7 @@ def ssim(reconstruction: Tensor, pixels: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(pixels.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, got {tuple(pixels.shape[-2:])}")
+        raise ValueError(f"the pictures are {pixels.shape[-2]}x{pixels.shape[-1]} pixels; SSIM needs at least 11x11")
     left, right = (to_bytes(x).float().flatten(0, -4) / 255 for x in (reconstruction, pixels))
     found = structural_similarity_index_measure(left, right, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)

@@ -40,9 +40,9 @@ def to_pixels(image: Image.Image | np.ndarray) -> Tensor:
     elif isinstance(image, np.ndarray) and image.dtype == np.uint8:
         array = image
     else:
-        raise TypeError(f"a picture is a PIL image or a uint8 array (H, W, 3), got {type(image).__name__}")
+        raise TypeError(f"the picture is {type(image).__name__}; expected a PIL image or a uint8 array (H, W, 3)")
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
-        raise ValueError(f"a picture of shape {array.shape}; expected (H, W, 3) with at least one pixel")
+        raise ValueError(f"the picture has shape {array.shape}; expected (H, W, 3) with at least one pixel")
     return from_bytes(torch.from_numpy(array.copy()).permute(2, 0, 1))
 
 

@@ -73,13 +73,14 @@ def check_shares(**shares: float) -> None:
     """Raise ValueError for a share outside [0, 1)."""
     wrong = {name: share for name, share in shares.items() if not 0 <= share < 1}
     if wrong:
-        raise ValueError(f"{' and '.join(wrong)} must lie in [0, 1), got {', '.join(map(str, wrong.values()))}")
+        given = ", ".join(f"{name} is {share}" for name, share in wrong.items())
+        raise ValueError(f"{given}; expected a share in [0, 1)")
 
 
 def check_rounds(kmeans_iters: int) -> None:
     """Raise ValueError for a negative number of rounds."""
     if kmeans_iters < 0:
-        raise ValueError(f"kmeans_iters must be at least 0, got {kmeans_iters}")
+        raise ValueError(f"kmeans_iters is {kmeans_iters}; expected at least 0")
 
 
 class EmaCodebook(Codebook):

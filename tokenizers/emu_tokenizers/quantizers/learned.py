@@ -103,7 +103,7 @@ class IndexQuantizer(DataStartedQuantizer):
         super().__init__(embed_dim, (codebook_size,))
         check_shares(decay=decay, dead_code_ratio=dead_code_ratio)
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise ValueError(f"temperature is {temperature}; expected a positive number")
         self.embedding = nn.Embedding(codebook_size, embed_dim)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
         self.register_buffer("cluster_size", torch.full((codebook_size,), START_COUNT))

@@ -93,7 +93,7 @@ class ScalarQuantizer(ProjectedQuantizer):
     def __init__(self, embed_dim: int, codebook_size: int, *, levels: tuple[int, ...] | list[int]) -> None:
         if not levels or min(levels) < 2 or math.prod(levels) != codebook_size:
             raise ValueError(
-                f"levels {tuple(levels)} must be at least 2 each and multiply to codebook_size {codebook_size}"
+                f"levels is {tuple(levels)}; expected numbers of at least 2 that multiply to codebook_size {codebook_size}"
             )
         super().__init__(embed_dim, (codebook_size,))
         self.fsq = FSQ(list(levels), dim=embed_dim, preserve_symmetry=2 in levels)
@@ -141,7 +141,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         diversity: float = 1.0,
     ) -> None:
         if codebook_size < 2 or codebook_size & (codebook_size - 1):
-            raise ValueError(f"codebook_size must be a power of two of at least 2 for LFQ and BSQ, got {codebook_size}")
+            raise ValueError(f"codebook_size is {codebook_size}; LFQ and BSQ need a power of two of at least 2")
         super().__init__(embed_dim, (codebook_size,) * num_codebooks)
         self.lfq = LFQ(dim=embed_dim, codebook_size=codebook_size, num_codebooks=num_codebooks, spherical=spherical)
         if spherical:

@@ -155,7 +155,7 @@ class MultiQuantizer(StackedQuantizer):
 
     def __init__(self, embed_dim: int, codebook_size: int, *, num_codebooks: int = 2, **options: Any) -> None:
         if embed_dim % num_codebooks:
-            raise ValueError(f"num_codebooks {num_codebooks} does not divide embed_dim {embed_dim}")
+            raise ValueError(f"num_codebooks is {num_codebooks}; expected a divisor of embed_dim {embed_dim}")
         width = embed_dim // num_codebooks
         super().__init__(embed_dim, [VectorQuantizer(width, codebook_size, **options) for _ in range(num_codebooks)])
 

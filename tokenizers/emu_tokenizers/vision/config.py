@@ -127,30 +127,30 @@ class VisionTokenizerConfig(PreTrainedConfig):
         halvings = 2 ** (len(self.channel_multiplier) - 1)
         if self.spatial_factor % halvings:
             raise ValueError(
-                f"spatial_factor {self.spatial_factor} is not a multiple of {halvings}: {len(self.channel_multiplier)} "
-                f"levels in channel_multiplier {self.channel_multiplier} halve a picture that often; give fewer levels"
+                f"spatial_factor is {self.spatial_factor}; expected a multiple of {halvings}, since the {len(self.channel_multiplier)} "
+                f"levels of channel_multiplier {self.channel_multiplier} shrink a picture by that; give fewer levels"
             )
         if self.temporal_factor & (self.temporal_factor - 1):
-            raise ValueError(f"temporal_factor must be a power of two (1, 2, 4, ...), got {self.temporal_factor}")
+            raise ValueError(f"temporal_factor is {self.temporal_factor}; expected a power of two (1, 2, 4, ...)")
         if any(not 0 <= level < len(self.channel_multiplier) for level in self.attn_resolutions):
             raise ValueError(
-                f"attn_resolutions {self.attn_resolutions} names a level outside 0..{len(self.channel_multiplier) - 1}: "
-                "they are level indices, not sizes in pixels"
+                f"attn_resolutions is {self.attn_resolutions}; expected level indices 0..{len(self.channel_multiplier) - 1}, not sizes in "
+                "pixels"
             )
         if self.spatial_norm and self.temporal_factor > 1 and self.embed_dim != self.latent_channels:
             raise ValueError(
-                f"embed_dim {self.embed_dim} and latent_channels {self.latent_channels} must be equal: code vectors and "
-                "latents share the decoder's temporal layers"
+                f"embed_dim is {self.embed_dim} and latent_channels is {self.latent_channels}; expected equal numbers, since code "
+                "vectors and latents share the decoder's temporal layers"
             )
         if self.chunk not in ("causal", "independent"):
-            raise ValueError(f"chunk must be 'causal' or 'independent', got {self.chunk!r}")
+            raise ValueError(f"chunk is {self.chunk!r}; expected 'causal' or 'independent'")
 
     def _check_positive(self) -> None:
         for name in POSITIVE:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.channel_multiplier or min(self.channel_multiplier) < 1:
-            raise ValueError(f"channel_multiplier must hold positive integers, got {self.channel_multiplier}")
+            raise ValueError(f"channel_multiplier is {self.channel_multiplier}; expected positive integers")
 
     @property
     def patch_size(self) -> int:
@@ -170,5 +170,5 @@ class VisionTokenizerConfig(PreTrainedConfig):
             ValueError: there is no preset of that name.
         """
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; there are {sorted(PRESETS)}")
+            raise ValueError(f"preset is {name!r}; expected one of {sorted(PRESETS)}")
         return cls(**{**PRESETS[name], **overrides})

@@ -124,7 +124,9 @@ class FrameAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
         if channels % num_heads:
-            raise ValueError(f"num_attention_heads {num_heads} does not divide the width {channels} of the attention")
+            raise ValueError(
+                f"num_attention_heads is {num_heads}; expected a divisor of the attention's width {channels}"
+            )
         self.num_heads = num_heads
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)

@@ -64,7 +64,7 @@ def config_from(settings: Mapping[str, Any]) -> VisionTokenizerConfig:
         return VisionTokenizerConfig.from_dict(dict(settings))
     if kind not in MODEL_TYPES.values():
         known = [VisionTokenizerConfig.model_type, *MODEL_TYPES.values()]
-        raise ValueError(f"model_type {kind!r} in config.json is no vision tokenizer; known are {known}")
+        raise ValueError(f"model_type in config.json is {kind!r}; expected that of a vision tokenizer, one of {known}")
     if settings.get("double_latent") or settings.get("double_z"):
         raise ValueError("a tokenizer with a double latent (double_latent, double_z) cannot be loaded")
     column = 0 if kind == MODEL_TYPES["transformers"] else 1
@@ -82,7 +82,7 @@ def config_to(config: VisionTokenizerConfig, naming: str) -> dict[str, Any]:
         ValueError: an unknown naming, or an architecture that Emu3 does not have.
     """
     if naming not in MODEL_TYPES:
-        raise ValueError(f"naming must be one of {['emu', *MODEL_TYPES]}, got {naming!r}")
+        raise ValueError(f"naming is {naming!r}; expected one of {['emu', *MODEL_TYPES]}")
     reasons = [
         (config.patch_size != 1, "patches before the first convolution"),
         (not config.spatial_norm, "no spatial norm"),

@@ -201,7 +201,7 @@ class VisionTokenizer(PreTrainedModel):
         state: TemporalState = {}
         for codes in chunks:
             if not check_codes(codes, self.codebook_sizes):
-                raise ValueError(f"decode_stream takes clips of codes (B, t, h, w), got shape {tuple(codes.shape)}")
+                raise ValueError(f"codes have shape {tuple(codes.shape)}; decode_stream expects clips (B, t, h, w)")
             vectors = self.quantizer.decode(codes.long()).to(self.dtype)
             frames = torch.arange(codes.shape[1] * self.temporal_factor, device=codes.device)
             yield self._decode_vectors(vectors, frames, state)
@@ -334,7 +334,7 @@ class VisionTokenizer(PreTrainedModel):
         missing = sorted(set(own) - set(weights) - optional)
         unknown = sorted(set(weights) - set(own))
         shapes = [
-            f"{name} is {tuple(weights[name].shape)} and should be {tuple(own[name].shape)}"
+            f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
             for name in own
             if name in weights and weights[name].shape != own[name].shape
         ]

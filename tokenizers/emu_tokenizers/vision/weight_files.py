@@ -76,7 +76,9 @@ def read_weights(source: str | os.PathLike, **hub: Any) -> dict[str, Tensor]:
 def _shards(index: Path) -> list[str]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(name == Path(str(name)).name for name in places.values()):
-        raise ValueError(f'{index} is damaged: "weight_map" should name a file of its own folder for each tensor')
+        raise ValueError(
+            f'{index} is damaged: "weight_map" does not name a file of its own folder for each tensor; copy or save it again'
+        )
     return sorted(set(places.values()))
 
 
