@@ -176,7 +176,7 @@ def test_bad_pixels_are_named(tokenizer, pixels, message):
         tokenizer.encode(pixels)
 
 
-def test_bytes_are_no_pixels(tokenizer):
+def test_bytes_are_not_pixels(tokenizer):
     with pytest.raises(TypeError, match="floating point"):
         tokenizer.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
@@ -195,7 +195,7 @@ def test_bad_codes_are_named(tokenizer, codes, message):
         tokenizer.decode(codes)
 
 
-def test_floats_are_no_codes(tokenizer):
+def test_floats_are_not_codes(tokenizer):
     with pytest.raises(TypeError, match="integers"):
         tokenizer.decode(torch.zeros(1, 2, 2))
 
