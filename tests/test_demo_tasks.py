@@ -5,7 +5,7 @@ import torch
 
 from emu import MultimodalTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu.data import pack
-from emu.demo.data import DOCUMENTS_PER_STEP, StepBatches
+from emu.demo.data import DOCUMENTS_PER_STEP, DigitBatches, DigitsPixels
 from emu.demo.digits import CANVAS, FRAMES, load_digits
 from emu.demo.run import train_text
 from emu.demo.tasks import TASKS, encode_digits
@@ -98,11 +98,28 @@ def test_documents_of_all_tasks_pack_into_rows_of_the_recipe(sources):
 
 
 def test_batches_of_pixels_are_functions_of_their_step():
-    loader = StepBatches(load_digits()[0], images=3, clips=2, seed=1, num_steps=2)
+    loader = DigitBatches(DigitsPixels(images=3, clips=2), length=2, seed=1)
     first = list(loader)
     assert first[0]["image"].shape == (3, 3, CANVAS, CANVAS)
     assert first[0]["video"].shape == (2, FRAMES, 3, CANVAS, CANVAS)
-    resumed = StepBatches(load_digits()[0], images=3, clips=2, seed=1, num_steps=2)
+    resumed = DigitBatches(DigitsPixels(images=3, clips=2), length=2, seed=1)
     resumed.load_state_dict({**resumed.state_dict(), "step": 1})
-    batch = next(iter(resumed))
+    (batch,) = resumed
     assert all(torch.equal(batch[name], first[1][name]) for name in batch)
+
+
+def test_a_run_goes_on_to_more_steps_but_not_in_other_batches():
+    state = {"step": 2, "seed": 1, "images": 3, "clips": 2, "digits": 1347}
+    longer = DigitBatches(DigitsPixels(images=3, clips=2), length=5, seed=1)
+    longer.load_state_dict(state)
+    assert len(list(longer)) == 3 and longer.state_dict() == {**state, "step": 5}
+    with pytest.raises(ValueError, match="images was 3 and is 4"):
+        DigitBatches(DigitsPixels(images=4, clips=2), length=5, seed=1).load_state_dict(state)
+
+
+def test_ranks_share_the_samples_of_a_step():
+    data = DigitsPixels(images=4, clips=4)
+    whole = data.draw(0, 7, {"image": range(4), "video": range(4)})
+    for rank in (0, 1):
+        share = data.draw(0, 7, {"image": range(rank, 4, 2), "video": range(rank, 4, 2)})
+        assert all(torch.equal(share[kind], whole[kind][rank::2]) for kind in whole)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from emu.data import derive_key
 from emu.data.datamodule import MixtureDataModule
 from emu.data.document_sources import DocumentSource
 from emu.demo.digits import DIRECTIONS, REST, SHIFTS, Digits, draw, draw_clips, draw_stills, load_digits, to_rgb_pixels
 from emu.demo.tasks import TASKS, encode_digits
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.randomness import derive_key
 from emu.vocabulary import Vocabulary
-from emu_tokenizers.resuming import check_identity
+from emu_tokenizers.training.pixel_loader import PixelLoader, Places
 
 DOCUMENTS_PER_STEP = {
     "text_to_image": 8,
@@ -37,7 +37,7 @@ class DigitsData(MixtureDataModule):
         tokenizer: folder of a `MultimodalTokenizer`, or the name of a bundled model.
         documents_per_step: how many documents of each task a step holds.
         row_length: positions of a packed row.
-        num_digits: use only the first so many digits; None for all.
+        num_digits: use only the first N digits; None for all.
         seed, steps_per_epoch, validation_documents, num_workers: see `MixtureDataModule`.
     """
 
@@ -100,69 +100,28 @@ class DigitsData(MixtureDataModule):
         self.tokenizer.save_pretrained(folder)
 
 
-class StepBatches:
-    """Batches by number of the step: an endless loader whose position is one integer.
+class DigitBatches(PixelLoader):
+    """Batches of `DigitsPixels`; a run may go on to more steps than it was begun with, so its length decides nothing."""
 
-    Args:
-        digits: to draw from.
-        images: pictures a step.
-        clips: clips a step; every other one begins at rest.
-        seed: together with the number of a step, all there is to know about its batch.
-        num_steps: length of a pass.
-    """
-
-    def __init__(self, digits: Digits, images: int, clips: int, seed: int, num_steps: int) -> None:
-        self.digits, self.images, self.clips, self.seed, self.num_steps = digits, images, clips, seed, num_steps
-        self.step = 0
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for _ in range(self.num_steps):
-            self.step += 1
-            yield self.batch(self.step - 1)
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """Pixels "image" (B, 3, H, W) and "video" (B, T, 3, H, W) of a step, shifted by up to a pixel."""
-        generator = torch.Generator().manual_seed(derive_key("pixels", self.seed, step))
-
-        def pick(count: int) -> tuple[Tensor, Tensor]:
-            chosen = torch.randint(len(self.digits), (count,), generator=generator)
-            return self.digits.images[chosen], torch.randint(-1, 2, (count, 2), generator=generator).float()
-
-        images, shifts = pick(self.images)
-        stills = draw(images, shifts[:, 0], shifts[:, 1])
-        moved, offsets = pick(self.clips)
-        ways = torch.randint(len(DIRECTIONS), (self.clips,), generator=generator)
-        clips = draw_clips(moved, ways, offsets)
-        clips[1::2] = draw_clips(moved[1::2], ways[1::2], offsets[1::2], REST)
-        return {"image": to_rgb_pixels(stills), "video": to_rgb_pixels(clips)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and what the batches are drawn from."""
-        return {"step": self.step, **self._identity}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ValueError: it is one in other batches.
-        """
-        check_identity(state, self._identity)
-        self.step = int(state["step"])
+    data: DigitsPixels
 
     @property
-    def _identity(self) -> dict[str, int]:
-        return {"seed": self.seed, "images": self.images, "clips": self.clips, "digits": len(self.digits)}
+    def identity(self) -> dict[str, int]:
+        """What decides which samples a step holds."""
+        return {
+            "seed": self.seed,
+            "images": self.data.images,
+            "clips": self.data.clips,
+            "digits": len(self.data.digits),
+        }
 
 
 class DigitsPixels(LightningDataModule):
-    """Pictures and clips of handwritten digits, for the vision tokenizer.
+    """Pictures and clips of handwritten digits, shifted by up to a pixel, for the vision tokenizer.
 
     Args:
-        images: pictures a step.
-        clips: clips a step.
+        images: pictures a step, over all ranks.
+        clips: clips a step, over all ranks; every other one begins at rest.
         seed: of digits, shifts and directions.
     """
 
@@ -170,10 +129,42 @@ class DigitsPixels(LightningDataModule):
         super().__init__()
         self.images, self.clips, self.seed = images, clips, seed
 
-    def train_dataloader(self) -> StepBatches:
+    @cached_property
+    def digits(self) -> Digits:
+        """The digits to draw from."""
+        return load_digits()[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of each kind in a step, over all ranks."""
+        return {"image": self.images, "video": self.clips}
+
+    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
+        """Pixels "image" (n, 3, H, W) and "video" (n, T, 3, H, W) at places of a step; see `StepSource`."""
+        # One generator chooses for the whole step, as for every bundled tokenizer so far: each rank chooses all and draws its own.
+        generator = torch.Generator().manual_seed(derive_key("pixels", seed, step))
+        images, shifts = self._choose(self.images, generator)
+        moved, offsets = self._choose(self.clips, generator)
+        ways = torch.randint(len(DIRECTIONS), (self.clips,), generator=generator)
+        some, at = list(places["image"]), list(places["video"])
+        clips = draw_clips(moved[at], ways[at], offsets[at])
+        resting = [place for place, clip in enumerate(at) if clip % 2]
+        chosen = [at[place] for place in resting]
+        clips[resting] = draw_clips(moved[chosen], ways[chosen], offsets[chosen], REST)
+        return {
+            "image": to_rgb_pixels(draw(images[some], shifts[some, 0], shifts[some, 1])),
+            "video": to_rgb_pixels(clips),
+        }
+
+    def _choose(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Digits (count, 8, 8) and shifts (count, 2) of -1, 0 or 1 pixels."""
+        chosen = torch.randint(len(self.digits), (count,), generator=generator)
+        return self.digits.images[chosen], torch.randint(-1, 2, (count, 2), generator=generator).float()
+
+    def train_dataloader(self) -> DigitBatches:
         """Batches drawn anew for every step."""
         steps = self.trainer.max_steps if self.trainer is not None and self.trainer.max_steps > 0 else 1000
-        return StepBatches(load_digits()[0], self.images, self.clips, self.seed, steps)
+        return DigitBatches(self, steps, self.seed)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out digits once, as pictures and as clips."""
