@@ -21,6 +21,32 @@ def test_help_lists_the_commands_that_exist(capsys):
         assert (f"\n  {name} " in listed) == (name in available())
 
 
+def test_commands_of_installed_packages_are_listed_and_run_and_broken_ones_named(tmp_path):
+    (tmp_path / "my_commands.py").write_text(
+        "from emu.cli import Command, register\n"
+        "register('count-words', Command(lambda words: print(len(words)), 'count the words'))\n"
+    )
+    package = tmp_path / "mine-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[emu.extensions]\nmine = my_commands\n")
+
+    def emu(*words):
+        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        code = "import sys; from emu.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        environment = {**os.environ, "PYTHONPATH": paths}
+        return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
+
+    assert "count-words      count the words\n" in emu("--help").stdout
+    assert emu("count-words", "a", "b").stdout == "2\n"
+    (tmp_path / "my_commands.py").write_text("import no_such_module\n")
+    listed = emu("--help")
+    assert listed.returncode == 0 and "  fit " in listed.stdout
+    assert listed.stderr.startswith("emu: the extension 'mine' (my_commands) of mine cannot be loaded")
+    refused = emu("count-words")
+    assert refused.returncode == 2 and "no command 'count-words'" in refused.stderr
+
+
 def test_nothing_and_nonsense_are_wrong_requests(capsys):
     assert main([]) == 2
     assert "usage" in capsys.readouterr().out

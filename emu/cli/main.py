@@ -1,4 +1,4 @@
-"""The command `emu`: finds the subcommand, loads only what it needs, and turns a user's mistakes into one line.
+"""The command `emu`: find the subcommand, load only what it needs, and turn a user's mistakes into one line.
 
 With EMU_TRACEBACK=1 in the environment mistakes keep their traceback.
 
@@ -9,13 +9,11 @@ request was wrong; 130 stopped by Ctrl-C and 143 by SIGTERM, what was finished b
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from typing import NamedTuple
 
+from emu.cli.commands import COMMANDS, Command, available
 from emu.cli.messages import messages
 from emu.configuration import load_extensions
 from emu.stopping import exit_code, stopping_at_once
@@ -42,48 +40,6 @@ DISK_ERRORS = (
 """What the system says where a file cannot be written: the request was right, the machine cannot do it."""
 
 
-class Command(NamedTuple):
-    """A subcommand.
-
-    Attributes:
-        module: where its function lives; imported when the command is used.
-        function: takes the words after the command's name and returns an exit code, or None for 0.
-        summary: one line for `emu --help`.
-    """
-
-    module: str
-    function: str
-    summary: str
-
-
-COMMANDS = {
-    "demo": Command("emu.cli.demo", "main", "train on handwritten digits from nothing and look at the results"),
-    "fit-tokenizer": Command("emu.cli.fit", "fit_tokenizer", "train a vision tokenizer from a recipe"),
-    "tokenize": Command("emu.cli.tokenize", "main", "turn raw documents into token shards"),
-    "shards": Command("emu.cli.shards", "main", "look at token shards, check them, merge them"),
-    "fit": Command("emu.cli.fit", "fit", "train a transformer from a recipe"),
-    "fit-lora": Command("emu.cli.fit_lora", "main", "fine-tune a released model with LoRA from a recipe"),
-    "generate-images": Command("emu.cli.generate_images", "main", "draw images for a file of prompts"),
-    "generate-videos": Command("emu.cli.generate_videos", "main", "make clips for a file of prompts"),
-    "describe": Command("emu.cli.describe", "main", "write text about images"),
-    "evaluate": Command("emu.cli.evaluate", "main", "measure a trained model"),
-    "join": Command("emu.cli.join", "main", "make one tokenizer of documents from a text and a vision tokenizer"),
-    "convert": Command("emu.cli.convert", "main", "turn released checkpoints into folders of ours"),
-    "recipes": Command("emu.cli.recipes", "main", "list the recipes, or copy one"),
-    "doctor": Command("emu.cli.doctor", "main", "tell what this machine has, what is missing, and which kernels run"),
-}
-
-
-def available() -> dict[str, Command]:
-    """The commands of this installation: those whose module exists."""
-    return {name: command for name, command in COMMANDS.items() if _exists(command.module)}
-
-
-def _exists(module: str) -> bool:
-    parent = module.rpartition(".")[0]
-    return (parent in sys.modules or find_spec(parent) is not None) and find_spec(module) is not None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `emu` with these words, or with the process's.
 
@@ -93,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait take the cores from whoever else wants them, each other included; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = available()
     if not words or words[0] in ("-h", "--help"):
-        print(usage(commands))
+        load_extensions_or_say_why()
+        print(usage(available()))
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         from emu import __version__
@@ -103,19 +59,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emu {__version__}")
         return 0
     name, *rest = words
+    if name not in COMMANDS:
+        load_extensions_or_say_why()
+    commands = available()
     if name not in commands:
         print(f"emu: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
         return 2
-    command = commands[name]
 
     def call() -> int | None:
         if name != "doctor":  # which works where an extension does not
             load_extensions()
-        function = getattr(importlib.import_module(command.module), command.function)
+        function = commands[name].load()
         with messages(f"emu {name}"):
             return function(rest)
 
     return run(f"emu {name}", call)
+
+
+def load_extensions_or_say_why() -> None:
+    """Load the extensions, whose commands then are in the table; one that cannot be loaded is a line on stderr."""
+    try:
+        load_extensions()
+    except ValueError as error:
+        print(f"emu: {error}", file=sys.stderr)
 
 
 def run(name: str, function: Callable[[], int | None]) -> int:
