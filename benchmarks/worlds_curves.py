@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from emu.evaluation.plots import plot_curves
+from emu.evaluation.plots import curves_picture
 from emu.worlds import suite
+from emu_tokenizers.files import write_file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("picture", type=Path, help="picture to write")
+    parser.add_argument("picture", type=Path, help="PNG file to write")
     options = parser.parse_args()
     with open(options.run / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if any(row[name] for name in row if name.startswith("excess/"))]
@@ -32,7 +33,8 @@ def main() -> None:
     for name in excess:
         world, task = name.split("/")
         floors[name] = suite()[world].floor(task)
-    plot_curves(np.array([int(row["step"]) for row in rows]), excess, floors, options.picture)
+    steps = np.array([int(row["step"]) for row in rows])
+    write_file(options.picture, curves_picture(steps, excess, floors))
     print(f"{'task':24} {'floor':>7} " + " ".join(f"{row['step']:>7}" for row in rows))
     for name, values in excess.items():
         print(f"{name:24} {floors[name]:7.3f} " + " ".join(f"{value:7.3f}" for value in values))

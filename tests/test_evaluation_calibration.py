@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emu.evaluation.calibration import check_company, measure_attributes, score_task
+from emu.evaluation.calibration import check_batch_independence, measure_attributes, score_task
 from emu.worlds import HELD_OUT, moving, shapes
 
 
@@ -78,7 +78,7 @@ def test_the_exact_model_has_no_excess_and_keeps_documents_apart():
     found = score_task(model.world, model.task, model.score, 60)
     assert abs(found.excess.value) < 1e-9 and not found.impossible
     assert found.model.value == pytest.approx(found.exact)
-    assert check_company(model.task, model.score, model.world.draw(0, 5, HELD_OUT)) < 1e-9
+    assert check_batch_independence(model.task, model.score, model.world.draw(0, 5, HELD_OUT)) < 1e-9
 
 
 def test_an_ancestral_sampler_at_guidance_1_passes():
@@ -109,7 +109,7 @@ def test_a_broken_document_mask_is_caught():
     found = score_task(model.world, model.task, model.score, 60)
     assert found.excess.low > 0.3
     with pytest.raises(ValueError, match="documents of a row see each other"):
-        check_company(model.task, model.score, model.world.draw(0, 5, HELD_OUT))
+        check_batch_independence(model.task, model.score, model.world.draw(0, 5, HELD_OUT))
 
 
 def test_turns_of_a_ball_follow_their_odds_only_where_they_should():

@@ -1,13 +1,16 @@
 """Real tokenizers, documents and a small transformer between the worlds and the harness."""
 
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from emu.evaluation.models import ModelSample, ModelScore, document_bits
-from emu.evaluation.suites import SUITES, Options, check_calibration
+from emu.evaluation.suites import SUITES, worlds
+from emu.evaluation.suites.calibration import check_samples
+from emu.evaluation.suites.worlds import SuiteOptions, WorldModel
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.worlds import HELD_OUT, World, moving, shapes, suite
 from emu.worlds.patch_tokenizer import fit_patches, fit_tokenizer
@@ -245,15 +248,17 @@ class Untouched:
         raise AssertionError(f"asked for {name} before the numbers were checked")
 
 
-def test_too_few_samples_are_told_for_every_test_before_the_model_is_asked(all_documents):
+def test_too_few_samples_are_told_for_every_test_before_the_model_is_asked(all_documents, monkeypatch):
+    subject = WorldModel(Untouched(), Untouched(), all_documents, SuiteOptions(samples=200))
+    monkeypatch.setattr(worlds.WorldSuite, "prepare", lambda suite, request: subject)
     with pytest.raises(ValueError) as caught:
-        SUITES["calibration"](Untouched(), Untouched(), all_documents, Options(samples=200), print)
+        SUITES["calibration"].prepare(Namespace())
     lines = str(caught.value).splitlines()
     assert len(lines) > 2 and all("are needed" in line for line in lines[1:])
 
 
 def test_the_samples_that_the_message_asks_for_are_enough(all_documents):
     with pytest.raises(ValueError) as caught:
-        check_calibration(all_documents, Options(samples=200))
+        check_samples(WorldModel(Untouched(), Untouched(), all_documents, SuiteOptions(samples=200)))
     asked = max(int(number) for number in re.findall(r"about (\d+) are needed", str(caught.value)))
-    check_calibration(all_documents, Options(samples=asked))
+    check_samples(WorldModel(Untouched(), Untouched(), all_documents, SuiteOptions(samples=asked)))

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from emu.cli.evaluate import main
+from emu.evaluation.calibration import TaskScore
 from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, iou, measure_skill
-from emu.evaluation.suites import WORLDS_FILE, Options, trained_worlds
-from emu.evaluation.summary import add_to_metrics
+from emu.evaluation.statistics import Interval
+from emu.evaluation.suites import Report
+from emu.evaluation.suites.calibration import figures_of
+from emu.evaluation.suites.worlds import SuiteOptions, trained_worlds
 from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import WorldDocuments
-from emu.worlds.training_data import WorldsData, WorldSource
+from emu.worlds.training_data import WORLDS_FILE, WorldsData, WorldSource
 
 
 def oracle(world):
@@ -64,9 +67,9 @@ def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="160 are needed"):
         guidance_sweep(shapes(1), None, (1.0,), 50)
     with pytest.raises(ValueError, match="200 are needed"):
-        Options(samples=10).check()
+        SuiteOptions(samples=10).check()
     with pytest.raises(ValueError, match="30 are needed"):
-        Options(documents=3).check()
+        SuiteOptions(documents=3).check()
 
 
 def test_models_of_other_worlds_are_refused(tmp_path):
@@ -96,15 +99,17 @@ def test_the_command_refuses_before_any_work(tmp_path):
 
 
 def test_the_figures_of_several_suites_come_together_in_one_file(tmp_path):
-    half = {"value": 0.51239, "low": 0.4, "high": 0.6, "count": 30}
-    task = {"world": "one", "task": "image-to-text"}
+    half = Interval(0.51239, 0.4, 0.6, 30)
     scores = [
-        {**task, "split": split, "excess": half, "relative": relative}
-        for split, relative in ((HELD_OUT, 0.2), (COMBINATIONS, None))
+        TaskScore("one", "image-to-text", split, floor, exact=floor, model=half, excess=half)
+        for split, floor in ((HELD_OUT, 2.56195), (COMBINATIONS, 0.0))
     ]
-    tests = [{**task, "attribute": "template", "guidance_scale": 1.0, "test": {"p_value": 0.25}}]
-    add_to_metrics(tmp_path, {"scores": scores, "tests": tests})
-    add_to_metrics(tmp_path, {"skills": {"single object": half}, "iou": {"one": half}})
+    about = {"world": "one", "task": "image-to-text", "attribute": "template", "guidance_scale": 1.0}
+    tests = [{**about, "test": {"p_value": 0.25}}]
+    files = Report({"tests": tests}, figures_of(scores, tests), picture=b"png").write(tmp_path, "calibration")
+    assert [file.name for file in files] == ["calibration.json", "calibration.png", "metrics.json"]
+    assert all(file.is_file() for file in files)
+    Report({}, {"skill/single object": 0.5124, "iou/one": 0.5124}).write(tmp_path, "shapes")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "excess/one/image-to-text": 0.5124,
         "excess/one/image-to-text/combinations": 0.5124,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from emu.cli.evaluate import main, report_folder
 from emu.evaluation import perceptual
-from emu.evaluation.reconstruction import Options, batches, evaluate, fit
+from emu.evaluation.reconstruction import TokenizerOptions, batches, evaluate, fit
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.comparison import side_by_side
 from emu_tokenizers.pixels.images import open_image
@@ -92,16 +92,16 @@ def test_a_frechet_distance_is_that_of_the_features(folder):
 
 def test_unequal_sizes_fall_into_buckets_and_nothing_is_padded(folder):
     sources = picture_sources(folder / "photos")
-    shapes = [tuple(x.shape) for x in batches(sources, Samples(9, 0.1), 4, Options(batch_size=2), clip=False)]
+    shapes = [tuple(x.shape) for x in batches(sources, Samples(9, 0.1), 4, TokenizerOptions(batch_size=2), clip=False)]
     assert sorted(shapes) == [(2, 3, 16, 24), (2, 3, 16, 24), (2, 3, 24, 16)]  # 27x18 is cut to 24x16
-    square = [tuple(x.shape) for x in batches(sources, Samples(9, 0.1), 4, Options(size=8), clip=False)]
+    square = [tuple(x.shape) for x in batches(sources, Samples(9, 0.1), 4, TokenizerOptions(size=8), clip=False)]
     assert square == [(6, 3, 8, 8)]
 
 
 def test_what_needs_weights_is_skipped_by_name_and_the_rest_is_measured(folder, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "nowhere"))
     tokenizer = VisionTokenizer.from_pretrained(folder / "model")
-    found, _ = evaluate(tokenizer, picture_sources(folder / "photos"), [], Options())
+    found, _ = evaluate(tokenizer, picture_sources(folder / "photos"), [], TokenizerOptions())
     assert set(found["skipped"]) == {"images/lpips", "images/rfid"}
     assert "VGG16" in found["skipped"]["images/lpips"] and "Inception" in found["skipped"]["images/rfid"]
     assert found["images"]["psnr"] > 0
@@ -112,7 +112,7 @@ def test_what_needs_weights_is_skipped_by_name_and_the_rest_is_measured(folder, 
 def test_too_few_samples_or_too_small_pictures_skip_a_figure(folder, tmp_path):
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "one.png")
     tokenizer = VisionTokenizer.from_pretrained(folder / "model")
-    options = Options(fid_network=str(folder / "average.pt"))
+    options = TokenizerOptions(fid_network=str(folder / "average.pt"))
     found, _ = evaluate(tokenizer, picture_sources(tmp_path), [], options)
     assert "at least 2 samples" in found["skipped"]["images/rfid"]
     assert "smaller than the window" in found["skipped"]["images/ssim"]
@@ -154,9 +154,40 @@ def test_a_folder_that_is_no_tokenizer_is_named(folder):
         main(["tokenizer", str(folder / "photos"), "--images", str(folder / "photos")])
 
 
-def test_suites_of_models_are_still_told_apart():
+def test_the_earlier_form_of_the_command_is_the_suite(folder, tmp_path, capsys):
+    words = ["--images", str(folder / "photos"), "--batch-size", "2"]
+    assert main([str(folder / "model"), "--suite", "tokenizer", *words, "--output", str(tmp_path / "new")]) == 0
+    with pytest.warns(DeprecationWarning, match="emu evaluate PATH --suite tokenizer"):
+        assert main(["tokenizer", str(folder / "model"), *words, "--output", str(tmp_path / "old")]) == 0
+    new, old = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("new", "old"))
+    for table in (new, old):
+        table["images"] = {name: value for name, value in table["images"].items() if "second" not in name}
+    assert new == old and new["tokenizer"] == str(folder / "model")
+    assert {file.name for file in (tmp_path / "new").glob("[!.]*")} == {"tokenizer.json", "tokenizer.png"}
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"written to {tmp_path / 'old' / 'tokenizer.json'} and {tmp_path / 'old' / 'tokenizer.png'}"
+
+
+def test_a_model_in_a_folder_named_tokenizer_is_a_model_wherever_a_suite_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer").symlink_to(folder / "model")
+    words = ["--images", str(folder / "photos"), "--output", str(tmp_path / "out")]
+    assert main(["tokenizer", "--suite", "tokenizer", *words]) == 0
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["tokenizer"] == "tokenizer"
+    with pytest.raises((FileNotFoundError, ValueError), match="tokenizer"):
+        main(["tokenizer", "--suite=calibration"])
+
+
+def test_unknown_suites_and_options_of_others_are_refused(capsys):
+    with pytest.raises(ValueError, match="suite 'speed' is not registered; expected one of .*'calibration'"):
+        main(["model", "--suite", "speed"])
+    with pytest.raises(ValueError, match="class path 'no_such_module.Suite'"):
+        main(["model", "--suite", "no_such_module.Suite"])
     with pytest.raises(SystemExit):
-        main(["model", "--suite", "tokenizer"])
+        main(["model", "--suite", "video", "--images", "photographs"])
+    with pytest.raises(SystemExit):
+        main(["model", "--sui", "video"])
+    assert "in full" in capsys.readouterr().err
 
 
 def test_pictures_stand_side_by_side():

@@ -2,13 +2,14 @@
 
 Two questions for any model, which enters as two functions: how many bits does it spend more than the best possible model (`score_task`),
 and does what it samples follow the true odds where the prompt leaves something free (`measure_attributes`)? A third one guards the answers:
-whether a document's bits depend on the documents beside it (`check_company`).
+whether a document's bits depend on the documents beside it in a batch (`check_batch_independence`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ Sample = Callable[[str, np.ndarray, int], np.ndarray]
 """(task, (n,) numbers of the given variable, seed) -> (n,) numbers of the target variable, -1 for what no scene of the world looks like."""
 
 ODDS_DIGITS = 9
-COMPANY_BITS = 0.01
+BATCH_BITS = 0.01
+"""Difference in bits between a document scored alone and in a batch that rounding alone does not explain."""
 
 
 class TooFewAnswers(ValueError):
@@ -59,15 +61,28 @@ class TaskScore:
     excess: Interval
 
     @property
+    def has_floor(self) -> bool:
+        """Whether the prompt leaves anything uncertain."""
+        return self.floor > 1e-9
+
+    @property
     def relative(self) -> float:
         """Excess as a share of the floor; inf for tasks without uncertainty."""
-        return self.excess.value / self.floor if self.floor > 1e-9 else float("inf")
+        return self.excess.value / self.floor if self.has_floor else float("inf")
 
     @property
     def impossible(self) -> bool:
         """Whether the model does better than the truth, beyond four standard errors: it must see what it should predict."""
         error = (self.excess.high - self.excess.low) / (2 * 1.96)
         return self.excess.value < -4 * error - 1e-3
+
+    def to_dict(self) -> dict[str, Any]:
+        """The score as JSON types, with what follows from it."""
+        return {
+            **asdict(self),
+            "relative": self.relative if self.has_floor else None,
+            "impossible": self.impossible,
+        }
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ def score_task(
     )
 
 
-def check_company(task: str, score: Score, draws: Draws) -> float:
+def check_batch_independence(task: str, score: Score, draws: Draws) -> float:
     """Largest difference, in bits, between documents scored together and one by one: 0 for a model that keeps documents apart.
 
     Raises:
@@ -132,9 +147,9 @@ def check_company(task: str, score: Score, draws: Draws) -> float:
     together = np.asarray(score(task, draws))
     alone = np.concatenate([np.asarray(score(task, draws[i : i + 1])) for i in range(len(draws))])
     worst = float(np.abs(together - alone).max())
-    if worst > COMPANY_BITS:
+    if worst > BATCH_BITS:
         raise ValueError(
-            f"a document of {task!r} costs {worst:.3f} bits more or less in the company of others; documents of a row see each other, "
+            f"a document of {task!r} costs {worst:.3f} bits more or less in a batch than alone; documents of a row see each other, "
             "check the document mask and the positions"
         )
     return worst

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,21 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu.documents import TokenDocument
+from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.worlds import Draws
 from emu.worlds.scene_documents import WorldDocuments
 
 ROWS_PER_PASS = 8
-
-
-class CodeEngine(Protocol):
-    """What sampling needs of an engine; `emu.generation.Engine` is one."""
-
-    @property
-    def generate_codes(self) -> Callable[..., Tensor]: ...
-
-    @property
-    def generate_text(self) -> Callable[..., list[Tensor]]: ...
 
 
 @torch.no_grad()
@@ -125,7 +115,7 @@ class ModelSample:
 
     def __init__(
         self,
-        engine: CodeEngine,
+        engine: Engine,
         documents: WorldDocuments,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,

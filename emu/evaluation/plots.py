@@ -1,34 +1,30 @@
-"""Results as pictures; needs matplotlib (the extra "demo")."""
+"""Results as pictures, the bytes of PNG files; needs matplotlib (the extra "demo")."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from emu.evaluation.skills import SweepPoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def plot_suite(suite: str, found: Mapping[str, Any], file: Path) -> None:
-    """Draw what a suite found: true against drawn odds, or accuracy against diversity.
+def odds_picture(tests: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """True odds of every value of an attribute against the odds among samples, one panel a test.
 
-    Draws nothing for suites of plain shares, nor for a model that draws too little right for any test of odds.
+    None without tests (a model may draw too little right for any) or without matplotlib.
     """
-    if suite == "calibration":
-        tests = [test for test in found["tests"] if len(test["expected"]) <= 64]
-        if tests:
-            plot_odds(tests, file)
-    elif suite == "shapes":
-        plot_sweep(found["sweep"], file)
-
-
-def plot_odds(tests: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """True odds of every value of an attribute against the odds among samples, one panel a test."""
+    if not tests or find_spec("matplotlib") is None:
+        return None
     columns = min(4, len(tests))
     rows = -(-len(tests) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    figure = _figure(3.2 * columns, 3.2 * rows)
     for i, test in enumerate(tests):
         axes = figure.add_subplot(rows, columns, i + 1)
         expected, observed = np.array(test["expected"]), np.array(test["observed"])
@@ -43,36 +39,37 @@ def plot_odds(tests: Sequence[Mapping[str, Any]], file: Path) -> None:
         axes.set_xlabel("true odds", fontsize=8)
         axes.set_ylabel("odds among samples", fontsize=8)
         axes.tick_params(labelsize=7)
-    _save(figure, file)
+    return _png(figure)
 
 
-def plot_sweep(points: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Accuracy against diversity, a point for each guidance scale."""
-    figure = Figure(figsize=(5, 4), layout="constrained")
+def sweep_picture(points: Sequence[SweepPoint]) -> bytes | None:
+    """Accuracy against diversity, a point for each guidance scale; None without points or without matplotlib."""
+    if not points or find_spec("matplotlib") is None:
+        return None
+    figure = _figure(5, 4)
     axes = figure.add_subplot()
-    accuracy = [point["accuracy"]["value"] for point in points]
-    diversity = [point["diversity"] for point in points]
+    accuracy = [point.accuracy.value for point in points]
+    diversity = [point.diversity for point in points]
     axes.plot(diversity, accuracy, "o-")
     for point, x, y in zip(points, diversity, accuracy, strict=True):
-        axes.annotate(f"{point['guidance_scale']:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(f"{point.guidance_scale:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("diversity of places (entropy, share of 4 bits)")
     axes.set_ylabel("right pictures")
     axes.set_title("guidance scales")
-    _save(figure, file)
+    return _png(figure)
 
 
-def plot_curves(steps: np.ndarray, excess: Mapping[str, np.ndarray], floors: Mapping[str, float], file: Path) -> None:
+def curves_picture(steps: np.ndarray, excess: Mapping[str, np.ndarray], floors: Mapping[str, float]) -> bytes:
     """Model bits of every task as training goes on, and the floor below which none can fall.
 
     Args:
         steps: (n,) training steps.
         excess: task -> (n,) bits above the floor.
         floors: task -> bits a document.
-        file: picture to write.
     """
     columns = 4
     rows = -(-len(excess) // columns)
-    figure = Figure(figsize=(3 * columns, 2.4 * rows), layout="constrained")
+    figure = _figure(3 * columns, 2.4 * rows)
     for i, (name, values) in enumerate(excess.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.plot(steps, values + floors[name], "o-", markersize=3)
@@ -82,10 +79,20 @@ def plot_curves(steps: np.ndarray, excess: Mapping[str, np.ndarray], floors: Map
         axes.tick_params(labelsize=7)
         axes.set_xlabel("step", fontsize=7)
         axes.set_ylabel("bits a document", fontsize=7)
-    _save(figure, file)
+    return _png(figure)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches; matplotlib is loaded here, since measuring works without it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    written = io.BytesIO()
+    figure.savefig(written, dpi=110, format="png")
+    return written.getvalue()

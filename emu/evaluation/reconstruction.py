@@ -1,8 +1,8 @@
 """What a vision tokenizer keeps of pictures and clips: quality, use of the codebook, bits, speed.
 
-    found, picture = evaluate(tokenizer, picture_sources("photos"), [], Options())
+    found, picture = evaluate(tokenizer, picture_sources("photos"), [], TokenizerOptions())
 
-Pictures keep their size (or are brought to one, `Options.size`); those of equal size go through together, none is padded.
+Pictures keep their size (or are brought to one, `TokenizerOptions.size`); those of equal size go through together, none is padded.
 Where a side is no multiple of the tokenizer's factor, its edges are cut evenly.
 """
 
@@ -31,7 +31,7 @@ SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
-class Options:
+class TokenizerOptions:
     """How to measure.
 
     Attributes:
@@ -127,7 +127,7 @@ class Measurement:
 
 
 def evaluate(
-    tokenizer: VisionTokenizer, images: Sequence[Source], clips: Sequence[Source], options: Options
+    tokenizer: VisionTokenizer, images: Sequence[Source], clips: Sequence[Source], options: TokenizerOptions
 ) -> tuple[dict[str, Any], Image.Image]:
     """Measures a tokenizer.
 
@@ -135,16 +135,15 @@ def evaluate(
         tokenizer: in evaluation mode.
         images: pictures.
         clips: clips.
-        options: how.
+        options: how; see `TokenizerOptions.check`.
 
     Returns:
         The figures (those that could not be had are named under "skipped", with the reason), and originals and
         reconstructions side by side.
 
     Raises:
-        ValueError: options that cannot work, too many files that cannot be read, or nothing left to measure.
+        ValueError: too many files that cannot be read, or nothing left to measure.
     """
-    options.check(tokenizer.spatial_factor)
     samples = Samples(len(images) + len(clips), options.max_bad_share)
     counter = CodeCounter(tokenizer.codebook_sizes)
     found: dict[str, Any] = {"skipped": {}}
@@ -173,7 +172,9 @@ def evaluate(
     return found, side_by_side(examples)
 
 
-def batches(sources: Sequence[Source], samples: Samples, factor: int, options: Options, clip: bool) -> Iterator[Tensor]:
+def batches(
+    sources: Sequence[Source], samples: Samples, factor: int, options: TokenizerOptions, clip: bool
+) -> Iterator[Tensor]:
     """Pictures of equal size in batches, (B, 3, H, W), in the order in which batches fill; clips one by one."""
     waiting: dict[torch.Size, list[Tensor]] = {}
     for source in sources:
