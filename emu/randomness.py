@@ -26,6 +26,12 @@ def derive_key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def derive_keys(key: int, numbers: np.ndarray) -> np.ndarray:
+    """Keys (n,) int64, 63 bits each, of the documents `numbers` (n,) under one key: `derive_key` for thousands of documents at once."""
+    counters = np.uint64(key) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    return (_mix64(counters) >> np.uint64(1)).astype(np.int64)
+
+
 def key_of(*parts: object) -> int:
     """A 64-bit key from the texts of some parts: the key of rendered worlds.
 

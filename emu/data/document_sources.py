@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from emu.documents import TokenDocument
 
 
@@ -24,6 +26,24 @@ class DocumentSource(Protocol):
 
     def document(self, index: int, key: int) -> TokenDocument:
         """Document `index`; whatever is random in it (augmentation, a dropped caption) is drawn from `key` alone."""
+        ...
+
+
+class MeasuredSource(DocumentSource, Protocol):
+    """Documents whose lengths are known without building them, as steps of a constant number of rows need it.
+
+    Attributes:
+        mean_length: expected tokens of a document over all keys.
+    """
+
+    mean_length: float
+
+    def lengths(self) -> np.ndarray:
+        """Most tokens that each document can have, (len(self),) int64."""
+        ...
+
+    def token_lengths(self, numbers: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Tokens of `document(number, key)` for numbers and keys (n,) int64; (n,) int64."""
         ...
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from emu.data.document_sources import DocumentSource
+from emu.data.mixing_weights import rounded
 from emu.documents import TokenDocument
 from emu.randomness import KeyedPermutation, derive_key
 
@@ -118,16 +119,13 @@ def counts_per_step(documents: Mapping[str, int] | int, shares: Mapping[str, flo
     bad = {name: share for name, share in shares.items() if not (share > 0 and math.isfinite(share))}
     if bad:
         raise ValueError(f"shares {bad}; expected positive numbers")
-    exact = {name: documents * share / sum(shares.values()) for name, share in shares.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in by_remainder[: documents - sum(counts.values())]:
-        counts[name] += 1
+    counts = rounded(shares, documents)
     if min(counts.values()) == 0:
-        none = min(exact, key=lambda name: exact[name])
+        none = min(shares, key=lambda name: shares[name])
+        exact = documents * shares[none] / sum(shares.values())
         raise ValueError(
-            f"the share of {none!r} comes to {exact[none]:.2g} of {documents} documents a step, which is none; set documents_per_step to "
-            f"{math.ceil(documents / exact[none])} or more"
+            f"the share of {none!r} comes to {exact:.2g} of {documents} documents a step, which is none; set documents_per_step to "
+            f"{math.ceil(documents / exact)} or more"
         )
     return counts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,36 @@ class TokenShards:
             for number, shard in enumerate(self.open_shards())
         ]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def token_lengths(self, numbers: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """(n,) int64: `length` of the documents `numbers` (n,) under `keys` (n,), all at once; errors as in `document`."""
+        lengths, droppable = self._lengths
+        found = lengths[numbers].astype(np.int64)
+        if not self.caption_dropout or not droppable.any():
+            return found
+        # Only a document that has a caption draws whether it keeps it.
+        for place in np.flatnonzero(droppable[numbers]).tolist():
+            if self._drops(int(keys[place])):
+                found[place] -= droppable[numbers[place]]
+        return found
+
+    @property
+    def mean_length(self) -> float:
+        """Expected tokens of a document: captions count by the share of documents that keep them; errors as in `document`."""
+        lengths, droppable = self._lengths
+        return float(lengths.mean(dtype=np.float64) - self.caption_dropout * droppable.mean(dtype=np.float64))
+
+    @cached_property
+    def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of each document, and of what may be left out of it: (len(self),) int32 each."""
+        droppable = []
+        for number, shard in enumerate(self.open_shards()):
+            if number in self.pieces:
+                droppable.append(self.pieces[number].rows[:, 5])
+            else:
+                none = np.zeros(len(shard.starts) - 1, np.int32)
+                droppable.append(none if shard.captions is None else shard.captions[:, 1])
+        return self.lengths().astype(np.int32), np.concatenate([np.empty(0, np.int32), *droppable]).astype(np.int32)
 
     def count_longer(self, length: int) -> int:
         """Number of the documents of the folder that have more tokens."""
