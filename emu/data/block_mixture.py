@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emu.data.balanced_order import BalancedOrder
-from emu.data.document_sources import MeasuredSource
+from emu.data.document_sources import MeasuredSource, source_identities
 from emu.data.mixing_weights import Stage, rounded, stages_of, weight_problems
 from emu.data.mixture import Reference
 from emu.data.row_packing import fill_empty_rows, pack_block
@@ -112,10 +112,8 @@ class BlockMixture:
     def identity(self) -> dict[str, Any]:
         """Plain settings that decide on every row."""
         stages = None if self._weights is None else [[step, dict(weights)] for step, weights in self._stages]
-        found: dict[str, Any] = {"seed": self.seed, "row_length": self.row_length, "weights": stages}
-        for name, source in self.sources.items():
-            found[f"sources.{name}"] = [len(source), getattr(source, "identity", None)]
-        return found
+        own = {"seed": self.seed, "row_length": self.row_length, "weights": stages}
+        return own | source_identities(self.sources)
 
     def locate(self, row: int) -> tuple[int, int]:
         """(block, row in the block) of a row of training."""

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from emu.data.document_sources import DocumentSource
-from emu.data.loader import EvaluationLoader, PackedLoader, row_length_problems
+from emu.data.loader import EvaluationLoader, PackedLoader, StepLoader, row_length_problems
 from emu.data.mixture import Mixture, counts_per_step, mixture_problems
 from emu.data.rows import row_length_hint
 from emu.vocabulary import Vocabulary
@@ -117,9 +117,13 @@ class MixtureDataModule(LightningDataModule, ABC):
             except (ValueError, FileNotFoundError) as error:
                 found.append(str(error))
                 continue
-            found += mixture_problems(sources, self.documents_per_step) if is_training else []
+            found += self.mixing_problems(sources) if is_training else []
             found += row_length_problems(sources, self.row_length)
         return list(dict.fromkeys(found))
+
+    def mixing_problems(self, sources: Mapping[str, DocumentSource]) -> list[str]:
+        """What keeps the training sources from being mixed as asked for; one sentence each."""
+        return mixture_problems(sources, self.documents_per_step)
 
     def longest_documents(self) -> dict[str, int]:
         """Tokens of the longest document of each source that knows them, by its name."""
@@ -135,16 +139,9 @@ class MixtureDataModule(LightningDataModule, ABC):
         if hint is not None:
             logger.warning(hint)
 
-    def train_dataloader(self) -> PackedLoader:
+    def train_dataloader(self) -> StepLoader:
         """Packed steps of this rank's share."""
-        return PackedLoader(
-            self._mixture(),
-            self.row_length,
-            steps_per_epoch=self.steps_per_epoch,
-            accumulation=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
-            num_workers=self.num_workers,
-            **self._shared(),
-        )
+        return PackedLoader(self._mixture(), self.row_length, **self._pace(), **self._shared())
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:
         """Every held-out document once."""
@@ -167,6 +164,15 @@ class MixtureDataModule(LightningDataModule, ABC):
         if self._validation is None:
             self._validation = self.validation_sources()
         return self._validation
+
+    def _pace(self) -> dict[str, Any]:
+        """How a training loader counts and prepares its batches."""
+        accumulation = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return {
+            "steps_per_epoch": self.steps_per_epoch,
+            "accumulation": accumulation,
+            "num_workers": self.num_workers,
+        }
 
     def _shared(self) -> dict[str, Any]:
         """Padding id and this process's share of the data; a strategy that splits models too tells its data-parallel share."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -97,3 +97,13 @@ class FunctionSource:
     def document(self, index: int, key: int) -> TokenDocument:
         """Document `index` with the randomness of `key`."""
         return self._function(index, key)
+
+
+def source_identities(sources: Mapping[str, DocumentSource]) -> dict[str, Any]:
+    """What decides on the documents of sources, as plain settings by name: each one's number of documents, `identity` and settings."""
+    found: dict[str, Any] = {}
+    for name, source in sources.items():
+        found[f"sources.{name}"] = [len(source), getattr(source, "identity", None)]
+        if hasattr(source, "caption_dropout"):
+            found[f"sources.{name}.caption_dropout"] = source.caption_dropout
+    return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from emu.data.document_sources import DocumentSource
+from emu.data.document_sources import DocumentSource, source_identities
 from emu.data.mixture import Mixture
 from emu.packing import Packed, fill_rows, pack, pad_plan, plan_rows
 from emu_tokenizers.resuming import check_identity
@@ -247,11 +247,7 @@ def mixture_identity(mixture: Mixture, row_length: int) -> dict[str, Any]:
     """What decides which rows a batch holds: seed, counts, length of the rows, and each source's `identity` and number of documents."""
     identity: dict[str, Any] = {"seed": mixture.seed, "row_length": row_length}
     identity["documents_per_step"] = dict(mixture.documents_per_step)
-    for name, source in mixture.sources.items():
-        identity[f"sources.{name}"] = [len(source), getattr(source, "identity", None)]
-        if hasattr(source, "caption_dropout"):
-            identity[f"sources.{name}.caption_dropout"] = source.caption_dropout
-    return identity
+    return identity | source_identities(mixture.sources)
 
 
 def step_batches(steps: Dataset, numbers: range, num_workers: int) -> Iterator[Any]:

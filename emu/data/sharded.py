@@ -6,28 +6,41 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from emu.data.block_mixture import BlockMixture, block_problems
 from emu.data.datamodule import MixtureDataModule
-from emu.data.document_sources import DocumentSource
+from emu.data.document_sources import DocumentSource, MeasuredSource
+from emu.data.loader import StepLoader
+from emu.data.mixing_weights import weight_problems
+from emu.data.row_loader import RowLoader
 from emu.data.shards import TokenShards, differing, what_is_trained
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.stopping import say
 from emu.vocabulary import Vocabulary
 
 log = logging.getLogger("emu")
 
 
 class ShardData(MixtureDataModule):
-    """Folders of token shards, mixed by fixed numbers of documents per step.
+    """Folders of token shards, mixed and packed into rows.
+
+    With `rows_per_step` every step has equally many rows, packed across thousands of documents, and sources are mixed by their `weights` in
+    the tokens. With `documents_per_step` every step has equally many documents of each source, in as many rows as they need.
 
     Args:
         sources: folder of each source, by name.
-        documents_per_step: how many documents of each source a step holds; or how many in all, with `shares`.
+        documents_per_step: how many documents of each source a batch holds; or how many in all, with `shares`.
         row_length: positions of a packed row.
-        shares: of each source in the documents of a step, where `documents_per_step` is one number.
+        rows_per_step: rows of a batch over all ranks, instead of `documents_per_step`; with `trainer.accumulate_grad_batches` an optimizer
+            step takes that many batches.
+        weights: with `rows_per_step`, the share of each source in the tokens, in any unit: `{a: 0.7, b: 0.3}`. Or a list of such tables,
+            each from an optimizer step on: `[{from_step: 0, a: 0.9, b: 0.1}, {from_step: 1000, a: 0.5, b: 0.5}]`. Left out, all sources
+            are gone through equally often.
+        shares: of each source in the documents of a batch, where `documents_per_step` is one number.
         validation: folders of held-out documents, by name.
         caption_dropout: share of the documents whose caption is left out, so that the model learns to draw without one (for guidance).
         long_documents: what becomes of documents of more tokens than a row: "refuse" says how many there are and ends the run, "drop"
@@ -41,9 +54,11 @@ class ShardData(MixtureDataModule):
     def __init__(
         self,
         sources: dict[str, str],
-        documents_per_step: dict[str, int] | int,
-        row_length: int,
+        documents_per_step: dict[str, int] | int | None = None,
+        row_length: int = 2048,
         *,
+        rows_per_step: int | None = None,
+        weights: dict[str, float] | list[dict[str, float]] | None = None,
         shares: dict[str, float] | None = None,
         validation: dict[str, str] | None = None,
         caption_dropout: float = 0.0,
@@ -52,7 +67,8 @@ class ShardData(MixtureDataModule):
         verify: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(documents_per_step, row_length, shares=shares, **options)
+        super().__init__({} if documents_per_step is None else documents_per_step, row_length, shares=shares, **options)
+        self.rows_per_step, self.weights = rows_per_step, weights
         self.folders = dict(sources)
         self.validation_folders = dict(validation or {})
         self.caption_dropout = caption_dropout
@@ -80,10 +96,60 @@ class ShardData(MixtureDataModule):
         return (*super().free_options, "validation", "tokenizer", "verify", *(("sources",) if known else ()))
 
     def problems(self, trainer: Any) -> list[str]:
+        """See `MixtureDataModule`; what the numbers of a step do not agree on is told too."""
+        found = super().problems(trainer)
+        if not self.folders:
+            found.append("data.sources is empty; name a folder of token shards")
+        if self.rows_per_step is None:
+            if not self.documents_per_step:
+                found.append("data.rows_per_step is missing; say how many rows a step has (or documents_per_step)")
+            if self.weights is not None:
+                found.append("data.weights go with rows_per_step; with documents_per_step give counts, or shares")
+            return found
+        if self.documents_per_step:
+            found.append("data.rows_per_step and documents_per_step are both given; give one of them")
+        if self.rows_per_step < 1:
+            found.append(f"rows_per_step is {self.rows_per_step}; expected 1 or more")
+        return found + ([] if self.weights is None else weight_problems(self.weights, self.folders))
+
+    def mixing_problems(self, sources: Mapping[str, DocumentSource]) -> list[str]:
         """See `MixtureDataModule`."""
-        return super().problems(trainer) + (
-            [] if self.folders else ["data.sources is empty; name a folder of token shards"]
+        if self.rows_per_step is None:
+            return super().mixing_problems(sources) if self.documents_per_step else []  # the numbers say it already
+        if self.weights is not None and weight_problems(self.weights, self.folders):
+            return []
+        return block_problems(cast(Mapping[str, MeasuredSource], sources), self.weights)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """See `MixtureDataModule`."""
+        return super().source_names if self.rows_per_step is None else self._rows().names
+
+    def tell_row_use(self) -> None:
+        """Log how full rows are and how many documents are left out; with `documents_per_step` a hint where rows stay too empty."""
+        if self.rows_per_step is None:
+            super().tell_row_use()
+            return
+        plan = self._rows().plan(0)
+        rows, documents = len(plan.starts) - 1, len(plan.numbers) + plan.left_out
+        use = plan.tokens / (rows * self.row_length)
+        say(
+            f"{documents:,} documents are packed into {rows:,} rows of {self.row_length} tokens, {use:.1%} full; "
+            f"{plan.left_out / documents:.2%} of the documents are left out of their epoch"
         )
+
+    def train_dataloader(self) -> StepLoader:
+        """See `MixtureDataModule`."""
+        if self.rows_per_step is None:
+            return super().train_dataloader()
+        return RowLoader(self._rows(), self.rows_per_step, **self._pace(), **self._shared())
+
+    def _rows(self) -> BlockMixture:
+        """The rows of training by number; weights change at optimizer steps, which take several batches."""
+        assert self.rows_per_step is not None
+        rows_per_step = self.rows_per_step * self._pace()["accumulation"]
+        sources = cast(Mapping[str, MeasuredSource], self._training_sources())
+        return BlockMixture(sources, self.row_length, rows_per_step, self.weights, self.seed)
 
     def source_problems(self) -> list[str]:
         """See `MixtureDataModule`; shards that other tokenizers made, and damaged ones where all are verified, are refused too."""
