@@ -17,7 +17,7 @@ from emu.cli.tokenize import main as tokenize
 from emu.hub.tiny_models import write
 from emu.recipes import find_recipe
 from emu.training.checkpoint_file import read_checkpoint
-from emu.training.lora import fit
+from emu.training.lora.lora_module import fit
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_missing_recipe_is_named(capsys):
 
 
 def test_peft_that_is_not_installed_is_named(base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("emu.training.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("emu.training.lora.lora_module.find_spec", lambda name: None)
     assert command(["fit-lora", *recipe(base, tmp_path)]) == 2
     assert "pip install 'emu-tokens[lora]'" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError, FileNotFoundError: the request cannot be met; nothing was trained.
     """
-    from emu.training import lora
+    from emu.training.lora import lora_module as lora
 
     if "--memory" not in arguments:
         tell(lora.fit(arguments))

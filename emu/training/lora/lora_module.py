@@ -21,7 +21,7 @@ from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
 from emu.tokenizer_folder import TOKENIZER_FILE
 from emu.training.cli import EmuCLI
-from emu.training.lora_memory import (
+from emu.training.lora.memory import (
     PROJECTIONS,
     LoraMemory,
     add_adapters,
