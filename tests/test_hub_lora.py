@@ -17,7 +17,7 @@ from emu.cli.tokenize import main as tokenize
 from emu.hub.tiny_models import write
 from emu.recipes import find_recipe
 from emu.training.checkpoint_file import read_checkpoint
-from emu.training.lora.lora_module import fit
+from emu.training.cli import fit
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,14 @@ def recipe(base, tmp_path, **model):
         "default_root_dir": str(tmp_path / "run"),
         "enable_progress_bar": False,
     }
-    table["model"] |= {"pretrained": str(base / "base"), "dtype": "float32", "rank": 4, "dropout": 0.0, **model}
-    table["model"]["optimizer"] |= {"lr": 1e-2, "warmup_steps": 1}
+    table["model"]["init_args"] |= {
+        "pretrained": str(base / "base"),
+        "dtype": "float32",
+        "rank": 4,
+        "dropout": 0.0,
+        **model,
+    }
+    table["model"]["init_args"]["optimizer"] |= {"lr": 1e-2, "warmup_steps": 1}
     table["data"]["init_args"] |= {"sources": {"pictures": str(base / "shards")}, "row_length": 128}
     table["data"]["init_args"] |= {"documents_per_step": {"pictures": 4}, "tokenizer": str(base / "base")}
     file = tmp_path / "lora.yaml"
@@ -117,10 +123,10 @@ def test_a_run_goes_on_from_its_checkpoint(base, tmp_path):
 
 def test_the_command_trains_and_tells_what_it_needs(base, tmp_path, capsys):
     words = recipe(base, tmp_path)
-    assert command(["fit-lora", *words, "--memory"]) == 0
+    assert command(["fit", *words, "--memory"]) == 0
     assert "GiB for rows of 128 tokens (weights " in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-    assert command(["fit-lora", *words, "--trainer.max_steps", "1"]) == 0
+    assert command(["fit", *words, "--trainer.max_steps", "1"]) == 0
     assert "1 steps done" in capsys.readouterr().out
 
 
@@ -137,19 +143,24 @@ def test_the_command_trains_and_tells_what_it_needs(base, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_told_without_a_traceback(words, message, base, tmp_path, capsys):
-    assert command(["fit-lora", *recipe(base, tmp_path), *words]) == 2
+    assert command(["fit", *recipe(base, tmp_path), *words]) == 2
     told = capsys.readouterr().err
     assert message in told and "Traceback" not in told
 
 
 def test_a_missing_recipe_is_named(capsys):
-    assert command(["fit-lora", "--config", "no-such-recipe"]) == 2
+    assert command(["fit", "--config", "no-such-recipe"]) == 2
     assert "no-such-recipe" in capsys.readouterr().err
+
+
+def test_the_command_of_an_earlier_version_prints_the_one_of_today(capsys):
+    assert command(["fit-lora", "--config", "lora-emu3", "--model.rank", "3"]) == 2
+    assert "emu fit --config lora-emu3 --model.rank 3" in capsys.readouterr().err
 
 
 def test_peft_that_is_not_installed_is_named(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("emu.training.lora.lora_module.find_spec", lambda name: None)
-    assert command(["fit-lora", *recipe(base, tmp_path)]) == 2
+    assert command(["fit", *recipe(base, tmp_path)]) == 2
     assert "pip install 'emu-tokens[lora]'" in capsys.readouterr().err
 
 

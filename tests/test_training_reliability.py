@@ -53,7 +53,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(tmp_path):
     module = run(write_recipe(tmp_path), *poison([2, 5]), "--trainer.max_steps", 7)
     weights = next(callback for callback in module.trainer.callbacks if isinstance(callback, Poison)).weights
     unchanged = [step for step in range(6) if torch.equal(weights[step], weights[step + 1])]
-    assert unchanged == [2, 5] and module.num_skipped == 2
+    assert unchanged == [2, 5] and module.gradients.num_skipped == 2
     curves = read_curves(tmp_path / "run" / "metrics.csv")
     assert [int(curves[step]["skipped_steps"]) for step in range(1, 8)] == [0, 0, 1, 1, 1, 2, 2]
 

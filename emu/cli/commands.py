@@ -60,7 +60,7 @@ COMMANDS: Registry[Command] = Registry(
         "tokenize": Command("emu.cli.tokenize:main", "turn raw documents into token shards"),
         "shards": Command("emu.cli.shards:main", "look at token shards, check them, merge them"),
         "fit": Command("emu.cli.fit:fit", "train a transformer from a recipe"),
-        "fit-lora": Command("emu.cli.fit_lora:main", "fine-tune a released model with LoRA from a recipe"),
+        "fit-lora": Command("emu.cli.fit_lora:main", "of an earlier version: prints the command that is used now"),
         "generate-images": Command("emu.cli.generate_images:main", "draw images for a file of prompts"),
         "generate-videos": Command("emu.cli.generate_videos:main", "make clips for a file of prompts"),
         "describe": Command("emu.cli.describe:main", "write text about images"),

@@ -8,23 +8,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
+MEMORY = "--memory"
+GIB = 2**30
+
 
 def fit(arguments: Sequence[str]) -> None:
-    """Train a transformer."""
+    """Train a transformer, or with --memory say what fine-tuning with adapters takes."""
     from emu.training import cli
 
-    tell(cli.fit(arguments))
+    if MEMORY in arguments:
+        print_memory([word for word in arguments if word != MEMORY])
+    else:
+        print_folder(cli.fit(arguments))
 
 
 def fit_tokenizer(arguments: Sequence[str]) -> None:
     """Train a vision tokenizer."""
     from emu.training import cli
 
-    tell(cli.fit_tokenizer(arguments))
+    print_folder(cli.fit_tokenizer(arguments))
 
 
-def tell(module: LightningModule) -> None:
-    """Say where the run is."""
+def print_folder(module: LightningModule) -> None:
+    """Print where the run is."""
     trainer = module.trainer
     if trainer.is_global_zero:
         print(f"{trainer.global_step} steps done; curves, checkpoints and the model are in {trainer.default_root_dir}")
+
+
+def print_memory(arguments: Sequence[str]) -> None:
+    """Print the memory that a recipe's step takes, without training.
+
+    Raises:
+        ValueError, FileNotFoundError: the configuration cannot work, or trains no adapters.
+    """
+    from emu.training.lora.memory import needed_memory
+
+    memory, length = needed_memory(arguments)
+    parts = {"weights": memory.weights, "adapters": memory.adapters, "activations": memory.activations}
+    words = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    print(f"{memory.total / GIB:.1f} GiB for rows of {length} tokens ({words}), beside what the device takes; computed")

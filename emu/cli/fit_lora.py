@@ -1,30 +1,21 @@
-"""`emu fit-lora`: fine-tune a released model with low-rank adapters."""
+"""`emu fit-lora`, which is `emu fit` now: a recipe names the module that it trains."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-
-from emu.cli.fit import tell
-
-GIB = 2**30
+from shlex import join
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fine-tune, or with --memory tell what that takes.
+    """Print the command that does it.
 
     Returns:
-        The exit code.
-
-    Raises:
-        ValueError, FileNotFoundError: the request cannot be met; nothing was trained.
+        2, the exit code of a request that cannot be met.
     """
-    from emu.training.lora import lora_module as lora
-
-    if "--memory" not in arguments:
-        tell(lora.fit(arguments))
-        return 0
-    memory, length = lora.need([word for word in arguments if word != "--memory"])
-    parts = {"weights": memory.weights, "adapters": memory.adapters, "activations": memory.activations}
-    words = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
-    print(f"{memory.total / GIB:.1f} GiB for rows of {length} tokens ({words}), beside what the device takes; computed")
-    return 0
+    print(
+        f"emu fit-lora is emu fit now: run emu fit {join(arguments)}; a recipe of your own names the module with\n"
+        "  model:\n    class_path: emu.training.lora.LoraModule",
+        file=sys.stderr,
+    )
+    return 2

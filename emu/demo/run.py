@@ -31,6 +31,7 @@ from emu.demo.measure import (
 )
 from emu.demo.tasks import CLIP_META, TASKS
 from emu.modalities import MODALITIES
+from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
 from emu.pipeline.requests import GenerationDefaults
@@ -211,7 +212,7 @@ def train_transformer(folder: Path, plan: DemoPlan, tokenizer: MultimodalTokeniz
     words += ["--data.tokenizer", str(folder / "tokenizers"), "--export", "null"]
     words += [] if plan.num_digits is None else ["--data.num_digits", str(plan.num_digits)]
     module = training.fit([*words, *plan.transformer_options])
-    assert module.model is not None
+    assert isinstance(module.model, EmuForCausalLM)
     defaults = GenerationDefaults(size=(CANVAS, CANVAS), frames=FRAMES, fps=FPS, guidance_scale=3.0, top_k=0, top_p=0.9)
     emu = Emu(module.model.eval(), tokenizer, defaults, trained=what_is_trained(tokenizer))
     emu.save_pretrained(folder / "model")

@@ -3,6 +3,7 @@
     emu fit --config digits
     emu fit --config recipes/digits.yaml --trainer.max_steps 100 --model.optimizer.lr 5e-4
     emu fit --config digits --ckpt_path last          # go on where the run was stopped
+    emu fit --config lora-emu3                        # a recipe may name the module that is trained by model.class_path
     torchrun --nproc_per_node 2 -m emu.cli.main fit --config digits --trainer.devices 2
 
 A run's folder is `trainer.default_root_dir`, `runs/<recipe>` by default. It holds `config.yaml` (the merged configuration: a recipe that
@@ -40,6 +41,7 @@ from emu.training.checkpoints import (
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
+from emu.training.module_class import find_class, take_class
 from emu.training.parallel import load_ours
 from emu.training.parsing import parse
 from emu.training.preflight import CheckData, early_problems
@@ -69,17 +71,22 @@ class EmuCLI(LightningCLI):
     """A Lightning command line without subcommands: parse, check everything, fit, export.
 
     Args:
-        model_class: the module that is trained.
+        model_class: the module that is trained where the recipe names no other in `model.class_path`.
         args: command-line words.
         name: of the command, for its help.
     """
 
     def __init__(self, model_class: type[LightningModule], args: Sequence[str], name: str = "emu fit") -> None:
         self._words = split_words(args)
+        self._written = self._words.read()
+        named = take_class(self._written)
+        self._named_class = self._words.module or named
+        module = find_class(self._named_class, model_class, self._written)
+        self._class_path = f"{module.__module__}.{module.__qualname__}"
         set_parsing_settings(subclasses_disabled=[EmuConfig, VisionTokenizerConfig])  # their fields are options
         with quiet():
             super().__init__(
-                model_class,
+                module,
                 LightningDataModule,
                 subclass_mode_data=True,
                 save_config_callback=SaveConfig,
@@ -123,7 +130,7 @@ class EmuCLI(LightningCLI):
         printing = PRINT_CONFIG in self._words.options
         if printing:
             self._words.options.remove(PRINT_CONFIG)
-        self.parsed = parse(parser, self._words)
+        self.parsed = parse(parser, self._words, self._written)
         if self.parsed.config is None or (printing and self.parsed.problems):
             self._refuse(())
         assert self.parsed.config is not None
@@ -132,9 +139,9 @@ class EmuCLI(LightningCLI):
             self.config.trainer.default_root_dir = str(Path("runs") / self._words.run_name)
         complete_settings(self.config.trainer)
         if printing:
-            print(as_written(parser, self.config, self.parsed.resolved), end="")
+            print(as_written(parser, self.config, self.parsed.resolved, self._named_class), end="")
             raise SystemExit(0)
-        self.save_config_kwargs["resolved"] = self.parsed.resolved
+        self.save_config_kwargs |= {"resolved": self.parsed.resolved, "class_path": self._named_class}
 
     def instantiate_classes(self) -> None:
         """Build the module, the data and the trainer.
@@ -172,7 +179,8 @@ class EmuCLI(LightningCLI):
         ):
             callbacks.append(StepProgressBar())
         export = None if self.config.export is None else self.folder / self.config.export
-        self._resume = Resume(recorded(comparable(self.parser, self.config, self.parsed.resolved)))
+        values = comparable(self.parser, self.config, self.parsed.resolved, self._class_path)
+        self._resume = Resume(recorded(values))
         settings.callbacks = [*callbacks, CheckData(self.parsed.written, export), self._resume]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
@@ -257,23 +265,21 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def fit(arguments: Sequence[str]) -> EmuModule:
+def fit(arguments: Sequence[str]) -> LightningModule:
     """Train a transformer in this process, as `emu fit` does.
 
     Args:
         arguments: the words after `emu fit`, e.g. ["--config", "digits", "--trainer.max_steps", "100"].
 
     Returns:
-        The fitted module; its `model` is the transformer.
+        The fitted module, an `EmuModule` where the recipe names no other; its `model` is the transformer.
 
     Raises:
         ValueError: the configuration cannot work.
         FileNotFoundError: no such recipe, file or checkpoint.
         FloatingPointError: training diverged.
     """
-    module = EmuCLI(EmuModule, arguments).fit()
-    assert isinstance(module, EmuModule)
-    return module
+    return EmuCLI(EmuModule, arguments).fit()
 
 
 def fit_tokenizer(arguments: Sequence[str]) -> LightningModule:

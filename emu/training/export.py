@@ -18,7 +18,8 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
 
     Args:
         trainer: that has fitted the module.
-        module: whose attribute `model` or `tokenizer` has `save_pretrained`.
+        module: whose attribute `model` or `tokenizer` has `save_pretrained`; it may have `complete_export`, which is given the folder at
+            last.
         datamodule: may have `save_pretrained` too.
         folder: where.
     """
@@ -29,6 +30,9 @@ def export_folder(trainer: Trainer, module: LightningModule, datamodule: Any, fo
             model.save_pretrained(partial, **weights)
             if hasattr(datamodule, "save_pretrained"):
                 datamodule.save_pretrained(partial)
+            complete = getattr(module, "complete_export", None)
+            if callable(complete):
+                complete(partial)
     trainer.strategy.barrier("export")
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from emu.training.parallel import Ranks
 from emu.vocabulary import Vocabulary
 
 
@@ -97,6 +97,7 @@ class StepMeter:
         # sums of step losses (this rank's share), of tokens, of positions of rows, of gradient norms
         self.counts = torch.zeros(4, dtype=torch.float64)
         self.num_steps = 0
+        self.metrics: dict[str, Tensor] = {}  # (2,) sums of values by share, and of shares
 
     def add_batch(self, loss_share: Tensor, segment_ids: Tensor) -> None:
         """Add a batch.
@@ -110,27 +111,31 @@ class StepMeter:
         self.counts[1] += (segment_ids > 0).sum()
         self.counts[2] += segment_ids.numel()
 
+    def add_metrics(self, metrics: Mapping[str, Tensor], share: Tensor) -> None:
+        """Add an objective's values of a batch, each (), and the batch's share () of its step."""
+        dtype = exact_dtype(share.device)
+        for name, value in metrics.items():
+            both = torch.stack([value.detach().to(share.device, dtype) * share.to(dtype), share.to(dtype)])
+            self.metrics[name] = self.metrics[name].to(both) + both if name in self.metrics else both
+
     def add_step(self, gradient_norm: float) -> None:
         """Add an optimizer step."""
         self.counts[3] += gradient_norm
         self.num_steps += 1
 
-    def gather(self, group: Any | None, world_size: int) -> None:
+    def gather(self, ranks: Ranks) -> None:
         """Sum everything over the ranks; afterwards all hold the same."""
-        if world_size > 1:
-            shared = torch.cat([self.counts[:3], self.kinds.sums.flatten(), self.sources.sums.flatten()])
-            dist.all_reduce(shared, group=group)
-            sizes = [3, self.kinds.sums.numel(), self.sources.sums.numel()]
-            counts, kinds, sources = shared.split(sizes)
-            self.counts[:3] = counts
-            self.kinds.sums = kinds.view_as(self.kinds.sums).clone()
-            self.sources.sums = sources.view_as(self.sources.sums).clone()
+        self.counts[:3] = ranks.sum(self.counts[:3])  # the norm of a gradient is the same on all
+        for part in (self.kinds, self.sources):
+            part.sums = ranks.sum(part.sums)
+        self.metrics = {name: ranks.sum(self.metrics[name]) for name in sorted(self.metrics)}
 
     def row(self) -> dict[str, float]:
         """Since the last reset: mean loss, gradient norm, loss/<kind of token>, source_loss/<source>, and how full the rows were."""
         loss, tokens, positions, norm = (self.counts / max(1, self.num_steps)).tolist()
         row = {"loss": loss, "gradient_norm": norm, "row_fill": tokens / max(1.0, positions)}
         row |= {f"loss/{name}": mean for name, mean in self.kinds.means().items()}
+        row |= {name: float(sums[0] / sums[1]) for name, sums in self.metrics.items() if sums[1] > 0}
         return row | {f"source_loss/{name}": mean for name, mean in self.sources.means().items()}
 
     @property
@@ -144,6 +149,7 @@ class StepMeter:
         self.kinds.reset()
         self.sources.reset()
         self.num_steps = 0
+        self.metrics = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint in the middle of a row."""
@@ -152,9 +158,11 @@ class StepMeter:
             "num_steps": self.num_steps,
             "kinds": self.kinds.sums.cpu(),
             "sources": self.sources.sums.cpu(),
+            "metrics": {name: sums.cpu() for name, sums in self.metrics.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of a row."""
         self.counts, self.num_steps = state["counts"].clone(), int(state["num_steps"])
         self.kinds.sums, self.sources.sums = state["kinds"].clone(), state["sources"].clone()
+        self.metrics = {name: sums.clone() for name, sums in state.get("metrics", {}).items()}

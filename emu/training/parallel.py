@@ -13,12 +13,13 @@ With `save_distributed_checkpoint: false` a checkpoint is one file, written whol
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from lightning.fabric.strategies.model_parallel import _load_raw_module_state, _rekey_optimizer_state_if_needed
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -30,6 +31,32 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from emu_tokenizers.resuming import check_weights
+
+
+class Ranks(NamedTuple):
+    """The processes that see different rows.
+
+    Attributes:
+        number: how many.
+        group: theirs; None is all.
+    """
+
+    number: int = 1
+    group: Any | None = None
+
+    @classmethod
+    def of(cls, module: LightningModule) -> Ranks:
+        """Those that train a module."""
+        options = getattr(module.trainer.strategy, "distributed_sampler_kwargs", None) or {}
+        mesh = module.device_mesh
+        return cls(options.get("num_replicas", 1), None if mesh is None else mesh["data_parallel"].get_group())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over them, as a new tensor where there are several."""
+        if self.number > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

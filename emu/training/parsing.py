@@ -45,15 +45,19 @@ class Parsed:
     problems: list[Problem] = field(default_factory=list)
 
 
-def parse(parser: LightningArgumentParser, words: Words) -> Parsed:
+def parse(parser: LightningArgumentParser, words: Words, written: Written) -> Parsed:
     """Read a command line.
 
+    Args:
+        parser: of the command.
+        words: of the command line.
+        written: what its recipes and options say, without the class of the module.
+
     Raises:
-        ValueError, FileNotFoundError: a recipe cannot be read at all; see `Written.add_file`.
+        ValueError: words without an option, and no recipe.
     """
     search_working_folder()
     load_extensions()
-    written = words.read()
     resolved = resolve(written)
     problems = [Problem(text, path) for path, text in resolved.problems.items()]
     for word in words.stray:

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from emu.configuration.resolving import Resolved
+from emu.training.module_class import with_class
 from emu_tokenizers.files import write_file
 
 WRITTEN_FILE, RESOLVED_FILE = "config.yaml", "config.resolved.yaml"
@@ -23,40 +24,43 @@ class SaveConfig(SaveConfigCallback):
 
     Args:
         resolved: the interpolations of this run's recipes.
+        class_path: of the module, where it is not the command's own.
         options: of Lightning.
     """
 
-    def __init__(self, *arguments: Any, resolved: Resolved, **options: Any) -> None:
+    def __init__(self, *arguments: Any, resolved: Resolved, class_path: str | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.resolved = resolved
+        self.resolved, self.class_path = resolved, class_path
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write them into the run's folder; how this part of the run was started is no part of them."""
         if trainer.is_global_zero and stage == "fit":
             self.config.ckpt_path, self.config.overwrite = None, False
             folder = Path(trainer.default_root_dir)
-            write_file(folder / WRITTEN_FILE, as_written(self.parser, self.config, self.resolved).encode())
-            write_file(folder / RESOLVED_FILE, as_resolved(self.parser, self.config, self.resolved).encode())
+            what = (self.parser, self.config, self.resolved, self.class_path)
+            write_file(folder / WRITTEN_FILE, as_written(*what).encode())
+            write_file(folder / RESOLVED_FILE, as_resolved(*what).encode())
 
 
-def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
+def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str | None) -> str:
     """A recipe that repeats a run: every value, interpolations as they were written."""
-    return _dumped(resolved.put_back(values(parser, config), resolved.written))
+    return _dumped(with_class(resolved.put_back(values(parser, config), resolved.written), class_path))
 
 
-def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> str:
+def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str | None) -> str:
     """Every value as a number or a text, save those from environment variables: what is secret does not reach the disk."""
-    return _dumped(resolved.put_back(values(parser, config), resolved.from_environment()))
+    return _dumped(with_class(resolved.put_back(values(parser, config), resolved.from_environment()), class_path))
 
 
-def comparable(parser: ArgumentParser, config: Namespace, resolved: Resolved) -> Any:
+def comparable(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str) -> Any:
     """Every value as one can compare it with that of another run: what comes out of the environment by its digest alone."""
     digests = {
         path: f"{text} (sha256 {hashlib.sha256(json.dumps(resolved.values[path]).encode()).hexdigest()[:16]})"
         for path, text in resolved.from_environment().items()
         if path in resolved.values
     }
-    return resolved.put_back(values(parser, config), digests)
+    found = resolved.put_back(values(parser, config), digests)
+    return {**found, "model": {"class_path": class_path, **found["model"]}}
 
 
 def values(parser: ArgumentParser, config: Namespace) -> Any:

@@ -14,6 +14,7 @@ from omegaconf.errors import GrammarParseError
 from emu.configuration.resolving import MARK, Resolved
 from emu.configuration.written import Written
 from emu.recipes import resolve_config
+from emu.training.module_class import split_class
 
 CONFIG_OPTIONS = ("--config", "-c")
 
@@ -25,11 +26,13 @@ class Words(NamedTuple):
         files: the recipes, in order; what a later one says wins.
         options: "--key=value" for what is set over them, and flags such as "--help".
         stray: words that belong to no option.
+        module: class path of the module, where an option names it.
     """
 
     files: list[Path]
     options: list[str]
     stray: list[str]
+    module: str | None = None
 
     @property
     def run_name(self) -> str:
@@ -75,7 +78,8 @@ def split_words(words: Sequence[str]) -> Words:
             found.stray.append(word)
         else:
             found.options.append(f"{word}={pending.pop(0)}" if takes_next and word.startswith("--") else word)
-    return found
+    options, modules = split_class(found.options)
+    return found._replace(options=options, module=modules[-1] if modules else None)
 
 
 def split_option(option: str) -> tuple[str, str | None]:

@@ -22,9 +22,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from emu.checkpoints.bundled import find_model_folder
+from emu.configuration.problems import raise_problems
+from emu.families.language import read_emu_config
 from emu.model import EmuConfig, EmuForCausalLM
+from emu.training.cli import EmuCLI
+from emu.training.lora.adapters import PROJECTIONS, add_adapters, checkpoint_blocks, is_mixed, without_dropout
+from emu.training.lora.lora_module import DTYPES, LoraModule
+from emu.training.module import EmuModule
+from emu.training.preflight import settings_problems
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WORKSPACE = 2**28
 """Bytes that the loss may need beside its tensors."""
 
@@ -82,39 +89,6 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def add_adapters(
-    model: EmuForCausalLM, rank: int, alpha: float, dropout: float, targets: Sequence[str], mixed: bool
-) -> None:
-    """Freeze a model and put float32 adapters on its projections; with autocast (`mixed`) their input stays as it is."""
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraLayer
-
-    model.requires_grad_(False)
-    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
-    model.add_adapter(LoraConfig(**settings, target_modules=list(targets)))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = not mixed  # a float32 copy of every input, which autocast rounds again
-
-
-def checkpoint_blocks(model: EmuForCausalLM) -> None:
-    """Keep only what enters a block, and compute the rest again in the backward pass."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:  # transformers before it was called so
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def without_dropout(config: EmuConfig) -> EmuConfig:
-    """The configuration with the base model's own dropout switched off; adapters have theirs."""
-    for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
-        setattr(config, name, 0.0)
-    return config
-
-
 def lora_memory(
     config: EmuConfig,
     *,
@@ -153,6 +127,34 @@ def lora_memory(
             model(ids, labels=ids, segment_ids=torch.ones_like(ids)).loss.backward()
         gradients = sum(_bytes(parameter.grad) for parameter in trained if parameter.grad is not None)
     return LoraMemory(weights, 4 * own, max(0, live.peak - gradients))
+
+
+def needed_memory(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
+    """The memory that a recipe of adapters needs for one row at a time, and the length of its rows.
+
+    Args:
+        arguments: the words after `emu fit`.
+
+    Raises:
+        ValueError, FileNotFoundError: the configuration cannot work, or trains another module than `LoraModule`.
+    """
+    cli = EmuCLI(EmuModule, arguments)
+    module = cli.model
+    if not isinstance(module, LoraModule):
+        raise ValueError(f"the memory of {type(module).__name__} is not computed; only that of LoraModule is")
+    raise_problems(settings_problems(cli.trainer, module, cli.datamodule), cli.parsed.written)
+    length = int(cli.datamodule.row_length)
+    memory = lora_memory(
+        read_emu_config(find_model_folder(str(module.pretrained))),
+        row_length=length,
+        rank=module.rank,
+        dropout=module.dropout,
+        targets=module.targets,
+        dtype=DTYPES[module.base_dtype],
+        mixed=is_mixed(cli.trainer),
+        checkpointing=module.checkpointing,
+    )
+    return memory, length
 
 
 def _fill(model: nn.Module) -> None:

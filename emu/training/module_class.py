@@ -1,0 +1,83 @@
+"""Which module a recipe trains.
+
+    model:
+      class_path: emu.training.lora.LoraModule
+      init_args: {pretrained: emu3-gen, rank: 16}
+
+The arguments may stand beside `class_path` too, as they do where the command's own module is trained; options leave `init_args` out.
+Inside, they always stand directly under `model`, so that recipes of the command's own module can be merged with others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from emu.configuration import import_object
+from emu.configuration.problems import Problem, raise_problems
+from emu.configuration.written import KeyPath, Written
+
+MODEL = "model"
+CLASS_PATH, ARGUMENTS = f"--{MODEL}.class_path", f"--{MODEL}.init_args."
+
+
+def split_class(options: list[str]) -> tuple[list[str], list[str]]:
+    """Options apart from those that name the module.
+
+    Returns:
+        The others, without `init_args`; and the class paths that are named.
+    """
+    others, named = [], []
+    for option in options:
+        key, equals, value = option.partition("=")
+        if key == CLASS_PATH or (key == f"--{MODEL}" and equals and not value.lstrip().startswith("{")):
+            named.append(value)
+        else:
+            others.append(f"--{MODEL}." + option.removeprefix(ARGUMENTS) if option.startswith(ARGUMENTS) else option)
+    return others, named
+
+
+def take_class(written: Written) -> str | None:
+    """Take the class of the module out of what is written; its arguments then stand directly under `model`."""
+    class_path = None
+    for tree in (written.files, written.tree):
+        table = tree.get(MODEL)
+        if isinstance(table, dict):
+            class_path = table.pop("class_path", None)
+            arguments = table.pop("init_args", None)
+            table.update(arguments if isinstance(arguments, dict) else {})
+    written.places = {_lifted(path): place for path, place in written.places.items()}
+    return class_path
+
+
+def find_class(class_path: str | None, default: type[LightningModule], written: Written) -> type[LightningModule]:
+    """The class that is named, else `default`.
+
+    Raises:
+        ValueError: it cannot be imported, or is not the class of a LightningModule; with the place where it is named.
+    """
+    if class_path is None:
+        return default
+    try:
+        found = import_object(class_path)
+    except ValueError as error:
+        raise_problems([Problem(f"model.class_path: {error}", (MODEL, "class_path"))], written)
+    if not (isinstance(found, type) and issubclass(found, LightningModule)):
+        text = f"model.class_path is {class_path!r}; expected the class path of a LightningModule"
+        raise_problems([Problem(text, (MODEL, "class_path"))], written)
+    return found
+
+
+def with_class(values: dict[str, Any], class_path: str | None) -> dict[str, Any]:
+    """Plain values of a configuration with the class of its module, where that is not the command's own (None)."""
+    if class_path is None:
+        return values
+    return {
+        name: {"class_path": class_path, "init_args": value} if name == MODEL else value
+        for name, value in values.items()
+    }
+
+
+def _lifted(path: KeyPath) -> KeyPath:
+    return (MODEL, *path[2:]) if path[:2] == (MODEL, "init_args") and len(path) > 2 else path
