@@ -15,12 +15,12 @@ def packed(monkeypatch):
     """How often weights were prepared."""
     made = []
 
-    class Products(engine_module.Products):
+    class LinearBackend(engine_module.LinearBackend):
         def __init__(self, model, tile=None):
             made.append(model)
             super().__init__(model, tile)
 
-    monkeypatch.setattr(engine_module, "Products", Products)
+    monkeypatch.setattr(engine_module, "LinearBackend", LinearBackend)
     return made
 
 

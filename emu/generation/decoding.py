@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from emu.generation.grid_schedule import Plan
+from emu.generation.grid_schedule import GridSchedule
 from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
@@ -17,28 +17,33 @@ OnSampled = Callable[[int, Tensor], None]
 
 
 def decode_block(
-    session: Session, plan: Plan, sampling: Sampling, keys: Keys, on_sampled: OnSampled | None = None, start: int = 0
+    session: Session,
+    schedule: GridSchedule,
+    sampling: Sampling,
+    keys: Keys,
+    on_sampled: OnSampled | None = None,
+    start: int = 0,
 ) -> Tensor:
-    """Sample the free positions of a plan; each pass feeds a token with what is forced behind it.
+    """Sample the free positions of a schedule; each pass feeds a token with what is forced after it.
 
     Args:
-        session: prefilled with the prompts and the plan's given positions.
+        session: prefilled with the prompts and the schedule's given positions.
         start: position of the block's first token in the noise, for blocks behind other generated tokens.
 
     Returns:
         (B, n) int64: the ids of the block.
     """
-    ids = plan.ids.to(session.hidden.device).repeat(session.guides, 1)  # (guides * B, n)
-    by_guide = ids.unflatten(0, (session.guides, -1))
-    last = len(plan.steps) - 1
-    for number, step in enumerate(plan.steps):
+    ids = schedule.ids.to(session.hidden.device).repeat(session.guidance_rows, 1)  # (G * B, n)
+    by_guidance_row = ids.unflatten(0, (session.guidance_rows, -1))
+    last = len(schedule.steps) - 1
+    for number, step in enumerate(schedule.steps):
         drawn = keys.draw(session.logits(step.ranges), sampling, start + step.slot)
-        by_guide[:, :, step.slot] = drawn + step.ranges[0][0]
+        by_guidance_row[:, :, step.slot] = drawn + step.ranges[0][0]
         if on_sampled is not None:
-            on_sampled(number + 1, by_guide[0])
+            on_sampled(number + 1, by_guidance_row[0])
         if number < last:
             session.advance(ids[:, step.slot : step.stop])
-    return by_guide[0]
+    return by_guidance_row[0]
 
 
 def decode_open(
@@ -51,7 +56,7 @@ def decode_open(
     """
     device = session.hidden.device
     choices = torch.cat([torch.arange(first, first + count, device=device) for first, count in ranges])
-    sequences, limit = session.rows // session.guides, max(limits)
+    sequences, limit = session.rows // session.guidance_rows, max(limits)
     ids = torch.full((sequences, limit), stop_id, dtype=torch.int64, device=device)
     ends_at = torch.tensor(limits, device=device)
     lengths = ends_at.clone()
@@ -64,5 +69,5 @@ def decode_open(
         running &= ~ended & (ends_at > place + 1)
         if place == limit - 1 or not running.any():
             break
-        session.advance(ids[:, place : place + 1].repeat(session.guides, 1))
+        session.advance(ids[:, place : place + 1].repeat(session.guidance_rows, 1))
     return ids, lengths

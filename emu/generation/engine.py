@@ -13,10 +13,10 @@ from torch import Tensor
 
 from emu.documents import Segment
 from emu.generation.decoding import decode_open
-from emu.generation.grid_job import BlockJob
+from emu.generation.grid_job import GridJob
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
-from emu.generation.linear import TILE, Products
+from emu.generation.linear import TILE, LinearBackend
 from emu.generation.positions import beyond_positions, room_for_text, warn_caller
 from emu.generation.prompts import Prompts, check_count, check_prompts, repeated
 from emu.generation.sampling import Keys, Sampling, make_keys
@@ -77,7 +77,7 @@ class Engine:
         self.model, self.layout, self.deterministic = model, layout, deterministic
         self.check_length = check_length
         self.last_stats: GenerationStats | None = None
-        self._products: Products | None = None
+        self._linear: LinearBackend | None = None
         self._windows = FastestWindow(model.device)
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
-        return {**self.__dict__, "_products": None}
+        return {**self.__dict__, "_linear": None}
 
     @torch.no_grad()
     def generate_codes(
@@ -135,7 +135,7 @@ class Engine:
         window = check_window(window)
         modality = modality or self._modality(grid)
         kind = (modality, grid, guidance_scale != 1, len(prompt_ids) * check_count("streams", streams))
-        job = BlockJob(
+        job = GridJob(
             layout=self.layout,
             vocab_size=self.model.config.vocab_size,
             modality=modality,
@@ -146,18 +146,18 @@ class Engine:
         job.prepare(prompt_ids, negative_ids, prefix_codes, streams)
         keys = make_keys(seed, job.sequences // streams, streams, self.model.device)
         self._check_length(max(map(len, job.rows)) + job.room)
-        if job.plan.steps:
+        if job.schedule.steps:
             seconds = self._run(job, keys, on_row)
             if window == "auto":
                 self._windows.note(kind, job.window, seconds)
         return job.codes
 
-    def _run(self, job: BlockJob, keys: Keys, on_row: OnRow | None) -> float | None:
+    def _run(self, job: GridJob, keys: Keys, on_row: OnRow | None) -> float | None:
         """Generate a block; returns how long it took, or None where that includes the preparation of the weights."""
-        prepared, begun = self._products is not None, self._windows.clock()
-        with self._session(job.fed_first, job.guides, job.room) as session:
+        prepared, begun = self._linear is not None, self._windows.clock()
+        with self._session(job.fed_first, job.guidance_rows, job.room) as session:
             job.run(session, keys, on_row)
-            self._tell(session, job.sequences, job.sequences * len(job.plan.steps))
+            self._record_stats(session, job.sequences, job.sequences * len(job.schedule.steps))
         return self._windows.clock() - begun if prepared else None
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ class Engine:
             ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, limits, sampling, keys)
             written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
             tokens = sum(min(len(row) + 1, limit) for row, limit in zip(written, limits, strict=True))
-            self._tell(session, len(written), tokens)
+            self._record_stats(session, len(written), tokens)
         return written
 
     def generate(
@@ -269,10 +269,10 @@ class Engine:
             one_size=one_size,
             negative=None if negative_ids is None else check_prompts([negative_ids], limit, "negative_ids")[0],
         )
-        return self._told(writer)
+        return self._with_stats(writer)
 
     @torch.no_grad()
-    def _told(self, writer: Writer) -> Iterator[Segment]:
+    def _with_stats(self, writer: Writer) -> Iterator[Segment]:
         begun = time.perf_counter()
         for segment in writer.segments():
             seconds = time.perf_counter() - begun
@@ -292,15 +292,15 @@ class Engine:
             warn_caller(f"sequences of {problem}; expect poor results")
 
     @contextmanager
-    def _session(self, rows: Sequence[Tensor], guides: int, room: int) -> Iterator[Session]:
-        if self._products is None or not self._products.is_current():
-            self._products = Products(self.model, TILE if self.deterministic else None)
+    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
+        if self._linear is None or not self._linear.is_current():
+            self._linear = LinearBackend(self.model, TILE if self.deterministic else None)
         training = self.model.training
         self.model.eval()
         try:
             unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
             with threads_for(self._work(sum(map(len, unique))), self.model.device):
-                session = Session(self.model, self._products, rows, guides, room, by_row=self.deterministic)
+                session = Session(self.model, self._linear, rows, guidance_rows, room, by_row=self.deterministic)
             with threads_for(self._work(len(rows)), self.model.device):
                 yield session
                 session.logits_seen.check()
@@ -315,6 +315,6 @@ class Engine:
         # and so their products as many threads: results must not depend on the batch.
         return config.hidden_size * widest * (TILE if self.deterministic else max(TILE, tokens))
 
-    def _tell(self, session: Session, sequences: int, tokens: int) -> None:
+    def _record_stats(self, session: Session, sequences: int, tokens: int) -> None:
         each = tokens / sequences / session.passes
         self.last_stats = GenerationStats(sequences, tokens, session.passes, each, session.seconds)

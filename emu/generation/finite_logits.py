@@ -19,7 +19,7 @@ class FiniteLogits:
         self._sums: list[tuple[int, Tensor]] = []
 
     def passed(self, logits: Tensor, position: int) -> Tensor:
-        """The same logits (guides, sequences, ...), of the token at `position` of the longest sequence.
+        """The same logits (G, sequences, ...), of the token at `position` of the longest sequence.
 
         Raises:
             FloatingPointError: they hold NaN or infinity.
@@ -49,7 +49,7 @@ class FiniteLogits:
 def _broken(position: int, dtype: torch.dtype, logits: Tensor | None = None) -> FloatingPointError:
     where = ""
     if logits is not None:
-        rows = (~logits.isfinite()).flatten(2).any(-1).any(0).nonzero()[:, 0].tolist()  # of (guides, sequences, ...)
+        rows = (~logits.isfinite()).flatten(2).any(-1).any(0).nonzero()[:, 0].tolist()  # of (G, sequences, ...)
         where = f" of sequence {', '.join(map(str, rows[:8]))} of the batch" if rows else ""
     return FloatingPointError(
         f"the logits of token {position}{where} hold NaN or infinity ({dtype}), so nothing can be drawn; the weights are damaged "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emu.generation.decoding import decode_block
-from emu.generation.grid_schedule import OnRow, Plan, plan_block, read_codes, row_events
+from emu.generation.grid_schedule import GridSchedule, OnRow, read_codes, row_events, schedule_grid
 from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives, repeated
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
@@ -18,13 +18,13 @@ from emu.modalities import Grid
 
 
 @dataclass
-class BlockJob:
+class GridJob:
     """What is asked for, and everything that is known about it before the first pass.
 
     Attributes:
-        template, plan: of the block.
-        rows: what each row of the session begins with, guide by guide.
-        guides: rows of each sequence, 1 or 2.
+        template, schedule: of the block.
+        rows: what each row of the session begins with: the conditional rows, then the unconditional ones.
+        guidance_rows: rows of each sequence, G: 1 or, with guidance, 2.
         sequences: number of blocks.
         codes: (sequences, *grid) int64, with a last axis where there are several codebooks; complete after `run`, or from the start where
             every code is given.
@@ -37,15 +37,15 @@ class BlockJob:
     sampling: Sampling
     window: int
     template: BlockTemplate = field(init=False)
-    plan: Plan = field(init=False)
+    schedule: GridSchedule = field(init=False)
     rows: list[Tensor] = field(init=False)
-    guides: int = field(init=False)
+    guidance_rows: int = field(init=False)
     codes: Tensor = field(init=False)
 
     def prepare(
         self, prompt_ids: Prompts, negative_ids: Prompts | None, prefix_codes: Tensor | None, streams: int
     ) -> None:
-        """Check the arguments and plan.
+        """Check the arguments and schedule.
 
         Raises:
             TypeError, ValueError: an argument does not fit.
@@ -59,20 +59,20 @@ class BlockJob:
         if self.window > 1 and min(len(row) for side in sides for row in side) < 2:
             raise ValueError("window above 1 needs prompts and negative prompts of two ids or more")
         known = known_codes(prefix_codes, self.template, self.grid, len(prompts)).repeat_interleave(streams, 0)
-        self.plan = plan_block(self.template, known)
-        given = self.plan.ids[:, : self.plan.given]
+        self.schedule = schedule_grid(self.template, known)
+        given = self.schedule.ids[:, : self.schedule.given]
         self.rows = [torch.cat(pair) for side in sides for pair in zip(repeated(side, streams), given, strict=True)]
-        self.guides = len(sides)
-        self.codes = read_codes(self.template, self.plan.ids)
+        self.guidance_rows = len(sides)
+        self.codes = read_codes(self.template, self.schedule.ids)
 
     @property
     def sequences(self) -> int:
-        return len(self.plan.ids)
+        return len(self.schedule.ids)
 
     @property
     def room(self) -> int:
         """Slots behind the rows."""
-        return len(self.template) - self.plan.given + (self.window if self.window > 1 else 0)
+        return len(self.template) - self.schedule.given + (self.window if self.window > 1 else 0)
 
     @property
     def fed_first(self) -> list[Tensor]:
@@ -81,7 +81,7 @@ class BlockJob:
 
     def run(self, session: Session, keys: Keys, on_row: OnRow | None) -> None:
         """Generate."""
-        known = int(self.template.free[: self.plan.given].sum())
+        known = int(self.template.free[: self.schedule.given].sum())
         on_sampled = None
         if on_row is not None:
             tell = on_row
@@ -92,9 +92,9 @@ class BlockJob:
 
             on_sampled = row_events(checked, self.template, len(self.grid), known)
         if self.window == 1:
-            ids = decode_block(session, self.plan, self.sampling, keys, on_sampled)
+            ids = decode_block(session, self.schedule, self.sampling, keys, on_sampled)
         else:
             last = torch.stack([row[-1] for row in self.rows])
-            speculator = Speculator(session, last, self.template, self.plan, self.window, self.sampling, keys)
+            speculator = Speculator(session, last, self.template, self.schedule, self.window, self.sampling, keys)
             ids = speculator.run(on_sampled)
         self.codes = read_codes(self.template, ids.cpu())

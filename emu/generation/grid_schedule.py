@@ -32,7 +32,7 @@ OnRow = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class GridSchedule:
     """The passes of a block.
 
     Attributes:
@@ -46,8 +46,8 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def plan_block(template: BlockTemplate, known: Tensor) -> Plan:
-    """Plan a block whose first codes (B, k) are known."""
+def schedule_grid(template: BlockTemplate, known: Tensor) -> GridSchedule:
+    """The schedule of a block whose first codes (B, k) are known."""
     free = template.free.nonzero()[:, 0]
     ids = template.forced.clamp_min(0).repeat(len(known), 1)
     begun = free[: known.shape[1]]
@@ -56,7 +56,7 @@ def plan_block(template: BlockTemplate, known: Tensor) -> Plan:
     stops = [*slots, len(template)][1:]
     firsts, counts = template.first.tolist(), template.count.tolist()
     steps = tuple(Step(slot, stop, ((firsts[slot], counts[slot]),)) for slot, stop in zip(slots, stops, strict=True))
-    return Plan(ids, slots[0] if slots else len(template), steps)
+    return GridSchedule(ids, slots[0] if slots else len(template), steps)
 
 
 def read_codes(template: BlockTemplate, ids: Tensor) -> Tensor:

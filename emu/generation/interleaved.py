@@ -11,14 +11,14 @@ from torch import Tensor
 
 from emu.documents import CodeSegment, Segment
 from emu.generation.decoding import decode_block
-from emu.generation.grid_schedule import plan_block, read_codes
+from emu.generation.grid_schedule import read_codes, schedule_grid
 from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.layouts import BlockTemplate, Cursor, Layout
 
 OpenSession = Callable[[list[Tensor], int, int], AbstractContextManager[Session]]
-"""(rows, guides, room) -> a session."""
+"""(rows, guidance_rows, room) -> a session."""
 
 
 class Writer:
@@ -119,17 +119,17 @@ class Writer:
         header = self.layout.own_header(torch.tensor(self.ids))
         assert header is not None
         name, _, meta = self.layout.parse_header(header.tolist())
-        plan = plan_block(template, torch.empty(1, 0, dtype=torch.int64))
+        schedule = schedule_grid(template, torch.empty(1, 0, dtype=torch.int64))
         rows = [torch.tensor(self.ids)]
         if self.codes.guided:
             opening = torch.tensor([self.layout.vocabulary.controls["bos"]]) if self.negative is None else self.negative
             rows.append(torch.cat([opening, header]))
-        starts = [torch.cat([row, plan.ids[0, : plan.given]]) for row in rows]
-        with self.open_session(starts, len(rows), len(template) - plan.given) as session:
+        starts = [torch.cat([row, schedule.ids[0, : schedule.given]]) for row in rows]
+        with self.open_session(starts, len(rows), len(template) - schedule.given) as session:
             place = len(self.ids) - self.prompt_length
-            ids = decode_block(session, plan, self.codes, self.keys, start=place).cpu()
+            ids = decode_block(session, schedule, self.codes, self.keys, start=place).cpu()
             self.passes += session.passes
-            self.tokens += len(plan.steps)
+            self.tokens += len(schedule.steps)
         for index in ids[0].tolist():
             self._write(index)
         if self.negative is not None:

@@ -26,7 +26,7 @@ SAMPLES = 4096  # numbers of a weight that are compared to notice a change
 PACK_UP_TO = 8 * 2**30  # bytes of a model above which its weights are not held twice
 
 
-class Products:
+class LinearBackend:
     """Layers of a model that read the same input as one product, and slices of its head.
 
     Args:

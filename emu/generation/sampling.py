@@ -55,7 +55,7 @@ class Keys:
     stream: Tensor
 
     def draw(self, logits: Tensor, sampling: Sampling, position: int | Tensor, draw: int = 0) -> Tensor:
-        """Logits (guides, B, K) -> offsets (B,) int64; `position` counts the tokens behind the prompt."""
+        """Logits (G, B, K), G guidance rows, -> offsets (B,) int64; `position` counts the tokens behind the prompt."""
         place = position if isinstance(position, Tensor) else torch.full_like(self.seed, position)
         return guided_sample(
             logits,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from emu.generation.finite_logits import FiniteLogits
-from emu.generation.linear import IdRange, Products
+from emu.generation.linear import IdRange, LinearBackend
 from emu.model import EmuForCausalLM, StaticCache
 
 PREFILL_CHUNK = 1024
@@ -23,9 +23,9 @@ class Session:
 
     Args:
         model: in eval mode.
-        products: how its weights are multiplied.
+        linear: how its weights are multiplied.
         prompts: one tensor of ids per row.
-        guides: number of guidance rows per sequence; rows are ordered guide by guide.
+        guidance_rows: number of guidance rows per sequence; the rows of all sequences, then their second rows.
         room: tokens that will follow the prompts.
         by_row: compute attention, and the prompts, row by row, so that no row depends on the others to the last bit.
 
@@ -38,14 +38,14 @@ class Session:
     def __init__(
         self,
         model: EmuForCausalLM,
-        products: Products,
+        linear: LinearBackend,
         prompts: Sequence[Tensor],
-        guides: int,
+        guidance_rows: int,
         room: int,
         *,
         by_row: bool = False,
     ) -> None:
-        self.model, self.products, self.guides, self.by_row = model, products, guides, by_row
+        self.model, self.linear, self.guidance_rows, self.by_row = model, linear, guidance_rows, by_row
         self.rows, self.length = len(prompts), max(map(len, prompts))
         self.cache = StaticCache(model.config, self.rows, self.length + room, dtype=model.dtype, device=model.device)
         self.cache.offset = torch.tensor([self.length - len(prompt) for prompt in prompts])
@@ -74,7 +74,7 @@ class Session:
         for row, prompt in zip(ids, prompts, strict=True):
             row[length - len(prompt) :] = prompt
         for chunk in ids.split(PREFILL_CHUNK, 1):
-            hidden = self.model.forward_block(chunk, cache, self.products, by_row=self.by_row)
+            hidden = self.model.forward_block(chunk, cache, self.linear, by_row=self.by_row)
         return cache, hidden[:, -1:]
 
     @property
@@ -84,20 +84,20 @@ class Session:
 
     def advance(self, ids: Tensor) -> None:
         """Feed the next tokens, (rows, m)."""
-        self.hidden = self.model.forward_block(ids, self.cache, self.products, by_row=self.by_row)
+        self.hidden = self.model.forward_block(ids, self.cache, self.linear, by_row=self.by_row)
         self.passes += 1
 
     def logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(guides, sequences, K) of the token behind the last one, over the ids of these ranges.
+        """(G, sequences, K) of the token behind the last one, over the ids of these ranges.
 
         Raises:
             FloatingPointError: they hold NaN or infinity.
         """
-        return self._seen(self.products.head(ranges)(self.hidden[:, -1]))
+        return self._seen(self.linear.head(ranges)(self.hidden[:, -1]))
 
     def window_logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(guides, sequences, m, K) of the tokens behind each of the last pass; errors as of `logits`."""
-        return self._seen(self.products.head(ranges)(self.hidden))
+        """(G, sequences, m, K) of the tokens behind each of the last pass; errors as of `logits`."""
+        return self._seen(self.linear.head(ranges)(self.hidden))
 
     def _seen(self, logits: Tensor) -> Tensor:
-        return self.logits_seen.passed(logits.unflatten(0, (self.guides, -1)), self.cache.length)
+        return self.logits_seen.passed(logits.unflatten(0, (self.guidance_rows, -1)), self.cache.length)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu.generation.decoding import OnSampled
-from emu.generation.grid_schedule import Plan
+from emu.generation.grid_schedule import GridSchedule
 from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
@@ -27,7 +27,7 @@ class Speculator:
     Args:
         session: prefilled with all that is known except the last token of each row.
         last_known: (rows,) that token.
-        template, plan: of the block.
+        template, schedule: of the block.
         window: tokens fed in one pass, m.
         sampling, keys: as for one token at a time.
     """
@@ -37,7 +37,7 @@ class Speculator:
         session: Session,
         last_known: Tensor,
         template: BlockTemplate,
-        plan: Plan,
+        schedule: GridSchedule,
         window: int,
         sampling: Sampling,
         keys: Keys,
@@ -46,14 +46,16 @@ class Speculator:
         self.session, self.last_known, self.sampling, self.keys = session, last_known.to(device), sampling, keys
         self.length = len(template)
         # m forced places behind the end, so that no window needs an end of its own
-        self.ids = F.pad(plan.ids, (0, window)).to(device)  # (B, n + m): what is final, then guesses
+        self.ids = F.pad(schedule.ids, (0, window)).to(device)  # (B, n + m): what is final, then guesses
         self.forced = F.pad(template.forced, (0, window)).to(device)
         self.first = F.pad(template.first, (0, window)).to(device)
         self.free = template.free.nonzero()[:, 0].to(device)
         self.order = (self.forced == FREE).cumsum(0) - 1  # number of the code at a free place
-        self.ranges = list(dict.fromkeys(step.ranges for step in plan.steps))
-        self.given, self.stop = plan.given, plan.steps[-1].slot + 1
-        self.done = torch.full((len(plan.ids),), plan.given, device=device)  # places of each sequence that are final
+        self.ranges = list(dict.fromkeys(step.ranges for step in schedule.steps))
+        self.given, self.stop = schedule.given, schedule.steps[-1].slot + 1
+        self.done = torch.full(
+            (len(schedule.ids),), schedule.given, device=device
+        )  # places of each sequence that are final
         self.reached = self.done.clone()  # places of each sequence that hold a guess at least
         self.ahead = torch.arange(window, device=device)
 
@@ -66,7 +68,7 @@ class Speculator:
             found = self._evaluate(places)
             self._settle(places, found)
             ends = begin + self.done - self.given
-            self.session.cache.truncate(ends.repeat(self.session.guides))
+            self.session.cache.truncate(ends.repeat(self.session.guidance_rows))
             before, final = final, int(self.done.min())
             if on_sampled is not None:
                 self._report(on_sampled, before, final)
@@ -80,14 +82,14 @@ class Speculator:
         behind = places[:, -new:]
         guess = self.forced[behind]
         for ranges in self.ranges:
-            logits = self.session.logits(ranges).repeat_interleave(new, 1)  # (guides, B * new, K)
+            logits = self.session.logits(ranges).repeat_interleave(new, 1)  # (G, B * new, K)
             guess = self._choose(ranges, behind, logits, guess)
         kept = self.ids.gather(1, behind)
         self.ids.scatter_(1, behind, torch.where(behind >= self.reached[:, None], guess, kept))
         self.reached = torch.maximum(self.reached, places[:, -1] + 1)
 
     def _choose(self, ranges: tuple[IdRange, ...], places: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
-        """Draw at the free places (B, k) of one id range from logits (guides, B * k, K); the others keep their ids (B, k)."""
+        """Draw at the free places (B, k) of one id range from logits (G, B * k, K); the others keep their ids (B, k)."""
         first = ranges[0][0]
         seed, stream = (key.repeat_interleave(places.shape[1]) for key in (self.keys.seed, self.keys.stream))
         drawn = Keys(seed, stream).draw(logits, self.sampling, places.flatten()).view_as(places) + first
@@ -95,7 +97,7 @@ class Speculator:
 
     def _evaluate(self, places: Tensor) -> Tensor:
         """(B, m): what a single step would draw at each place, given the guesses before it."""
-        fed = self.ids.gather(1, (places - 1).clamp_min(0)).repeat(self.session.guides, 1)
+        fed = self.ids.gather(1, (places - 1).clamp_min(0)).repeat(self.session.guidance_rows, 1)
         if self.session.passes == 1:
             fed[:, 0] = self.last_known
         self.session.advance(fed)

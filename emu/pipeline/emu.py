@@ -12,8 +12,8 @@ from emu.generation import Engine, Sampling
 from emu.generation.positions import room_for_text
 from emu.generation.windows import Window
 from emu.pipeline.grid_requests import (
-    Blocks,
     Clip,
+    GridRequests,
     as_clips,
     beginning,
     cells_of,
@@ -35,7 +35,7 @@ from emu.pipeline.requests import (
 )
 from emu.pipeline.results import ImageResult, VideoResult
 from emu.pipeline.stored import StoredEmu
-from emu.pipeline.trained_limits import block_tasks, kinds_of, next_tasks, tell_limits
+from emu.pipeline.trained_limits import block_tasks, kinds_of, next_tasks, warn_beyond_training
 from emu.trained import task_name
 from emu_tokenizers import VisionTokenizer
 
@@ -110,7 +110,7 @@ class Emu(StoredEmu):
             top_p=top_p,
         )
         prompts = check_prompts(prompts)
-        blocks = Blocks.of(
+        requests = GridRequests.of(
             self.tokenizer,
             "image",
             self._clip_grid(settings)[1:],
@@ -120,9 +120,9 @@ class Emu(StoredEmu):
             negative_prompt=settings.negative_prompt,
         )
         self._check_trained("image", prompts, 0)
-        self._tell_limits(strict, blocks.tokens, size=settings.size)
+        self._warn_beyond_training(strict, requests.tokens, size=settings.size)
         engine = self._engine(deterministic)
-        made = blocks.generate(
+        made = requests.generate(
             engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
         )
         about, model = self._about(settings, ("size", *SAMPLING), engine, window), self.model_name
@@ -184,7 +184,7 @@ class Emu(StoredEmu):
             settings = settings.updated(size=clips[0].frames.shape[1:3])
         size = self._size(settings.size)
         self._check_trained("video", prompts, len(clips[0]) if clips else 0)
-        blocks = Blocks.of(
+        requests = GridRequests.of(
             self.tokenizer,
             "video",
             self._clip_grid(settings),
@@ -195,9 +195,9 @@ class Emu(StoredEmu):
             meta={"frames": settings.frames, "fps": settings.fps},
             given=[beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
         )
-        self._tell_limits(strict, blocks.tokens, size=size, frames=settings.frames, rate=settings.fps)
+        self._warn_beyond_training(strict, requests.tokens, size=size, frames=settings.frames, rate=settings.fps)
         engine = self._engine(deterministic)
-        made = blocks.generate(
+        made = requests.generate(
             engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
         )
         about, model = self._about(settings, ("size", "frames", "fps", *SAMPLING), engine, window), self.model_name
@@ -256,7 +256,7 @@ class Emu(StoredEmu):
         for document in documents:
             self.trained.check_task(task_name(kinds_of(self.tokenizer, document), "text"))
         ids = [self._question(document) for document in documents]
-        self._tell_limits(strict, max(map(len, ids)))
+        self._warn_beyond_training(strict, max(map(len, ids)))
         texts: list[str] = [""] * len(documents)
         engine = self._engine(deterministic)
         with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
@@ -337,7 +337,9 @@ class Emu(StoredEmu):
         )
         negative = self.tokenizer.unconditional(items)
         prompt = self._question(items)
-        self._tell_limits(strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps)
+        self._warn_beyond_training(
+            strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps
+        )
         segments = self._engine(deterministic).generate(
             prompt,
             headers=free_headers(self.tokenizer, prompt) if size == "auto" else self._headers(prompt, settings),
@@ -366,8 +368,10 @@ class Emu(StoredEmu):
         for prompt in prompts:
             self.trained.check_task(*block_tasks(prompt, modality, given_frames))
 
-    def _tell_limits(self, strict: bool, tokens: int, **shape: Any) -> None:
-        tell_limits(self.trained, self.model.config.max_position_embeddings, strict=strict, tokens=tokens, **shape)
+    def _warn_beyond_training(self, strict: bool, tokens: int, **shape: Any) -> None:
+        warn_beyond_training(
+            self.trained, self.model.config.max_position_embeddings, strict=strict, tokens=tokens, **shape
+        )
 
     def _question(self, items: Sequence[Any]) -> Tensor:
         """Ids of a document that text follows."""

@@ -37,7 +37,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Blocks:
+class GridRequests:
     """Blocks of one modality and one grid, `streams` for each prompt, ready to be generated.
 
     Attributes:
@@ -77,7 +77,7 @@ class Blocks:
         negative_prompt: str,
         meta: Mapping[str, Any] | None = None,
         given: Sequence[Tensor] = (),
-    ) -> Blocks:
+    ) -> GridRequests:
         """Tokenise the prompts; an empty one is the header alone. See the attributes."""
         meta = meta or {}
         heads = [

@@ -12,7 +12,7 @@ from emu.pipeline.requests import Size
 from emu.trained import Trained, task_name
 
 
-def tell_limits(
+def warn_beyond_training(
     trained: Trained,
     positions: int,
     *,
