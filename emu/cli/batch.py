@@ -19,9 +19,10 @@ from tqdm import tqdm
 from emu.cli.manifest import OutputManifest
 from emu.cli.problems import PROBLEMS, Place, Problems, TooManyBad, add_option
 from emu.cli.prompts import PromptReader, Request, check_words
+from emu.generation.numbers import check_whole
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu
-from emu.pipeline.requests import batches, check_seeds, check_whole
+from emu.pipeline.requests import batches, check_seeds
 from emu_tokenizers.files import holding, write_file
 
 OVERVIEW = "overview.png"

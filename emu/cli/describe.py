@@ -20,8 +20,9 @@ from emu.cli.manifest import OutputManifest
 from emu.cli.pictures import is_clip, state_of
 from emu.cli.problems import COMMAND_LINE, Place, Problems, TooManyBad, add_option
 from emu.documents import Video
+from emu.generation.numbers import check_whole
 from emu.pipeline import Emu
-from emu.pipeline.requests import Size, check_whole
+from emu.pipeline.requests import Size
 from emu_tokenizers.files import holding
 from emu_tokenizers.pixels.images import open_image
 

@@ -17,8 +17,9 @@ from emu.generation.grid_job import GridJob
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
 from emu.generation.linear import TILE, LinearBackend
+from emu.generation.numbers import check_whole
 from emu.generation.positions import beyond_positions, room_for_text, warn_caller
-from emu.generation.prompts import Prompts, check_count, check_prompts, repeated
+from emu.generation.prompts import Prompts, check_headers, check_prompts, negative_rows, repeated
 from emu.generation.sampling import Keys, Sampling, make_keys
 from emu.generation.session import Session
 from emu.generation.threads import threads_for
@@ -105,13 +106,13 @@ class Engine:
         window: Window = 1,
         on_row: OnRow | None = None,
     ) -> Tensor:
-        """Generate one block of codes behind each prompt.
+        """Generate one block of codes after each prompt.
 
         Args:
             prompt_ids: 1-D id tensors, each ending in the header of the block (`Layout.header`).
             negative_ids: one per prompt with its own header; BOS and the prompt's own header by default.
             grid: axis lengths of the block, slowest first.
-            modality: name of the modality; by default the first of the layout whose grid has so many axes.
+            modality: name of the modality; by default the first of the layout whose grid has as many axes.
             guidance_scale: 1 runs no second row.
             temperature: 0 takes the most likely code.
             top_k: 0, None or more than the codes there are keep all.
@@ -132,19 +133,56 @@ class Engine:
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         grid = tuple(int(length) for length in grid)
-        window = check_window(window)
         modality = modality or self._modality(grid)
-        kind = (modality, grid, guidance_scale != 1, len(prompt_ids) * check_count("streams", streams))
-        job = GridJob(
-            layout=self.layout,
-            vocab_size=self.model.config.vocab_size,
-            modality=modality,
-            grid=grid,
-            sampling=Sampling(guidance_scale, temperature, top_k, top_p),
-            window=self._windows.pick(kind) if window == "auto" else window,
+        sampling = Sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+        vocab_size = self.model.config.vocab_size
+        prompts = check_prompts(prompt_ids, vocab_size)
+        check_headers(prompts, self.layout, modality, grid)
+        return self.generate_grids(
+            prompts,
+            negative_rows(prompts, negative_ids, self.layout, vocab_size) if sampling.guided else (),
+            modality,
+            grid,
+            sampling,
+            seed=seed,
+            streams=check_whole("streams", streams, least=1),
+            prefix_codes=prefix_codes,
+            window=check_window(window),
+            on_row=on_row,
         )
-        job.prepare(prompt_ids, negative_ids, prefix_codes, streams)
-        keys = make_keys(seed, job.sequences // streams, streams, self.model.device)
+
+    @torch.no_grad()
+    def generate_grids(
+        self,
+        prompts: Sequence[Tensor],
+        negatives: Sequence[Tensor],
+        modality: str,
+        grid: Grid,
+        sampling: Sampling,
+        *,
+        seed: int | Sequence[int] = 0,
+        streams: int = 1,
+        prefix_codes: Tensor | None = None,
+        window: Window = 1,
+        on_row: OnRow | None = None,
+    ) -> Tensor:
+        """`generate_codes` for callers that wrote the headers themselves: nothing is read back from the prompts.
+
+        Args:
+            prompts: 1-D int64 tensors on the CPU, each ending in the header of a block of this modality and grid.
+            negatives: what each is guided against, as prompts are; not read without guidance.
+            sampling: how codes are drawn.
+            modality, grid, others, result: as for `generate_codes`.
+
+        Raises:
+            ValueError: given codes do not fit the block, or another number of seeds than prompts; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
+        """
+        template = self.layout.block(modality, grid)
+        kind = (modality, grid, sampling.guided, len(prompts) * streams)
+        chosen = self._windows.pick(kind) if window == "auto" else window
+        job = GridJob.of(template, grid, sampling, chosen, prompts, negatives, prefix_codes, streams)
+        keys = make_keys(seed, len(prompts), streams, self.model.device)
         self._check_length(max(map(len, job.rows)) + job.room)
         if job.schedule.steps:
             seconds = self._run(job, keys, on_row)
@@ -172,7 +210,7 @@ class Engine:
         seed: int | Sequence[int] = 0,
         streams: int = 1,
     ) -> list[Tensor]:
-        """Write text behind each prompt, up to the end token.
+        """Write text after each prompt, up to the end token.
 
         Args:
             prompt_ids: 1-D id tensors.
@@ -186,10 +224,30 @@ class Engine:
             TypeError, ValueError: an argument does not fit, or a prompt fills the model's positions; before any work.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
-        sampling = Sampling(1.0, temperature, top_k, top_p)
-        check_count("max_new_tokens", max_new_tokens)
-        check_count("streams", streams)
-        prompts = check_prompts(prompt_ids, self.model.config.vocab_size)
+        return self.continue_texts(
+            check_prompts(prompt_ids, self.model.config.vocab_size),
+            Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
+            max_new_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
+            seed=seed,
+            streams=check_whole("streams", streams, least=1),
+        )
+
+    @torch.no_grad()
+    def continue_texts(
+        self,
+        prompts: Sequence[Tensor],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        seed: int | Sequence[int] = 0,
+        streams: int = 1,
+    ) -> list[Tensor]:
+        """`generate_text` for prompts and settings that are checked: 1-D int64 tensors on the CPU, and how tokens are drawn.
+
+        Raises:
+            ValueError: a prompt fills the model's positions, or another number of seeds than prompts; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
+        """
         keys = make_keys(seed, len(prompts), streams, self.model.device)
         rows = repeated(prompts, streams)
         limits = room_for_text(rows, self.model.config.max_position_embeddings, max_new_tokens)
@@ -249,10 +307,10 @@ class Engine:
                 "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
             )
         positions = self.model.config.max_position_embeddings
-        room_for_text([prompt], positions, check_count("max_text_tokens", max_text_tokens))
+        room_for_text([prompt], positions, check_whole("max_text_tokens", max_text_tokens, least=1))
         if cursor.block is not None:
             self._check_length(len(prompt) + len(cursor.block))
-        check_count("max_blocks", max_blocks)
+        check_whole("max_blocks", max_blocks, least=1)
         keys = make_keys(seed, 1, 1, self.model.device)
         keys.stream.fill_(stream)
         writer = Writer(

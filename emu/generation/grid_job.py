@@ -1,19 +1,20 @@
-"""The job of generating one block of codes behind each of several prompts."""
+"""The job of generating one block of codes after each of several prompts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from emu.generation.decoding import decode_block
 from emu.generation.grid_schedule import GridSchedule, OnRow, read_codes, row_events, schedule_grid
-from emu.generation.prompts import Prompts, check_headers, check_prompts, known_codes, negatives, repeated
+from emu.generation.prompts import known_codes, repeated
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.generation.speculation import Speculator
-from emu.layouts import BlockTemplate, Layout
+from emu.layouts import BlockTemplate
 from emu.modalities import Grid
 
 
@@ -23,55 +24,62 @@ class GridJob:
 
     Attributes:
         template, schedule: of the block.
+        grid: axis lengths of the block, slowest first.
+        sampling: how codes are drawn.
+        window: tokens tried in one pass.
         rows: what each row of the session begins with: the conditional rows, then the unconditional ones.
-        guidance_rows: rows of each sequence, G: 1 or, with guidance, 2.
-        sequences: number of blocks.
         codes: (sequences, *grid) int64, with a last axis where there are several codebooks; complete after `run`, or from the start where
             every code is given.
     """
 
-    layout: Layout
-    vocab_size: int
-    modality: str
+    template: BlockTemplate
+    schedule: GridSchedule
     grid: Grid
     sampling: Sampling
     window: int
-    template: BlockTemplate = field(init=False)
-    schedule: GridSchedule = field(init=False)
-    rows: list[Tensor] = field(init=False)
-    guidance_rows: int = field(init=False)
-    codes: Tensor = field(init=False)
+    rows: list[Tensor]
+    codes: Tensor
 
-    def prepare(
-        self, prompt_ids: Prompts, negative_ids: Prompts | None, prefix_codes: Tensor | None, streams: int
-    ) -> None:
-        """Check the arguments and schedule.
+    @classmethod
+    def of(
+        cls,
+        template: BlockTemplate,
+        grid: Grid,
+        sampling: Sampling,
+        window: int,
+        prompts: Sequence[Tensor],
+        negatives: Sequence[Tensor],
+        prefix_codes: Tensor | None,
+        streams: int,
+    ) -> GridJob:
+        """Schedule the block after each prompt, `streams` times each; see `Engine.generate_grids`.
 
         Raises:
-            TypeError, ValueError: an argument does not fit.
+            ValueError: the given codes do not fit the block, or a window has no token to begin with.
         """
-        self.template = self.layout.block(self.modality, self.grid)
-        prompts = check_prompts(prompt_ids, self.vocab_size)
-        check_headers(prompts, self.layout, self.modality, self.grid)
-        sides = [prompts]
-        if self.sampling.guided:
-            sides.append(negatives(prompts, negative_ids, self.layout, self.vocab_size))
-        if self.window > 1 and min(len(row) for side in sides for row in side) < 2:
+        sides = [prompts, negatives] if sampling.guided else [prompts]
+        # A window is fed from the last known token on, so that the prefill needs one before it.
+        if window > 1 and min(len(row) for side in sides for row in side) < 2:
             raise ValueError("window above 1 needs prompts and negative prompts of two ids or more")
-        known = known_codes(prefix_codes, self.template, self.grid, len(prompts)).repeat_interleave(streams, 0)
-        self.schedule = schedule_grid(self.template, known)
-        given = self.schedule.ids[:, : self.schedule.given]
-        self.rows = [torch.cat(pair) for side in sides for pair in zip(repeated(side, streams), given, strict=True)]
-        self.guidance_rows = len(sides)
-        self.codes = read_codes(self.template, self.schedule.ids)
+        known = known_codes(prefix_codes, template, grid, len(prompts)).repeat_interleave(streams, 0)
+        schedule = schedule_grid(template, known)
+        given = schedule.ids[:, : schedule.given]
+        rows = [torch.cat(pair) for side in sides for pair in zip(repeated(side, streams), given, strict=True)]
+        return cls(template, schedule, grid, sampling, window, rows, read_codes(template, schedule.ids))
 
     @property
     def sequences(self) -> int:
+        """Number of blocks."""
         return len(self.schedule.ids)
 
     @property
+    def guidance_rows(self) -> int:
+        """Rows of each sequence, G: 1 or, with guidance, 2."""
+        return len(self.rows) // self.sequences
+
+    @property
     def room(self) -> int:
-        """Slots behind the rows."""
+        """Slots after the rows."""
         return len(self.template) - self.schedule.given + (self.window if self.window > 1 else 0)
 
     @property
@@ -84,11 +92,11 @@ class GridJob:
         known = int(self.template.free[: self.schedule.given].sum())
         on_sampled = None
         if on_row is not None:
-            tell = on_row
+            report = on_row
 
             def checked(row: int, codes: Tensor) -> None:
                 session.logits_seen.check()
-                tell(row, codes)
+                report(row, codes)
 
             on_sampled = row_events(checked, self.template, len(self.grid), known)
         if self.window == 1:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from emu.generation.positions import warn_caller
 from emu.layouts import BlockTemplate, Layout
 from emu.modalities import Grid
 
@@ -37,19 +37,8 @@ def check_prompts(prompts: Prompts, vocab_size: int, name: str = "prompt_ids") -
     return [row.to(device="cpu", dtype=torch.int64) for row in rows]
 
 
-def check_count(name: str, value: int) -> int:
-    """`value`, a whole number of at least 1.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-    return value
-
-
 def repeated(rows: Sequence[Tensor], times: int) -> list[Tensor]:
-    """Each row so many times, side by side."""
+    """Each row N times, side by side."""
     return [row for row in rows for _ in range(times)]
 
 
@@ -76,7 +65,7 @@ def check_headers(
             )
 
 
-def negatives(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, vocab_size: int) -> list[Tensor]:
+def negative_rows(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, vocab_size: int) -> list[Tensor]:
     """The unconditional counterpart of each prompt: what is given, or BOS and the prompt's own header.
 
     Raises:
@@ -90,9 +79,8 @@ def negatives(prompts: Sequence[Tensor], given: Prompts | None, layout: Layout, 
     if len(rows) != len(prompts):
         raise ValueError(f"{len(rows)} negative_ids for {len(prompts)} prompts; give one per prompt, or None")
     if any(layout.own_header(row) is None for row in rows):
-        warnings.warn(
-            "negative_ids without the header of the block at their end: transformers' documented call has none, Emu3's own code does",
-            stacklevel=3,
+        warn_caller(
+            "negative_ids without the header of the block at their end: transformers' documented call has none, Emu3's own code does"
         )
     return rows
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from emu.generation.numbers import check_number, check_whole
 from emu_kernels import guided_sample
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of a draw.
+    """Settings of a draw, checked once, when they are made.
 
     Attributes:
         guidance_scale: weight of the conditional row against the unconditional one; 1 runs no unconditional row.
@@ -23,7 +23,7 @@ class Sampling:
         top_p: mass of candidates kept.
 
     Raises:
-        ValueError: a number outside its range.
+        TypeError, ValueError: a setting is of the wrong kind or outside its range.
     """
 
     guidance_scale: float = 1.0
@@ -32,14 +32,11 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("guidance_scale", "temperature"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value}; expected a finite number that is not negative")
-        if self.top_k is not None and self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}; expected a number of candidates, or 0 or None for all")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; expected 0 < top_p <= 1")
+        check_number("guidance_scale", self.guidance_scale)
+        check_number("temperature", self.temperature)
+        check_number("top_p", self.top_p, positive=True, most=1)
+        if self.top_k is not None:
+            check_whole("top_k", self.top_k, least=0)
 
     @property
     def guided(self) -> bool:

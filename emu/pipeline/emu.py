@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Engine, Sampling
+from emu.generation.numbers import check_whole
 from emu.generation.positions import room_for_text
 from emu.generation.windows import Window
 from emu.pipeline.grid_requests import (
@@ -29,7 +30,6 @@ from emu.pipeline.requests import (
     check_prompts,
     check_seeds,
     check_size,
-    check_whole,
     chosen_top_k,
     text_sampling,
 )
@@ -123,7 +123,7 @@ class Emu(StoredEmu):
         self._warn_beyond_training(strict, requests.tokens, size=settings.size)
         engine = self._engine(deterministic)
         made = requests.generate(
-            engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
+            engine, self.tokenizer, settings.sampling(), window=window, batch_size=batch_size, progress=progress
         )
         about, model = self._about(settings, ("size", *SAMPLING), engine, window), self.model_name
         return [ImageResult(*block[:4], {**about, "stream": block.stream}, model) for block in made]
@@ -198,7 +198,7 @@ class Emu(StoredEmu):
         self._warn_beyond_training(strict, requests.tokens, size=size, frames=settings.frames, rate=settings.fps)
         engine = self._engine(deterministic)
         made = requests.generate(
-            engine, self.tokenizer, settings, window=window, batch_size=batch_size, progress=progress
+            engine, self.tokenizer, settings.sampling(), window=window, batch_size=batch_size, progress=progress
         )
         about, model = self._about(settings, ("size", "frames", "fps", *SAMPLING), engine, window), self.model_name
         about |= {"first_frames": len(clips[0])} if clips else {}
@@ -248,8 +248,7 @@ class Emu(StoredEmu):
                 positions, or the model was not trained for this; nothing was written.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
-        settings = GenerationDefaults(temperature=temperature, top_k=top_k or 0, top_p=top_p)
-        settings.check()
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
         documents = check_documents(documents)
         seeds = check_seeds(seed, len(documents))
@@ -261,12 +260,10 @@ class Emu(StoredEmu):
         engine = self._engine(deterministic)
         with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
             for indices in batches(ids, lambda prompt: 0, check_whole("batch_size", batch_size, least=1)):
-                written = engine.generate_text(
+                written = engine.continue_texts(
                     [ids[index] for index in indices],
+                    sampling,
                     max_new_tokens=max_new_tokens,
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
                     seed=[seeds[index] for index in indices],
                 )
                 for index, text_ids in zip(indices, written, strict=True):
@@ -346,7 +343,7 @@ class Emu(StoredEmu):
             one_size=size == "auto",
             text=text,
             negative_ids=negative,
-            codes=Sampling(settings.guidance_scale, settings.temperature, settings.top_k, settings.top_p),
+            codes=settings.sampling(),
             max_text_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
             max_blocks=check_whole("max_blocks", max_blocks, least=1),
             seed=check_seeds(seed, 1)[0],

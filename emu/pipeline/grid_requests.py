@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.documents import CodeSegment, Video
-from emu.generation import Engine
+from emu.generation import Engine, Sampling
+from emu.generation.numbers import check_whole
 from emu.generation.threads import threads_for
 from emu.generation.windows import Window, check_window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.requests import GenerationDefaults, Size, check_whole
+from emu.pipeline.requests import GenerationDefaults, Size
 
 Clip = Video | np.ndarray | Image.Image | Sequence[Image.Image] | str | os.PathLike
 
@@ -90,7 +91,7 @@ class GridRequests:
         self,
         engine: Engine,
         tokenizer: MultimodalTokenizer,
-        settings: GenerationDefaults,
+        sampling: Sampling,
         *,
         window: Window,
         batch_size: int,
@@ -109,15 +110,12 @@ class GridRequests:
         with tqdm(total=total, unit=self.modality, disable=not progress, dynamic_ncols=True) as bar:
             for start in range(0, len(self.heads), limit):
                 part = slice(start, start + limit)
-                codes = engine.generate_codes(
+                codes = engine.generate_grids(
                     self.heads[part],
                     [self.negative] * len(self.heads[part]),
+                    self.modality,
                     self.grid,
-                    modality=self.modality,
-                    guidance_scale=settings.guidance_scale,
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
+                    sampling,
                     seed=list(self.seeds[part]),
                     streams=self.streams,
                     prefix_codes=torch.stack(list(self.given[part])) if self.given else None,

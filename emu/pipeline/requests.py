@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 import torch
 
 from emu.generation import Sampling
+from emu.generation.numbers import check_number, check_whole
 from emu.trained import UNKNOWN, Trained
 
 Item = TypeVar("Item")
@@ -52,27 +51,23 @@ class GenerationDefaults:
         return changed
 
     def check(self) -> None:
-        """Raise TypeError or ValueError where a setting cannot be meant."""
+        """Raise TypeError or ValueError where a setting is invalid."""
         if self.size is not None:
             check_size(self.size)
         check_whole("frames", self.frames, least=1)
-        check_whole("top_k", self.top_k, least=0)
+        check_number("fps", self.fps, positive=True)
         if not isinstance(self.negative_prompt, str):
             raise TypeError(f"negative_prompt is {type(self.negative_prompt).__name__}; expected str")
-        bounds = {
-            "fps": "above 0",
-            "guidance_scale": "0 or more",
-            "temperature": "0 or more",
-            "top_p": "above 0, at most 1",
-        }
-        for name, expected in bounds.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} is {value!r}; expected a number {expected}")
-            number = float(value)
-            inside = number > 0 if name in ("fps", "top_p") else number >= 0
-            if not (inside and math.isfinite(number) and (name != "top_p" or number <= 1)):
-                raise ValueError(f"{name} is {value}; expected a number {expected}")
+        check_whole(
+            "top_k", self.top_k, least=0
+        )  # None, which `Sampling` takes, would be read back from a file as the default
+        self.sampling()
+
+    def sampling(self) -> Sampling:
+        """How codes are drawn; raises TypeError or ValueError where a number is invalid."""
+        return Sampling(
+            guidance_scale=self.guidance_scale, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -100,20 +95,6 @@ class GenerationDefaults:
             if given.get(name) is None and len(seen) == 1:
                 given[name] = seen[0]
         return cls().updated(**given)
-
-
-def check_whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int.
-
-    Raises:
-        TypeError: it is no whole number.
-        ValueError: it is below `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} is {value!r}; expected a whole number")
-    if value < least:
-        raise ValueError(f"{name} is {value}; expected {least} or more")
-    return int(value)
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -238,10 +219,9 @@ def text_sampling(codes: GenerationDefaults, task: Mapping[str, float], given: M
     """
     known = {"text_temperature": codes.temperature, "text_top_k": 0, "text_top_p": codes.top_p, **task}
     known |= {name: value for name, value in given.items() if value is not None}
-    chosen = GenerationDefaults(
-        temperature=known["text_temperature"],
-        top_k=check_whole("text_top_k", known["text_top_k"], least=0),
-        top_p=known["text_top_p"],
-    )
-    chosen.check()
-    return Sampling(1.0, chosen.temperature, chosen.top_k, chosen.top_p)
+    settings: dict[str, Any] = {name: known[f"text_{name}"] for name in ("temperature", "top_k", "top_p")}
+    try:
+        return Sampling(**settings)
+    except (TypeError, ValueError) as error:
+        # Messages begin with the setting, which the caller knows by another name.
+        raise type(error)(f"text_{error}") from None
