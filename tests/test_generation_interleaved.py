@@ -182,7 +182,7 @@ def test_greedy_text_around_blocks_equals_a_plain_loop():
     "ids, words",
     [
         ([3, 4], "cannot stand here"),
-        ([CONTROLS["bos"], CONTROLS["eos"]], "ends behind EOS"),
+        ([CONTROLS["bos"], CONTROLS["eos"]], "ends after EOS"),
         ([CONTROLS["bos"], CONTROLS["boi"], 2], "within a header"),
     ],
 )

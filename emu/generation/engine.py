@@ -113,10 +113,7 @@ class Engine:
             negative_ids: one per prompt with its own header; BOS and the prompt's own header by default.
             grid: axis lengths of the block, slowest first.
             modality: name of the modality; by default the first of the layout whose grid has as many axes.
-            guidance_scale: 1 runs no second row.
-            temperature: 0 takes the most likely code.
-            top_k: 0, None or more than the codes there are keep all.
-            top_p: mass of the candidates that are kept.
+            guidance_scale, temperature, top_k, top_p: how codes are drawn, see `Sampling`.
             seed: one, or one per prompt.
             streams: sequences per prompt; sequence k draws from stream k.
             prefix_codes: codes that are given, (prompts, k, ...) or (k, ...): the first k steps of the grid's slowest axis.
@@ -297,15 +294,7 @@ class Engine:
             TypeError, ValueError: an argument does not fit, or the prompt fills the model's positions; before any work.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
-        limit = self.model.config.vocab_size
-        (prompt,) = check_prompts([prompt_ids], limit)
-        cursor = Cursor(self.layout, headers)
-        for index in prompt.tolist():
-            cursor.advance(index)
-        if cursor.ended or cursor.is_within_block:
-            raise ValueError(
-                "prompt_ids ends behind EOS or within a header or a block; end it in text or in a whole header"
-            )
+        prompt, cursor = self._begun_document(prompt_ids, headers)
         positions = self.model.config.max_position_embeddings
         room_for_text([prompt], positions, check_whole("max_text_tokens", max_text_tokens, least=1))
         if cursor.block is not None:
@@ -325,9 +314,25 @@ class Engine:
             max_blocks=max_blocks,
             positions=positions,
             one_size=one_size,
-            negative=None if negative_ids is None else check_prompts([negative_ids], limit, "negative_ids")[0],
+            negative=None
+            if negative_ids is None
+            else check_prompts([negative_ids], self.model.config.vocab_size, "negative_ids")[0],
         )
         return self._with_stats(writer)
+
+    def _begun_document(
+        self, prompt_ids: Tensor | Sequence[int], headers: Sequence[Sequence[int]] | None
+    ) -> tuple[Tensor, Cursor]:
+        """A prompt (n,), and a cursor that stands after it; errors as of `generate`."""
+        (prompt,) = check_prompts([prompt_ids], self.model.config.vocab_size)
+        cursor = Cursor(self.layout, headers)
+        for index in prompt.tolist():
+            cursor.advance(index)
+        if cursor.ended or cursor.is_within_block:
+            raise ValueError(
+                "prompt_ids ends after EOS or within a header or a block; end it in text or in a whole header"
+            )
+        return prompt, cursor
 
     @torch.no_grad()
     def _with_stats(self, writer: Writer) -> Iterator[Segment]:

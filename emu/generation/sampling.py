@@ -19,7 +19,7 @@ class Sampling:
     Attributes:
         guidance_scale: weight of the conditional row against the unconditional one; 1 runs no unconditional row.
         temperature: divisor of the logits; 0 takes the most likely token.
-        top_k: number of candidates kept; 0 or None keeps all.
+        top_k: number of candidates kept; 0, None or more than there are keeps all.
         top_p: mass of candidates kept.
 
     Raises:

@@ -8,18 +8,18 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
-from emu.generation import Engine, Sampling
+from emu.generation import Sampling
 from emu.generation.numbers import check_whole
 from emu.generation.positions import room_for_text
 from emu.generation.windows import Window
 from emu.pipeline.grid_requests import (
     Clip,
     GridRequests,
+    Made,
     as_clips,
     beginning,
     cells_of,
-    free_headers,
-    headers,
+    headers_after,
     vision_threads,
 )
 from emu.pipeline.requests import (
@@ -121,11 +121,9 @@ class Emu(StoredEmu):
         )
         self._check_trained("image", prompts, 0)
         self._warn_beyond_training(strict, requests.tokens, size=settings.size)
-        engine = self._engine(deterministic)
-        made = requests.generate(
-            engine, self.tokenizer, settings.sampling(), window=window, batch_size=batch_size, progress=progress
-        )
-        about, model = self._about(settings, ("size", *SAMPLING), engine, window), self.model_name
+        options = {"window": window, "batch_size": batch_size, "progress": progress}
+        made, about = self._made(requests, settings, ("size", *SAMPLING), deterministic, **options)
+        model = self.model_name
         return [ImageResult(*block[:4], {**about, "stream": block.stream}, model) for block in made]
 
     def generate_videos(
@@ -196,23 +194,13 @@ class Emu(StoredEmu):
             given=[beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
         )
         self._warn_beyond_training(strict, requests.tokens, size=size, frames=settings.frames, rate=settings.fps)
-        engine = self._engine(deterministic)
-        made = requests.generate(
-            engine, self.tokenizer, settings.sampling(), window=window, batch_size=batch_size, progress=progress
-        )
-        about, model = self._about(settings, ("size", "frames", "fps", *SAMPLING), engine, window), self.model_name
+        options = {"window": window, "batch_size": batch_size, "progress": progress}
+        made, about = self._made(requests, settings, ("size", "frames", "fps", *SAMPLING), deterministic, **options)
         about |= {"first_frames": len(clips[0])} if clips else {}
+        model = self.model_name
         return [
-            VideoResult(
-                block.value.images(),
-                block.codes,
-                settings.fps,
-                block.prompt,
-                block.seed,
-                {**about, "stream": block.stream},
-                model,
-            )
-            for block in made
+            VideoResult(clip.images(), codes, settings.fps, prompt, seed, {**about, "stream": stream}, model)
+            for clip, codes, prompt, seed, stream in made
         ]
 
     def generate_text(
@@ -327,22 +315,19 @@ class Emu(StoredEmu):
         items = [document] if isinstance(document, str) else document
         (items,) = check_documents([items])
         self.trained.check_task(*next_tasks(self.tokenizer, kinds_of(self.tokenizer, items)))
-        text = text_sampling(
-            settings,
-            self.tokenizer.templates.settings,
-            {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p},
-        )
-        negative = self.tokenizer.unconditional(items)
+        given = {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p}
+        text = text_sampling(settings, self.tokenizer.templates.settings, given)
         prompt = self._question(items)
         self._warn_beyond_training(
             strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps
         )
+        clip = None if size == "auto" else self._clip_grid(settings)
         segments = self._engine(deterministic).generate(
             prompt,
-            headers=free_headers(self.tokenizer, prompt) if size == "auto" else self._headers(prompt, settings),
+            headers=headers_after(self.tokenizer, prompt, clip, settings),
             one_size=size == "auto",
             text=text,
-            negative_ids=negative,
+            negative_ids=self.tokenizer.unconditional(items),
             codes=settings.sampling(),
             max_text_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
             max_blocks=check_whole("max_blocks", max_blocks, least=1),
@@ -377,14 +362,20 @@ class Emu(StoredEmu):
         room_for_text([ids], self.model.config.max_position_embeddings, 1)
         return ids
 
-    def _about(
-        self, settings: GenerationDefaults, names: Sequence[str], engine: Engine, window: Window
-    ) -> dict[str, Any]:
-        """What a block depends on beside prompt and seed."""
-        table = settings.to_dict()
+    def _made(
+        self,
+        requests: GridRequests,
+        settings: GenerationDefaults,
+        names: Sequence[str],
+        deterministic: bool | None,
+        **options: Any,
+    ) -> tuple[list[Made], dict[str, Any]]:
+        """Generated blocks, and what each depends on beside prompt and noise: the settings of these names and the machine's."""
+        engine, table = self._engine(deterministic), settings.to_dict()
+        made = requests.generate(engine, self.tokenizer, settings.sampling(), **options)
         about = {name: table[name] for name in names}
-        about |= {"window": window, "deterministic": engine.deterministic}
-        return about | {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
+        about |= {"window": options["window"], "deterministic": engine.deterministic}
+        return made, about | {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
 
     def _size(self, size: Size | None) -> Size:
         if size is None:
@@ -398,9 +389,3 @@ class Emu(StoredEmu):
         (height, width), vision = self._size(settings.size), self._vision
         time = -(-settings.frames // vision.temporal_factor)
         return time, height // vision.spatial_factor, width // vision.spatial_factor
-
-    def _headers(self, prompt: Tensor, settings: GenerationDefaults) -> list[list[int]]:
-        """Headers of the blocks that may stand behind a prompt, for a given size."""
-        clip = self._clip_grid(settings)
-        offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
-        return headers(self.tokenizer, prompt, offered)

@@ -221,14 +221,24 @@ def free_headers(tokenizer: MultimodalTokenizer, prompt: Tensor) -> list[list[in
 
     As `logits_processor.py` of baaivision/Emu3.5 has it where no size is given.
     """
-    found = headers(tokenizer, prompt, {})
+    found = _headers(tokenizer, prompt, {})
     if len(found) == 1:
         return found
     sides = range(10, 100)
     return found + [tokenizer.layout.header("image", (height, width)) for height in sides for width in sides]
 
 
-def headers(
+def headers_after(
+    tokenizer: MultimodalTokenizer, prompt: Tensor, clip: tuple[int, int, int] | None, settings: GenerationDefaults
+) -> list[list[int]]:
+    """Headers of the blocks that may follow a prompt; `clip` is (time, height, width) in codes, None where the model chooses the size."""
+    if clip is None:
+        return free_headers(tokenizer, prompt)
+    offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
+    return _headers(tokenizer, prompt, offered)
+
+
+def _headers(
     tokenizer: MultimodalTokenizer, prompt: Tensor, offered: Mapping[str, tuple[Grid, Mapping[str, Any]]]
 ) -> list[list[int]]:
     """Headers of the blocks that may stand in a document: those offered, and those that its prompt holds already.
