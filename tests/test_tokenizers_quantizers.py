@@ -337,15 +337,18 @@ def test_bits_that_are_balanced_but_all_equal_show_in_the_entropy():
     assert quantizer.entropy(free, free).item() == pytest.approx(-torch.tensor(8.0).log().item(), abs=1e-3)
 
 
-def test_a_tokenizer_saved_without_its_state_of_training_has_started(tmp_path):
+@pytest.mark.parametrize("name", MAKE)
+def test_a_tokenizer_saved_without_its_state_of_training_has_started(name):
     config = VisionTokenizerConfig.preset(
-        "small", base_channels=8, codebook_size=SIZE, quantizer="fsq", quantizer_options={"levels": (4, 4, 4)}
+        "small", base_channels=8, codebook_size=SIZE, quantizer=name, quantizer_options=MAKE[name]
     )
     tokenizer = VisionTokenizer(config)
-    weights = {name: value for name, value in tokenizer.state_dict().items() if name != "quantizer.initted"}
+    statistics = tokenizer.quantizer.statistics
+    weights = {k: v.clone() for k, v in tokenizer.state_dict().items() if k.rsplit(".", 1)[-1] not in statistics}
     assert not tokenizer.quantizer.started
+    named = tokenizer.fingerprint
     tokenizer.load_weights(weights)
-    assert tokenizer.quantizer.started
+    assert tokenizer.quantizer.started and tokenizer.fingerprint == named
 
 
 def test_codes_of_ibq_start_as_latents_of_one_length():

@@ -97,7 +97,7 @@ class Quantizer(nn.Module):
             if self.training:
                 self.prepare(rows.detach())
             ids = self.search(rows.detach())
-            vectors = self.lookup(ids)
+            vectors = self.lookup(ids)  # before `learn` moves the codebook: the ids decode to what this step saw
             vectors, losses = self.learn(rows, ids, vectors)
             vectors = vectors.unflatten(0, grid).movedim(-1, 1)
         return Quantized(vectors.to(latents.dtype), ids.unflatten(0, grid), losses)

@@ -40,7 +40,7 @@ def draw_rows(rows: Tensor, number: int, seed: int) -> Tensor:
     else:
         choice = torch.randint(count, (number,), generator=generator)
     drawn = rows[choice.to(rows.device)].contiguous()
-    if num_ranks() > 1:
+    if num_ranks() > 1:  # each rank has other rows at the same places
         dist.broadcast(drawn, src=0)
     return drawn
 
@@ -50,6 +50,7 @@ def k_means(rows: Tensor, size: int, rounds: int, seed: int) -> tuple[Tensor, Te
     means = draw_rows(rows, size, seed)
     for _ in range(rounds):
         count, total = cluster_sums(rows, nearest_code(rows, means), size)
+        # A mean that lost all its rows stays where it is: it may win some back in the next round.
         means = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], means)
     return means, *cluster_sums(rows, nearest_code(rows, means), size)
 
@@ -65,7 +66,7 @@ def move_dead(codes: Tensor, use: Tensor, rows: Tensor, ratio: float, seed: int)
     dead = dead[use[dead].argsort(stable=True)][: len(rows)]
     if len(dead):
         codes[dead] = draw_rows(rows, len(dead), seed).to(codes.dtype)
-        use[dead] = mean_use
+        use[dead] = mean_use  # with the use that they had, they would be dead again in the next step
     return dead
 
 

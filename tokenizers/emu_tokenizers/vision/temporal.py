@@ -42,7 +42,7 @@ class CausalConv3d(nn.Module):
         past = None if state is None else state.get(self)
         x = F.pad(x, (0, 0, 0, 0, PAST_FRAMES, 0)) if past is None else torch.cat((past, x), dim=2)
         if state is not None:
-            state[self] = x[:, :, -PAST_FRAMES:].clone()
+            state[self] = x[:, :, -PAST_FRAMES:].clone()  # a view would keep the whole chunk in memory
         return self.conv(x)
 
 

@@ -31,7 +31,7 @@ from emu_tokenizers.vision.inputs import check_codes, check_frames, check_pixels
 from emu_tokenizers.vision.naming import THEIR_CODEBOOKS, config_from, config_to, weights_from, weights_to
 from emu_tokenizers.vision.temporal import CausalConv3d, TemporalState
 from emu_tokenizers.vision.tiling import decode_tiled
-from emu_tokenizers.vision.weight_files import read_settings, read_weights, write_folder
+from emu_tokenizers.vision.weight_files import check_fit, read_settings, read_weights, write_folder
 
 
 @dataclass
@@ -233,7 +233,7 @@ class VisionTokenizer(PreTrainedModel):
     def _decode_vectors(self, vectors: Tensor, frames: Tensor, state: TemporalState | None = None) -> Tensor:
         """Code vectors (B, D, t, h, w) -> pixels (B, n, 3, H, W) of the n frames of these indices."""
         batch = vectors.shape[0]
-        if self._independent:
+        if self._independent:  # a batch of clips of one latent frame each, none of which has a past
             vectors, state = vectors.transpose(1, 2).flatten(0, 1)[:, :, None], None  # (B t, D, 1, h, w)
         latents, code_map = self.decoder.temporal(self.post_quant_conv(vectors, state), vectors, state)
         if self._independent:
@@ -241,6 +241,7 @@ class VisionTokenizer(PreTrainedModel):
                 x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)  # (B, C, T, h, w)
                 for x in (latents, code_map)
             )
+        # Frames are chosen after the cheap temporal layers, which need their past, and before the costly 2D decoder.
         latents, code_map = (x.index_select(2, frames).transpose(1, 2).flatten(0, 1) for x in (latents, code_map))
         pixels = latents.shape[-2] * latents.shape[-1] * self.spatial_factor**2
         parts = zip(*(maps.split(self._frames_per_pass(pixels)) for maps in (latents, code_map)), strict=True)
@@ -255,7 +256,7 @@ class VisionTokenizer(PreTrainedModel):
         return self.config.chunk == "independent"
 
     def _frames_per_pass(self, pixels_per_frame: int) -> int:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # the maps of all frames are kept for the backward pass in any case
             return 1 << 30
         return max(1, self.max_pixels_per_pass // pixels_per_frame)
 
@@ -331,17 +332,7 @@ class VisionTokenizer(PreTrainedModel):
         """
         own = self.state_dict()
         optional = {name for name in own if self._is_statistic(name)}
-        missing = sorted(set(own) - set(weights) - optional)
-        unknown = sorted(set(weights) - set(own))
-        shapes = [
-            f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
-        ]
-        problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in unknown] + shapes
-        if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:5])}{more}")
+        check_fit(weights, own, optional, source)
         dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
         nn.Module.to(self, dtype).load_state_dict(dict(weights), strict=False)
         if any(name.startswith("quantizer.") for name in optional - set(weights)):

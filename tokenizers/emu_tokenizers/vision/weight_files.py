@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from emu_tokenizers.files import read_json, write_file
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHOWN = 5
+"""Most weights that do not fit that are named."""
 
 
 def find(source: str | os.PathLike, name: str, **hub: Any) -> Path | None:
@@ -80,6 +82,30 @@ def _shards(index: Path) -> list[str]:
             f'{index} is damaged: "weight_map" does not name a file of its own folder for each tensor; copy or save it again'
         )
     return sorted(set(places.values()))
+
+
+def check_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], optional: Collection[str], source: str) -> None:
+    """Compare names and shapes of weights with those of a tokenizer.
+
+    Args:
+        weights: what was read, by our names.
+        own: the tokenizer's state dict.
+        optional: names that may be missing.
+        source: what messages call the weights.
+
+    Raises:
+        ValueError: weights are missing, unknown or of another shape; the message names the first few.
+    """
+    problems = [f"missing {name}" for name in sorted(set(own) - set(weights) - set(optional))]
+    problems += [f"unknown {name}" for name in sorted(set(weights) - set(own))]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(f"{source} does not fit the configuration: {'; '.join(problems[:SHOWN])}{more}")
 
 
 def write_folder(folder: str | os.PathLike, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
