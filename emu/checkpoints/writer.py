@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emu.checkpoints.weights import INDEX, WEIGHTS
+from emu_tokenizers.files import write_json
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
@@ -74,7 +74,7 @@ class ShardWriter:
             self._place(number).rename(self._folder / shard)
             places |= dict.fromkeys(names, shard)
         index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
-        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_json(self._folder / INDEX, index)
 
     def _flush(self) -> None:
         save_file(self._open, self._place(len(self._written)), metadata={"format": "pt"})
