@@ -39,6 +39,7 @@ class SimQuantizer(DataStartedQuantizer):
         self.sim = SimVQ(embed_dim, codebook_size, rotation_trick=False)
 
     def start(self, rows: Tensor) -> None:
+        """Freeze the means of the rows (N, D), seen through the identity."""
         means, _, _ = k_means(rows, self.codebook_sizes[0], self.kmeans_iters, seed=0)
         self.sim.frozen_codebook.copy_(means)
         nn.init.eye_(self.sim.code_transform.weight)
@@ -49,12 +50,15 @@ class SimQuantizer(DataStartedQuantizer):
         return self.sim.codebook
 
     def search(self, rows: Tensor) -> Tensor:
+        """Codes nearest in Euclidean distance: (N, D) -> (N,)."""
         return nearest_code(rows, self.weight.detach().to(rows.dtype))
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Mapped codes: (...) -> (..., D)."""
         return F.embedding(ids, self.weight)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Straight-through gradient; the codebook loss moves the map, and with it all codes."""
         losses = {
             "commitment": F.mse_loss(rows, vectors.detach()),
             "codebook": F.mse_loss(vectors, rows.detach()),
@@ -114,11 +118,13 @@ class IndexQuantizer(DataStartedQuantizer):
             self.loss_weights = {name: weight for name, weight in self.loss_weights.items() if name != "entropy"}
 
     def start(self, rows: Tensor) -> None:
+        """Take rows of (N, D) as codes, all of their mean length."""
         drawn = draw_rows(rows, self.codebook_sizes[0], seed=0)
         self.embedding.weight.copy_(F.normalize(drawn, dim=1) * drawn.norm(dim=1).mean())
 
     @torch.no_grad()
     def prepare(self, rows: Tensor) -> None:
+        """Start the codes once, then move those that are hardly used onto rows (N, D)."""
         if not self.started or not self.dead_code_ratio:
             super().prepare(rows)
             return
@@ -145,9 +151,11 @@ class IndexQuantizer(DataStartedQuantizer):
 
     @torch.no_grad()
     def search(self, rows: Tensor) -> Tensor:
+        """Codes of the largest product: (N, D) -> (N,)."""
         return torch.cat([self.logits(part).argmax(1) for part in self.chunks(rows)])
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Rows of the table: (...) -> (..., D)."""
         return self.embedding(ids)
 
     def soft_codes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,6 +169,7 @@ class IndexQuantizer(DataStartedQuantizer):
         return soft, -(chance * log_chance).sum(), chance.sum(0)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The chosen codes with the gradient of the softmax over all codes, and four losses."""
         if self.training:
             self.count(ids)
         parts = [checkpoint(self.soft_codes, part, use_reentrant=False) for part in self.chunks(rows)]

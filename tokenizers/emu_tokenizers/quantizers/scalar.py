@@ -45,6 +45,7 @@ class ProjectedQuantizer(DataStartedQuantizer):
         raise NotImplementedError
 
     def start(self, rows: Tensor) -> None:
+        """Whiten rows (N, D) by the first map, and fit the second to bring codes back to them."""
         first, last = self.projections()
         if not (isinstance(first, nn.Linear) and isinstance(last, nn.Linear)):
             return
@@ -99,19 +100,24 @@ class ScalarQuantizer(ProjectedQuantizer):
         self.fsq = FSQ(list(levels), dim=embed_dim, preserve_symmetry=2 in levels)
 
     def projections(self) -> tuple[nn.Module, nn.Module]:
+        """The maps of the library's module; the identity where widths agree."""
         return self.fsq.project_in, self.fsq.project_out
 
     def code_values(self, rows: Tensor) -> Tensor:
+        """Rounded channels (N, levels)."""
         return self.fsq.quantize(self.fsq.project_in(rows))
 
     def search(self, rows: Tensor) -> Tensor:
+        """Mixed-radix numbers of the rounded channels: (N, D) -> (N,)."""
         return self.fsq.codes_to_indices(self.fsq.quantize(self.fsq.project_in(rows))).long()
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Levels of a number, mapped back: (...) -> (..., D)."""
         codes = self.fsq._indices_to_codes(ids)
         return self.fsq.project_out(codes.to(self.fsq.implicit_codebook.dtype))
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of rounding as if it were the identity; no loss is needed."""
         path = self.fsq.project_out(self.fsq.quantize(self.fsq.project_in(rows)))
         return straight_through(path, vectors), {}
 
@@ -150,9 +156,11 @@ class BinaryQuantizer(ProjectedQuantizer):
         self.diversity = diversity
 
     def projections(self) -> tuple[nn.Module, nn.Module]:
+        """The maps of the library's module; the identity where widths agree."""
         return self.lfq.project_in, self.lfq.project_out
 
     def code_values(self, rows: Tensor) -> Tensor:
+        """Signs of the channels, (N, codebooks * bits)."""
         return self.codes(self.search(rows)).flatten(-2)
 
     def channels(self, rows: Tensor) -> Tensor:
@@ -161,6 +169,7 @@ class BinaryQuantizer(ProjectedQuantizer):
         return self.lfq.maybe_l2norm(projected)
 
     def search(self, rows: Tensor) -> Tensor:
+        """Signs of the channels read as bits: (N, D) -> (N,), or (N, codebooks)."""
         ids = ((self.channels(rows) > 0).long() * self.lfq.mask).sum(-1)
         return ids[..., 0] if len(self.codebook_sizes) == 1 else ids
 
@@ -171,9 +180,11 @@ class BinaryQuantizer(ProjectedQuantizer):
         return self.lfq.maybe_l2norm(self.lfq.bits_to_codes(bits.to(self.lfq.codebook.dtype)))
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Signs of the bits, mapped back: (...) -> (..., D)."""
         return self.lfq.project_out(self.codes(ids).flatten(-2))
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Straight-through gradient to the channels, commitment and entropy."""
         channels, codes = self.channels(rows), self.codes(ids)
         path = self.lfq.project_out(straight_through(channels, codes).flatten(-2))
         losses = {"commitment": F.mse_loss(channels, codes), "entropy": self.entropy(channels, codes)}

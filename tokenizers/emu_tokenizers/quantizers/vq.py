@@ -52,13 +52,16 @@ class VectorQuantizer(Quantizer):
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
+        """Give all codes the same use, and take them as started."""
         self.codebook.reset_statistics()
         self.codebook.initted.fill_(True)
 
     def search(self, rows: Tensor) -> Tensor:
+        """Codes nearest in Euclidean distance: (N, D) -> (N,)."""
         return nearest_code(rows, self.weight.to(rows.dtype))
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Rows of the table: (...) -> (..., D)."""
         return F.embedding(ids, self.weight)
 
     @property
@@ -66,10 +69,12 @@ class VectorQuantizer(Quantizer):
         return bool(self.codebook.initted)
 
     def prepare(self, rows: Tensor) -> None:
+        """Start the codes by k-means on the first rows (N, D) of training."""
         if not self.started:
             self.codebook.start(rows)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Straight-through gradient and commitment; in training mode a step of the moving averages."""
         if self.training:
             self.codebook.update(rows.detach(), ids)
         return straight_through(rows, vectors), {"commitment": F.mse_loss(rows, vectors)}
@@ -94,6 +99,7 @@ class StackedQuantizer(Quantizer):
         return all(book.started for book in self.each())
 
     def reset_statistics(self) -> None:
+        """Reset those of each codebook."""
         for book in self.each():
             book.reset_statistics()
 
@@ -106,6 +112,7 @@ class StackedQuantizer(Quantizer):
         raise NotImplementedError
 
     def search(self, rows: Tensor) -> Tensor:
+        """Codes of each codebook, which sees those before it: (N, D) -> (N, codebooks)."""
         ids: list[Tensor] = []
         vectors: list[Tensor] = []
         for book in self.each():
@@ -114,9 +121,11 @@ class StackedQuantizer(Quantizer):
         return torch.stack(ids, dim=-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
+        """Joined vectors: (..., codebooks) -> (..., D)."""
         return self.join([book.lookup(part) for book, part in zip(self.each(), ids.unbind(-1), strict=True)])
 
     def prepare(self, rows: Tensor) -> None:
+        """Start each codebook from what it will see."""
         vectors: list[Tensor] = []
         for book in self.each():
             part = self.inputs(rows, vectors)
@@ -124,6 +133,7 @@ class StackedQuantizer(Quantizer):
             vectors.append(book.lookup(book.search(part)))
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Straight-through gradient to the rows, and the mean of the commitments."""
         parts: list[Tensor] = []
         losses = []
         for book, column in zip(self.each(), ids.unbind(-1), strict=True):
@@ -142,11 +152,13 @@ class ResidualQuantizer(StackedQuantizer):
         )
 
     def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
+        """What the vectors so far leave over of the rows (N, D)."""
         for vector in vectors:
             rows = rows - vector
         return rows
 
     def join(self, vectors: list[Tensor]) -> Tensor:
+        """Their sum."""
         return torch.stack(vectors).sum(0)
 
 
@@ -160,8 +172,10 @@ class MultiQuantizer(StackedQuantizer):
         super().__init__(embed_dim, [VectorQuantizer(width, codebook_size, **options) for _ in range(num_codebooks)])
 
     def inputs(self, rows: Tensor, vectors: list[Tensor]) -> Tensor:
+        """The next group of channels, (N, D / codebooks)."""
         width = self.embed_dim // len(self.books)
         return rows[:, len(vectors) * width : (len(vectors) + 1) * width]
 
     def join(self, vectors: list[Tensor]) -> Tensor:
+        """The groups side by side."""
         return torch.cat(vectors, dim=-1)
