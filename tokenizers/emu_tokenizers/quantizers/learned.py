@@ -169,7 +169,7 @@ class IndexQuantizer(DataStartedQuantizer):
         return soft, -(chance * log_chance).sum(), chance.sum(0)
 
     def learn(self, rows: Tensor, ids: Tensor, vectors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The chosen codes with the gradient of the softmax over all codes, and four losses."""
+        """The chosen codes with the gradient of the softmax over all codes, and the losses."""
         if self.training:
             self.count(ids)
         parts = [checkpoint(self.soft_codes, part, use_reentrant=False) for part in self.chunks(rows)]
