@@ -151,7 +151,7 @@ class CodeSegment:
     Attributes:
         modality: name of the registered modality.
         codes: int64, 0-based; the modality's grid, with a last axis where it has several codebooks.
-        meta: what the grid does not tell, e.g. the true number of frames and their rate.
+        meta: what the grid does not say, e.g. the true number of frames and their rate.
         weight: loss weight of each of its codes.
     """
 
@@ -162,8 +162,8 @@ class CodeSegment:
 
     def __repr__(self) -> str:
         grid = "x".join(map(str, self.codes.shape))
-        told = f", {reprlib.repr(dict(self.meta))}" if self.meta else ""
-        return f"CodeSegment({self.modality!r}, {grid} codes{told}, weight {self.weight:g})"
+        meta = f", {reprlib.repr(dict(self.meta))}" if self.meta else ""
+        return f"CodeSegment({self.modality!r}, {grid} codes{meta}, weight {self.weight:g})"
 
 
 Segment = TextSegment | CodeSegment
@@ -177,7 +177,7 @@ class Span(NamedTuple):
         length: number of its tokens, header and closing mark included.
         modality: "text" or the name of the registered modality.
         grid: of its codes; empty for text.
-        meta: what the grid does not tell, as in `CodeSegment`.
+        meta: what the grid does not say, as in `CodeSegment`.
     """
 
     start: int
@@ -194,7 +194,7 @@ class TokenDocument:
     Attributes:
         ids: (n,) int64.
         weights: (n,) float32; `weights[i]` weighs the prediction *of* token i, 0 for tokens that the grammar forces.
-        spans: where its segments lie, in order; empty where that is not known.
+        spans: where its segments lie, in order; empty where that is unknown.
     """
 
     ids: Tensor

@@ -28,7 +28,7 @@ def decode_block(
 
     Args:
         session: prefilled with the prompts and the schedule's given positions.
-        start: position of the block's first token in the noise, for blocks behind other generated tokens.
+        start: position of the block's first token in the noise, for blocks after other generated tokens.
 
     Returns:
         (B, n) int64: the ids of the block.
@@ -38,6 +38,7 @@ def decode_block(
     last = len(schedule.steps) - 1
     for number, step in enumerate(schedule.steps):
         drawn = keys.draw(session.logits(step.ranges), sampling, start + step.slot)
+        # Guidance rows of a sequence differ in their prompts alone: the token that was drawn is written to each of them.
         by_guidance_row[:, :, step.slot] = drawn + step.ranges[0][0]
         if on_sampled is not None:
             on_sampled(number + 1, by_guidance_row[0])
@@ -62,6 +63,7 @@ def decode_open(
     lengths = ends_at.clone()
     running = torch.ones(sequences, dtype=torch.bool, device=device)
     for place in range(limit):
+        # Ended sequences keep their rows: without them the cache would be copied, and the last bits of the others' products change.
         drawn = choices[keys.draw(session.logits(ranges), sampling, place)]
         ids[:, place] = torch.where(running, drawn, stop_id)
         ended = running & (drawn == stop_id)

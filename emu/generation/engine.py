@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,36 +18,25 @@ from emu.generation.interleaved import Writer
 from emu.generation.linear import TILE, LinearBackend
 from emu.generation.numbers import check_whole
 from emu.generation.positions import beyond_positions, room_for_text, warn_caller
-from emu.generation.prompts import Prompts, check_headers, check_prompts, negative_rows, repeated
+from emu.generation.prompts import (
+    Prompts,
+    begun_document,
+    check_headers,
+    check_prompts,
+    modality_of,
+    negative_rows,
+    repeated,
+)
 from emu.generation.sampling import Keys, Sampling, make_keys
-from emu.generation.session import Session
+from emu.generation.session import GenerationStats, Session
 from emu.generation.threads import threads_for
 from emu.generation.windows import FastestWindow, Window, check_window
-from emu.layouts import Cursor, Layout
+from emu.layouts import Layout
 from emu.modalities import Grid
 from emu.model import EmuForCausalLM
 
 TEXT = Sampling()
 CODES = Sampling(guidance_scale=3.0, top_k=2048)
-
-
-@dataclass(frozen=True)
-class GenerationStats:
-    """What a call did.
-
-    Attributes:
-        sequences: number of sequences written.
-        tokens: sampled tokens of all sequences together.
-        passes: forward passes, the prefill counted as one.
-        tokens_per_pass: sampled tokens of one sequence for each pass; 1 where every token takes its own.
-        seconds: wall time.
-    """
-
-    sequences: int
-    tokens: int
-    passes: int
-    tokens_per_pass: float
-    seconds: float
 
 
 class Engine:
@@ -59,7 +47,7 @@ class Engine:
         layout: the grammar of its sequences.
         deterministic: run every product on tiles of a fixed number of rows and attention row by row, so that a sequence is the same to
             the last bit in every batch. Costs up to three times the time at small batches.
-        check_length: warn of blocks that end beyond the model's positions; `Emu`, which knows more to tell, does it itself.
+        check_length: warn of blocks that end beyond the model's positions; `Emu`, which knows what it was trained for, does so itself.
 
     Attributes:
         last_stats: what the last call did, a `GenerationStats`.
@@ -130,7 +118,7 @@ class Engine:
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         grid = tuple(int(length) for length in grid)
-        modality = modality or self._modality(grid)
+        modality = modality or modality_of(grid, self.layout)
         sampling = Sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
         vocab_size = self.model.config.vocab_size
         prompts = check_prompts(prompt_ids, vocab_size)
@@ -192,7 +180,7 @@ class Engine:
         prepared, begun = self._linear is not None, self._windows.clock()
         with self._session(job.fed_first, job.guidance_rows, job.room) as session:
             job.run(session, keys, on_row)
-            self._record_stats(session, job.sequences, job.sequences * len(job.schedule.steps))
+            self.last_stats = session.stats(job.sequences, job.sequences * len(job.schedule.steps))
         return self._windows.clock() - begun if prepared else None
 
     @torch.no_grad()
@@ -254,7 +242,7 @@ class Engine:
             ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, limits, sampling, keys)
             written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
             tokens = sum(min(len(row) + 1, limit) for row, limit in zip(written, limits, strict=True))
-            self._record_stats(session, len(written), tokens)
+            self.last_stats = session.stats(len(written), tokens)
         return written
 
     def generate(
@@ -294,7 +282,7 @@ class Engine:
             TypeError, ValueError: an argument does not fit, or the prompt fills the model's positions; before any work.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
-        prompt, cursor = self._begun_document(prompt_ids, headers)
+        prompt, cursor = begun_document(prompt_ids, self.layout, headers, self.model.config.vocab_size)
         positions = self.model.config.max_position_embeddings
         room_for_text([prompt], positions, check_whole("max_text_tokens", max_text_tokens, least=1))
         if cursor.block is not None:
@@ -320,20 +308,6 @@ class Engine:
         )
         return self._with_stats(writer)
 
-    def _begun_document(
-        self, prompt_ids: Tensor | Sequence[int], headers: Sequence[Sequence[int]] | None
-    ) -> tuple[Tensor, Cursor]:
-        """A prompt (n,), and a cursor that stands after it; errors as of `generate`."""
-        (prompt,) = check_prompts([prompt_ids], self.model.config.vocab_size)
-        cursor = Cursor(self.layout, headers)
-        for index in prompt.tolist():
-            cursor.advance(index)
-        if cursor.ended or cursor.is_within_block:
-            raise ValueError(
-                "prompt_ids ends after EOS or within a header or a block; end it in text or in a whole header"
-            )
-        return prompt, cursor
-
     @torch.no_grad()
     def _with_stats(self, writer: Writer) -> Iterator[Segment]:
         begun = time.perf_counter()
@@ -341,13 +315,6 @@ class Engine:
             seconds = time.perf_counter() - begun
             self.last_stats = GenerationStats(1, writer.tokens, writer.passes, writer.tokens / writer.passes, seconds)
             yield segment
-
-    def _modality(self, grid: Grid) -> str:
-        for name, modality in self.layout.modalities.items():
-            if modality.rank == len(grid):
-                return name
-        ranks = {name: modality.rank for name, modality in self.layout.modalities.items()}
-        raise ValueError(f"no modality has a grid of {len(grid)} axes like {grid}; this layout's axes: {ranks}")
 
     def _check_length(self, longest: int) -> None:
         problem = beyond_positions(longest, self.model.config.max_position_embeddings)
@@ -371,13 +338,9 @@ class Engine:
             self.model.train(training)
 
     def _work(self, tokens: int) -> int:
-        """Multiply-adds of the largest product of a pass over so many tokens of all rows together."""
+        """Multiply-adds of the largest product of a pass over N tokens of all rows together."""
         config, ranges = self.model.config, self.layout.vocabulary.ranges.values()
         widest = max([2 * config.intermediate_size, *(count for _, count in ranges)])  # gate and up are one product
         # A pass over few rows waits for the weights as long as it would take to multiply some more. Tiles have as many rows in any batch,
         # and so their products as many threads: results must not depend on the batch.
         return config.hidden_size * widest * (TILE if self.deterministic else max(TILE, tokens))
-
-    def _record_stats(self, session: Session, sequences: int, tokens: int) -> None:
-        each = tokens / sequences / session.passes
-        self.last_stats = GenerationStats(sequences, tokens, session.passes, each, session.seconds)

@@ -1,4 +1,4 @@
-"""Logits that are not numbers are told, and nothing is drawn from them."""
+"""Logits that are not numbers raise an error, and nothing is drawn from them."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from emu.layouts import BlockTemplate
 
 @dataclass(frozen=True)
 class Step:
-    """One sampled token and the pass behind it.
+    """One sampled token and the pass that feeds it.
 
     Attributes:
         slot: its position in the block.
-        stop: end of the positions fed in the pass: the token itself and what the grammar forces behind it.
+        stop: end of the positions fed in the pass: the token itself and what the grammar forces after it.
         ranges: the ids it may be.
     """
 
@@ -66,7 +66,7 @@ def read_codes(template: BlockTemplate, ids: Tensor) -> Tensor:
 
 
 def row_events(on_row: OnRow, template: BlockTemplate, axes: int, known: int) -> Callable[[int, Tensor], None]:
-    """What to do behind each sampled token so that `on_row` hears of every finished line.
+    """What to do after each sampled token so that `on_row` is called for every finished line.
 
     Args:
         axes: of the grid; the codes have one more with several codebooks.

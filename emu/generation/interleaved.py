@@ -22,11 +22,11 @@ OpenSession = Callable[[list[Tensor], int, int], AbstractContextManager[Session]
 
 
 class Writer:
-    """Writes one document behind a prompt.
+    """Writes one document after a prompt.
 
     Args:
         layout: the grammar.
-        cursor: stands behind the prompt.
+        cursor: stands after the prompt.
         prompt: (n,) int64 ids from BOS on.
         open_session: makes sessions.
         text, codes: how tokens of text and of blocks are drawn.
@@ -85,7 +85,7 @@ class Writer:
         self.ids.append(index)
 
     def _write_text(self) -> None:
-        """Text and the header behind it, up to an open block or the end of the document."""
+        """Text and the header after it, up to an open block or the end of the document."""
         longest = max(map(len, self.cursor.headers or [[]]))
         with self.open_session([torch.tensor(self.ids)], 1, self.text_left + longest + 4) as session:
             fed = len(self.ids)
@@ -93,6 +93,7 @@ class Writer:
                 allowed = self._allowed()
                 if not allowed:
                     break
+                # Forced tokens take no draw and no pass of their own: they are fed together with the next one that is drawn.
                 if len(allowed) == 1 and allowed[0][1] == 1:
                     self._write(allowed[0][0])
                     continue
@@ -126,6 +127,7 @@ class Writer:
             rows.append(torch.cat([opening, header]))
         starts = [torch.cat([row, schedule.ids[0, : schedule.given]]) for row in rows]
         with self.open_session(starts, len(rows), len(template) - schedule.given) as session:
+            # The noise of a code is keyed by its place in the document, so that blocks of a document differ.
             place = len(self.ids) - self.prompt_length
             ids = decode_block(session, schedule, self.codes, self.keys, start=place).cpu()
             self.passes += session.passes

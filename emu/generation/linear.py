@@ -29,6 +29,8 @@ PACK_UP_TO = 8 * 2**30  # bytes of a model above which its weights are not held 
 class LinearBackend:
     """Layers of a model that read the same input as one product, and slices of its head.
 
+    It is the `linear` of `EmuForCausalLM.forward_block` (see `emu.model.attention`).
+
     Args:
         model: its weights are copied where packing pays and for tiles, so make a new object when they change (`is_current`).
         tile: number of rows of every product, or None for whatever comes.
@@ -37,7 +39,8 @@ class LinearBackend:
     def __init__(self, model: EmuForCausalLM, tile: int | None = None) -> None:
         self._model = model
         self._tile = tile
-        self._layers: dict[tuple[int, ...], Callable[[Tensor], tuple[Tensor, ...]]] = {}
+        # By the layers themselves: a module is equal to itself alone, and held here it cannot give its place to another one.
+        self._layers: dict[tuple[nn.Module, ...], Callable[[Tensor], tuple[Tensor, ...]]] = {}
         self._heads: dict[tuple[IdRange, ...], Product] = {}
         parameters = list(model.parameters())
         size = sum(p.numel() * p.element_size() for p in parameters)
@@ -51,6 +54,7 @@ class LinearBackend:
     def _state(self) -> tuple[list[tuple[int, int]], Tensor]:
         """Where the weights are, how often they were written, and a sample of what they are."""
         parameters = [p.detach() for p in self._model.parameters()]
+        # Writes through `.data` leave place and version as they are; only the numbers show them. All of them would cost a pass.
         samples = [p.flatten()[:: max(1, p.numel() // SAMPLES)].sum().double().cpu() for p in parameters]
         return [(p.data_ptr(), p._version) for p in parameters], torch.stack(samples)
 
@@ -63,14 +67,14 @@ class LinearBackend:
 
     def __call__(self, x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         """x (..., in) -> one (..., out) per layer."""
-        key = tuple(map(id, layers))
-        if key not in self._layers:
-            self._layers[key] = self._prepare(layers)
-        return self._layers[key](x)
+        if layers not in self._layers:
+            self._layers[layers] = self._prepare(layers)
+        return self._layers[layers](x)
 
     def _prepare(self, layers: Sequence[nn.Module]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         if not self._copies:
             return lambda x: tuple(layer(x) for layer in layers)
+        # One product of the joined weights: a step waits for memory, and x is read, padded and called for once.
         if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
             weights = [cast(Tensor, layer.weight).detach() for layer in layers]
             product, sizes = self._product(torch.cat(weights)), [len(weight) for weight in weights]
@@ -99,6 +103,7 @@ class LinearBackend:
             return product
         weight = self._model.lm_head.weight
         sample = torch.randn(self._tile, width, generator=torch.Generator().manual_seed(0)).to(weight)
+        # Some kernels sum a row in an order that depends on its place; those go row by row.
         rows = self._tile if _rows_are_independent(product, sample) else 1
         return lambda x: _by_tiles(product, x, rows)
 
@@ -115,6 +120,7 @@ def _joined(parts: Sequence[Tensor], axis: int = -1) -> Tensor:
 
 def _packed(weight: Tensor, tile: int | None) -> Product:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, tile or 4)
+    # Four rows of a large weight are cheaper than one to three, so rows of zeros are added.
     least = 4 if weight.numel() >= PAD_FROM else 1
 
     def product(x: Tensor) -> Tensor:
@@ -127,11 +133,11 @@ def _packed(weight: Tensor, tile: int | None) -> Product:
 
 
 def _rows_are_independent(product: Product, sample: Tensor) -> bool:
-    """Whether a row of this many gives the same bits at each place and beside any others."""
+    """Whether a row gives the same bits at each place of a tile and next to any others."""
     whole = product(sample)
     for shift in range(1, len(sample)):
         moved = sample.roll(shift, 0)
-        moved[:shift] = moved[:shift] * 3
+        moved[:shift] = moved[:shift] * 3  # other neighbours, too
         if not torch.equal(product(moved)[shift:], whole[:-shift]):
             return False
     return True

@@ -21,7 +21,7 @@ def warn_caller(message: str) -> None:
 
 
 def beyond_positions(tokens: int, positions: int) -> str:
-    """What is wrong with a sequence of so many tokens, in words; empty where nothing is."""
+    """What is wrong with the length of a sequence, in words; empty where nothing is."""
     return f"{tokens} tokens (the model has {positions} positions)" if tokens > positions else ""
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emu.generation.positions import warn_caller
-from emu.layouts import BlockTemplate, Layout
+from emu.layouts import BlockTemplate, Cursor, Layout
 from emu.modalities import Grid
 
 Prompts = Sequence[Tensor | Sequence[int]]
@@ -112,3 +112,33 @@ def known_codes(prefix: Tensor | None, template: BlockTemplate, grid: Grid, prom
             f"prefix_codes holds codes from {int(known.min())} to {int(known.max())}; the codebook has {int(count.max())}"
         )
     return known
+
+
+def begun_document(
+    prompt_ids: Tensor | Sequence[int], layout: Layout, headers: Sequence[Sequence[int]] | None, vocab_size: int
+) -> tuple[Tensor, Cursor]:
+    """The prompt (n,) of a document, and a cursor that stands after it.
+
+    Raises:
+        TypeError, ValueError: see `check_prompts`; the grammar does not allow it, or nothing can follow its end.
+    """
+    (prompt,) = check_prompts([prompt_ids], vocab_size)
+    cursor = Cursor(layout, headers)
+    for index in prompt.tolist():
+        cursor.advance(index)
+    if cursor.ended or cursor.is_within_block:
+        raise ValueError("prompt_ids ends after EOS or within a header or a block; end it in text or in a whole header")
+    return prompt, cursor
+
+
+def modality_of(grid: Grid, layout: Layout) -> str:
+    """Name of the first modality whose grid has as many axes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name, modality in layout.modalities.items():
+        if modality.rank == len(grid):
+            return name
+    ranks = {name: modality.rank for name, modality in layout.modalities.items()}
+    raise ValueError(f"no modality has a grid of {len(grid)} axes like {grid}; this layout's axes: {ranks}")

@@ -46,13 +46,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Keys:
-    """What the noise of each sequence depends on beside the position of the token: (B,) int64 each."""
+    """What the noise of each sequence depends on besides the position of the token: (B,) int64 each."""
 
     seed: Tensor
     stream: Tensor
 
     def draw(self, logits: Tensor, sampling: Sampling, position: int | Tensor, draw: int = 0) -> Tensor:
-        """Logits (G, B, K), G guidance rows, -> offsets (B,) int64; `position` counts the tokens behind the prompt."""
+        """Logits (G, B, K), G guidance rows, -> offsets (B,) int64; `position` counts the tokens after the prompt."""
         place = position if isinstance(position, Tensor) else torch.full_like(self.seed, position)
         return guided_sample(
             logits,

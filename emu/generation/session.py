@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,25 @@ from emu.generation.linear import IdRange, LinearBackend
 from emu.model import EmuForCausalLM, StaticCache
 
 PREFILL_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What a call did.
+
+    Attributes:
+        sequences: number of sequences written.
+        tokens: sampled tokens of all sequences together.
+        passes: forward passes, the prefill counted as one.
+        tokens_per_pass: sampled tokens of one sequence for each pass; 1 where every token takes its own.
+        seconds: wall time.
+    """
+
+    sequences: int
+    tokens: int
+    passes: int
+    tokens_per_pass: float
+    seconds: float
 
 
 class Session:
@@ -54,6 +74,7 @@ class Session:
         self.hidden = self._prefill(prompts)
 
     def _prefill(self, prompts: Sequence[Tensor]) -> Tensor:
+        # Streams of a prompt and the negative prompts of a batch are often equal; a prefill costs more than copying its keys and values.
         unique: dict[tuple[int, ...], int] = {}
         index = [unique.setdefault(tuple(prompt.tolist()), len(unique)) for prompt in prompts]
         rows = [torch.tensor(ids, device=self.model.device) for ids in unique]
@@ -77,10 +98,10 @@ class Session:
             hidden = self.model.forward_block(chunk, cache, self.linear, by_row=self.by_row)
         return cache, hidden[:, -1:]
 
-    @property
-    def seconds(self) -> float:
-        """Wall time since the session began."""
-        return time.perf_counter() - self._begun
+    def stats(self, sequences: int, tokens: int) -> GenerationStats:
+        """What was done so far, for N sequences of `tokens` sampled tokens together."""
+        seconds = time.perf_counter() - self._begun
+        return GenerationStats(sequences, tokens, self.passes, tokens / sequences / self.passes, seconds)
 
     def advance(self, ids: Tensor) -> None:
         """Feed the next tokens, (rows, m)."""
@@ -88,7 +109,7 @@ class Session:
         self.passes += 1
 
     def logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(G, sequences, K) of the token behind the last one, over the ids of these ranges.
+        """(G, sequences, K) of the next token, over the ids of these ranges.
 
         Raises:
             FloatingPointError: they hold NaN or infinity.
@@ -96,7 +117,7 @@ class Session:
         return self._seen(self.linear.head(ranges)(self.hidden[:, -1]))
 
     def window_logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(G, sequences, m, K) of the tokens behind each of the last pass; errors as of `logits`."""
+        """(G, sequences, m, K) of the token after each one of the last pass; errors as of `logits`."""
         return self._seen(self.linear.head(ranges)(self.hidden))
 
     def _seen(self, logits: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Speculator:
         device = session.hidden.device
         self.session, self.last_known, self.sampling, self.keys = session, last_known.to(device), sampling, keys
         self.length = len(template)
-        # m forced places behind the end, so that no window needs an end of its own
+        # m forced places after the end, so that no window needs an end of its own
         self.ids = F.pad(schedule.ids, (0, window)).to(device)  # (B, n + m): what is final, then guesses
         self.forced = F.pad(template.forced, (0, window)).to(device)
         self.first = F.pad(template.first, (0, window)).to(device)
@@ -67,6 +67,7 @@ class Speculator:
             self._guess(places)
             found = self._evaluate(places)
             self._settle(places, found)
+            # Keys and values of wrong guesses must not be attended to; the next pass writes their slots again.
             ends = begin + self.done - self.given
             self.session.cache.truncate(ends.repeat(self.session.guidance_rows))
             before, final = final, int(self.done.min())
@@ -79,13 +80,14 @@ class Speculator:
         new = int((places[:, -1] + 1 - self.reached).max())  # columns at the end that are new to some sequence
         if new <= 0:
             return
-        behind = places[:, -new:]
-        guess = self.forced[behind]
+        late = places[:, -new:]
+        guess = self.forced[late]
         for ranges in self.ranges:
             logits = self.session.logits(ranges).repeat_interleave(new, 1)  # (G, B * new, K)
-            guess = self._choose(ranges, behind, logits, guess)
-        kept = self.ids.gather(1, behind)
-        self.ids.scatter_(1, behind, torch.where(behind >= self.reached[:, None], guess, kept))
+            guess = self._choose(ranges, late, logits, guess)
+        # The columns are new to the sequence that went furthest; others have better guesses in some of them, from their last pass.
+        kept = self.ids.gather(1, late)
+        self.ids.scatter_(1, late, torch.where(late >= self.reached[:, None], guess, kept))
         self.reached = torch.maximum(self.reached, places[:, -1] + 1)
 
     def _choose(self, ranges: tuple[IdRange, ...], places: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
@@ -97,9 +99,10 @@ class Speculator:
 
     def _evaluate(self, places: Tensor) -> Tensor:
         """(B, m): what a single step would draw at each place, given the guesses before it."""
+        # What is drawn at a place follows from the token before it, so the window that is fed begins one place earlier.
         fed = self.ids.gather(1, (places - 1).clamp_min(0)).repeat(self.session.guidance_rows, 1)
         if self.session.passes == 1:
-            fed[:, 0] = self.last_known
+            fed[:, 0] = self.last_known  # lies before the block, or is given, and differs between guidance rows
         self.session.advance(fed)
         found = self.forced[places]
         for ranges in self.ranges:
@@ -112,8 +115,12 @@ class Speculator:
         The guess at the last place was not fed, so it is corrected at most.
         """
         right = (self.ids.gather(1, places) == found)[:, :-1]
+        # `found[i]` is exact when all guesses before place i were right: true of the first place, whose past is final, and of each place
+        # up to the first wrong guess. So the correction of that guess is final too, hence + 1, and every pass settles one token at least.
         final = self.done + right.long().cumprod(1).sum(1) + 1
+        # A finished sequence still runs in the batch, and its window lies beyond its end; what is found there is not written.
         running = self.done < self.stop
+        # All of `found` is written, wrong guesses after the first included: with frozen noise it is the best guess for the next pass.
         self.ids.scatter_(1, places, torch.where(running[:, None], found, self.ids.gather(1, places)))
         self.done = torch.where(running, final.clamp_max(self.length), self.done)
 

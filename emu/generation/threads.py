@@ -17,7 +17,7 @@ WORK_OF_A_THREAD = 1 << 24
 
 
 def threads_of(work: int, available: int) -> int:
-    """Threads for a piece of work of so many multiply-adds, from 1 to those that are available."""
+    """Threads for a piece of work of `work` multiply-adds, from 1 to those that are available."""
     return max(1, min(available, work // WORK_OF_A_THREAD))
 
 

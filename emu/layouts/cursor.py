@@ -59,6 +59,7 @@ class Cursor:
         if self._answered:
             return ((controls["eos"], 1),)
         openings = self.layout.openings
+        # Not an opening whose headers are all forbidden: the next token would have no choice left.
         if self.headers is not None:
             openings = tuple(index for index in openings if any(header[:1] == [index] for header in self.headers))
         blocks = [(index, 1) for index in openings]
@@ -81,6 +82,7 @@ class Cursor:
         Raises:
             ValueError: the grammar does not allow it here.
         """
+        # A mark of prompts: it may be read here, and `allowed` does not offer it, so that no model writes it.
         if self._between and index == self.layout.begin_answer:
             return
         if not any(first <= index < first + count for first, count in self.allowed()):
@@ -107,6 +109,7 @@ class Cursor:
 
     def _extend_header(self, index: int) -> None:
         self._header.append(index)
+        # A header may be complete with the control that opens it, where the layout has a single grid.
         if self.layout.header_length(torch.tensor(self._header)) == len(self._header):
             name, grid, _ = self.layout.parse_header(self._header)
             self._header, self._template = [], self.layout.block(name, grid)
@@ -114,5 +117,5 @@ class Cursor:
     @property
     def _between(self) -> bool:
         """Whether an item may begin here."""
-        inside = self._template is not None or self._header or self._plan_end is not None
-        return self._started and not (inside or self._answered or self._ended)
+        in_item = self._template is not None or self._header or self._plan_end is not None
+        return self._started and not (in_item or self._answered or self._ended)

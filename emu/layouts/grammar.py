@@ -1,4 +1,4 @@
-"""The grammar of a block of codes, as data, and what else a grammar tells.
+"""The grammar of a block of codes, as data, and what reading and constraining ask of a layout.
 
 A `BlockTemplate` is the one description of what follows the header of a block: which positions are forced (end of row, end of frame, end of
 block) and which range of ids each free position draws from. Building, parsing and constrained generation all read it.

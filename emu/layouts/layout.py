@@ -2,7 +2,7 @@
 
     BOS text header block text ... EOS
 
-A header opens a block and tells its modality and grid; its form is the layout's (`header` and the three methods that read it), and so is
+A header opens a block and states its modality and grid; its form is the layout's (`header` and the two methods that read it), and so is
 the arrangement of the codes after it (`grid_block`). Emu3 writes BOI, the grid as plain text and an image mark (`meta_text.py`); a layout
 of a single grid may do with BOI alone. Plain text can never become a control or a code: its ids come from the text range alone.
 """

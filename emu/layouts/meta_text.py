@@ -1,7 +1,7 @@
-"""Headers of plain text: BOI, a text that tells the grid, and the image mark.
+"""Headers of plain text: BOI, a text that states the grid, and the image mark.
 
 Emu3 writes the grid of a picture as "90*90" (`processing_emu3.py` of baaivision/Emu3) and Emu3.5 keeps that; each modality has a wording
-of its own (`Modality.meta_text`), so that the text tells the modality too.
+of its own (`Modality.meta_text`), so that the text states the modality too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,16 @@
 """Self-attention with grouped key and value heads.
 
 B rows, S tokens, K cached and new tokens, N query heads, M key and value heads, D head width.
+
+Two callables travel through every `forward`, from `EmuForCausalLM` to `EmuModel.run`, `Block`, `Attention` and `FeedForward`, so that one
+set of layers serves training, transformers' generation and ours:
+
+- `attend` is the attention of this call, made once for all layers by whoever knows which tokens see each other: `attend_packed` (training
+  rows, the kernel of `emu_kernels`), `attend_masked` (a mask, a cache or dropout, torch's attention) or `attend_by_row` (the static cache
+  of generation, each row by itself). A cache is part of it: a layer hands over new keys and values and does not know what is stored.
+- `linear` multiplies with weights: `linear(x, layer, layer, ...)` returns one product per layer that reads the same x. `separate` calls
+  each layer, which training and adapters need; `emu.generation.linear.LinearBackend` joins them, packs their weights and fixes the number
+  of rows. The modules themselves are not replaced, so that names of weights, hooks and adapters are the same in training and generation.
 """
 
 from __future__ import annotations

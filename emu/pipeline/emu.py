@@ -83,11 +83,11 @@ class Emu(StoredEmu):
             guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
             negative_prompt: what guidance moves away from.
             temperature: 0 is greedy.
-            top_k: draw among so many most likely codes; None or 0 means all.
+            top_k: draw among the N most likely codes; None or 0 means all.
             top_p: draw among the most likely codes that hold this share.
             images_per_prompt: picture k of a prompt draws from stream k of its seed.
             seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
-            window: above 1, exact speculative decoding of so many codes at once; "auto" times 1 and 16 on the first batches and keeps
+            window: above 1, exact speculative decoding of N codes at once; "auto" times 1 and 16 on the first batches and keeps
                 the faster.
             batch_size: pictures that are drawn at a time.
             deterministic: see `Emu`.
@@ -223,7 +223,7 @@ class Emu(StoredEmu):
             documents: each a list of items in order (`str`, PIL images, `Video`, ...), e.g. `[[image, "Describe it."]]`.
             max_new_tokens: where text ends that does not end by itself; it also ends at the model's positions.
             temperature: 0 is greedy.
-            top_k: draw among so many most likely tokens; None or 0 means all.
+            top_k: draw among the N most likely tokens; None or 0 means all.
             top_p: draw among the most likely tokens that hold this share.
             seed: one for all documents, or one each.
             batch_size, deterministic, strict, progress: as in `generate_images`.
@@ -283,7 +283,7 @@ class Emu(StoredEmu):
 
         Args:
             document: its items so far (`str`, PIL images, `Video`, ...), or a single text.
-            size: (height, width) of the pictures and clips that the model may begin, beside the sizes that the document holds; "auto" lets
+            size: (height, width) of the pictures and clips that the model may begin, besides the sizes that the document holds; "auto" lets
                 the model write the size of its first picture, which the others share (Emu3.5).
             frames, fps: of the clips.
             guidance_scale, temperature, top_k, top_p: how codes are drawn.
@@ -370,7 +370,7 @@ class Emu(StoredEmu):
         deterministic: bool | None,
         **options: Any,
     ) -> tuple[list[Made], dict[str, Any]]:
-        """Generated blocks, and what each depends on beside prompt and noise: the settings of these names and the machine's."""
+        """Generated blocks, and what each depends on besides prompt and noise: the settings of these names and the machine's."""
         engine, table = self._engine(deterministic), settings.to_dict()
         made = requests.generate(engine, self.tokenizer, settings.sampling(), **options)
         about = {name: table[name] for name in names}

@@ -47,7 +47,7 @@ class GridRequests:
         prompts: what they are for.
         seeds: of their noise, one per prompt.
         streams: blocks per prompt.
-        meta: what the header tells beside the grid.
+        meta: what the header states besides the grid.
         given: codes that each prompt's blocks begin with; empty where they begin from nothing.
         heads: ids of each prompt and the header of its block.
         negative: ids of the negative prompt and the header.
@@ -131,7 +131,7 @@ class GridRequests:
 
 
 def vision_threads(tokenizer: MultimodalTokenizer, cells: int) -> AbstractContextManager[None]:
-    """Threads for the vision tokenizer's work on so many codes: each weight of a convolution is used once or more for each of them."""
+    """Threads for the vision tokenizer's work on `cells` codes: each weight of a convolution is used once or more for each of them."""
     vision = tokenizer.vision
     if vision is None:
         return nullcontext()

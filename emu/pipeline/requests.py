@@ -27,7 +27,7 @@ class GenerationDefaults:
         guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
         negative_prompt: what guidance moves away from.
         temperature: 0 is greedy.
-        top_k: draw among so many most likely codes; 0 means all.
+        top_k: draw among the N most likely codes; 0 means all.
         top_p: draw among the most likely codes that hold this share.
     """
 
@@ -116,8 +116,8 @@ def check_size(size: Any, factor: int = 1) -> Size:
     """(height, width) of `size`.
 
     Raises:
-        TypeError: it is no pair of whole numbers.
-        ValueError: a side is no positive multiple of `factor`.
+        TypeError: it is not a pair of whole numbers.
+        ValueError: a side is not a positive multiple of `factor`.
     """
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise TypeError(f"size is {size!r}; expected (height, width) in pixels")
@@ -154,7 +154,7 @@ def check_seeds(seed: Any, count: int) -> list[int]:
     """One seed per prompt.
 
     Raises:
-        TypeError: a seed is no whole number.
+        TypeError: a seed is not a whole number.
         ValueError: another number of seeds than prompts, or a seed outside 0..2^63 - 1.
     """
     given = list(seed) if isinstance(seed, list | tuple) else [seed] * count

@@ -39,7 +39,7 @@ class ImageResult:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its files tell; `emu.media.read_provenance` reads it back."""
+        """What its files say; `emu.media.read_provenance` reads it back."""
         return _about(self)
 
     def __repr__(self) -> str:
@@ -75,7 +75,7 @@ class VideoResult:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its files tell; `emu.media.read_provenance` reads it back."""
+        """What its files say; `emu.media.read_provenance` reads it back."""
         return _about(self)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Whether a request is one that the model was trained for: told before work starts, once, and in words."""
+"""Whether a request is one that the model was trained for: a warning before work starts, once, and in words."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def warn_beyond_training(
         size, frames, rate, tokens: of the request, see `Trained.problems`.
 
     Raises:
-        ValueError: with `strict`, where there is something to tell.
+        ValueError: with `strict`, where something is outside of it.
     """
     found = trained.problems(size=size, frames=frames, rate=rate)
-    # Whoever passes the model's positions passes its training too; the harder limit is the one to tell.
+    # Whoever passes the model's positions passes its training too; the harder limit is the one to name.
     beyond = beyond_positions(tokens, positions)
     found += [beyond] if beyond else trained.problems(tokens=tokens)
     if not found:
