@@ -177,6 +177,7 @@ class Engine:
 
     def _run(self, job: GridJob, keys: Keys, on_row: OnRow | None) -> float | None:
         """Generate a block; returns how long it took, or None where that includes the preparation of the weights."""
+        # The first call also packs the weights, which says nothing about the window.
         prepared, begun = self._linear is not None, self._windows.clock()
         with self._session(job.fed_first, job.guidance_rows, job.room) as session:
             job.run(session, keys, on_row)

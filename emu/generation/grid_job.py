@@ -94,6 +94,7 @@ class GridJob:
         if on_row is not None:
             report = on_row
 
+            # On a GPU logits are looked at late; nothing may be handed out that was drawn from NaN.
             def checked(row: int, codes: Tensor) -> None:
                 session.logits_seen.check()
                 report(row, codes)

@@ -50,9 +50,11 @@ def schedule_grid(template: BlockTemplate, known: Tensor) -> GridSchedule:
     """The schedule of a block whose first codes (B, k) are known."""
     free = template.free.nonzero()[:, 0]
     ids = template.forced.clamp_min(0).repeat(len(known), 1)
+    # Known codes are the first ones of the slowest axis, so that they and what is forced between them are one prefix.
     begun = free[: known.shape[1]]
     ids[:, begun] = known + template.first[begun]
     slots = free[known.shape[1] :].tolist()
+    # A forced token needs no pass: it is fed with the sampled one before it, up to the next place that is free.
     stops = [*slots, len(template)][1:]
     firsts, counts = template.first.tolist(), template.count.tolist()
     steps = tuple(Step(slot, stop, ((firsts[slot], counts[slot]),)) for slot, stop in zip(slots, stops, strict=True))

@@ -68,6 +68,7 @@ class Session:
         self.model, self.linear, self.guidance_rows, self.by_row = model, linear, guidance_rows, by_row
         self.rows, self.length = len(prompts), max(map(len, prompts))
         self.cache = StaticCache(model.config, self.rows, self.length + room, dtype=model.dtype, device=model.device)
+        # Right-aligned: all rows write their next token to one slot, and only the beginnings differ.
         self.cache.offset = torch.tensor([self.length - len(prompt) for prompt in prompts])
         self.logits_seen = FiniteLogits()
         self.passes, self._begun = 1, time.perf_counter()
@@ -94,6 +95,7 @@ class Session:
         ids = torch.zeros(len(prompts), length, dtype=torch.int64, device=self.model.device)
         for row, prompt in zip(ids, prompts, strict=True):
             row[length - len(prompt) :] = prompt
+        # In chunks, since the mask of a pass has as many entries as queries times keys.
         for chunk in ids.split(PREFILL_CHUNK, 1):
             hidden = self.model.forward_block(chunk, cache, self.linear, by_row=self.by_row)
         return cache, hidden[:, -1:]

@@ -143,6 +143,7 @@ def grid_template(
         raise ValueError(f"a grid has 1 to 3 axes of at least one code each, got {tuple(grid)}")
     frames, rows, columns = (1,) * (3 - len(grid)) + tuple(grid)
     after_row, after_frame, end = (torch.tensor(ids, dtype=torch.int64) for ids in separators)
+    # Fewer axes are a grid of one row or one frame, so that all ranks share the three levels of separators.
     row = torch.full((columns * len(ranges),), FREE, dtype=torch.int64)
     frame = _joined(row, after_row, rows, last)
     forced = torch.cat([_joined(frame, after_frame, frames, last), end])

@@ -136,6 +136,7 @@ class Layout(ABC):
         begins = torch.isin(ids, torch.tensor(self.openings)).nonzero()
         if not len(begins):
             return None
+        # From the last opening on: earlier blocks are complete, or the ids end in none.
         header = ids[int(begins[-1]) :]
         return header if self.header_length(header) == len(header) else None
 
