@@ -12,10 +12,10 @@ from emu import Emu, EmuForCausalLM, MultimodalTokenizer, TextTokenizer, VisionT
 from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.families import FAMILIES
+from emu.families.base import build_vision
 from emu.families.detection import find_family
 from emu.families.emu3.tiny import write_vision
 from emu.families.emu3.vision import vision_tensors
-from emu.families.vision_folder import build
 from emu.hub.load import read_tokenizer
 from emu.hub.tiny_models import write
 from tests.tensors import same_tensors
@@ -115,7 +115,7 @@ def test_emu35_converts_to_ours_and_back(tmp_path):
 def test_names_of_vision_tokenizers_go_both_ways(folders):
     tokenizer = read_tokenizer(folders["emu3"]).vision
     for form in FORMATS:
-        again = build(FAMILIES[form].vision_config(tokenizer), vision_tensors(tokenizer, form), "memory")
+        again = build_vision(FAMILIES[form].vision_config(tokenizer), vision_tensors(tokenizer, form), "memory")
         assert again.fingerprint == tokenizer.fingerprint
 
 

@@ -15,10 +15,10 @@ from emu.checkpoints.weights import Checkpoint
 from emu.cli.convert import main
 from emu.documents import CodeSegment, Plan, TextSegment
 from emu.families.detection import find_family
-from emu.families.emu3.byte_pairs import from_ranks
+from emu.families.emu3.text import from_ranks
 from emu.families.emu3.tiny import small_ranks, small_vocabulary
+from emu.families.emu35 import EXTRA_CONTROLS
 from emu.families.emu35.vision import ibq_settings, read_ibq, write_ibq
-from emu.families.emu35.vocabulary import EXTRA_CONTROLS
 from emu.generation import Engine, Sampling
 from emu.hub.load import read_tokenizer
 from emu.hub.tiny_models import write

@@ -15,7 +15,7 @@ from emu import Emu, EmuForCausalLM, MultimodalTokenizer
 from emu.checkpoints.repositories import model_name, resolve
 from emu.checkpoints.weights import Checkpoint
 from emu.families.emu3 import tiny as emu3
-from emu.families.emu35 import tiny as emu35
+from emu.families.emu35 import write_tiny_vision
 from emu.hub.load import read_tokenizer
 from emu.hub.tiny_models import write
 
@@ -30,7 +30,7 @@ def published(tmp_path_factory):
         write("emu3", root / "BAAI" / name, alone=True)
     write("emu3.5", root / "BAAI" / "Emu3.5-Image", alone=True)
     emu3.write_vision(root / "BAAI" / "Emu3-VisionTokenizer")
-    emu35.write_vision(root / "BAAI" / "Emu3.5-VisionTokenizer")
+    write_tiny_vision(root / "BAAI" / "Emu3.5-VisionTokenizer")
     for folder in (root / "BAAI").iterdir():
         (folder / "modeling_emu3.py").write_text("raise SystemExit('code from a repository ran')")
         (folder / "pytorch_model.bin").write_bytes(b"a pickle")

@@ -7,12 +7,12 @@ from PIL import Image
 from emu import Emu3Layout, Emu35Layout, MultimodalTokenizer, Vocabulary
 from emu.documents import CodeSegment
 from emu.families import named_templates
-from emu.families.emu3.byte_pairs import from_ranks
+from emu.families.emu3.config import original_vocabulary
 from emu.families.emu3.templates import EMU3, EMU3_STAGE1
+from emu.families.emu3.text import from_ranks
 from emu.families.emu3.tiny import small_ranks, small_vocabulary
-from emu.families.emu3.vocabulary import original_vocabulary
+from emu.families.emu35 import EXTRA_CONTROLS
 from emu.families.emu35.templates import EMU35_TASKS, emu35
-from emu.families.emu35.vocabulary import EXTRA_CONTROLS
 from emu.hub.load import read_tokenizer
 from emu.hub.tiny_models import write
 from emu.templates import Templates

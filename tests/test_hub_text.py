@@ -6,8 +6,7 @@ import unicodedata
 import pytest
 import regex
 
-from emu.families.emu3.byte_pairs import PATTERN, from_ranks, merges, ranks_of, read_ranks, write_ranks
-from emu.families.emu3.text import tokenizer_table
+from emu.families.emu3.text import PATTERN, from_ranks, merges, ranks_of, read_ranks, tokenizer_table, write_ranks
 from emu.families.emu3.tiny import small_ranks
 from emu_tokenizers import TextTokenizer
 

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emu.families import vision_folder
+from emu.checkpoints.weights import Checkpoint
 from emu.model_config import EmuConfig
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.templates import PLAIN, Templates
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
+from emu_tokenizers.files import read_json
 from emu_tokenizers.pixels.resize import Resize
+from emu_tokenizers.vision.naming import config_from, weights_from
 
 SPLITS = ("original", "transformers")
 """How text is cut before it becomes ids: as the model was trained, or as the folder's own files say."""
@@ -130,7 +132,7 @@ class Family(ABC):
 
     def is_vision(self, folder: Path) -> bool:
         """Whether a folder holds a vision tokenizer of this family."""
-        return vision_folder.model_type(folder) in self.vision_types
+        return model_type_of(folder) in self.vision_types
 
     def vision(self, folder: Path, allow_pickle: Iterable[str]) -> VisionTokenizer:
         """The vision tokenizer of a folder of its own.
@@ -139,7 +141,7 @@ class Family(ABC):
             FileNotFoundError: its weights are missing.
             ValueError: a broken file, pickled weights that were not allowed, or tensors that do not fit.
         """
-        return vision_folder.read(folder, allow_pickle)
+        return read_vision(folder, allow_pickle)
 
     def inner_vision(
         self, folder: Path, config: Mapping[str, Any], allow_pickle: Iterable[str]
@@ -212,3 +214,39 @@ def louder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Larger weights than at the start of training, so that a random model's choices are far apart."""
     with torch.no_grad():
         return {name: tensor * 8 if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
+
+
+def model_type_of(folder: Path) -> str | None:
+    """The `model_type` of a folder's config.json, None where it has none."""
+    file = folder / "config.json"
+    return read_json(file).get("model_type") if file.is_file() else None
+
+
+def read_vision(folder: Path, allow_pickle: Iterable[str]) -> VisionTokenizer:
+    """The vision tokenizer of a folder with config.json.
+
+    Raises:
+        FileNotFoundError: its weights are missing.
+        ValueError: a broken file, pickled weights that were not allowed, or tensors that do not fit.
+    """
+    checkpoint = Checkpoint.open(folder, allow_pickle)
+    if not checkpoint.pickled:
+        return VisionTokenizer.from_pretrained(folder)
+    return build_vision(read_json(folder / "config.json"), dict(checkpoint.tensors()), str(folder))
+
+
+def build_vision(table: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> VisionTokenizer:
+    """A tokenizer from its config.json and its tensors, under the names of any library.
+
+    Args:
+        table: config.json.
+        state: name -> tensor.
+        source: named in messages.
+
+    Raises:
+        ValueError: features that ours lacks, or tensors that are missing, too many, or of another shape.
+    """
+    tokenizer = VisionTokenizer(config_from(table)).eval()
+    tokenizer.to(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point()))
+    tokenizer.load_weights(weights_from(state), source)
+    return tokenizer

@@ -8,12 +8,17 @@ from typing import Any
 
 from emu.families.base import Family, Weights
 from emu.families.emu3 import tiny
-from emu.families.emu3.byte_pairs import RANKS_FILE, ranks_of, write_ranks
-from emu.families.emu3.config import ORIGINAL_DEFAULTS, config_from, config_to
+from emu.families.emu3.config import (
+    ORIGINAL_DEFAULTS,
+    RELEASED_SIZE,
+    config_from,
+    config_to,
+    original_vocabulary,
+    vision_words,
+)
 from emu.families.emu3.templates import EMU3, EMU3_STAGE1, NAMED, NEGATIVE_PROMPT
-from emu.families.emu3.text import read_text_tokenizer, tokenizer_table
+from emu.families.emu3.text import RANKS_FILE, ranks_of, read_text_tokenizer, tokenizer_table, write_ranks
 from emu.families.emu3.vision import NAMING, read_bounds, write_vision
-from emu.families.emu3.vocabulary import RELEASED_SIZE, original_vocabulary, vision_words
 from emu.layouts import Emu3Layout
 from emu.model_config import EmuConfig
 from emu.multimodal_tokenizer import MultimodalTokenizer

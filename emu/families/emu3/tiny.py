@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from emu.checkpoints.weights import WEIGHTS
 from emu.families.base import Weights
-from emu.families.emu3.byte_pairs import RANKS_FILE, write_ranks
-from emu.families.emu3.vocabulary import vision_words
+from emu.families.emu3.config import vision_words
+from emu.families.emu3.text import RANKS_FILE, write_ranks
 from emu.model_config import EmuConfig
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from emu.families.base import Weights
 from emu.families.emu3 import Emu3Family, has_query_norm
 from emu.families.emu3.config import config_from, config_to
 from emu.families.emu3.tiny import write_language_model
-from emu.families.emu35 import tiny
 from emu.families.emu35.templates import NAMED, emu35
-from emu.families.emu35.vision import ibq_settings, read_ibq, read_settings, write_ibq
-from emu.families.emu35.vocabulary import EXTRA_CONTROLS, RELEASED_SIZE
+from emu.families.emu35.vision import ibq_config, ibq_settings, read_ibq, read_settings, write_ibq
 from emu.layouts import Emu35Layout
 from emu.model_config import EmuConfig
 from emu.multimodal_tokenizer import MultimodalTokenizer
@@ -22,6 +22,13 @@ from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.folders import VISION_FOLDER
 from emu_tokenizers.pixels.resize import Resize
+
+EXTRA_CONTROLS = {"tms": 202, "bss": 100, "ess": 101, "bog": 60, "eog": 61, "boc": 50, "eoc": 51}
+"""Control -> n of its word `<|extra_n|>` (`configs/config.py` of baaivision/Emu3.5): time stamp, begin and end of the answer, of the
+plan for a whole document and of the plan for one image."""
+
+RELEASED_SIZE = 282926
+"""Size of the released vocabulary, whose table is known without tokenizer files."""
 
 AREA = 1024 * 1024
 """Area of pictures in pixels where config.json does not say."""
@@ -86,9 +93,21 @@ class Emu35Family(Emu3Family):
         model = {"qk_norm": True, "head_dim": 16, **model}
         write_language_model(folder, weights, with_head_dim, extra_controls=EXTRA_CONTROLS, **model)
         if not alone:
-            tiny.write_vision(folder / VISION_FOLDER)
+            write_tiny_vision(folder / VISION_FOLDER)
 
 
 def with_head_dim(config: EmuConfig, vocabulary: Vocabulary | None) -> dict[str, Any]:
     """Emu3's config.json and the width of heads, which Emu3.5 says apart."""
     return config_to(config, vocabulary) | {"head_dim": config.head_dim}
+
+
+def write_tiny_vision(folder: str | Path, *, seed: int = 1, num_codes: int = 64) -> Path:
+    """A vision tokenizer in the files of baaivision/Emu3.5, in safetensors."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    inner = {"ch": 32, "out_ch": 3, "ch_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [4]}
+    inner |= {"in_channels": 3, "resolution": 64, "z_channels": 8, "double_z": False}
+    table = {"ddconfig": inner, "n_embed": num_codes, "embed_dim": 8, "beta": 0.25}
+    write_ibq(folder, VisionTokenizer(ibq_config(table)).eval())
+    return folder

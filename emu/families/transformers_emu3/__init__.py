@@ -10,15 +10,13 @@ from torch import Tensor
 from transformers import Emu3Config, Emu3TextConfig
 
 from emu.checkpoints.weights import Checkpoint
-from emu.families import vision_folder
-from emu.families.base import Weights
+from emu.families.base import Weights, build_vision
 from emu.families.emu3 import Emu3Family
 from emu.families.emu3.vision import vision_tensors
 from emu.families.transformers_emu3 import tiny
 from emu.families.transformers_emu3.config import config_from, text_config
 from emu.families.transformers_emu3.names import RENAMES, VISION_PREFIX
-from emu.families.transformers_emu3.processor_files import text_words, write_processor
-from emu.families.transformers_emu3.vocabulary import read_vocabulary
+from emu.families.transformers_emu3.vocabulary import read_vocabulary, text_words, write_processor
 from emu.model_config import EmuConfig
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
@@ -67,7 +65,7 @@ class TransformersEmu3Family(Emu3Family):
             return None
         checkpoint = Checkpoint.open(folder, allow_pickle)
         inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
-        return vision_folder.build(config["vq_config"], inside, str(folder))
+        return build_vision(config["vq_config"], inside, str(folder))
 
     def vision_config(self, vision: VisionTokenizer) -> dict[str, Any]:
         return vision_config_to(vision.config, NAMING)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from emu.families.base import louder
-from emu.families.emu3.byte_pairs import from_ranks
+from emu.families.emu3.text import from_ranks
 from emu.families.emu3.tiny import MODEL, VISION, small_ranks, small_vocabulary
 from emu.families.transformers_emu3.names import VISION_PREFIX
-from emu.families.transformers_emu3.processor_files import text_words, write_processor
+from emu.families.transformers_emu3.vocabulary import text_words, write_processor
 from emu_tokenizers.bars import without_bars
 
 
