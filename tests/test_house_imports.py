@@ -130,21 +130,21 @@ def test_an_unknown_export_is_named():
 @pytest.mark.parametrize(
     "order",
     [
-        "import emu; from transformers import AutoConfig, AutoModelForCausalLM",
-        pytest.param("from transformers import AutoConfig, AutoModelForCausalLM; import emu", marks=pytest.mark.slow),
+        "import emu.hub; from transformers import AutoConfig, AutoModelForCausalLM",
         pytest.param(
-            "from emu import Emu3Layout; from transformers import AutoConfig, AutoModelForCausalLM",
-            marks=pytest.mark.slow,
+            "from transformers import AutoConfig, AutoModelForCausalLM; import emu.hub", marks=pytest.mark.slow
         ),
         pytest.param(
-            "import emu_tokenizers, emu; from transformers import AutoConfig, AutoModelForCausalLM",
+            "from emu import Emu3Layout; from transformers import AutoConfig, AutoModelForCausalLM; import emu",
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_auto_classes_know_emu_in_any_order_of_imports(order):
-    probe = "print(AutoConfig.for_model('emu').model_type, AutoModelForCausalLM._model_mapping[emu.EmuConfig].__name__)"
-    assert run_python(f"{order}; import emu; {probe}").split() == ["emu", "EmuForCausalLM"]
+def test_auto_classes_know_emu_once_it_is_imported(order):
+    known = "print(AutoConfig.for_model('emu').model_type, AutoModelForCausalLM._model_mapping[emu.EmuConfig].__name__)"
+    processors = "from transformers.models.auto.processing_auto import PROCESSOR_MAPPING as mapping"
+    probe = f"{order}; {known}; {processors}; print(mapping[emu.EmuConfig].__name__)"
+    assert run_python(probe).split() == ["emu", "EmuForCausalLM", "EmuProcessor"]
 
 
 @pytest.mark.parametrize(("alias", "home"), [("emu.tokenizers", "emu_tokenizers"), ("emu.kernels", "emu_kernels")])
