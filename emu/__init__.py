@@ -1,7 +1,7 @@
 """Text, images and video as tokens of one vocabulary: tokenizers, one transformer trained from scratch, guided sampling.
 
-Names are loaded when they are first asked for, so that `import emu` costs milliseconds. transformers' `AutoConfig` and
-`AutoModelForCausalLM` know the model type "emu" once this package is imported.
+Names are loaded when they are first asked for, so that `import emu` costs milliseconds. transformers' `AutoConfig`, `AutoModelForCausalLM`
+and `AutoProcessor` know the model type "emu" once any of them was (`from emu import EmuForCausalLM`), or after `import emu.hub`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 from typing import TYPE_CHECKING, Any
-
-from emu.auto_classes import register, register_when_transformers_loads
 
 if TYPE_CHECKING:
     from emu.documents import Text, Video
@@ -57,7 +55,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'emu' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
-    register()
+    import emu.hub  # noqa: F401  (registers with transformers' Auto classes)
+
     return value
 
 
@@ -66,4 +65,3 @@ def __dir__() -> list[str]:
 
 
 logging.getLogger("emu").addHandler(logging.NullHandler())
-register_when_transformers_loads()

@@ -1,5 +1,6 @@
 """`AutoProcessor` for folders of this library: documents to batches of ids, and ids back, as transformers' processors do it.
 
+    import emu.hub  # registers it
     processor = AutoProcessor.from_pretrained(folder)
     inputs = processor([[image, "Describe it."]])
     model.generate(**inputs, max_new_tokens=64)
@@ -11,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature
+from transformers import BatchFeature
 
-from emu.model import EmuConfig
-
-if TYPE_CHECKING:
-    from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.hub.load import read_tokenizer
+from emu.multimodal_tokenizer import MultimodalTokenizer
 
 
 class EmuProcessor:
@@ -89,10 +88,5 @@ class EmuProcessor:
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> EmuProcessor:
         """Read the tokenizers of a model in any known format; options and errors as in `emu.hub.load.read_tokenizer`."""
-        from emu.hub.load import read_tokenizer
-
         known = ("vision_tokenizer", "text_tokenizer", "templates", "split", "allow_pickle")
         return cls(read_tokenizer(path, **{name: options[name] for name in known if name in options}))
-
-
-AutoProcessor.register(EmuConfig, EmuProcessor)  # type: ignore[no-untyped-call]

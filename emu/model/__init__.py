@@ -1,6 +1,4 @@
-"""The transformer, its configuration and its cache."""
-
-import importlib
+"""The transformer, its configuration and its cache; importing it makes the first two known to transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -10,6 +8,5 @@ from emu.model_config import EmuConfig
 
 AutoConfig.register(EmuConfig.model_type, EmuConfig)
 AutoModelForCausalLM.register(EmuConfig, EmuForCausalLM)
-importlib.import_module("emu.hub.processor")  # registers with AutoProcessor; a floor above, so by its name
 
 __all__ = ["EmuConfig", "EmuForCausalLM", "EmuModel", "StaticCache"]
