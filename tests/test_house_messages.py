@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from emu.evaluation.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("emu", "tokenizers/emu_tokenizers", "kernels/emu_kernels")
@@ -29,7 +32,10 @@ def parameters() -> set[str]:
 
 def options() -> set[str]:
     """Options of our parsers; those of Lightning's command line come from the classes that it takes."""
-    return {
+    suites = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for suite in SUITES.values():
+        suite.add_options(suites)
+    return {option for action in suites._actions for option in action.option_strings} | {
         constant.value
         for _, node in NODES
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"

@@ -16,7 +16,7 @@ from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.gradients import GradientGuard
 from emu.training.meters import TokenKinds
-from emu.training.objectives import NextToken, Objective
+from emu.training.objectives import LossParts, NextToken, Objective
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
 from emu.training.schedules import OptimizerOptions, build_optimizer
@@ -153,6 +153,11 @@ class EmuModule(LightningModule):
                 "trainer.limit_train_batches a multiple of it"
             )
 
+    def forward(self, batch: Packed) -> LossParts:
+        """What the objective makes of packed rows, tensors (R, S)."""
+        assert self.model is not None
+        return self.objective.loss(self.model, batch)
+
     def training_step(self, batch: Packed, batch_idx: int) -> Tensor:
         """Loss of this rank's rows, scaled so that the mean over ranks and batches is the mean over all tokens of the optimizer step.
 
@@ -164,7 +169,6 @@ class EmuModule(LightningModule):
         Returns:
             () loss.
         """
-        assert self.model is not None
         torch.manual_seed(
             derive_key("noise", self._noise_seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
         )
@@ -172,7 +176,7 @@ class EmuModule(LightningModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._start_step(step, batch)
         batch = step.weigh(batch)
-        parts = self.objective.loss(self.model, batch)
+        parts = self(batch)
         share = step.share(batch).to(parts.loss.dtype)
         logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         self.reporter.add_batch(batch, parts, share, logged)
