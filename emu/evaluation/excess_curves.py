@@ -31,7 +31,6 @@ class ExcessCurves(Callback):
     def __init__(self, every_n_steps: int = 250, documents: int = 64, samples: int = 8) -> None:
         self.every_n_steps, self.num_documents, self.samples = every_n_steps, documents, samples
         self._last = -1
-        self._twin: EmuForCausalLM | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,7 +46,8 @@ class ExcessCurves(Callback):
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: WorldsData = trainer.datamodule  # type: ignore[attr-defined]
-        model = self._copy_of(pl_module)
+        model = pl_module.model  # in training mode; scoring and drawing put it into evaluation mode and back
+        assert isinstance(model, EmuForCausalLM)
         scores = self.scores(model, data)
         row = {f"excess/{name}": score.excess.value for name, score in scores.items()}
         for logger in trainer.loggers:
@@ -59,15 +59,6 @@ class ExcessCurves(Callback):
             )
         if self.samples:
             write_samples(model, data.documents, self.samples, Path(trainer.default_root_dir) / "samples.png")
-
-    def _copy_of(self, pl_module: LightningModule) -> EmuForCausalLM:
-        """The model as it is now, without what training hooks onto its forward passes."""
-        trained = pl_module.model
-        assert isinstance(trained, EmuForCausalLM)
-        if self._twin is None:
-            self._twin = EmuForCausalLM(trained.config).to(trained.device).eval()  # type: ignore[arg-type]
-        self._twin.load_state_dict(trained.state_dict())
-        return self._twin
 
     def scores(self, model: EmuForCausalLM, data: WorldsData) -> dict[str, TaskScore]:
         """Scores of the tasks that the mixture holds."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from emu.documents import TokenDocument
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
+from emu.model.scoring import token_losses
+from emu.packing import pack
 from emu.worlds import Draws
 from emu.worlds.scene_documents import WorldDocuments
 
@@ -22,7 +23,7 @@ ROWS_PER_PASS = 8
 def document_bits(model: EmuForCausalLM, documents: Sequence[TokenDocument], row_length: int = 512) -> np.ndarray:
     """Bits that a model spends on the weighed tokens of documents.
 
-    Documents are packed in order into rows with a mask between them, as in training; probabilities are those of the whole vocabulary.
+    Documents are packed into rows with a mask between them, as in training; probabilities are those of the whole vocabulary.
 
     Args:
         model: the transformer; run in eval mode.
@@ -33,57 +34,19 @@ def document_bits(model: EmuForCausalLM, documents: Sequence[TokenDocument], row
         (n,) float64, sum over tokens of weight times -log2 of the token's probability.
 
     Raises:
-        ValueError: a document is longer than a row.
+        ValueError: a document is empty or longer than a row.
     """
-    longest = max(map(len, documents), default=0)
-    if longest > row_length:
-        raise ValueError(f"a document of {longest} tokens does not fit a row of {row_length}; raise row_length")
+    packed = pack(documents, row_length, source_ids=range(len(documents)))
     bits = np.zeros(len(documents))
     training = model.training
     model.eval()
-    rows = _rows(documents, row_length)
-    for start in range(0, len(rows), ROWS_PER_PASS):
-        some = rows[start : start + ROWS_PER_PASS]
-        width = max(sum(len(documents[i]) for i in row) for row in some)
-        ids, segments, weights, owner = _lay_out(documents, some, width)
-        device = model.device
-        logits = model(input_ids=ids.to(device), segment_ids=segments.to(device)).logits  # (R, S, V)
-        surprise = F.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(device), reduction="none"
-        ).cpu()
-        spent = surprise.double() * weights[:, 1:].flatten() / np.log(2)
-        np.add.at(bits, owner[:, 1:].flatten().numpy(), spent.numpy())
+    for rows in packed.passes(ROWS_PER_PASS):
+        nats = token_losses(model, rows.to(model.device)).cpu().double()
+        spent = nats * rows.loss_weights / np.log(2)
+        weighed = rows.loss_weights > 0
+        np.add.at(bits, rows.source_ids[weighed].numpy(), spent[weighed].numpy())
     model.train(training)
     return bits
-
-
-def _rows(documents: Sequence[TokenDocument], row_length: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    room = 0
-    for i, document in enumerate(documents):
-        if not rows or len(document) > room:
-            rows.append([])
-            room = row_length
-        rows[-1].append(i)
-        room -= len(document)
-    return rows
-
-
-def _lay_out(
-    documents: Sequence[TokenDocument], rows: Sequence[Sequence[int]], width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(R, width) ids, segment ids, weights and document numbers; the first token of a document weighs nothing."""
-    ids, segments, owner = (torch.zeros(len(rows), width, dtype=torch.int64) for _ in range(3))
-    weights = torch.zeros(len(rows), width, dtype=torch.float64)
-    for r, row in enumerate(rows):
-        start = 0
-        for segment, i in enumerate(row):
-            span = slice(start, start + len(documents[i]))
-            ids[r, span], weights[r, span] = documents[i].ids, documents[i].weights.double()
-            segments[r, span], owner[r, span] = segment + 1, i
-            weights[r, start] = 0
-            start = span.stop
-    return ids, segments, weights, owner
 
 
 class ModelScore:
