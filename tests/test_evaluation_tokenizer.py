@@ -135,10 +135,10 @@ def test_bad_files_are_left_out_and_counted(folder, tmp_path):
     [
         ([], ValueError, "--images, --videos or both"),
         (["--images", "nowhere"], FileNotFoundError, "nowhere"),
-        (["--images", "PHOTOS", "--size", "10"], ValueError, "no multiple of the tokenizer's factor 4"),
-        (["--images", "PHOTOS", "--batch-size", "0"], ValueError, "batch_size must be at least 1"),
+        (["--images", "PHOTOS", "--size", "10"], ValueError, "expected a multiple of the tokenizer's factor 4"),
+        (["--images", "PHOTOS", "--batch-size", "0"], ValueError, "batch_size is 0; expected 1 or more"),
         (["--images", "PHOTOS", "--fid-network", "nowhere.pt"], FileNotFoundError, "no network"),
-        (["--images", "PHOTOS", "--fid-network", "TEXT"], ValueError, "no TorchScript"),
+        (["--images", "PHOTOS", "--fid-network", "TEXT"], ValueError, "not a TorchScript network"),
     ],
 )
 def test_what_cannot_work_is_named(folder, tmp_path, words, error, message):

@@ -1,4 +1,4 @@
-"""Distances that need trained networks: LPIPS, rFID and rFVD over torchmetrics. What cannot be had is skipped by name.
+"""Distances that need trained networks: LPIPS, rFID and rFVD over torchmetrics. What cannot be measured is skipped by name.
 
 Weights that are not on this machine are downloaded only where that was asked for.
 """
@@ -20,7 +20,7 @@ LPIPS_SIDE = 32
 
 
 class Skipped(Exception):
-    """A distance cannot be had; the text says why."""
+    """A distance cannot be measured; the text says why."""
 
 
 class Perceptual:
@@ -29,11 +29,13 @@ class Perceptual:
     def __init__(self, metric: nn.Module) -> None:
         self.metric = metric
 
-    def add(self, found: Tensor, wanted: Tensor) -> None:
-        """Frames (..., 3, H, W) in [-1, 1], twice."""
-        if min(wanted.shape[-2:]) < LPIPS_SIDE:
-            raise Skipped(f"LPIPS needs sides of at least {LPIPS_SIDE} pixels, got {tuple(wanted.shape[-2:])}")
-        left, right = (x.float().flatten(0, -4).to("cpu") for x in (found, wanted))
+    def add(self, rebuilt: Tensor, original: Tensor) -> None:
+        """Add frames (..., 3, H, W) in [-1, 1] and their originals."""
+        if min(original.shape[-2:]) < LPIPS_SIDE:
+            raise Skipped(
+                f"pictures are {tuple(original.shape[-2:])}; LPIPS needs sides of at least {LPIPS_SIDE} pixels"
+            )
+        left, right = (x.float().flatten(0, -4).to("cpu") for x in (rebuilt, original))
         self.metric.update(left, right)  # type: ignore[operator]
 
     def compute(self) -> float:
@@ -57,22 +59,22 @@ class Frechet:
         self.count = 0
 
     @torch.no_grad()
-    def add(self, found: Tensor, wanted: Tensor) -> None:
-        """Pictures (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1], twice."""
-        if wanted.ndim == 5:
-            found, wanted = found.transpose(1, 2), wanted.transpose(1, 2)
+    def add(self, rebuilt: Tensor, original: Tensor) -> None:
+        """Add pictures (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1] and their originals."""
+        if original.ndim == 5:
+            rebuilt, original = rebuilt.transpose(1, 2), original.transpose(1, 2)
         if self.network is None:
-            found, wanted = to_bytes(found), to_bytes(wanted)
+            rebuilt, original = to_bytes(rebuilt), to_bytes(original)
         elif self.metric is None:
-            self.metric = self._of_network(wanted.float().cpu())
+            self.metric = self._of_network(original.float().cpu())
         assert self.metric is not None
-        for pixels, real in ((found, False), (wanted, True)):
+        for pixels, real in ((rebuilt, False), (original, True)):
             given = pixels.cpu() if self.network is None else pixels.float().cpu()
             try:
                 self.metric.update(given, real=real)
             except RuntimeError as error:
                 raise Skipped(_refusal(given, error)) from error
-        self.count += len(wanted)
+        self.count += len(original)
 
     def _of_network(self, pixels: Tensor) -> Any:
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -89,7 +91,7 @@ class Frechet:
     def compute(self) -> float:
         """The distance."""
         if self.count < 2 or self.metric is None:
-            raise Skipped(f"a Frechet distance needs at least 2 samples, got {self.count}")
+            raise Skipped(f"there are {self.count} samples; a Frechet distance needs at least 2 samples")
         return float(self.metric.compute())
 
 
@@ -110,22 +112,22 @@ class Features(nn.Module):
 
 
 def distances(
-    wanted: Sequence[str], networks: Mapping[str, str | None], download: bool
+    names: Sequence[str], networks: Mapping[str, str | None], download: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Those of the wanted distances that can be had, and why the others cannot.
+    """Those of some distances that can be measured, and why the others cannot.
 
     Raises:
         FileNotFoundError: the file of a network that was named is not there.
-        ValueError: it is no TorchScript.
+        ValueError: it is not TorchScript.
     """
-    had: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    for name in wanted:
+    for name in names:
         try:
-            had[name] = _lpips(download) if name == LPIPS else _frechet(name, networks[name], download)
+            measured[name] = _lpips(download) if name == LPIPS else _frechet(name, networks[name], download)
         except Skipped as reason:
             skipped[name] = str(reason)
-    return had, skipped
+    return measured, skipped
 
 
 def _lpips(download: bool) -> Perceptual:
@@ -159,7 +161,7 @@ def _network(file: Path) -> nn.Module:
     try:
         return torch.jit.load(str(file), map_location="cpu").eval()
     except RuntimeError as error:
-        raise ValueError(f"{file} is no TorchScript network: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{file} is not a TorchScript network: {str(error).splitlines()[0]}") from error
 
 
 def _require_file(url: str, download: bool) -> None:

@@ -3,7 +3,7 @@
     found, picture = evaluate(tokenizer, picture_sources("photos"), [], TokenizerOptions())
 
 Pictures keep their size (or are brought to one, `TokenizerOptions.size`); those of equal size go through together, none is padded.
-Where a side is no multiple of the tokenizer's factor, its edges are cut evenly.
+Where a side is not a multiple of the tokenizer's factor, its edges are cut evenly.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class TokenizerOptions:
     fvd_network: str | None = None
 
     def check(self, factor: int) -> None:
-        """Raises ValueError where the numbers cannot work with a tokenizer of this factor."""
+        """Raise ValueError where the numbers cannot work with a tokenizer of this factor."""
         for name in ("frames", "batch_size", "examples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.size is not None and (self.size < factor or self.size % factor):
-            raise ValueError(f"size {self.size} is no multiple of the tokenizer's factor {factor}")
+            raise ValueError(f"size is {self.size}; expected a multiple of the tokenizer's factor {factor}")
 
 
 class Measurement:
@@ -75,10 +75,12 @@ class Measurement:
         self.skipped: dict[str, str] = {}
 
     def add(self, pixels: Tensor, counter: CodeCounter, examples: int) -> None:
-        """Measures a batch of pictures (B, 3, H, W) or of clips (B, T, 3, H, W)."""
+        """Measure a batch of pictures (B, 3, H, W) or of clips (B, T, 3, H, W)."""
         clip = pixels.ndim == 5
         if not self.pixels:
-            self.tokenizer.encode(pixels[:1])  # the first call of all pays for what later ones find ready
+            self.tokenizer.encode(
+                pixels[:1]
+            )  # the first call of all sets up what later ones find ready: not part of its speed
         start = time.perf_counter()
         codes = self.tokenizer.encode(pixels)
         middle = time.perf_counter()
@@ -129,7 +131,7 @@ class Measurement:
 def evaluate(
     tokenizer: VisionTokenizer, images: Sequence[Source], clips: Sequence[Source], options: TokenizerOptions
 ) -> tuple[dict[str, Any], Image.Image]:
-    """Measures a tokenizer.
+    """Measure a tokenizer.
 
     Args:
         tokenizer: in evaluation mode.
@@ -138,7 +140,7 @@ def evaluate(
         options: how; see `TokenizerOptions.check`.
 
     Returns:
-        The figures (those that could not be had are named under "skipped", with the reason), and originals and
+        The figures (those that could not be measured are named under "skipped", with the reason), and originals and
         reconstructions side by side.
 
     Raises:
