@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emu.evaluation.plots import curves_picture
-from emu.worlds import suite
+from emu.worlds import standard_worlds
 from emu_tokenizers.files import write_file
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     floors = {}
     for name in excess:
         world, task = name.split("/")
-        floors[name] = suite()[world].floor(task)
+        floors[name] = standard_worlds()[world].floor(task)
     steps = np.array([int(row["step"]) for row in rows])
     write_file(options.picture, curves_picture(steps, excess, floors))
     print(f"{'task':24} {'floor':>7} " + " ".join(f"{row['step']:>7}" for row in rows))

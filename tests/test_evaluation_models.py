@@ -12,7 +12,7 @@ from emu.evaluation.suites import SUITES, worlds
 from emu.evaluation.suites.calibration import check_samples
 from emu.evaluation.suites.worlds import SuiteOptions, WorldModel
 from emu.model import EmuConfig, EmuForCausalLM
-from emu.worlds import HELD_OUT, World, moving, shapes, suite
+from emu.worlds import HELD_OUT, World, moving, shapes, standard_worlds
 from emu.worlds.patch_tokenizer import fit_patches, fit_tokenizer
 from emu.worlds.scene_codes import collisions, decode, encode, picture_codes
 from emu.worlds.scene_documents import WorldDocuments
@@ -21,12 +21,12 @@ from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return fit_tokenizer(list(suite().values()))
+    return fit_tokenizer(list(standard_worlds().values()))
 
 
 @pytest.fixture(scope="module")
 def all_documents(tokenizer):
-    return {name: WorldDocuments(world, tokenizer) for name, world in suite().items()}
+    return {name: WorldDocuments(world, tokenizer) for name, world in standard_worlds().items()}
 
 
 def tiny_model(vocabulary):
@@ -68,7 +68,7 @@ class Oracle:
 
 
 def questions():
-    return [(name, task) for name, world in suite().items() for task in world.tasks]
+    return [(name, task) for name, world in standard_worlds().items() for task in world.tasks]
 
 
 def test_patch_codes_keep_every_scene_apart(all_documents):
@@ -88,7 +88,7 @@ def test_patch_codes_lose_nothing_and_know_no_neighbours(tokenizer):
 
 
 def test_codes_of_colour_channels_spell_kinds_that_were_never_seen():
-    worlds = suite(unseen_kinds=True)
+    worlds = standard_worlds(unseen_kinds=True)
     tokenizer = fit_tokenizer(list(worlds.values()), codebook_size=32, per_channel=True)
     for world in (worlds["one"], worlds["two"]):
         documents = WorldDocuments(world, tokenizer)
@@ -229,7 +229,7 @@ def test_tokenizers_of_something_else_are_refused(tokenizer):
     coin.name = "coin"
     with pytest.raises(ValueError, match="no pictures"):
         WorldDocuments(coin, tokenizer)
-    blurred = fit_tokenizer(list(suite().values()), codebook_size=8)
+    blurred = fit_tokenizer(list(standard_worlds().values()), codebook_size=8)
     with pytest.raises(ValueError, match="does not keep them apart"):
         WorldDocuments(shapes(1), blurred).check_distinct()
 

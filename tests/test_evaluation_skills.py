@@ -12,7 +12,7 @@ from emu.evaluation.statistics import Interval
 from emu.evaluation.suites import Report
 from emu.evaluation.suites.calibration import figures_of
 from emu.evaluation.suites.worlds import SuiteOptions, trained_worlds
-from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, suite
+from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, standard_worlds
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import WorldDocuments
 from emu.worlds.training_data import WORLDS_FILE, WorldsData, WorldSource
@@ -32,7 +32,7 @@ def oracle(world):
 
 @pytest.mark.parametrize("skill", SHAPES_SKILLS + VIDEO_SKILLS, ids=lambda skill: skill.name)
 def test_the_truth_has_every_skill_and_chance_has_none(skill):
-    world = suite(unseen_kinds="kinds" in skill.name)[skill.world]
+    world = standard_worlds(unseen_kinds="kinds" in skill.name)[skill.world]
     assert measure_skill(skill, world, oracle(world), 60).value == 1
     chance = oracle(world)
     shuffled = measure_skill(skill, world, lambda task, captions, seed: chance(task, np.roll(captions, 1), seed), 60)
@@ -73,13 +73,13 @@ def test_too_few_samples_are_refused():
 
 
 def test_models_of_other_worlds_are_refused(tmp_path):
-    tokenizer = fit_tokenizer(list(suite().values()))
+    tokenizer = fit_tokenizer(list(standard_worlds().values()))
     with pytest.raises(FileNotFoundError, match="emu fit --config shapes"):
         trained_worlds(tmp_path, tokenizer)
     table = {
         "size": 32,
         "unseen_kinds": False,
-        "worlds": {name: world.fingerprint() for name, world in suite().items()},
+        "worlds": {name: world.fingerprint() for name, world in standard_worlds().items()},
         "tasks": {"one": ["text-to-image"], "two": ["image-to-text"], "moving": ["continuation"]},
     }
     (tmp_path / WORLDS_FILE).write_text(json.dumps(table))

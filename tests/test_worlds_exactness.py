@@ -43,7 +43,7 @@ def test_probabilities_given_a_prompt_sum_to_one(world):
 def test_the_plain_caption_leaves_place_and_size_free():
     world = shapes(1)
     draws = world.draw(3, 200, rules=["plain"])
-    place, size = (world.attribute_law("text-to-image", name, draws.values("caption")) for name in ("place", "size"))
+    place, size = (world.attribute_odds("text-to-image", name, draws.values("caption")) for name in ("place", "size"))
     np.testing.assert_allclose(place, 1 / 16)
     np.testing.assert_allclose(size, np.broadcast_to([0.7, 0.3], size.shape))
     expected = 4 - 0.7 * np.log2(0.7) - 0.3 * np.log2(0.3)
@@ -88,7 +88,7 @@ def test_draws_are_a_pure_function_of_seed_and_number(world):
     assert (world.draw(7, 50, HELD_OUT).rows != long.rows).any()
 
 
-def test_draws_follow_the_law():
+def test_draws_follow_the_distribution():
     world = shapes(1)
     counts = np.bincount(world.draw(0, 100_000).rows, minlength=768)
     expected = 100_000 * world.probability
@@ -104,7 +104,7 @@ def test_held_out_combinations_are_never_drawn_for_training():
 
 
 def test_a_world_without_combinations_says_so():
-    with pytest.raises(ValueError, match="holds no combinations out"):
+    with pytest.raises(ValueError, match="has no held-out combinations"):
         shapes(1).draw(0, 5, COMBINATIONS)
 
 
@@ -177,13 +177,13 @@ def test_a_ball_bounces_and_never_stands_still():
 def test_hidden_headings_are_summed_out():
     world = moving()
     brute: dict[tuple[int, int], float] = {}
-    for row, odds in enumerate(world.law(TRAIN)):
+    for row, odds in enumerate(world.distribution(TRAIN)):
         key = (int(world.variables["beginning"][row]), int(world.variables["clip"][row]))
         brute[key] = brute.get(key, 0) + odds
     begun: dict[int, float] = {}
     for (beginning, _), odds in brute.items():
         begun[beginning] = begun.get(beginning, 0) + odds
-    assert len(brute) < (world.law(TRAIN) > 0).sum()
+    assert len(brute) < (world.distribution(TRAIN) > 0).sum()
     entropy = -sum(odds * np.log2(odds / begun[beginning]) for (beginning, _), odds in brute.items() if odds)
     assert world.floor("continuation") == pytest.approx(entropy, abs=1e-9)
 

@@ -68,7 +68,7 @@ COMMANDS: Registry[Command] = Registry(
         "join": Command("emu.cli.join:main", "make one tokenizer of documents from a text and a vision tokenizer"),
         "convert": Command("emu.cli.convert:main", "turn released checkpoints into folders of ours"),
         "recipes": Command("emu.cli.recipes:main", "list the recipes, or copy one"),
-        "doctor": Command("emu.cli.doctor:main", "tell what this machine has, what is missing, and which kernels run"),
+        "doctor": Command("emu.cli.doctor:main", "show what this machine has, what is missing, and which kernels run"),
     },
 )
 register = COMMANDS.register

@@ -116,7 +116,7 @@ def usage(commands: dict[str, Command]) -> str:
     """The text of `emu --help`."""
     width = max(len(name) for name in commands)
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
-    return "\n".join(["usage: emu COMMAND ...", "", *lines, "", "emu COMMAND --help tells the options of a command."])
+    return "\n".join(["usage: emu COMMAND ...", "", *lines, "", "emu COMMAND --help lists the options of a command."])
 
 
 if __name__ == "__main__":

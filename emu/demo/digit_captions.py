@@ -9,7 +9,7 @@ from emu.demo.digits import CANVAS, DIRECTIONS
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 CAPTIONS = ("a handwritten {}", "the digit {}", "a {} drawn by hand")
-"""Captions of pictures; with " moving left" and so on behind them, of clips."""
+"""Captions of pictures; with " moving left" and so on after them, of clips."""
 
 QUESTION = "Which digit is it?"
 DESCRIBE = "Describe it."

@@ -44,7 +44,7 @@ class SampleCounts:
 
 @dataclass
 class Findings:
-    """Figures, and the samples behind them.
+    """Figures, and the samples that they were measured on.
 
     Attributes:
         metrics: figures by name.
@@ -169,7 +169,7 @@ def measure_image_to_text(emu: Emu, digits: Digits, counts: SampleCounts, progre
 
 
 def measure_text_to_video(emu: Emu, judge: ClipJudge, digits: Digits, counts: SampleCounts, progress: bool) -> Findings:
-    """Clips for every digit in every direction; `digits` are held-out ones, whose clips tell how varied these should be."""
+    """Clips for every digit in every direction; `digits` are held-out ones, whose clips show how varied these should be."""
     pairs = [(digit, way) for digit in range(10) for way in range(len(DIRECTIONS))]
     results = emu.generate_videos(
         [clip_caption(digit, list(DIRECTIONS)[way]) for digit, way in pairs],

@@ -80,7 +80,7 @@ class DemoPlan:
         goals: what the figures should reach.
         beyond: those of the goals that a run of this length is known to miss.
         seed: of everything.
-        num_digits: use only the first so many digits of each set; None for all.
+        num_digits: use only the first N digits of each set; None for all.
         tokenizer_options: further words for `emu fit-tokenizer`.
         transformer_options: further words for `emu fit`.
     """
@@ -118,7 +118,7 @@ def run_demo(
     Args:
         folder: for everything the demo writes; what an earlier demo wrote there is replaced.
         plan: how long and how much.
-        say: told what happens.
+        say: takes a line about what happens.
         progress: whether to show progress bars.
 
     Returns:

@@ -30,6 +30,7 @@ Sample = Callable[[str, np.ndarray, int], np.ndarray]
 """(task, (n,) numbers of the given variable, seed) -> (n,) numbers of the target variable, -1 for what no scene of the world looks like."""
 
 ODDS_DIGITS = 9
+"""Decimals to which odds of two prompts are equal: sums of floats in another order differ in the sixteenth."""
 BATCH_BITS = 0.01
 """Difference in bits between a document scored alone and in a batch that rounding alone does not explain."""
 
@@ -73,7 +74,8 @@ class TaskScore:
     @property
     def impossible(self) -> bool:
         """Whether the model does better than the truth, beyond four standard errors: it must see what it should predict."""
-        error = (self.excess.high - self.excess.low) / (2 * 1.96)
+        error = (self.excess.high - self.excess.low) / (2 * 1.96)  # the interval is 1.96 standard errors to each side
+        # A thousandth of a bit beside it, since tasks without uncertainty have an error of 0 and float32 rounds below the floor.
         return self.excess.value < -4 * error - 1e-3
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,14 +182,14 @@ def measure_attributes(
         ValueError: an unknown task or attribute, or too few samples; the message says how many are needed. Checked before sampling.
         TooFewAnswers: almost nothing that was sampled is a possible answer.
     """
-    given, laws = _prompts(world, task, attributes, n, seed, rules)
-    if problems := [problem for name, law in laws.items() for problem in sample_size_problems(name, law)]:
+    given, odds_of = _prompts(world, task, attributes, n, seed, rules)
+    if problems := [problem for name, odds in odds_of.items() for problem in sample_size_problems(name, odds)]:
         raise ValueError("; ".join(problems))
     target = np.asarray(sample(task, given, seed))
     if target.shape != given.shape:
         raise ValueError(f"{n} prompts gave samples of shape {target.shape}; expected one each")
     legal = np.isfinite(world.log2_probability(task, target, given))
-    return [_test(world, task, name, laws[name], target, legal) for name in attributes]
+    return [_test(world, task, name, odds_of[name], target, legal) for name in attributes]
 
 
 def attribute_problems(
@@ -198,27 +200,28 @@ def attribute_problems(
     Raises:
         ValueError: an unknown task or attribute.
     """
-    _, laws = _prompts(world, task, attributes, n, seed, rules)
-    found = [problem for name, law in laws.items() for problem in sample_size_problems(name, law)]
+    _, odds_of = _prompts(world, task, attributes, n, seed, rules)
+    found = [problem for name, odds in odds_of.items() for problem in sample_size_problems(name, odds)]
     return [f"{world.name} {task}: {problem}" for problem in found]
 
 
-def sample_size_problems(name: str, law: np.ndarray) -> list[str]:
+def sample_size_problems(name: str, truth: np.ndarray) -> list[str]:
     """What keeps prompts from testing an attribute, in a sentence that says how many samples are needed; none where they can.
 
     Args:
         name: of the attribute.
-        law: (n, values) odds of its values for each prompt.
+        truth: (n, values) odds of its values for each prompt.
     """
-    groups, counts = np.unique(law.round(ODDS_DIGITS), axis=0, return_counts=True)
+    groups, counts = np.unique(truth.round(ODDS_DIGITS), axis=0, return_counts=True)
     free = (groups > 0).sum(axis=1) > 1
     if not free.any():
         return [f"these prompts leave nothing of {name!r} free; there is nothing to test"]
     needed = np.array([samples_needed(odds) for odds in groups[free]])
     if (counts[free] >= needed).any():
         return []
-    least = int(np.ceil((needed * len(law) / counts[free]).min() * 1.1))
-    return [f"{len(law)} samples are too few to test {name!r}; about {least} are needed"]
+    # The group that is easiest to fill decides; a tenth more, since its share of other prompts varies.
+    least = int(np.ceil((needed * len(truth) / counts[free]).min() * 1.1))
+    return [f"{len(truth)} samples are too few to test {name!r}; about {least} are needed"]
 
 
 def _prompts(
@@ -226,18 +229,23 @@ def _prompts(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Prompts (n,) and, by attribute, the odds (n, values) of what they leave free."""
     given = world.draw(seed, n, HELD_OUT, rules=rules).values(world.task(task).given)
-    return given, {name: world.attribute_law(task, name, given) for name in attributes}
+    return given, {name: world.attribute_odds(task, name, given) for name in attributes}
 
 
-def _test(world: World, task: str, name: str, law: np.ndarray, target: np.ndarray, legal: np.ndarray) -> AttributeTest:
+def _test(
+    world: World, task: str, name: str, truth: np.ndarray, target: np.ndarray, legal: np.ndarray
+) -> AttributeTest:
+    """Test the values of an attribute among targets (n,) against their true odds (n, values)."""
     values = world.attribute_of(world.task(task).target, name)
-    width = law.shape[1]
+    width = truth.shape[1]
     value = np.where((target >= 0) & (target < len(values)), values[np.clip(target, 0, len(values) - 1)], -1)
-    shown = (value >= 0) & (law[np.arange(len(law)), np.maximum(value, 0)] > 0)
+    # Impossible values say that an answer is wrong, which `legal` counts; the test asks how the possible ones are distributed.
+    shown = (value >= 0) & (truth[np.arange(len(truth)), np.maximum(value, 0)] > 0)
     counted, prompts, groups = np.zeros(width), np.zeros(width), []
-    odds_of_group, member = np.unique(law.round(ODDS_DIGITS), axis=0, return_inverse=True)
+    # Prompts of equal odds are one group of a chi-square test: single prompts come too rarely for tests of their own.
+    odds_of_group, member = np.unique(truth.round(ODDS_DIGITS), axis=0, return_inverse=True)
     for number, odds in enumerate(odds_of_group):
-        odds = odds / odds.sum()
+        odds = odds / odds.sum()  # rounding took the sum away from 1
         some = (member.ravel() == number) & shown
         if (odds > 0).sum() < 2 or some.sum() < samples_needed(odds):
             continue

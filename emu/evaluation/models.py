@@ -98,7 +98,7 @@ class ModelSample:
         return np.concatenate([self.documents.read(target, some) for some in answers])
 
     def codes(self, task: str, given: np.ndarray, seed: int) -> Tensor:
-        """(n, *grid) generated codes of a task whose target is no text."""
+        """(n, *grid) generated codes of a task whose target is not text."""
         parts = [
             self._batch(task, given[start : start + self.batch_size], start, seed)
             for start in range(0, len(given), self.batch_size)

@@ -174,6 +174,7 @@ def guidance_sweep(
         answers = varied("text-to-image", captions, seed)
         right = allowed(world, answers, captions)
         counts = np.bincount(place[answers[right]], minlength=16)
+        # The entropy of a sample is too low by about (values - 1) / 2n nats; without right pictures there is nothing to measure.
         odds = counts[counts > 0] / max(1, counts.sum())
         entropy = float(-(odds * np.log2(odds)).sum()) + (len(odds) - 1) / (2 * max(1, counts.sum()) * np.log(2))
         points.append(SweepPoint(float(scale), proportion(right), min(1.0, max(0.0, entropy / 4))))

@@ -79,9 +79,11 @@ def proportion(hits: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     if count == 0:
         raise ValueError("a share of zero observations; it needs at least one")
     z, share = quantile(confidence), float(hits.mean())
+    # The solutions p of |share - p| = z sqrt(p (1 - p) / count), a quadratic equation: unlike share +- z error, never empty at 0 or 1.
     scale = 1 + z * z / count
     centre = (share + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    # Rounding alone would leave an end a hair outside [0, 1] there.
     low, high = (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
     return Interval(share, low, high, count)
 
@@ -94,7 +96,7 @@ def mean(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
         confidence: of the interval.
 
     Raises:
-        ValueError: fewer than 30 observations, for which the normal approximation is too narrow, or a value that is no number.
+        ValueError: fewer than 30 observations, for which the normal approximation is too narrow, or a value that is not a number.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size < 30:
@@ -102,6 +104,7 @@ def mean(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} of {values.size} observations are not a number")
     value = float(values.mean())
+    # An infinite observation (a model that rules the truth out) makes the mean infinite and its interval useless, not an error.
     half = quantile(confidence) * float(values.std(ddof=1)) / math.sqrt(values.size) if np.isfinite(value) else math.inf
     return Interval(value, value - half, value + half, values.size)
 
@@ -130,7 +133,9 @@ def excess_bits(model_bits: np.ndarray, exact_bits: np.ndarray, confidence: floa
 def samples_needed(odds: np.ndarray) -> int:
     """Least number of samples that expects `MIN_EXPECTED` in every possible cell."""
     odds = np.asarray(odds, np.float64)
-    return math.ceil(MIN_EXPECTED / float(odds[odds > 0].min()) - 1e-9)
+    return math.ceil(
+        MIN_EXPECTED / float(odds[odds > 0].min()) - 1e-9
+    )  # odds a rounding error too small must not ask for one more
 
 
 def chi_square(counts: np.ndarray, odds: np.ndarray) -> ChiSquare:
@@ -164,7 +169,9 @@ def chi_square_groups(groups: list[tuple[np.ndarray, np.ndarray]]) -> ChiSquare:
         statistic += (
             math.inf if counts[~possible].any() else float(((counts[possible] - expected) ** 2 / expected).sum())
         )
-        freedom += int(possible.sum()) - 1
+        freedom += (
+            int(possible.sum()) - 1
+        )  # the odds are known, nothing was fitted: only the total of the group is fixed
         total += int(counts.sum())
     if freedom == 0:
         raise ValueError("the odds leave nothing free: every group has one possible value, so there is nothing to test")
@@ -187,5 +194,6 @@ def _check(counts: np.ndarray, odds: np.ndarray) -> None:
 def _upper_tail(statistic: float, freedom: int) -> float:
     if math.isinf(statistic):
         return 0.0
+    # P(chi2(k) >= x) is the regularised upper incomplete gamma function Q(k / 2, x / 2).
     half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))

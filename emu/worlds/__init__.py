@@ -20,7 +20,7 @@ def moving(num_steps: int = 4, frames_per_step: int = 1) -> MovingWorld:
     return MovingWorld(num_steps, frames_per_step)
 
 
-def suite(unseen_kinds: bool = False, frames_per_step: int = 1) -> dict[str, World]:
+def standard_worlds(unseen_kinds: bool = False, frames_per_step: int = 1) -> dict[str, World]:
     """The three worlds that recipes train on and suites grade, by the names that their tables use."""
     return {"one": shapes(1, unseen_kinds), "two": shapes(2, unseen_kinds), "moving": moving(4, frames_per_step)}
 
@@ -40,5 +40,5 @@ __all__ = [
     "World",
     "moving",
     "shapes",
-    "suite",
+    "standard_worlds",
 ]

@@ -79,7 +79,8 @@ class CaptionTable:
         self.words = {name: tuple(some) for name, some in words.items()}
         self._radices = [[len(self.words[name]) for name in rule.field_names] for rule in self.rules]
         sizes = [int(np.prod(radices, dtype=np.int64)) for radices in self._radices]
-        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # first caption of each rule
+        # Captions are numbered rule after rule, and no two rules share a number even where their texts are equal.
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         ids, odds, owner = [], [], []
         for number, rule in enumerate(self.rules):
             for filling in rule.fillings(columns):
@@ -92,6 +93,7 @@ class CaptionTable:
         self._check()
 
     def _number(self, rule: int, fields: Sequence[np.ndarray]) -> np.ndarray:
+        """Numbers of captions: the words of the fields as digits of mixed radices, after all captions of earlier rules."""
         number = np.zeros_like(np.asarray(fields[0]))
         for radix, field in zip(self._radices[rule], fields, strict=True):
             number = number * radix + field
@@ -122,6 +124,7 @@ class CaptionTable:
         """The words of a caption."""
         rule = int(self.rule_of(np.array(caption)))
         rest, fields = int(caption - self._first[rule]), {}
+        # The last field is the lowest digit, so that the fields come off from the last to the first.
         for name, radix in zip(reversed(self.rules[rule].field_names), reversed(self._radices[rule]), strict=True):
             rest, digit = divmod(rest, radix)
             fields[name] = self.words[name][digit]

@@ -99,7 +99,7 @@ class MovingWorld(World):
         """uint8 clips (n, num_steps * frames_per_step, size, size, 3) of hidden states.
 
         Raises:
-            ValueError: a size that is no multiple of 32.
+            ValueError: a size that is not a multiple of 32.
         """
         return self.render_clips(self.variables["clip"][rows], size)
 
@@ -110,7 +110,7 @@ class MovingWorld(World):
         return frames.repeat(self.frames_per_step, axis=1)
 
     def grade(self, pixels: np.ndarray) -> np.ndarray:
-        """(n,) int64 clips that uint8 (n, T, size, size, 3) frames show, legal or not; -1 where they are no clip of one ball.
+        """(n,) int64 clips that uint8 (n, T, size, size, 3) frames show, legal or not; -1 where they are not a clip of one ball.
 
         Every frame of a step must show the same.
 
@@ -146,9 +146,10 @@ def roll(start: np.ndarray, direction: np.ndarray, turned: np.ndarray) -> np.nda
     y, x = np.divmod(start, LATTICE)
     places, heading = [start], direction
     for move in range(turned.shape[1] + 1):
-        if move:
+        if move:  # the first move goes where the caption says, so that its words can be checked in the clip
             heading = (heading + turned[:, move - 1]) % 4
         ahead = np.stack([y, x], 1) + _STEPS[heading]
+        # Reversed rather than stopped: a ball that stood still would make clips of one place that no heading can be read from.
         outside = ((ahead < 0) | (ahead >= LATTICE)).any(axis=1)
         heading = np.where(outside, (heading + 2) % 4, heading)
         y, x = y + _STEPS[heading, 0], x + _STEPS[heading, 1]
@@ -160,6 +161,7 @@ def visible_turns(places: np.ndarray) -> np.ndarray:
     """(n,) one number for how each later move differs from the one before: 0 straight, 1 left, 2 back, 3 right, base 4."""
     y, x = np.divmod(places, LATTICE)
     dy, dx = np.diff(y, axis=1), np.diff(x, axis=1)
+    # Differences, not headings: after a bounce several hidden headings show the same cells, and only these can be tested.
     heading = np.where(dy == -1, 0, np.where(dx == -1, 1, np.where(dy == 1, 2, 3)))
     number = np.zeros(len(places), np.int64)
     for change in (np.diff(heading, axis=1) % 4).T:

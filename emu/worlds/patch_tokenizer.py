@@ -3,7 +3,7 @@
 Rendered worlds are made of few distinct patches. Their k-means centres are a vector quantizer of patches, and a `VisionTokenizer` can hold
 it exactly: its convolutions reduce to their centre taps, its residual branches to nothing, and its norms to constants, so that a code says
 what is in its cell and nothing about the neighbours. Such codes are the easiest that a transformer can get; a tokenizer trained by
-gradients gives one cell different codes in different company.
+gradients gives one cell different codes beside different neighbours.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def _k_means(kinds: Tensor, counts: Tensor, size: int, rounds: int, seed: int) -
         nearest = torch.cdist(kinds, centres).argmin(dim=1)
         total = torch.zeros(size, kinds.shape[1]).index_add_(0, nearest, kinds * weights)
         mass = torch.zeros(size, 1).index_add_(0, nearest, weights)
+        # A centre that lost all its patches stays where it is; it may win some back.
         centres = torch.where(mass > 0, total / mass.clamp(min=1), centres)
     return centres
 
@@ -139,6 +140,7 @@ def _assemble(basis: Tensor, middle: Tensor, books: Sequence[Tensor], patch: int
         elif isinstance(module, FrameAttention):
             _zero(module.out_proj)
     encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    # Normalising divides by the deviation, which the two carriers of +-CARRIER alone decide: sqrt(2 / width) CARRIER in every frame.
     signs = torch.cat([torch.eye(embed_dim), -torch.eye(embed_dim), torch.zeros(2, embed_dim)])  # (width, D)
     offset = signs @ basis @ -middle
     offset[-2:] = torch.tensor([CARRIER, -CARRIER])

@@ -32,14 +32,15 @@ def decode(vision: VisionTokenizer, codes: Tensor) -> np.ndarray:
     """uint8 pictures (n, H, W, 3) or clips (n, T, H, W, 3) of codes (n, *grid)."""
     per_code = 3 * vision.spatial_factor**2 * vision.temporal_factor
     step = max(1, PIXELS_PER_PASS // (codes[0].numel() * per_code))
-    painted = torch.cat([vision.decode(part.long().to(vision.device)).float().cpu() for part in codes.split(step)])
-    return to_frames(painted)
+    decoded = torch.cat([vision.decode(part.long().to(vision.device)).float().cpu() for part in codes.split(step)])
+    return to_frames(decoded)
 
 
 def picture_codes(world: ShapesWorld, vision: VisionTokenizer, size: int) -> Tensor:
     """int32 (N, h, w) codes of all scenes."""
     rows = np.arange(len(world.cells))
     some = np.random.default_rng(0).choice(rows, SAMPLE, replace=False)
+    # A trained tokenizer sees neighbours, so that what one tile alone is coded as is tried on a sample before it is believed.
     table = _tile_codes(vision, size)
     if torch.equal(_put_together(table, world.cells[some]), encode(vision, world.render(some, size))):
         return _put_together(table, world.cells)
@@ -67,6 +68,7 @@ def _tile_codes(vision: VisionTokenizer, size: int) -> Tensor:
     block = grids.shape[1] // tiles.LATTICE
     split = grids.unflatten(2, (tiles.LATTICE, block)).unflatten(1, (tiles.LATTICE, block))  # (m, 4, b, 4, b, ...)
     split = split.transpose(2, 3).flatten(1, 2).unflatten(0, (tiles.NUM_KINDS, places))  # (kinds, 16, 16, b, b, ...)
+    # Picture (kind, place) shows its object at `place`: of its 16 cells that one is kept.
     return split[:, torch.arange(places), torch.arange(places)]
 
 

@@ -1,7 +1,7 @@
 """Scenes of a world as token documents, and answers as numbers of the world again.
 
-A document is the prompt, which weighs nothing, and the target. What the grammar forces and what the header says are no part of the target:
-a task asks for codes, or for words and the end behind them.
+A document is the prompt, which weighs nothing, and the target. What the grammar forces and what the header says are not part of the target:
+a task asks for codes, or for words and the end after them.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ class WorldDocuments:
         weights = document.weights * self._codes_in(document.ids)
         assert isinstance(clip, CodeSegment)
         given = clip.codes[:BEGINNING].numel()
+        # Codes weigh 1 each, so that their running sum counts them: the given ones are the first.
         return TokenDocument(document.ids, weights * (weights.cumsum(0) > given))
 
     def prompts(self, task: str, given: np.ndarray) -> list[Tensor]:

@@ -98,6 +98,7 @@ class ShapesWorld(World):
             held_out=_unseen(columns, num_objects) if unseen_kinds else _held_out_pairs(self.kinds),
             attributes=self._attributes(columns, box_numbers),
         )
+        # Sorted once, so that grading searches: there are 43,200 scenes of two objects to compare each picture with.
         self._scene_keys = self._keys(self.cells)
         self._scene_order = np.argsort(self._scene_keys)
         self._box_rows = dict(zip(box_numbers.tolist(), range(len(box_numbers)), strict=True))
@@ -176,6 +177,7 @@ def _two_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
     names = ("shape", "colour", "place", "shape2", "colour2", "place2")
     axes = np.indices((len(SHAPES), len(COLOURS), LATTICE**2) * 2).reshape(6, -1)
     columns = dict(zip(names, axes, strict=True))
+    # The first object is the one in the earlier cell: a scene occurs once, not in two orders.
     legal = (
         (columns["place"] < columns["place2"])
         & (columns["shape"] != columns["shape2"])
@@ -213,6 +215,7 @@ def _box_number(boxes: np.ndarray) -> np.ndarray:
     number = np.zeros(len(boxes), np.int64)
     for k in range(boxes.shape[1]):
         y0, x0, y1, x1 = (boxes[:, k, i] for i in range(4))
+        # A model may write any four bins: those that are no object's box get an extent of their own, and so a number that no scene has.
         legal = (y1 - y0 == x1 - x0) & (y1 >= y0)
         extent = np.where(legal & (y1 - y0 == NUM_BINS // LATTICE - 1), 1, np.where(legal, 0, 2))
         number = (number * NUM_BINS * NUM_BINS + y0 * NUM_BINS + x0) * 3 + extent
@@ -223,9 +226,10 @@ def _held_out_pairs(kinds: np.ndarray) -> np.ndarray:
     """Pairs of objects, whatever their places, of which a fixed tenth is never shown."""
     if kinds.shape[1] == 1:
         return np.zeros(len(kinds), bool)
+    # By kinds alone and in either order, so that a held-out pair is unseen in every place and every wording.
     pair = kinds.min(axis=1) * tiles.NUM_KINDS + kinds.max(axis=1)
-    lots = uniforms(key_of("held-out pairs"), 0, tiles.NUM_KINDS**2, 1)[:, 0]
-    return lots[pair] < HELD_OUT_SHARE
+    drawn = uniforms(key_of("held-out pairs"), 0, tiles.NUM_KINDS**2, 1)[:, 0]
+    return drawn[pair] < HELD_OUT_SHARE
 
 
 def _unseen(columns: Columns, num_objects: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exact joint probabilities of two variables."""
+"""Exact joint probabilities of two variables, kept as sorted arrays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class ConditionalTable:
     def __init__(self, target: np.ndarray, given: np.ndarray, weights: np.ndarray) -> None:
         kept = weights > 0
         target, given, weights = target[kept], given[kept], weights[kept]
+        # A pair is one number, so that equal pairs are found by one sort; int64 has room for them (39 bits for two objects).
         self._radix = int(target.max()) + 1
         keys, inverse = np.unique(given * self._radix + target, return_inverse=True)
-        self._keys = keys  # sorted by given, then target
+        self._keys = keys  # sorted by given, then target: the targets of one prompt lie side by side
         self.joint = np.bincount(inverse, weights)
         self.given, self.target = np.divmod(keys, self._radix)
         self.given_values, starts = np.unique(self.given, return_index=True)
@@ -41,12 +42,14 @@ class ConditionalTable:
         places = self._places(given)
         keys = given * self._radix + target
         at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        # A target outside 0 .. radix - 1 would be taken for a pair of another prompt: -1 is what graders give for no scene at all.
         found = (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore"):  # log2(0) = -inf is the answer for impossible targets
             return np.log2(np.where(found, self.joint[at], 0.0) / self.marginal[places])
 
     def entropy(self) -> float:
         """H(target | given) in bits."""
+        # -sum p(t, g) log2 p(t | g); every pair in the table has p > 0, so that no 0 log 0 occurs
         marginal = np.repeat(self.marginal, np.diff(self._bounds))
         return float((self.joint * np.log2(marginal / self.joint)).sum())
 
@@ -59,9 +62,9 @@ class ConditionalTable:
     def reduced(self, values: np.ndarray, given: np.ndarray) -> np.ndarray:
         """(n, number of values) odds of a function of the target, `values[target]`, for each prompt."""
         width = int(values.max()) + 1
-        wanted, inverse = np.unique(given, return_inverse=True)
-        law = np.zeros((len(wanted), width))
-        for i, one in enumerate(wanted.tolist()):
-            targets, odds = self.outcomes(one)
-            law[i] = np.bincount(values[targets], odds, minlength=width)
-        return law[inverse]
+        prompts, inverse = np.unique(given, return_inverse=True)  # thousands of samples share a few prompts
+        odds = np.zeros((len(prompts), width))
+        for i, prompt in enumerate(prompts.tolist()):
+            targets, probability = self.outcomes(prompt)
+            odds[i] = np.bincount(values[targets], probability, minlength=width)
+        return odds[inverse]

@@ -42,7 +42,7 @@ def check_size(size: int) -> int:
     """Pixels along a cell.
 
     Raises:
-        ValueError: the size is no multiple of 8 pixels a cell.
+        ValueError: the size is not a multiple of 8 pixels a cell.
     """
     if size < 1 or size % (8 * LATTICE):
         raise ValueError(f"pictures of {size} pixels a side; expected a multiple of {8 * LATTICE}, e.g. 32, 64 or 128")
@@ -109,6 +109,7 @@ def read(pixels: np.ndarray) -> np.ndarray:
     grid = pixels.reshape(-1, LATTICE, cell, LATTICE, cell, 3).transpose(0, 1, 3, 2, 4, 5)
     seen = grid.reshape(-1, cell * cell * 3).astype(np.float32)
     known = tiles(cell).reshape(NUM_KINDS, -1).astype(np.float32)
+    # |a - b|^2 = |a|^2 - 2ab + |b|^2: one product of matrices in place of a difference for each pair of cell and tile.
     squares = (seen**2).sum(1)[:, None] - 2 * seen @ known.T + (known**2).sum(1)  # (cells, NUM_KINDS)
     nearest = squares.argmin(axis=1)
     error = np.sqrt(squares[np.arange(len(seen)), nearest].clip(min=0) / seen.shape[1])

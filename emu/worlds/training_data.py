@@ -15,7 +15,7 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
 from emu.randomness import key_of, uniforms
 from emu.vocabulary import Vocabulary
-from emu.worlds import TRAIN, World, suite
+from emu.worlds import TRAIN, World, standard_worlds
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import FPS, WorldDocuments
 from emu_tokenizers.files import write_json
@@ -110,7 +110,7 @@ class WorldsData(MixtureDataModule):
     @cached_property
     def worlds(self) -> dict[str, World]:
         """The worlds by name."""
-        return suite(self.unseen_kinds)
+        return standard_worlds(self.unseen_kinds)
 
     @cached_property
     def tokenizer(self) -> MultimodalTokenizer:

@@ -143,23 +143,21 @@ class World:
             raise ValueError(f"world {self.name!r} has no task {name!r}; it has {sorted(self.tasks)}")
         return self.tasks[name]
 
-    # The law
-
-    def law(self, split: str) -> np.ndarray:
+    def distribution(self, split: str) -> np.ndarray:
         """(N,) odds of the states under a split.
 
-        `train` and `held_out` follow one law (everything but the held-out combinations) through streams of their own, so that a model
-        that learned the law exactly has no excess on either; `combinations` draws only what training never shows.
+        `train` and `held_out` follow one distribution (everything but the held-out combinations) through streams of their own, so that
+        a model that learned it exactly has no excess on either; `combinations` draws only what training never shows.
 
         Raises:
-            ValueError: there is no such split, or the world holds no combination out.
+            ValueError: there is no such split, or the world has no held-out combinations.
         """
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {SPLITS}")
-        return self._laws[split == COMBINATIONS]
+        return self._distributions[split == COMBINATIONS]
 
     @cached_property
-    def _laws(self) -> tuple[np.ndarray, np.ndarray]:
+    def _distributions(self) -> tuple[np.ndarray, np.ndarray]:
         seen = np.where(self.held_out, 0.0, self.probability)
         rest = self.probability - seen
         return seen / seen.sum(), rest / rest.sum() if self.held_out.any() else rest
@@ -183,23 +181,23 @@ class World:
             raise ValueError(
                 f"{n} documents from number {start}; expected at least one document and a number of 0 or more"
             )
-        law = self.law(split)
-        if law.sum() == 0:
-            raise ValueError(f"world {self.name!r} holds no combinations out; its split {split!r} is empty")
+        if self.distribution(split).sum() == 0:
+            raise ValueError(f"world {self.name!r} has no held-out combinations; its split {split!r} is empty")
+        # Two numbers for each document, whatever its state: document i is then the same in every call that holds it.
         noise = uniforms(key_of(self.name, split, seed), start, n, 2)
         rows = np.searchsorted(self._cumulative[split == COMBINATIONS], noise[:, 0], side="right")
         odds = self.captions.probability[rows] * self._options(rules)  # (n, K)
         steps = odds.cumsum(axis=1)
+        # Scaled to the row's sum, which is below 1 where `rules` leaves some captions out.
         options = (steps <= noise[:, 1:] * steps[:, -1:]).sum(axis=1)
         return Draws(self, rows, options, split)
 
     @cached_property
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
-        sums = [law.cumsum() for law in self._laws]
+        sums = [odds.cumsum() for odds in self._distributions]
         for some in sums:
-            last = np.flatnonzero(np.diff(some, prepend=0.0))[
-                -1:
-            ]  # rounding must not lead behind the last possible state
+            # The sum may end a rounding error below 1, and a number above it would lead past the last possible state.
+            last = np.flatnonzero(np.diff(some, prepend=0.0))[-1:]
             if len(last):
                 some[last[0] :] = 1.0
         return sums[0], sums[1]
@@ -218,15 +216,15 @@ class World:
         """Exact joint probabilities of two variables: what training shows of them, or all with `full`."""
         key = (target, given, str(full))
         if key not in self._tables:
-            law = self.probability if full else self.law(TRAIN)
+            states = self.probability if full else self.distribution(TRAIN)
             values = [self.variables[target], self.variables[given]]
             if any(value.ndim == 2 for value in values):
-                weights = law[:, None] * self.captions.probability
+                weights = states[:, None] * self.captions.probability
                 values = [
                     np.broadcast_to(value if value.ndim == 2 else value[:, None], weights.shape) for value in values
                 ]
             else:
-                weights = law
+                weights = states
             self._tables[key] = ConditionalTable(values[0].ravel(), values[1].ravel(), weights.ravel())
         return self._tables[key]
 
@@ -237,7 +235,7 @@ class World:
             task: name of the task.
             target: (n,) int64 numbers of the target variable.
             given: (n,) int64 numbers of the given variable.
-            full: whether the held-out combinations are part of the law; by default the law is that of training.
+            full: whether the held-out combinations are part of the distribution; by default it is that of training.
 
         Returns:
             (n,) float64, -inf where the target is impossible.
@@ -251,7 +249,7 @@ class World:
     def exact_bits(self, task: str, draws: Draws) -> np.ndarray:
         """(n,) float64 bits that the best model spends on the targets of these documents.
 
-        Held-out combinations are measured against the law that includes them.
+        Held-out combinations are measured against the distribution that includes them.
         """
         question = self.task(task)
         values = draws.values(question.target), draws.values(question.given)
@@ -262,7 +260,7 @@ class World:
         question = self.task(task)
         return self.table(question.target, question.given).entropy()
 
-    def attribute_law(self, task: str, attribute: str, given: np.ndarray) -> np.ndarray:
+    def attribute_odds(self, task: str, attribute: str, given: np.ndarray) -> np.ndarray:
         """Exact odds of an attribute of the target.
 
         Args:
@@ -293,8 +291,6 @@ class World:
             )
         return known[attribute]
 
-    # Pictures; a world without them leaves these out
-
     def render(self, rows: np.ndarray, size: int) -> np.ndarray:
         """uint8 pictures (n, size, size, 3) or clips (n, T, size, size, 3) of hidden states."""
         raise NotImplementedError(f"world {self.name!r} renders nothing")
@@ -304,7 +300,7 @@ class World:
         raise NotImplementedError(f"world {self.name!r} grades nothing")
 
     def fingerprint(self) -> str:
-        """Digest of the law: worlds of equal fingerprints have equal floors."""
+        """Digest of the distribution: worlds of equal fingerprints have equal floors."""
         digest = hashlib.sha256(self.name.encode())
         for part in (self.probability, self.held_out, self.captions.ids, self.captions.probability):
             digest.update(np.ascontiguousarray(part).tobytes())
