@@ -15,7 +15,7 @@ from torch import Tensor
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.repositories import push
 from emu.documents import CodeSegment, Plan, Segment, Text, TextSegment, TokenDocument
-from emu.layouts import LAYOUTS, Layout
+from emu.layouts import LAYOUTS, Emu3Layout, Layout
 from emu.modalities import MODALITIES, Grid, Modality
 from emu.templates import ITEMS, PLAIN, Templates, parse_template
 from emu.tokenizer_folder import (
@@ -60,7 +60,7 @@ class MultimodalTokenizer:
         self,
         text: TextTokenizer,
         vision: VisionTokenizer | None = None,
-        layout: str = "emu3",
+        layout: str = Emu3Layout.name,
         modalities: Sequence[str] = ("image", "video"),
         vocabulary: Vocabulary | None = None,
         *,

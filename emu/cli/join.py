@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from emu.layouts import LAYOUTS
+from emu.layouts import LAYOUTS, Emu3Layout
 from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
@@ -24,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("text", help="folder of a text tokenizer, its file, or a model's folder")
     words.add_argument("vision", help="folder or hub repository of a vision tokenizer, or a model's folder")
     words.add_argument("--output", type=Path, required=True, help="folder to write; it appears when it is complete")
-    words.add_argument("--layout", choices=sorted(LAYOUTS), default="emu3", help="order of tokens (default: emu3)")
+    words.add_argument(
+        "--layout", choices=sorted(LAYOUTS), default=Emu3Layout.name, help="order of tokens (default: %(default)s)"
+    )
     words.add_argument(
         "--modalities",
         nargs="+",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emu.layouts import Emu3Layout
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.worlds import ShapesWorld, World
 from emu.worlds.scene_documents import QUESTION
@@ -188,7 +189,7 @@ def fit_tokenizer(
     codebook_size: int = 64,
     per_channel: bool = False,
     text_size: int = 416,
-    layout: str = "emu3",
+    layout: str = Emu3Layout.name,
 ) -> MultimodalTokenizer:
     """Both tokenizers of some worlds from nothing: words from all captions and headers, codes from the patches of rendered pictures.
 

@@ -10,6 +10,7 @@ from typing import Any
 from emu.data.datamodule import MixtureDataModule
 from emu.data.document_sources import DocumentSource
 from emu.documents import TokenDocument
+from emu.layouts import Emu3Layout
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
@@ -86,7 +87,7 @@ class WorldsData(MixtureDataModule):
         prompt_dropout: float = 0.1,
         prompt_weight: float = 0.0,
         unseen_kinds: bool = False,
-        layout: str = "emu3",
+        layout: str = Emu3Layout.name,
         seed: int = 0,
         steps_per_epoch: int = 1000,
         num_workers: int = 0,
