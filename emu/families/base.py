@@ -49,7 +49,7 @@ class Family(ABC):
         modalities: names of what its documents hold beside text.
         model_types: `model_type` in config.json of its language models.
         vision_types: the same of its vision tokenizers.
-        renames: pattern -> replacement, in order, from its names of tensors to ours, as transformers' `key_mapping` takes them.
+        renames: pattern -> replacement, as `re.sub` takes them, in order, from its names of tensors to ours.
         templates: templates by name, beside those of the other families.
         vision_repository: the hub's repository of its vision tokenizer, where that is not in the model's.
         writes: whether models can be converted to it.

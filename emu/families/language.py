@@ -6,6 +6,7 @@ table of names, after the headers of the files were held against what the model 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,19 @@ def loading_options(
             checkpoint, family, config, shapes(config), any_shape=bool(options.get("ignore_mismatched_sizes"))
         )
     options["use_safetensors"] = not checkpoint.pickled
-    if family.renames:
-        options["key_mapping"] = dict(family.renames)
+    mapping = key_mapping(checkpoint, family)
+    if mapping:
+        options["key_mapping"] = mapping
     return str(folder), options, adapter
+
+
+def key_mapping(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+    """Pattern -> our name of every tensor that the family calls otherwise, for transformers' loader.
+
+    Each name has a pattern of its own: the loader's patterns know a single group, and leave what they do not match at random values.
+    """
+    ours = {name: family.to_ours(name) for name in checkpoint.entries if family.of_language_model(name)}
+    return {f"^{re.escape(theirs)}$": name for theirs, name in ours.items() if name != theirs}
 
 
 def _widths(config: EmuConfig) -> tuple[int, ...]:
