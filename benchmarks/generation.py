@@ -103,7 +103,7 @@ def build_pair(
     return theirs, ours
 
 
-def documented_call(
+def transformers_reference(
     model: Emu3ForConditionalGeneration,
     vocabulary: Vocabulary,
     prompts: list[Tensor],
@@ -178,7 +178,7 @@ def contenders(name: str, batch: int, grid: tuple[int, int], dtype: torch.dtype)
 
     def transformers_call(greedy: bool) -> Tensor:
         options = {"do_sample": False} if greedy else {"do_sample": True, "top_k": top_k}
-        return documented_call(theirs, vocabulary, prompts, negatives, grid, guidance_scale=3.0, **options)
+        return transformers_reference(theirs, vocabulary, prompts, negatives, grid, guidance_scale=3.0, **options)
 
     def engine_call(engine: Engine, greedy: bool) -> Tensor:
         return engine.generate_codes(

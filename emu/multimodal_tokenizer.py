@@ -129,7 +129,7 @@ class MultimodalTokenizer:
 
         Raises:
             TypeError: an item is of no known kind.
-            ValueError: a tokenizer refuses a value, e.g. a picture whose size is no multiple of the factor.
+            ValueError: a tokenizer refuses a value, e.g. a picture whose size is not a multiple of the factor.
         """
         items = document if isinstance(document, list | tuple) and not isinstance(document, Text) else [document]
         return [self._segment(item) for item in items]

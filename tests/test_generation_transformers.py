@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.generation import Setup, build_pair, documented_call, make_prompts, scaled_vocabulary
+from benchmarks.generation import Setup, build_pair, make_prompts, scaled_vocabulary, transformers_reference
 from emu.generation import Engine
 from emu.layouts import Emu3Layout
 
@@ -29,7 +29,7 @@ def test_greedy_codes_equal_the_documented_call(setup, lengths, negative_lengths
     # One by one: transformers attends to the left padding of negative prompts of unequal length.
     expected = torch.cat(
         [
-            documented_call(theirs, VOCABULARY, [one], [negative], grid, guidance_scale=3.0, do_sample=False)
+            transformers_reference(theirs, VOCABULARY, [one], [negative], grid, guidance_scale=3.0, do_sample=False)
             for one, negative in zip(prompts, negatives, strict=True)
         ]
     )
@@ -44,7 +44,9 @@ def test_greedy_codes_equal_the_documented_call(setup, lengths, negative_lengths
 def test_a_batch_of_equal_lengths_equals_the_documented_call():
     theirs, ours = build_pair(Setup(64, 2, 4, 2, 96), VOCABULARY, init=0.2)
     prompts, negatives = prompts_of([9] * 4, 1), prompts_of([13] * 4, 100)
-    expected = documented_call(theirs, VOCABULARY, prompts, negatives, (3, 4), guidance_scale=2.0, do_sample=False)
+    expected = transformers_reference(
+        theirs, VOCABULARY, prompts, negatives, (3, 4), guidance_scale=2.0, do_sample=False
+    )
     found = Engine(ours, Emu3Layout(VOCABULARY)).generate_codes(
         prompts, negatives, (3, 4), guidance_scale=2.0, temperature=0
     )

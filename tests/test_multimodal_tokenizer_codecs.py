@@ -123,6 +123,12 @@ def test_a_codec_is_given_once(tokenizer):
     assert MultimodalTokenizer(tokenizer.text, vision, codecs=given, modalities=("curve",)).vision is vision
 
 
+def test_vision_is_one_of_the_codecs(tiny_emu):
+    text, vision = tiny_emu.tokenizer.text, tiny_emu.tokenizer.vision
+    short, long = MultimodalTokenizer(text, vision), MultimodalTokenizer(text, codecs={"vision": vision})
+    assert short.vision is long.vision is vision and short.fingerprints == long.fingerprints
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 1}', '{"format_version": 1, "vocabulary": 3}'])
 def test_a_table_that_cannot_be_read_names_its_file(content, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)

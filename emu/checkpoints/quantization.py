@@ -61,7 +61,7 @@ def quantization_config(given: Any, device: str = "cpu", widths: Sequence[int] =
 
 
 def is_quantized(table: Mapping[str, Any]) -> bool:
-    """Whether a config.json tells of weights that were quantized.
+    """Whether a config.json describes quantized weights.
 
     Raises:
         ValueError: they were, by torchao, and it is not installed.

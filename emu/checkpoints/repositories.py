@@ -56,7 +56,7 @@ def resolve(path: str | Path, *, files: Iterable[str] = (), **places: Any) -> Pa
         places: see `PLACES`.
 
     Raises:
-        FileNotFoundError: there is no such folder, and the repository could not be read; the message names it and the way out.
+        FileNotFoundError: the folder is missing, and the repository could not be read; the message names it and what to do.
         ValueError: two revisions are named.
     """
     folder = Path(path)
@@ -70,7 +70,9 @@ def resolve(path: str | Path, *, files: Iterable[str] = (), **places: Any) -> Pa
         raise ValueError(
             f"{str(path)!r} names one revision and revision={places['revision']!r} another; give one of them"
         )
-    with _told(f"no folder {str(path)!r}, and the repository {name!r} could not be read", FileNotFoundError, name):
+    with _translate_hub_errors(
+        f"no folder {str(path)!r}, and the repository {name!r} could not be read", FileNotFoundError, name
+    ):
         return Path(snapshot_download(name, allow_patterns=[*DOWNLOADS, *files], **places))
 
 
@@ -121,7 +123,7 @@ def push(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         save(folder)
-        with _told(f"the repository {repository!r} could not be written", ValueError, repository):
+        with _translate_hub_errors(f"the repository {repository!r} could not be written", ValueError, repository):
             name = api.create_repo(repository, private=private, exist_ok=True).repo_id
             if revision is not None and not create_pr:
                 api.create_branch(name, branch=revision, exist_ok=True)
@@ -141,7 +143,7 @@ def push(
 
 
 @contextmanager
-def _told(what: str, kind: type[Exception], path: Any) -> Any:
+def _translate_hub_errors(what: str, kind: type[Exception], path: Any) -> Any:
     """Turn what huggingface_hub raises into an error of `kind` that says what to do."""
     from huggingface_hub import errors
 

@@ -105,7 +105,7 @@ def read_header(file: Path) -> dict[str, Entry]:
     """What a safetensors file holds, from its header.
 
     Raises:
-        ValueError: the file is no safetensors file, or is shorter or longer than its header says.
+        ValueError: the file is not a safetensors file, or is shorter or longer than its header says.
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -131,7 +131,9 @@ def _sharded(folder: Path, index: Path) -> dict[str, Entry]:
     try:
         places: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is no index of shards; expected JSON with a 'weight_map'. Copy it again") from error
+        raise ValueError(
+            f"{index} is not an index of shards; expected JSON with a 'weight_map'. Copy it again"
+        ) from error
     shards = sorted(set(places.values()))
     outside = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(".safetensors")]
     if outside:

@@ -52,7 +52,6 @@ class Family(ABC):
         renames: pattern -> replacement, as `re.sub` takes them, in order, from its names of tensors to ours.
         templates: templates by name, beside those of the other families.
         vision_repository: the hub's repository of its vision tokenizer, where that is not in the model's.
-        writes: whether models can be converted to it.
         also_called: names of families whose name stands for this one too, where only this one can hold a model.
     """
 
@@ -65,11 +64,20 @@ class Family(ABC):
     renames: Mapping[str, str] = {}
     templates: Mapping[str, Templates] = {}
     vision_repository: str | None = None
-    writes: bool = True
     also_called: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def writes(self) -> bool:
+        """Whether models can be converted to it."""
+        return type(self).write is not Family.write
+
+    @property
+    def has_tiny(self) -> bool:
+        """Whether a tiny model of it can be written."""
+        return type(self).write_tiny is not Family.write_tiny
 
     def detect(self, config: Mapping[str, Any], tensor_names: Callable[[], Set[str]]) -> bool:
         """Whether a folder is of this family.
@@ -77,7 +85,7 @@ class Family(ABC):
         Args:
             config: its config.json.
             tensor_names: gives the names of its tensors, none where they are pickled; it reads headers, so ask only when `config` does
-                not tell.
+                not say.
         """
         return config.get("model_type") in self.model_types
 

@@ -82,6 +82,10 @@ def is_vision_tokenizer(folder: Path) -> bool:
 def read_vision_tokenizer(folder: str | Path, allow_pickle: str | tuple[str, ...] | list[str] = ()) -> VisionTokenizer:
     """The vision tokenizer of a folder of its own, of any family.
 
+    Args:
+        folder: of the tokenizer.
+        allow_pickle: names of pickled files that may be read where there are no safetensors.
+
     Raises:
         FileNotFoundError: the folder or its weights are missing.
         ValueError: another architecture, a broken file, pickled weights that were not allowed, or tensors that do not fit.

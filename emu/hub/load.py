@@ -162,7 +162,7 @@ def check_codebook(vision: VisionTokenizer, vocabulary: Vocabulary, place: Path,
     """Whether a vision tokenizer has the codes that a vocabulary has ids for.
 
     Raises:
-        ValueError: it has not; the message names both folders and both numbers.
+        ValueError: it has another number; the message names both folders and both numbers.
     """
     count = vocabulary.range("vision")[1]
     if vision.codebook_sizes != (count,):

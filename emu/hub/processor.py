@@ -87,6 +87,14 @@ class EmuProcessor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> EmuProcessor:
-        """Read the tokenizers of a model in any known format; options and errors as in `emu.hub.load.read_tokenizer`."""
+        """Read the tokenizers of a model of any family.
+
+        Args:
+            path: folder or hub repository.
+            options: of `emu.hub.load.read_tokenizer`; others, which transformers passes to every processor, are left out.
+
+        Raises:
+            FileNotFoundError, ValueError: see `emu.hub.load.read_tokenizer`.
+        """
         known = ("vision_tokenizer", "text_tokenizer", "templates", "split", "allow_pickle")
         return cls(read_tokenizer(path, **{name: options[name] for name in known if name in options}))

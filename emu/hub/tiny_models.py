@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from emu.families import FAMILIES, Family
+from emu.families import FAMILIES
 from emu.families.base import louder
 from emu.model import EmuConfig, EmuForCausalLM
 
@@ -44,7 +44,7 @@ def random_weights(config: EmuConfig) -> Mapping[str, Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    names = [name for name, family in FAMILIES.items() if type(family).write_tiny is not Family.write_tiny]
+    names = [name for name, family in FAMILIES.items() if family.has_tiny]
     words = argparse.ArgumentParser(prog="python -m emu.hub.tiny_models", description="Write a tiny random model.")
     words.add_argument("family", choices=names)
     words.add_argument("folder", type=Path)

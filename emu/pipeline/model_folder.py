@@ -90,7 +90,7 @@ def find_folder(path: str | Path) -> Path:
         missing.append(WEIGHT_FILES[0])
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks {missing}; it is no complete model, save it again with Emu.save_pretrained"
+            f"{folder} lacks {missing}; it is not a complete model, save it again with Emu.save_pretrained"
         )
     return folder
 
@@ -168,14 +168,14 @@ def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
 
 
 class Defaults(NamedTuple):
-    """What a folder tells about generation with its model."""
+    """What a folder says about generation with its model."""
 
     defaults: GenerationDefaults
     trained: Trained
 
 
 def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> Defaults:
-    """Generation defaults of a folder, and what its model was trained for; the library's own and nothing where it does not tell.
+    """Generation defaults of a folder, and what its model was trained for; the library's own and nothing where it does not say.
 
     Raises:
         ValueError: the file cannot be read, or the transformer was trained with other tokenizers than the folder holds.

@@ -118,7 +118,7 @@ class StoredEmu:
             The address of the commit.
 
         Raises:
-            ValueError: nobody is logged in, there is no right to write there, or the hub cannot be reached.
+            ValueError: nobody is logged in, the token may not write there, or the hub cannot be reached.
         """
         return push(
             repository,
@@ -190,10 +190,10 @@ def weights_fingerprint(model: EmuForCausalLM) -> str:
 
     A sample, because it is asked for with every call, and billions of numbers would take seconds; training changes all of them.
     """
-    told, samples = [], []
+    described, samples = [], []
     for name, weight in model.named_parameters():
-        told.append(f"{name} {tuple(weight.shape)} {weight.dtype}")
+        described.append(f"{name} {tuple(weight.shape)} {weight.dtype}")
         if type(weight) is nn.Parameter and not weight.is_meta:  # quantized weights are tensors of their own kind
             samples.append(weight.flatten()[:: max(1, weight.numel() // SAMPLES)].to("cpu", torch.float64))
     numbers = torch.cat(samples).numpy().tobytes() if samples else b""
-    return hashlib.sha256("\n".join(told).encode() + numbers).hexdigest()[:16]
+    return hashlib.sha256("\n".join(described).encode() + numbers).hexdigest()[:16]

@@ -54,9 +54,11 @@ class Emu3Family(Family):
     released_size: int = RELEASED_SIZE
 
     def detect(self, config: Mapping[str, Any], tensor_names: Callable[[], Set[str]]) -> bool:
+        """Its `model_type`, and no norms of queries, which Emu3.5 has."""
         return super().detect(config, tensor_names) and not has_query_norm(config, tensor_names)
 
     def config_from(self, config: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> EmuConfig:
+        """See `Family`; one dropout stands for that of attention, residual branches and embeddings."""
         return config_from(config, vocabulary)
 
     def config_to(self, config: EmuConfig, tokenizer: MultimodalTokenizer | None) -> dict[str, Any]:
@@ -73,22 +75,28 @@ class Emu3Family(Family):
         return config_to(config, None if tokenizer is None else tokenizer.vocabulary)
 
     def holds(self, config: EmuConfig) -> bool:
+        """A model without QK-norm."""
         return not config.qk_norm
 
     def vocabulary(self, folder: Path, config: Mapping[str, Any]) -> Vocabulary | None:
+        """From the ids in config.json; None where it has none and the size is not the released one."""
         known = "boi_token_id" in config or config.get("vocab_size", RELEASED_SIZE) == self.released_size
         return original_vocabulary(config, self.extra_controls) if known else None
 
     def text(self, folder: Path, vocabulary: Vocabulary, split: str) -> TextTokenizer:
+        """See `read_text_tokenizer`."""
         return read_text_tokenizer(folder, vocabulary, split)
 
     def resize(self, folder: Path, place: Path, factor: int, config: Mapping[str, Any]) -> Resize | None:
+        """Bounds of the area, from the files of the image processor."""
         return read_bounds(folder, place, factor)
 
     def default_templates(self, name: str) -> Templates:
+        """Plain for a Stage1, which was trained without instructions."""
         return EMU3_STAGE1 if "stage1" in name.lower() else EMU3
 
     def defaults(self, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of `image_generation.py` of baaivision/Emu3."""
         area = int(config.get("image_area", ORIGINAL_DEFAULTS["image_area"]))
         return {
             "size": list(size_of_ratio("1:1", area)),
@@ -98,6 +106,7 @@ class Emu3Family(Family):
         }
 
     def write(self, folder: Path, config: EmuConfig, tokenizer: MultimodalTokenizer | None) -> None:
+        """Write config.json, the ranks of byte pairs, the words of codes, and the vision tokenizer under `vision_tokenizer/`."""
         table = self.config_to(config, tokenizer)
         if tokenizer is None:
             write_json(folder / "config.json", table)
@@ -148,12 +157,13 @@ class Emu3Family(Family):
         write_vision(folder, vision, resize)
 
     def write_tiny(self, folder: Path, weights: Weights, *, alone: bool = False, **model: Any) -> None:
+        """See `emu.families.emu3.tiny`."""
         tiny.write_language_model(folder, weights, config_to, **model)
         if not alone:
             tiny.write_vision(folder / VISION_FOLDER)
 
 
 def has_query_norm(config: Mapping[str, Any], tensor_names: Callable[[], Set[str]]) -> bool:
-    """Whether a folder of these files holds a model with norms of queries; where weights are pickled, the width of heads tells."""
+    """Whether a folder of these files holds a model with norms of queries; where weights are pickled, the field `head_dim` decides."""
     names = tensor_names()
     return QUERY_NORM in names if names else "head_dim" in config

@@ -49,12 +49,15 @@ class Emu35Family(Emu3Family):
     released_size = RELEASED_SIZE
 
     def detect(self, config: Mapping[str, Any], tensor_names: Callable[[], Set[str]]) -> bool:
+        """Emu3's `model_type`, and norms of queries."""
         return config.get("model_type") in self.model_types and has_query_norm(config, tensor_names)
 
     def config_from(self, config: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> EmuConfig:
+        """Emu3's fields, heads of width 128 unless it says otherwise, and QK-norm."""
         return config_from(config, vocabulary, head_dim=config.get("head_dim") or 128, qk_norm=True)
 
     def config_to(self, config: EmuConfig, tokenizer: MultimodalTokenizer | None) -> dict[str, Any]:
+        """Emu3's config.json with the width of heads and the area of pictures."""
         if not config.qk_norm:
             raise ValueError(f"the model has no QK-norm, which {self.title} always has; convert it to another family")
         if tokenizer is None:
@@ -63,33 +66,42 @@ class Emu35Family(Emu3Family):
         return with_head_dim(config, tokenizer.vocabulary) | {"image_area": area or AREA}
 
     def holds(self, config: EmuConfig) -> bool:
+        """A model with QK-norm."""
         return config.qk_norm
 
     def is_vision(self, folder: Path) -> bool:
+        """A folder with the settings of an IBQ tokenizer, which have no `model_type`."""
         return read_settings(folder) is not None
 
     def vision(self, folder: Path, allow_pickle: Iterable[str]) -> VisionTokenizer:
+        """See `Family`."""
         settings = read_settings(folder)
         assert settings is not None
         return read_ibq(folder, settings, allow_pickle)
 
     def resize(self, folder: Path, place: Path, factor: int, config: Mapping[str, Any]) -> Resize | None:
+        """One area for all pictures."""
         return Resize(factor, area=int(config.get("image_area", AREA)))
 
     def default_templates(self, name: str) -> Templates:
+        """Those of text to image."""
         return emu35("t2i")
 
     def defaults(self, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of `configs/example_config_t2i.py` of baaivision/Emu3.5; Emu3.5-Image is guided more strongly."""
         image = "image" in name.lower()
         return {"size": [55 * 16, 73 * 16], "guidance_scale": 5.0 if image else 2.0, "top_k": 5120}
 
     def vision_config(self, vision: VisionTokenizer) -> dict[str, Any]:
+        """See `ibq_settings`."""
         return ibq_settings(vision.config)
 
     def write_vision(self, folder: Path, vision: VisionTokenizer, resize: Resize) -> None:
+        """Write the folder of the IBQ tokenizer; its pictures have no bounds."""
         write_ibq(folder, vision)
 
     def write_tiny(self, folder: Path, weights: Weights, *, alone: bool = False, **model: Any) -> None:
+        """Emu3's tiny model with QK-norm and more controls."""
         model = {"qk_norm": True, "head_dim": 16, **model}
         write_language_model(folder, weights, with_head_dim, extra_controls=EXTRA_CONTROLS, **model)
         if not alone:

@@ -53,7 +53,7 @@ def ibq_config(table: Mapping[str, Any]) -> VisionTokenizerConfig:
     """Our configuration of an Emu3.5 tokenizer.
 
     Raises:
-        ValueError: it has parts that ours has not.
+        ValueError: it has features that ours lacks.
     """
     inner = table["ddconfig"]
     if inner.get("double_z", True):

@@ -10,7 +10,6 @@ import torch
 from emu.families.base import louder
 from emu.families.emu3.text import from_ranks
 from emu.families.emu3.tiny import MODEL, VISION, small_ranks, small_vocabulary
-from emu.families.transformers_emu3.names import VISION_PREFIX
 from emu.families.transformers_emu3.vocabulary import text_words, write_processor
 from emu_tokenizers.bars import without_bars
 
@@ -38,7 +37,7 @@ def write_model(
             vocabulary_map=text_words(vocabulary, text),
         )
     )
-    language = {name: tensor for name, tensor in whole.named_parameters() if not VISION_PREFIX.match(name)}
+    language = {name: tensor for name, tensor in whole.named_parameters() if ".vqmodel." not in name}
     whole.load_state_dict(louder(language), strict=False)
     with without_bars():
         whole.save_pretrained(folder)
