@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from emu import Emu
 from emu.cli.main import main
+from emu.hub.tiny_models import main as tiny_models
 from emu.hub.tiny_models import write
 
 
@@ -72,3 +73,11 @@ def test_a_missing_model_is_one_line(model, tmp_path, capsys):
     assert main(["convert", model, str(tmp_path / "target"), "--to", "emu"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and all(model in line for line in told)
+
+
+def test_a_tiny_model_is_written_by_command(tmp_path, capsys):
+    tiny_models(["emu3.5", str(tmp_path / "tiny")])
+    assert Emu.from_pretrained(tmp_path / "tiny", device="cpu").tokenizer.layout.name == "emu3.5"
+    with pytest.raises(SystemExit):
+        tiny_models(["emu", str(tmp_path / "none")])
+    assert "invalid choice: 'emu'" in capsys.readouterr().err

@@ -205,3 +205,14 @@ def test_a_missing_vision_tokenizer_is_asked_for(tmp_path):
     alone = write("emu3", tmp_path / "room" / "model", alone=True)
     with pytest.raises(FileNotFoundError, match="vision_tokenizer="):
         Emu.from_pretrained(alone)
+
+
+def test_a_name_stands_for_the_family_that_can_hold_the_model(folders, tmp_path):
+    source = write("emu3.5", tmp_path / "source", alone=True)
+    by_name = convert(source, tmp_path / "by_name", "emu3.5", "--language-model-only")
+    by_predecessor = convert(source, tmp_path / "by_predecessor", "emu3", "--language-model-only")
+    for target in (by_name, by_predecessor):
+        assert find_family(target).name == "emu3.5" and same_tensors(tensors(target), tensors(source))
+    with pytest.raises(ValueError, match="no QK-norm"):
+        main([str(folders["emu3"]), str(tmp_path / "none"), "--to", "emu3.5"])
+    assert not (tmp_path / "none").exists()
