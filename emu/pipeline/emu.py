@@ -321,7 +321,7 @@ class Emu(StoredEmu):
         self._warn_beyond_training(
             strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps
         )
-        clip = None if size == "auto" else self._clip_grid(settings)
+        clip = None if size == "auto" or self.tokenizer.vision is None else self._clip_grid(settings)
         segments = self._engine(deterministic).generate(
             prompt,
             headers=headers_after(self.tokenizer, prompt, clip, settings),

@@ -217,12 +217,12 @@ def beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Si
 
 
 def free_headers(tokenizer: MultimodalTokenizer, prompt: Tensor) -> list[list[int]]:
-    """Headers for a model that chooses the size of its pictures: that of the only picture of its prompt, else any of two digits a side.
+    """Headers for a model that chooses the size of its pictures: that of the only block of its prompt, else any of two digits a side.
 
     As `logits_processor.py` of baaivision/Emu3.5 has it where no size is given.
     """
     found = _headers(tokenizer, prompt, {})
-    if len(found) == 1:
+    if len(found) == 1 or "image" not in tokenizer.layout.modalities:
         return found
     sides = range(10, 100)
     return found + [tokenizer.layout.header("image", (height, width)) for height in sides for width in sides]
