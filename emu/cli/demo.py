@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     plan = replace(DemoPlan(), seed=options.seed)
     plan = plan.three_times_as_long() if options.long else plan
-    metrics = run_demo(options.output, plan, say=lambda line: print(line, file=sys.stderr), progress=True)
+    metrics = run_demo(options.output, plan, log=lambda line: print(line, file=sys.stderr), progress=True)
     for name, goal in plan.goals.items():
         print(f"{name:38} {metrics[name]:8.4g}   goal {goal:<6g} {goal_mark(metrics[name], goal, name in plan.beyond)}")
     print(f"{metrics['cpu_seconds']:.0f} CPU-seconds, {metrics['wall_seconds']:.0f} s, {metrics['peak_gib']:.2f} GiB")

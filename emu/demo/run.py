@@ -111,14 +111,14 @@ class DemoPlan:
 
 
 def run_demo(
-    folder: Path, plan: DemoPlan = DemoPlan(), say: Callable[[str], None] = lambda line: None, progress: bool = False
+    folder: Path, plan: DemoPlan = DemoPlan(), log: Callable[[str], None] = lambda line: None, progress: bool = False
 ) -> dict[str, Any]:
     """Train, measure and show.
 
     Args:
         folder: for everything the demo writes; what an earlier demo wrote there is replaced.
         plan: how long and how much.
-        say: takes a line about what happens.
+        log: takes a line about what happens.
         progress: whether to show progress bars.
 
     Returns:
@@ -131,27 +131,27 @@ def run_demo(
     keep_memory()
     few_threads()
     with holding(folder, "emu demo"):
-        return _run(folder, plan, say, progress)
+        return _run(folder, plan, log, progress)
 
 
-def _run(folder: Path, plan: DemoPlan, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
+def _run(folder: Path, plan: DemoPlan, log: Callable[[str], None], progress: bool) -> dict[str, Any]:
     (folder / "metrics.json").unlink(missing_ok=True)
     clock = Clock()
     train, held_out = (digits.first(plan.num_digits or len(digits)) for digits in load_digits())
     write_inputs(folder, train)
-    say(f"{len(train)} handwritten digits to train on, {len(held_out)} held out")
+    log(f"{len(train)} handwritten digits to train on, {len(held_out)} held out")
     with clock.part("vision_tokenizer"):
-        say("vision tokenizer: pictures and clips to codes and back")
+        log("vision tokenizer: pictures and clips to codes and back")
         vision = train_vision(folder, plan, progress)
     with clock.part("text_tokenizer"):
         text = train_text()
         tokenizer = MultimodalTokenizer(text, vision)
         tokenizer.save_pretrained(folder / "tokenizers")
     with clock.part("transformer"):
-        say("transformer: captions, pictures and clips in one sequence model")
+        log("transformer: captions, pictures and clips in one sequence model")
         emu = train_transformer(folder, plan, tokenizer, progress)
     with clock.part("measurement"):
-        say("measuring on held-out digits and on what the model draws")
+        log("measuring on held-out digits and on what the model draws")
         findings = measure(emu, train, held_out, plan, progress)
     with clock.part("pictures"):
         findings.metrics |= settings(plan)
