@@ -1,10 +1,12 @@
 """The table of commands; an extension adds to it.
 
-from emu.cli import Command, register
+    from emu.cli import Command, register
 
-def main(words: Sequence[str]) -> int: ...
+    def main(words: Sequence[str]) -> int: ...
 
-register("count-words", Command(main, "count the words of captions"))
+    register("count-words", Command(main, "count the words of captions"))
+
+Then `emu --help` lists it, and `emu count-words FILE` calls `main(["FILE"])`.
 """
 
 from __future__ import annotations

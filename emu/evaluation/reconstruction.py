@@ -78,9 +78,8 @@ class Measurement:
         """Measure a batch of pictures (B, 3, H, W) or of clips (B, T, 3, H, W)."""
         clip = pixels.ndim == 5
         if not self.pixels:
-            self.tokenizer.encode(
-                pixels[:1]
-            )  # the first call of all sets up what later ones find ready: not part of its speed
+            # The first call of all sets up what later ones find ready; that is not part of the tokenizer's speed.
+            self.tokenizer.encode(pixels[:1])
         start = time.perf_counter()
         codes = self.tokenizer.encode(pixels)
         middle = time.perf_counter()

@@ -1,15 +1,22 @@
 """What a suite is: options, what it prepares, what it measures, and the report that it hands back.
 
-from emu.evaluation.suites import Report, register
+    from emu.evaluation.suites import Report, register
 
-class Lengths:
-    summary = "how long the prompts of a folder are"
+    class Lengths:
+        summary = "how long the prompts of a folder are"
 
-    def add_options(self, parser): parser.add_argument("--limit", type=int, default=10)
-    def prepare(self, request): return (Path(request.model) / "prompts.txt").read_text().splitlines()
-    def run(self, subject, log): return Report({"prompts": len(subject)}, {"longest": max(map(len, subject))})
+        def add_options(self, parser):
+            parser.add_argument("--limit", type=int, default=10)
 
-register("lengths", Lengths())                        # then: emu evaluate FOLDER --suite lengths --limit 5
+        def prepare(self, request):
+            return (Path(request.model) / "prompts.txt").read_text().splitlines()[: request.limit]
+
+        def run(self, subject, log):
+            return Report({"prompts": len(subject)}, {"prompts/longest": max(map(len, subject))})
+
+    register("lengths", Lengths())
+
+Then `emu evaluate FOLDER --suite lengths --limit 5` measures FOLDER, and writes `lengths.json` and `metrics.json` beside it.
 """
 
 from __future__ import annotations
