@@ -14,6 +14,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from lightning.pytorch import Callback, Trainer
 from emu_tokenizers import VisionTokenizerConfig
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.training.shapes_data import draw_shapes
-from emu_tokenizers.training.tokenizer_module import TokenizerModule
+from emu_tokenizers.training.tokenizer_module import OPTIMIZER, TokenizerModule
 
 RESULTS = Path(__file__).resolve().parent / "results" / "vision_quantizers.csv"
 OPTIONS: dict[str, dict] = {
@@ -84,7 +85,9 @@ def train(name: str, steps: int, pictures: torch.Tensor, held_out: torch.Tensor)
     torch.manual_seed(0)
     size = 512
     config = VisionTokenizerConfig.preset("small", quantizer=name, quantizer_options=OPTIONS[name], codebook_size=size)
-    module = TokenizerModule(config, lr=2e-3, muon_lr=2e-2, average_decay=0.98)
+    module = TokenizerModule(
+        config, optimizer=replace(OPTIMIZER, name="muon", lr=2e-3, matrix_lr=2e-2), average_decay=0.98
+    )
     curve = Curve(name, held_out, max(steps // 5, 1))
     trainer = Trainer(
         max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -3,9 +3,9 @@
     python generate_images.py prompts.jsonl --model digits --output images
     python generate_images.py "a handwritten seven" "the digit two" --output images
 
-A line of prompts.jsonl is {"prompt": "a handwritten seven"}, and if wished "seed", "size": [height, width], "guidance_scale",
+A line of prompts.jsonl is {"prompt": "a handwritten seven"}, and optionally "seed", "size": [height, width], "guidance_scale",
 "negative_prompt", "temperature", "top_k", "top_p"; a file of plain text holds a prompt a line, and - is standard input. Run it again to go
-on after a stop; --help tells all options.
+on after a stop; --help lists all options.
 """
 
 import sys

@@ -3,10 +3,10 @@
     python generate_videos.py prompts.jsonl --model digits --output clips
     python generate_videos.py "a handwritten seven moving left" --output clips
 
-A line of prompts.jsonl is {"prompt": "a handwritten seven moving left"}, and if wished "seed", "size": [height, width], "frames", "fps",
+A line of prompts.jsonl is {"prompt": "a handwritten seven moving left"}, and optionally "seed", "size": [height, width], "frames", "fps",
 "first_frames" (what the clip begins with: a picture, an animation or a video, or a list of pictures), "guidance_scale",
 "negative_prompt", "temperature", "top_k", "top_p"; a file of plain text holds a prompt a line, and - is standard input. Run it again to go
-on after a stop; --help tells all options.
+on after a stop; --help lists all options.
 """
 
 import sys

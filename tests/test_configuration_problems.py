@@ -128,13 +128,13 @@ def test_a_tokenizers_recipe_is_told_in_the_same_way(tmp_path):
     recipe = tmp_path / "tokenizer.yaml"
     recipe.write_text(
         "trainer: {max_steps: 1, accelerator: cpu}\n"
-        "model:\n  lr: fast\n  config: {spatial_factors: 8}\n"
+        "model:\n  max_grad_norm: fast\n  config: {spatial_factors: 8}\n"
         "data:\n  class_path: emu_tokenizers.training.picture_data.PictureData\n  init_args:\n    sizes: 3\n"
     )
     with pytest.raises(ValueError, match="cannot work") as caught:
         fit_tokenizer(["--config", str(recipe)])
     assert str(caught.value).replace(str(recipe), "R").splitlines()[1:] == [
-        "  - R:3: model.lr is 'fast'; expected a number",
+        "  - R:3: model.max_grad_norm is 'fast'; expected a number",
         "  - R:4: model.config.spatial_factors is not a key that exists; did you mean spatial_factor?",
         "  - R:8: data.init_args.sizes is not a key that exists; did you mean size?",
     ]

@@ -86,7 +86,7 @@ def test_curves_stay_beside_a_logger_of_ones_own(tmp_path):
     recipe = write_recipe(tmp_path)
     csv = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}}
     run(change(recipe, trainer={"logger": csv, "max_steps": 2}))
-    assert read_curves(tmp_path / "run" / "metrics.csv")[2]["loss"] > 0
+    assert read_curves(tmp_path / "run" / "metrics.csv")[2]["train/loss"] > 0
     assert (tmp_path / "run" / "loss.png").is_file() and list((tmp_path / "csv").rglob("metrics.csv"))
 
 
@@ -95,7 +95,7 @@ def test_validation_every_so_many_steps_needs_no_second_option(tmp_path):
         write_recipe(tmp_path), "--trainer.val_check_interval", 7, "--trainer.max_steps", 8, "--data.steps_per_epoch", 5
     )
     curves = read_curves(tmp_path / "run" / "metrics.csv")
-    assert [step for step, row in curves.items() if "validation_loss" in row] == [7]
+    assert [step for step, row in curves.items() if "val/loss" in row] == [7]
 
 
 def test_a_run_without_validation_says_nothing_of_it(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from emu_kernels import nearest_code
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.quantizers import QUANTIZERS, register
 from emu_tokenizers.quantizers.base import Quantizer, straight_through
-from emu_tokenizers.training.tokenizer_module import TokenizerModule
+from emu_tokenizers.training.tokenizer_module import OPTIMIZER, TokenizerModule
 
 
 class FrozenQuantizer(Quantizer):
@@ -49,7 +50,7 @@ class FrozenQuantizer(Quantizer):
 def train(config: VisionTokenizerConfig, pixels: Tensor, folder: Path) -> TokenizerModule:
     """A few steps on the same pictures."""
     torch.manual_seed(0)
-    module = TokenizerModule(config, lr_warmup_steps=1)
+    module = TokenizerModule(config, optimizer=replace(OPTIMIZER, warmup_steps=1))
     loader = DataLoader([pixels] * 4, batch_size=None)
     quiet = {
         "logger": False,

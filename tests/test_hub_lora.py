@@ -66,7 +66,7 @@ def test_only_the_adapters_learn_and_the_loss_falls(base, tmp_path):
         found = state.get(name, state.get(name.replace(".weight", ".base_layer.weight")))
         assert torch.equal(found, tensor), name
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    losses = [float(row.split(",")[rows[0].split(",").index("train/loss")]) for row in rows[1:]]
     assert losses[-1] < losses[0]
 
 

@@ -30,7 +30,7 @@ def test_singular_values_come_close_to_one(shape):
 
 def test_it_takes_the_steps_of_torchs_muon_and_adamw():
     ours, theirs = model(), model()
-    descend(ours, ConvolutionMuon(ours.parameters(), lr=0.01, muon_lr=0.02, weight_decay=0.1))
+    descend(ours, ConvolutionMuon(ours.parameters(), lr=0.01, matrix_lr=0.02, weight_decay=0.1))
     matrices = [nn.Parameter(p.detach().flatten(1).clone()) for p in theirs.parameters() if p.ndim > 1]
     shaped = [p for p in theirs.parameters() if p.ndim > 1]
     muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -54,10 +54,10 @@ def test_it_takes_the_steps_of_torchs_muon_and_adamw():
 
 def test_its_state_survives_a_checkpoint():
     straight, resumed = model(), model()
-    optimizer = ConvolutionMuon(straight.parameters(), lr=0.01, muon_lr=0.02)
+    optimizer = ConvolutionMuon(straight.parameters(), lr=0.01, matrix_lr=0.02)
     descend(straight, optimizer, 2)
     resumed.load_state_dict(straight.state_dict())
-    loaded = ConvolutionMuon(resumed.parameters(), lr=0.01, muon_lr=0.02)
+    loaded = ConvolutionMuon(resumed.parameters(), lr=0.01, matrix_lr=0.02)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     descend(straight, optimizer, 2)
     descend(resumed, loaded, 2)
@@ -66,6 +66,6 @@ def test_its_state_survives_a_checkpoint():
 
 def test_three_dimensional_convolutions_stay_with_adamw():
     net = nn.Sequential(nn.Conv3d(2, 2, 3), nn.Conv2d(2, 2, 1))
-    others, matrices = ConvolutionMuon(net.parameters(), lr=0.01, muon_lr=0.02).param_groups
+    others, matrices = ConvolutionMuon(net.parameters(), lr=0.01, matrix_lr=0.02).param_groups
     assert [p.ndim for p in matrices["params"]] == [4]
     assert {p.ndim for p in others["params"]} == {5, 1}

@@ -1,6 +1,7 @@
 """Training of vision tokenizers: it learns, resumes bit for bit, and keeps its hands off the codebook in evaluation."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from emu_tokenizers.training.adversarial import (
     discriminator_loss,
 )
 from emu_tokenizers.training.losses import RandomFeatures, TokenizerLosses
-from emu_tokenizers.training.tokenizer_module import TokenizerModule
+from emu_tokenizers.training.tokenizer_module import OPTIMIZER, TokenizerModule
 
 TINY = {"base_channels": 8, "codebook_size": 32, "latent_channels": 4, "embed_dim": 4}
 
@@ -42,7 +43,11 @@ def make_module(quantizer: str = "vq", **options) -> TokenizerModule:
     torch.manual_seed(0)
     levels = {"levels": (4, 4, 2)} if quantizer == "fsq" else None
     config = VisionTokenizerConfig.preset("small", **TINY, quantizer=quantizer, quantizer_options=levels)
-    return TokenizerModule(config, **{"quantizer_warmup_steps": 3, "lr_warmup_steps": 2, **options})
+    options = {"quantizer_warmup_steps": 3, "optimizer": replace(OPTIMIZER, warmup_steps=2), **options}
+    return TokenizerModule(config, **options)
+
+
+MUON = replace(OPTIMIZER, name="muon", matrix_lr=1e-2, warmup_steps=2)
 
 
 QUIET = {
@@ -89,7 +94,7 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, average_decay):
 @pytest.mark.parametrize("quantizer", ["simvq", "ibq", "fsq", "lfq", "bsq"])
 @pytest.mark.parametrize("saved", [2, 5])
 def test_every_quantizer_resumes_bit_for_bit_before_and_after_its_start(tmp_path, quantizer, saved):
-    straight, resumed = make_module(quantizer, muon_lr=1e-2), make_module(quantizer, muon_lr=1e-2)
+    straight, resumed = make_module(quantizer, optimizer=MUON), make_module(quantizer, optimizer=MUON)
     fit(straight, 7, tmp_path, callbacks=[SaveAt(saved, tmp_path / "saved.ckpt")])
     fit(resumed, 7, tmp_path, first=saved, resume=tmp_path / "saved.ckpt")
     expected, found = straight.state_dict(), resumed.state_dict()
@@ -195,7 +200,7 @@ def test_a_discriminator_does_not_make_the_codebook_move_twice(tmp_path):
 
 def test_codes_that_learn_by_gradients_are_left_to_adamw():
     config = VisionTokenizerConfig.preset("small", base_channels=8, codebook_size=32, quantizer="ibq")
-    module = TokenizerModule(config, muon_lr=1e-2)
+    module = TokenizerModule(config, optimizer=MUON)
     others, matrices = module.configure_optimizers()[0].param_groups
     table = module.model.quantizer.embedding.weight
     assert any(p is table for p in others["params"]) and not any(p is table for p in matrices["params"])
@@ -245,7 +250,7 @@ def test_codes_learn_the_features_of_a_frozen_teacher(tmp_path):
 
 def test_a_teacher_of_another_width_is_refused():
     module = make_module(teacher=Teacher(), teacher_dim=5, losses={"l2": 1.0, "alignment": 1.0})
-    with pytest.raises(ValueError, match=r"expected \[N, 5, h, w\]"):
+    with pytest.raises(ValueError, match=r"expected \(N, 5, h, w\)"):
         module._reconstruct(torch.zeros(1, 3, 8, 8), 0)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from emu_tokenizers import VisionTokenizerConfig
 from emu_tokenizers.training.losses import TokenizerLosses
 from emu_tokenizers.training.pixel_loader import PixelLoader
 from emu_tokenizers.training.shapes_data import ShapesData
-from emu_tokenizers.training.tokenizer_module import TokenizerModule
+from emu_tokenizers.training.tokenizer_module import OPTIMIZER, TokenizerModule
 
 TINY = {"base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4, "codebook_size": 16}
 
@@ -33,7 +34,7 @@ def test_two_ranks_end_with_the_same_weights_and_codes(tmp_path, quantizer):
     torch.manual_seed(0)
     options = {"levels": (4, 4)} if quantizer == "fsq" else {}
     config = VisionTokenizerConfig.preset("small", **TINY, quantizer=quantizer, quantizer_options=options)
-    module = TokenizerModule(config, quantizer_warmup_steps=3, lr_warmup_steps=2)
+    module = TokenizerModule(config, quantizer_warmup_steps=3, optimizer=replace(OPTIMIZER, warmup_steps=2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(

@@ -92,7 +92,13 @@ def test_accumulated_batches_train_as_one(tmp_path, accumulated, steps_per_epoch
     theirs, expected, wanted = trained(tmp_path / "whole", accumulated, steps_per_epoch, True, *words)
     assert len(gradients) == len(expected) == STEPS
     for step in range(1, STEPS + 1):
-        for name in ("loss", "gradient_norm", "loss/text", "loss/vision", "source_loss/captions"):
+        for name in (
+            "train/loss",
+            "train/gradient_norm",
+            "train/loss/text",
+            "train/loss/vision",
+            "train/source_loss/captions",
+        ):
             assert curves[step][name] == pytest.approx(wanted[step][name], rel=1e-6), (step, name)
     for found, whole in zip(gradients, expected, strict=True):
         for name, gradient in whole.items():
@@ -131,5 +137,5 @@ def test_two_processes_accumulate_as_one(tmp_path, two):
     assert in_processes(two, recipe, free_port(), words, count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     for step in range(1, 7):
-        for name in ("loss", "gradient_norm", "loss/text"):
+        for name in ("train/loss", "train/gradient_norm", "train/loss/text"):
             assert ours[step][name] == pytest.approx(theirs[step][name], rel=2e-4), (step, name)

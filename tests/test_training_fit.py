@@ -27,13 +27,17 @@ def test_a_run_leaves_curves_checkpoints_its_recipe_and_a_model(recipe, tmp_path
     module = run(recipe)
     folder = tmp_path / "run"
     curves = read_curves(folder / "metrics.csv")
-    assert [step for step in curves if "loss" in curves[step]] == list(range(1, 13))
-    assert curves[12]["loss"] < curves[1]["loss"] - 0.5
-    assert {"loss/text", "loss/vision", "source_loss/captions", "source_loss/pictures", "tokens_per_second"} <= set(
-        curves[12]
-    )
-    assert "validation_loss" in curves[5] and "validation_loss/captions" in curves[10]
-    assert curves[2]["learning_rate"] == pytest.approx(1e-2)
+    assert [step for step in curves if "train/loss" in curves[step]] == list(range(1, 13))
+    assert curves[12]["train/loss"] < curves[1]["train/loss"] - 0.5
+    assert {
+        "train/loss/text",
+        "train/loss/vision",
+        "train/source_loss/captions",
+        "train/source_loss/pictures",
+        "train/tokens_per_second",
+    } <= set(curves[12])
+    assert "val/loss" in curves[5] and "val/source_loss/captions" in curves[10]
+    assert curves[2]["train/lr"] == pytest.approx(1e-2)
     assert [step for step, _ in list_checkpoints(folder / "checkpoints")] == [6, 12]
     assert (folder / "loss.png").read_bytes()[:4] == b"\x89PNG"
     model = EmuForCausalLM.from_pretrained(folder / "model")
@@ -53,7 +57,9 @@ def test_resuming_equals_an_unbroken_run_bit_for_bit(recipe, tmp_path):
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "emu"):
         assert same(ours[part], theirs[part]), part
     curves = [read_curves(folder / "metrics.csv") for folder in (halves, tmp_path / "run")]
-    timeless = [{s: {k: v for k, v in row.items() if k != "tokens_per_second"} for s, row in c.items()} for c in curves]
+    timeless = [
+        {s: {k: v for k, v in row.items() if k != "train/tokens_per_second"} for s, row in c.items()} for c in curves
+    ]
     assert timeless[0] == timeless[1]
 
 
@@ -135,7 +141,7 @@ def test_token_shards_are_trained_on_from_a_recipe(recipe, tmp_path):
     recipe.write_text(yaml.safe_dump(config))
     run(recipe, "--trainer.max_steps", 3)
     curves = read_curves(tmp_path / "run" / "metrics.csv")
-    assert "source_loss/mine" in curves[3] and "validation_loss/mine" in curves[2]
+    assert "train/source_loss/mine" in curves[3] and "val/source_loss/mine" in curves[2]
     with pytest.raises(ValueError, match="row_lenght"):
         run(recipe, "--data.row_lenght", 3)
 
@@ -183,7 +189,7 @@ def test_last_without_a_checkpoint_starts_from_scratch(recipe, caplog):
 def test_accumulated_batches_log_the_mean_loss(recipe, tmp_path):
     run(recipe, "--trainer.accumulate_grad_batches", 2, "--trainer.max_steps", 2, "--trainer.log_every_n_steps", 2)
     row = read_curves(tmp_path / "run" / "metrics.csv")[2]
-    assert 3.0 < row["loss"] < 5.0
+    assert 3.0 < row["train/loss"] < 5.0
 
 
 def test_codes_in_use_are_drawn_where_there_are_some(tmp_path):
@@ -191,7 +197,7 @@ def test_codes_in_use_are_drawn_where_there_are_some(tmp_path):
     for folder in ("plain", "tokenizer"):
         (tmp_path / folder).mkdir()
     for step in (1, 2):
-        plain.log_metrics({"loss": 1.0 / step}, step)
+        plain.log_metrics({"train/loss": 1.0 / step}, step)
         tokenizer.log_metrics({"train/loss": 1.0 / step, "train/codebook_use": 0.5, "train/codebook_dead": 3}, step)
     for logger in (plain, tokenizer):
         logger.finalize("success")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from emu.training.muon_optimizer import hidden_matrices
-from emu.training.schedules import OptimizerOptions, build_optimizer
+from emu.training.optimizers import build_optimizer, hidden_matrices
+from emu_tokenizers.training.schedules import OptimizerOptions
 from tests.training_toys import run, same, write_recipe
 
 OPTIONS = OptimizerOptions(name="muon", lr=0.02, weight_decay=0.1, schedule="constant")

@@ -55,7 +55,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(tmp_path):
     unchanged = [step for step in range(6) if torch.equal(weights[step], weights[step + 1])]
     assert unchanged == [2, 5] and module.gradients.num_skipped == 2
     curves = read_curves(tmp_path / "run" / "metrics.csv")
-    assert [int(curves[step]["skipped_steps"]) for step in range(1, 8)] == [0, 0, 1, 1, 1, 2, 2]
+    assert [int(curves[step]["train/skipped_steps"]) for step in range(1, 8)] == [0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.filterwarnings("ignore:step")
@@ -88,8 +88,8 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_pa
     straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
     assert same(resumed.model.state_dict(), straight.model.state_dict())
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "straight"))
-    assert {step: row["loss"] for step, row in ours.items() if "loss" in row} == {
-        step: row["loss"] for step, row in theirs.items() if "loss" in row
+    assert {step: row["train/loss"] for step, row in ours.items() if "train/loss" in row} == {
+        step: row["train/loss"] for step, row in theirs.items() if "train/loss" in row
     }
 
 
@@ -131,7 +131,7 @@ def test_two_processes_train_as_one(tmp_path):
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     assert list(ours) == list(theirs)
     for step, row in theirs.items():
-        for name in row.keys() - {"tokens_per_second", "row_fill"}:
+        for name in row.keys() - {"train/tokens_per_second", "train/row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "step=00000012.safetensors")["state_dict"]
     for name, weight in alone.state_dict().items():
@@ -156,7 +156,7 @@ def test_two_processes_that_share_the_weights_train_as_one(tmp_path, optimizer):
     assert in_processes(sharded_over_two, recipe, free_port(), words, count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     for step, row in theirs.items():
-        for name in row.keys() - {"tokens_per_second", "row_fill"}:
+        for name in row.keys() - {"train/tokens_per_second", "train/row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=error), (step, name)
     model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
     for name, weight in alone.model.state_dict().items():
@@ -171,6 +171,6 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path, two):
     run(recipe, *still, "--trainer.max_steps", 6)
     assert in_processes(two, recipe, free_port(), ("--ckpt_path", "last"), count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
-    assert {s: r["loss"] for s, r in ours.items() if "loss" in r} == pytest.approx(
-        {s: r["loss"] for s, r in theirs.items() if "loss" in r}, rel=1e-4
+    assert {s: r["train/loss"] for s, r in ours.items() if "train/loss" in r} == pytest.approx(
+        {s: r["train/loss"] for s, r in theirs.items() if "train/loss" in r}, rel=1e-4
     )

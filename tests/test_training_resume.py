@@ -50,15 +50,15 @@ def test_other_rates_and_decays_are_applied_and_said(recipe, tmp_path, capsys):
     decayed, kept = module.trainer.optimizers[0].param_groups
     assert decayed["weight_decay"] == 0.3 and kept["weight_decay"] == 0 and decayed["betas"] == (0.9, 0.9)
     rates = {
-        step: row["learning_rate"]
+        step: row["train/lr"]
         for step, row in read_curves(tmp_path / "run" / "metrics.csv").items()
-        if "loss" in row
+        if "train/loss" in row
     }
     whole = run(write_recipe(tmp_path), *WORDS[:4], *changed, "--trainer.default_root_dir", tmp_path / "whole")
     wanted = {
-        step: row["learning_rate"]
+        step: row["train/lr"]
         for step, row in read_curves(tmp_path / "whole" / "metrics.csv").items()
-        if "loss" in row
+        if "train/loss" in row
     }
     assert [rates[step] for step in (4, 5, 6)] == [wanted[step] for step in (4, 5, 6)]
     assert rates[3] == 2 * wanted[3], "what was trained before stays as it was logged"
@@ -112,7 +112,8 @@ def test_several_changes_are_refused_together():
 
 def test_an_average_of_weights_cannot_begin_in_the_middle():
     found = changes(
-        {"model": {"average_decay": 0.0, "muon_lr": 0.1}}, {"model": {"average_decay": 0.9, "muon_lr": 0.2}}
+        {"model": {"average_decay": 0.0, "optimizer": {"matrix_lr": 0.1}}},
+        {"model": {"average_decay": 0.9, "optimizer": {"matrix_lr": 0.2}}},
     )
     assert [problem.path[-1] for problem in refused(found)] == ["average_decay"]
 
@@ -210,7 +211,7 @@ def shapes_recipe(folder):
                 "spatial_factor": 4, "temporal_factor": 4, "base_channels": 8, "channel_multiplier": [1, 1], "num_res_blocks": 1,
                 "attn_resolutions": [], "norm_groups": 4, "latent_channels": 4, "embed_dim": 4, "codebook_size": 16,
             },
-            "lr": 2e-3, "quantizer_warmup_steps": 1, "average_decay": 0.9, "weight_decay": 0.01,
+            "optimizer": {"lr": 2e-3}, "quantizer_warmup_steps": 1, "average_decay": 0.9,
         },
         "data": {
             "class_path": "emu_tokenizers.training.shapes_data.ShapesData",
@@ -237,8 +238,8 @@ def test_vision_tokenizers_resume_by_the_same_rules(tmp_path, capsys):
         fit_shapes(recipe, *last, *other)
     module = fit_shapes(recipe, *last)
     assert same(module.state_dict(), whole)
-    fit_shapes(recipe, *last, "--trainer.max_steps", 5, "--model.weight_decay", 0.5)
-    assert "model.weight_decay: 0.01 -> 0.5" in capsys.readouterr().err
+    fit_shapes(recipe, *last, "--trainer.max_steps", 5, "--model.optimizer.weight_decay", 0.5)
+    assert "model.optimizer.weight_decay: 0.01 -> 0.5" in capsys.readouterr().err
 
 
 class NoMoreThan(Callback):

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from emu.training.schedules import OptimizerOptions, build_optimizer, parameter_groups, rate_factor
+from emu.training.optimizers import build_optimizer, parameter_groups
+from emu_tokenizers.training.schedules import OptimizerOptions, rate_factor
 
 
 def rates(**options):
@@ -56,3 +59,16 @@ def test_every_wrong_number_is_reported():
         "schedule",
     ]
     assert OptimizerOptions().problems(max_steps=10) == []
+
+
+def test_a_full_cosine_falls_from_the_first_step_under_its_warm_up():
+    curve = rates(schedule="full_cosine", warmup_steps=4, final=0.2)
+    whole = [0.6 + 0.4 * math.cos(math.pi * min(step / 20, 1)) for step in range(25)]
+    assert curve == pytest.approx([min(1, (step + 1) / 4) * value for step, value in enumerate(whole)])
+
+
+def test_matrices_may_have_a_rate_of_their_own():
+    assert "rate of Muon" in OptimizerOptions(matrix_lr=1e-2).problems(10)[0]
+    options = OptimizerOptions(name="muon", lr=1e-3, matrix_lr=1e-2, schedule="constant")
+    optimizer, _ = build_optimizer(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), options, 10)
+    assert {group["matrices"]: group["lr"] for group in optimizer.param_groups} == {True: 1e-2, False: 1e-3}

@@ -58,7 +58,7 @@ def outcome(folder):
     content = read_checkpoint(list_checkpoints(folder / "checkpoints")[-1][1])
     kept = {name: content[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "emu", "position")}
     rows = read_curves(folder / "metrics.csv")
-    return kept, {step: {k: v for k, v in row.items() if k != "tokens_per_second"} for step, row in rows.items()}
+    return kept, {step: {k: v for k, v in row.items() if k != "train/tokens_per_second"} for step, row in rows.items()}
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_recipe_sets_it_and_the_loss_follows(tmp_path):
         (folder := tmp_path / str(number)).mkdir()
         run(write_recipe(folder), "--trainer.max_steps", 1, *words)
         row = next(csv.DictReader((folder / "run" / "metrics.csv").open()))
-        losses.append((float(row["loss"]), "loss/text" in row, "loss/vision" in row))
+        losses.append((float(row["train/loss"]), "train/loss/text" in row, "train/loss/vision" in row))
     (plain, *_), (words_alone, text, vision) = losses
     assert plain != words_alone and text and not vision, "codes of weight zero are not predicted"
 

@@ -105,7 +105,7 @@ def reconstructions_figure(samples: Mapping[str, Any]) -> Figure:
 def loss_figure(table: Path) -> Figure:
     """Losses of the transformer by task."""
     rows = read_curves(table)
-    panels = {"Training": columns(rows, "source_loss/"), "Held-out digits": columns(rows, "validation_loss/")}
+    panels = {"Training": columns(rows, "train/source_loss/"), "Held-out digits": columns(rows, "val/source_loss/")}
     panels = {title: lines for title, lines in panels.items() if lines}
     note = "Loss per token, captions and headers included; the tasks share one model."
     return Figure("Learning", note, draw_curves(panels, dict.fromkeys(panels, "nats per token")), smooth=True)

@@ -238,7 +238,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
     def forward_block(
         self, input_ids: Tensor, cache: StaticCache, linear: Linear = separate, *, by_row: bool = False
     ) -> Tensor:
-        """Run the next tokens of every row behind what the cache holds; prefill, decode step and speculative window alike.
+        """Run the next tokens of every row after what the cache holds; prefill, decode step and speculative window alike.
 
         Args:
             input_ids: (R, m) int64. A slot that does not exist for its row (see `StaticCache`) may hold any valid id.
@@ -278,7 +278,7 @@ def tensor_shapes(config: EmuConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _positions(input_ids: Tensor, segment_ids: Tensor | None, past: int) -> Tensor:
-    """(B or 1, S): from the start of each segment, or behind what a cache holds."""
+    """(B or 1, S): from the start of each segment, or after what a cache holds."""
     if segment_ids is not None:
         return segment_positions(segment_ids)
     return torch.arange(past, past + input_ids.shape[1], device=input_ids.device)[None]

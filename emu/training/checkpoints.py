@@ -73,7 +73,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 class StepCheckpoint(Checkpoint):
-    """Saves every so many steps, after the last one, and when Ctrl-C or SIGTERM ends the run.
+    """Saves every N steps, after the last one, and when Ctrl-C or SIGTERM ends the run.
 
     Args:
         every_n_steps: optimizer steps from one checkpoint to the next; 0 saves only after the last step.

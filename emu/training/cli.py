@@ -105,7 +105,7 @@ class EmuCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Options of ours beside the trainer's, the model's and the data's."""
+        """Our options beside the trainer's, the model's and the data's."""
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -170,7 +170,7 @@ class EmuCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with our logger, progress bar and checkpoint writer."""
         settings = self.config_init.trainer
-        if settings.logger is not False:  # curves of ours beside any other logger
+        if settings.logger is not False:  # our curves beside any other logger
             others = [] if settings.logger is True else as_list(settings.logger)
             settings.logger = [CurveLogger(str(self.folder)), *others]
         callbacks = as_list(settings.callbacks)

@@ -20,8 +20,19 @@ from emu_tokenizers.files import replacing, write_file
 SECONDS_BETWEEN_WRITES = 10.0
 FEW_POINTS = 20
 """A curve of fewer points shows them: one alone draws no line."""
-PICTURES = {"loss.png": ["loss"], "codebook.png": ["codebook_use", "codebook_perplexity", "codebook_dead", "psnr"]}
-"""What is drawn of a run: a panel for each word, of the quantities that have it in their names."""
+PICTURES = {
+    "loss.png": {
+        "loss": ("train/loss", "val/loss"),
+        "loss by source": ("train/source_loss", "val/source_loss"),
+    },
+    "codebook.png": {
+        "codebook use": ("train/codebook_use", "val/codebook_use"),
+        "codebook perplexity": ("train/codebook_perplexity", "val/codebook_perplexity"),
+        "codebook dead": ("train/codebook_dead", "val/codebook_dead"),
+        "psnr": ("val/image/psnr", "val/video/psnr"),
+    },
+}
+"""What is drawn of a run: file -> title of a panel -> the quantities in it, each with all those that its name and a slash begin."""
 
 
 class CurveLogger(Logger):
@@ -95,12 +106,12 @@ class CurveLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the table and the pictures; after a failure as far as the disk takes them: what ended the run is to be told, not this."""
+        """Write the table and the pictures; after a failure as far as the disk takes them, since what ended the run is reported then."""
         with suppress(OSError) if status == "failed" else nullcontext():
             self.save()
             if self._rows and find_spec("matplotlib") is not None:
-                for file, words in PICTURES.items():
-                    plot_panels(self._rows, words, self._folder / file)
+                for file, panels in PICTURES.items():
+                    plot_panels(self._rows, panels, self._folder / file)
 
 
 def as_number(value: Any) -> float | None:
@@ -132,17 +143,22 @@ def read_curves(table: Path) -> dict[int, dict[str, float]]:
     return rows
 
 
-def plot_panels(rows: Mapping[int, Mapping[str, float]], words: Sequence[str], path: Path) -> None:
-    """Draw every quantity over the steps as PNG, a panel for each word of all whose names have it; no file where none has."""
-    known = sorted({name for row in rows.values() for name in row})
-    steps = sorted(rows)
-    panels = {
-        word.replace("_", " "): {name: [(s, rows[s][name]) for s in steps if name in rows[s]] for name in names}
-        for word in words
-        if (names := [name for name in known if word in name])
+def plot_panels(rows: Mapping[int, Mapping[str, float]], panels: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Draw quantities over the steps as PNG; no file where there are none.
+
+    Args:
+        rows: values by step and name.
+        panels: see `PICTURES`; one without values is left out.
+        path: of the file.
+    """
+    known, steps = sorted({name for row in rows.values() for name in row}), sorted(rows)
+    drawn = {
+        title: {name: [(step, rows[step][name]) for step in steps if name in rows[step]] for name in names}
+        for title, begins in panels.items()
+        if (names := [name for name in known if any(f"{name}/".startswith(f"{begin}/") for begin in begins)])
     }
-    if panels:
-        write_file(path, draw_curves(panels))
+    if drawn:
+        write_file(path, draw_curves(drawn))
 
 
 def draw_curves(

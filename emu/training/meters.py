@@ -131,7 +131,7 @@ class StepMeter:
         self.metrics = {name: ranks.sum(self.metrics[name]) for name in sorted(self.metrics)}
 
     def row(self) -> dict[str, float]:
-        """Since the last reset: mean loss, gradient norm, loss/<kind of token>, source_loss/<source>, and how full the rows were."""
+        """Since the last reset: mean loss, gradient norm, how full the rows were, and the mean losses of kinds of tokens and of sources."""
         loss, tokens, positions, norm = (self.counts / max(1, self.num_steps)).tolist()
         row = {"loss": loss, "gradient_norm": norm, "row_fill": tokens / max(1.0, positions)}
         row |= {f"loss/{name}": mean for name, mean in self.kinds.means().items()}

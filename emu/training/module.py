@@ -17,14 +17,15 @@ from emu.randomness import derive_key
 from emu.training.gradients import GradientGuard
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
+from emu.training.optimizers import build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
-from emu.training.schedules import OptimizerOptions, build_optimizer
 from emu.training.step_weights import StepWeights
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weighting import LossWeighting
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.resuming import check_weights
+from emu_tokenizers.training.schedules import OptimizerOptions
 
 
 class EmuModule(LightningModule):

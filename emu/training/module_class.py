@@ -47,6 +47,7 @@ def take_class(written: Written) -> str | None:
             class_path = table.pop("class_path", None)
             arguments = table.pop("init_args", None)
             table.update(arguments if isinstance(arguments, dict) else {})
+            _rename_references(tree)
     written.places = {_lifted(path): place for path, place in written.places.items()}
     return class_path
 
@@ -77,6 +78,15 @@ def with_class(values: dict[str, Any], class_path: str | None) -> dict[str, Any]
         name: {"class_path": class_path, "init_args": value} if name == MODEL else value
         for name, value in values.items()
     }
+
+
+def _rename_references(node: Any) -> None:
+    """Let interpolations find the arguments where they stand now."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, str):
+            node[key] = value.replace("${" + f"{MODEL}.init_args.", "${" + f"{MODEL}.")
+        elif isinstance(value, (dict, list)):
+            _rename_references(value)
 
 
 def _lifted(path: KeyPath) -> KeyPath:

@@ -1,4 +1,4 @@
-"""From the words of a training command to a configuration; what is wrong with them is told all at once.
+"""From the words of a training command to a configuration; what is wrong with them is reported all at once.
 
 A parser stops at its first mistake. Where it does, every part is tried alone, those that are refused part by part down to single keys, and
 every option after those before it: each wrong one gives a problem of its own, and what is left can still be looked at.
@@ -18,7 +18,7 @@ from emu.configuration import load_extensions, search_working_folder
 from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.resolving import Resolved, resolve
 from emu.configuration.written import KeyPath, Written, dotted
-from emu.training.refusals import is_of_a_missing_part, is_of_something_missing, required_by, told
+from emu.training.refusals import describe_refusal, is_of_a_missing_part, is_of_something_missing, required_by
 from emu.training.words import Words, split_option, with_values
 
 REFUSALS = (ArgumentError, ValueError, TypeError)
@@ -126,7 +126,7 @@ class Search:
                 return found
         found = [problem for key, value in _parts(node) for problem in self._below((*path, key), value)]
         if not found and path and not is_of_something_missing(message):
-            found = [told(self._parser, path, node, message)]
+            found = [describe_refusal(self._parser, path, node, message)]
             self._strike(path)
         return found
 
@@ -143,12 +143,12 @@ class Search:
                 continue
             key, value = split_option(option)
             path = self._path(key)
-            found.append(told(self._parser, path, value, message))
+            found.append(describe_refusal(self._parser, path, value, message))
             _strike(self._all, path)  # the recipes say what they said
         return found
 
     def _strike_incomplete(self) -> None:
-        """Take out what cannot be built without what was taken out before; it is no problem of its own."""
+        """Take out what cannot be built without what was taken out before; it is not a problem of its own."""
         for path, _ in missing_keys(self._all):
             self._strike(path[:-2] if path[-2:-1] == ("init_args",) else path)
         if "data" not in self.tree:

@@ -38,9 +38,9 @@ class CheckData(Callback):
             raise_problems(source_problems(pl_module, datamodule), self._written)
         if getattr(datamodule, "validation_names", None) == ():
             trainer.limit_val_batches = 0  # nothing to validate on, and no warning that it is empty
-        tell = getattr(datamodule, "tell_row_use", None)
-        if trainer.is_global_zero and callable(tell):
-            tell()
+        report = getattr(datamodule, "tell_row_use", None)
+        if trainer.is_global_zero and callable(report):
+            report()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise a ValueError if the model cannot be exported, or has no room on the disk."""
@@ -48,7 +48,7 @@ class CheckData(Callback):
 
 
 def early_problems(trainer: Any, module: LightningModule | None, datamodule: Any) -> list[str | Problem]:
-    """Everything that can be told before data is prepared and the model is built.
+    """Everything that can be known before data is prepared and the model is built.
 
     Args:
         trainer: or its settings, where it cannot be built.

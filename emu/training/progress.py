@@ -1,4 +1,4 @@
-"""One line that tells where a run is: step of all steps, rate, time left, loss."""
+"""One line that shows where a run is: step of all steps, rate, time left, loss."""
 
 from __future__ import annotations
 
@@ -92,4 +92,4 @@ def latest_loss(trainer: Trainer, outputs: Any) -> float | None:
     if isinstance(outputs, dict) and "loss" in outputs:
         return float(outputs["loss"])
     logged = trainer.progress_bar_metrics
-    return next((float(value) for name, value in logged.items() if "loss" in name), None)
+    return next((float(logged[name]) for name in ("train/loss", "loss") if name in logged), None)

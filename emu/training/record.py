@@ -20,7 +20,7 @@ WRITTEN_FILE, RESOLVED_FILE = "config.yaml", "config.resolved.yaml"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes both files, each whole or not at all.
+    """Writes both files of a run, each whole or not at all.
 
     Args:
         resolved: the interpolations of this run's recipes.
@@ -33,7 +33,7 @@ class SaveConfig(SaveConfigCallback):
         self.resolved, self.class_path = resolved, class_path
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write them into the run's folder; how this part of the run was started is no part of them."""
+        """Write them into the run's folder; how this part of the run was started is left out."""
         if trainer.is_global_zero and stage == "fit":
             self.config.ckpt_path, self.config.overwrite = None, False
             folder = Path(trainer.default_root_dir)

@@ -41,6 +41,17 @@ PLAIN = {
     "<class 'list'>": "a list",
 }
 
+RENAMED = {
+    "model.lr": "model.optimizer.lr",
+    "model.muon_lr": "model.optimizer.matrix_lr, with muon as model.optimizer.name",
+    "model.lr_warmup_steps": "model.optimizer.warmup_steps",
+    "model.weight_decay": "model.optimizer.weight_decay",
+    "model.betas": "model.optimizer.beta1 and model.optimizer.beta2",
+    "model.gradient_clip": "model.max_grad_norm",
+    "model.rank": "it beside model.class_path, which is emu.training.lora.LoraModule",
+}
+"""Options in recipes of earlier versions, where they are unknown now -> what one writes today."""
+
 
 def is_of_something_missing(message: str) -> bool:
     """Whether a parser asks for an option that is not there, rather than refusing one that is."""
@@ -52,8 +63,8 @@ def is_of_a_missing_part(message: str) -> bool:
     return bool(REQUIRED.match(message))
 
 
-def told(parser: ArgumentParser, path: KeyPath, value: Any, message: str) -> Problem:
-    """The refusal of one value.
+def describe_refusal(parser: ArgumentParser, path: KeyPath, value: Any, message: str) -> Problem:
+    """What is wrong with a value, in a sentence.
 
     Args:
         parser: that refused it.
@@ -67,6 +78,8 @@ def told(parser: ArgumentParser, path: KeyPath, value: Any, message: str) -> Pro
             import_object(value)
         except ValueError as error:
             return Problem(f"{key}: {error}", path)
+    if UNKNOWN.search(message) and key in RENAMED:
+        return Problem(f"{key} is an option of an earlier version; write {RENAMED[key]}", path)
     if UNKNOWN.search(message):
         near = difflib.get_close_matches(str(path[-1]), siblings(parser, path, message), n=1)
         return Problem(f"{key} is not a key that exists" + (f"; did you mean {near[0]}?" if near else ""), path)

@@ -1,4 +1,4 @@
-"""What a run tells of itself: rows of the training curves and of validation."""
+"""What a run reports: rows of the training curves and of validation."""
 
 from __future__ import annotations
 
@@ -92,15 +92,15 @@ class Reporter(Callback):
         self._write_row(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log validation_loss, the mean over all tokens, and validation_loss/<source>."""
+        """Log val/loss, the mean over all tokens, and val/source_loss/<source>."""
         sums, self._validation = self._validation, None
         if sums is None or trainer.sanity_checking:
             return
         sums.sums = self._ranks.sum(sums.sums)
         total, weight = sums.sums.sum(dim=1).tolist()
-        row = {f"validation_loss/{name}": mean for name, mean in sums.means().items()}
-        row["validation_loss"] = total / weight if weight else math.nan
-        pl_module.log("validation_loss", row["validation_loss"], logger=False, sync_dist=trainer.world_size > 1)
+        row = {f"val/source_loss/{name}": mean for name, mean in sums.means().items()}
+        row["val/loss"] = total / weight if weight else math.nan
+        pl_module.log("val/loss", row["val/loss"], logger=False, sync_dist=trainer.world_size > 1)
         self._write(trainer, row)
 
     def snapshot(self) -> dict[str, Any]:
@@ -115,9 +115,9 @@ class Reporter(Callback):
         now = time.perf_counter()
         row = self.meter.row()
         row["tokens_per_second"] = self.meter.tokens / max(1e-9, now - self._clock)
-        row["learning_rate"] = self._rate
+        row["lr"] = self._rate
         row["skipped_steps"] = float(self._num_skipped)
-        self._write(trainer, row)
+        self._write(trainer, {f"train/{name}": value for name, value in row.items()})
         self._clock = now
         self.meter.reset()
 

@@ -37,12 +37,6 @@ FREE = (
     "model.checkpointing",
     "model.merge",
     # vision tokenizers
-    "model.lr",
-    "model.muon_lr",
-    "model.lr_warmup_steps",
-    "model.weight_decay",
-    "model.betas",
-    "model.gradient_clip",
     "model.average_decay",
     "model.frames_per_clip",
     "model.losses",
@@ -58,7 +52,7 @@ FIXED = (
     "model.optimizer.name",
 )
 """Exceptions from those."""
-SWITCHES = ("model.muon_lr", "model.average_decay")
+SWITCHES = ("model.average_decay",)
 """Options of which 0 leaves a part of the optimizer or the weights out."""
 
 

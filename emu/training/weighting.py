@@ -41,7 +41,7 @@ class LossWeighting:
         """Refuse kinds that the vocabulary does not have.
 
         Raises:
-            ValueError: there are such kinds, or no vocabulary to tell kinds apart.
+            ValueError: there are such kinds, or no vocabulary that knows the kinds.
         """
         known = kinds.names if kinds is not None else ()
         unknown = sorted(set(self.kinds) - set(known))

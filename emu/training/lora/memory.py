@@ -57,7 +57,7 @@ class LoraMemory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that operations make while they live.
+    """A mode that counts the storages that operations make while they live.
 
     Attributes:
         now, peak: bytes.

@@ -53,7 +53,7 @@ class Objective:
         frozen copy of it.
 
         Args:
-            module: the one that trains; its `trainer` tells the step.
+            module: the one that trains; its `trainer` knows the step.
         """
 
     def problems(self, trainer: Trainer) -> list[str]:

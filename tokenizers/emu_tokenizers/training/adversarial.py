@@ -3,6 +3,8 @@
 Source: taming-transformers (arXiv 2012.09841, equations 5 to 7); the fixed weight of 0.1 is that of MoVQGAN and IBQ.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +57,7 @@ class PatchDiscriminator(nn.Module):
         self.smallest = 2**num_layers * 3
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames [N, 3, H, W] -> a logit per patch [N, 1, h, w], high for real ones.
+        """Frames (N, 3, H, W) -> a logit per patch (N, 1, h, w), high for real ones.
 
         Raises:
             ValueError: frames too small for the number of layers.

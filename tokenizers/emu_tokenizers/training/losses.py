@@ -1,8 +1,10 @@
 """Losses of tokenizer training: a list of names with weights.
 
 Names of reconstruction losses are in `RECONSTRUCTION`; every other name must be one that the quantizer reports
-(`commitment`, `entropy`). Nothing is summed before it was named, so that each term is logged.
+(those of `DEFAULT_WEIGHTS`). Nothing is summed before it was named, so that each term is logged.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
@@ -14,8 +16,8 @@ from torch import Tensor, nn
 class RandomFeatures(nn.Module):
     """Distance in the features of a fixed, seeded convolutional pyramid: a perceptual loss that needs no weights.
 
-    Random convolutions keep edges and texture apart at three scales (the idea of arXiv 1606.04801). It is no substitute
-    for LPIPS on photographs; it sharpens edges where plain squared error blurs them, and it runs offline.
+    Random convolutions keep edges and texture apart at three scales (the idea of arXiv 1606.04801). It does not
+    replace LPIPS on photographs; it sharpens edges where plain squared error blurs them, and it runs offline.
     """
 
     def __init__(self, channels: int = 3, width: int = 16, num_scales: int = 3, seed: int = 0) -> None:
@@ -29,7 +31,7 @@ class RandomFeatures(nn.Module):
             channels = width
 
     def forward(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
-        """Frames [N, 3, H, W], twice -> mean absolute difference of the features, a scalar."""
+        """Frames (N, 3, H, W), twice -> mean absolute difference of the features, a scalar."""
         both = torch.cat((reconstruction, pixels.to(reconstruction.dtype)))
         total = both.new_zeros(())
         for scale in range(self.num_scales):
@@ -58,7 +60,7 @@ class Lpips(nn.Module):
             ) from error
 
     def forward(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
-        """Frames [N, 3, H, W] in [-1, 1], twice -> a scalar."""
+        """Frames (N, 3, H, W) in [-1, 1], twice -> a scalar."""
         return self.metric(reconstruction.clamp(-1, 1), pixels)
 
 
@@ -70,7 +72,7 @@ class PixelLoss(nn.Module):
         self.function = function
 
     def forward(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
-        """Frames [N, 3, H, W], twice -> a scalar."""
+        """Frames (N, 3, H, W), twice -> a scalar."""
         return self.function(reconstruction, pixels.to(reconstruction.dtype))
 
 
@@ -109,7 +111,7 @@ class TokenizerLosses(nn.Module):
         self.terms = nn.ModuleDict({n: make() for n, make in RECONSTRUCTION.items() if n in self.weights})
 
     def forward(self, reconstruction: Tensor, pixels: Tensor, reported: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Frames [N, 3, H, W], twice, and the model's own losses -> unweighted scalars by name."""
+        """Frames (N, 3, H, W), twice, and the model's own losses -> unweighted scalars by name."""
         found = {name: term(reconstruction, pixels) for name, term in self.terms.items()}
         return found | {name: loss for name, loss in reported.items() if name in self.weights}
 

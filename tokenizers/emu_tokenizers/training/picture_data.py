@@ -25,7 +25,7 @@ from emu_tokenizers.pixels.transforms import to_pixels
 from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
 
 MIN_READ = 200
-"""So many sources must have been read before a share of bad ones stops the run; of a few files one bad one says nothing."""
+"""Number of sources that must have been read before a share of bad ones stops the run: of a few files one bad one says nothing."""
 
 logger = logging.getLogger("emu.tokenizers")
 
@@ -165,7 +165,7 @@ class PictureData(LightningDataModule):
 
 
 class Samples:
-    """Reads sources, leaves out those that cannot be read, and stops when they are too many.
+    """Sources as they are read: those that cannot be are left out, and too many of them stop the run.
 
     Args:
         total: number of sources.
@@ -207,7 +207,7 @@ class Samples:
             return []
 
     def leave_out(self, source: Source, error: Exception) -> None:
-        """Counts a source that cannot be used, and reads it no more.
+        """Count a source that cannot be used, and reads it no more.
 
         Raises:
             BadSamples: they are too many now.

@@ -98,7 +98,7 @@ class PixelLoader:
         return {"step": self.step, **self.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues after the steps that a state counts.
+        """Continue after the steps that a state counts.
 
         Raises:
             ValueError: they were drawn from other samples.

@@ -20,7 +20,7 @@ HELD_OUT = 1
 
 
 def draw_shapes(number: int, seed: int, size: int = 32) -> Tensor:
-    """Pictures [N, 3, size, size] in [-1, 1]; a function of the seed.
+    """Pictures (N, 3, size, size) in [-1, 1]; a function of the seed.
 
     Args:
         number: of pictures.

@@ -1,14 +1,15 @@
 """Training of vision tokenizers under Lightning.
 
-    module = TokenizerModule(VisionTokenizerConfig.preset("small"), lr=8e-3)
+    module = TokenizerModule(VisionTokenizerConfig.preset("small"))
     Trainer(max_steps=1000).fit(module, loader)       # batches: images, clips, or {"image": ..., "video": ...}
     module.tokenizer.save_pretrained(folder)
 
-Everything random in a step is drawn from the number of the step, so that a run resumed from a checkpoint continues bit
-for bit (given a loader that does).
+Everything random in a step is drawn from the number of the step, so that a run resumed from a checkpoint continues bit for bit (given a
+loader that does).
 """
 
-import math
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,28 +31,30 @@ from emu_tokenizers.training.adversarial import (
 from emu_tokenizers.training.alignment import FeatureAlignment
 from emu_tokenizers.training.losses import TokenizerLosses, default_losses
 from emu_tokenizers.training.muon import ConvolutionMuon
+from emu_tokenizers.training.schedules import OptimizerOptions, rate_factor
 from emu_tokenizers.vision.config import VisionTokenizerConfig
 from emu_tokenizers.vision.naming import inflate
 from emu_tokenizers.vision.tokenizer import VisionTokenizer
 
 Batch = Tensor | Mapping[str, Tensor]
 Pairs = list[tuple[Tensor, Tensor]]
+OPTIMIZER = OptimizerOptions(
+    lr=8e-3, weight_decay=0.01, beta2=0.99, warmup_steps=50, schedule="full_cosine", final=0.01
+)
+"""What a tokenizer is trained with where nothing else is said."""
 
 
 class TokenizerModule(LightningModule):
-    """Trains a `VisionTokenizer` on images, clips, or both in each step.
+    """A `VisionTokenizer` in training, on images, clips, or both in each step.
 
     Args:
         config: the tokenizer, or the name of a preset.
         losses: name -> weight, see `emu_tokenizers.training.losses`; None for squared error and what the quantizer reports.
-        lr: highest learning rate of AdamW.
-        muon_lr: highest learning rate of Muon, which then takes all matrices and two-dimensional convolutions from
-            AdamW; 0 for none. On small models it reaches in a third of the steps what AdamW alone does; a good pair is
-            an `lr` of 2e-3 and a `muon_lr` of 2e-2.
-        lr_warmup_steps: steps of linear warm-up; a cosine to 1 % follows, over the trainer's `max_steps`.
+        optimizer: rates, schedule and weight decay. With the name "muon", Muon takes all matrices and two-dimensional convolutions from
+            AdamW: on small models it reaches in a third of the steps what AdamW alone does; a good pair is an `lr` of 2e-3 and a
+            `matrix_lr` of 2e-2.
         quantizer_warmup_steps: steps without quantization before a codebook that starts from data does so.
-        weight_decay, betas: of AdamW.
-        gradient_clip: largest norm of the gradient.
+        max_grad_norm: gradients are scaled down to this norm.
         average_decay: decay of a moving average of the weights, 0 for none. The average is what `tokenizer` returns.
         frames_per_clip: frames of each clip to reconstruct in a training step, None for all.
         adversarial: a discriminator and its settings; None for none.
@@ -69,13 +72,9 @@ class TokenizerModule(LightningModule):
         self,
         config: VisionTokenizerConfig | str = "small",
         losses: dict[str, float] | None = None,
-        lr: float = 8e-3,
-        muon_lr: float = 0.0,
-        lr_warmup_steps: int = 50,
+        optimizer: OptimizerOptions = OPTIMIZER,
         quantizer_warmup_steps: int = 100,
-        weight_decay: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.99),
-        gradient_clip: float = 1.0,
+        max_grad_norm: float = 1.0,
         average_decay: float = 0.0,
         frames_per_clip: int | None = None,
         adversarial: AdversarialOptions | None = None,
@@ -95,9 +94,8 @@ class TokenizerModule(LightningModule):
         if adversarial is not None:
             width, depth = adversarial.base_channels, adversarial.num_layers
             self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
-        self.lr, self.muon_lr, self.lr_warmup_steps = lr, muon_lr, lr_warmup_steps
+        self.optimizer_options, self.max_grad_norm = optimizer, max_grad_norm
         self.quantizer_warmup_steps = quantizer_warmup_steps if self._needs_warmup() else 0
-        self.weight_decay, self.betas, self.gradient_clip = weight_decay, tuple(betas), gradient_clip
         self.frames_per_clip = frames_per_clip
         self.average = None
         if average_decay:
@@ -117,18 +115,21 @@ class TokenizerModule(LightningModule):
         return self.average.module
 
     def setup(self, stage: str) -> None:
-        """Tells DDP that a step may leave parameters out: temporal layers without clips, the codebook during its warm-up."""
+        """Tell DDP that a step may leave parameters out: temporal layers without clips, the codebook during its warm-up."""
         if isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def problems(self, trainer: Any) -> list[str]:
         """What keeps this module from being trained by a trainer, one sentence each."""
-        if trainer.accumulate_grad_batches == 1:
-            return []
-        return [
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, set it "
-            "to 1 and choose the samples of a step in the data"
-        ]
+        found = self.optimizer_options.problems(max(1, trainer.max_steps))  # a number of epochs ends a run too
+        if not self.max_grad_norm > 0:
+            found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
+        if trainer.accumulate_grad_batches != 1:
+            found.append(
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, "
+                "set it to 1 and choose the samples of a step in the data"
+            )
+        return found
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare names and shapes of the weights.
@@ -145,30 +146,40 @@ class TokenizerModule(LightningModule):
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self.alignment is not None:
             parameters += list(self.alignment.project.parameters())
-        settings: dict[str, Any] = {"betas": self.betas, "weight_decay": self.weight_decay, "fused": True}
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(parameters, lr=self.lr, **settings)]
-        if self.muon_lr:
+        options = self.optimizer_options
+        settings: dict[str, Any] = {
+            "betas": (options.beta1, options.beta2),
+            "weight_decay": options.weight_decay,
+            "fused": True,
+        }
+        if options.name == "muon":
             tables = [p for part in self.model.modules() if isinstance(part, nn.Embedding) for p in part.parameters()]
-            optimizers = [ConvolutionMuon(parameters, lr=self.lr, muon_lr=self.muon_lr, tables=tables, **settings)]
-        if self.adversarial is not None and self.discriminator is not None:
-            optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings))
-        return optimizers
+            first: torch.optim.Optimizer = ConvolutionMuon(
+                parameters, lr=options.lr, matrix_lr=self._matrix_lr(), tables=tables, eps=options.eps, **settings
+            )
+        else:
+            first = torch.optim.AdamW(parameters, lr=options.lr, eps=options.eps, **settings)
+        if self.adversarial is None or self.discriminator is None:
+            return [first]
+        return [first, torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings)]
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of AdamW in a step: linear warm-up, then a cosine to 1 % over the trainer's steps."""
-        return self.lr * self._share_of_rate(step)
+        """Learning rate of AdamW in a step."""
+        return self.optimizer_options.lr * self._share_of_rate(step)
+
+    def _matrix_lr(self) -> float:
+        return self.optimizer_options.matrix_lr or self.optimizer_options.lr
 
     def _share_of_rate(self, step: int) -> float:
-        total = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
-        done = min(step / max(total, 1), 1.0)
-        return min(1.0, (step + 1) / max(self.lr_warmup_steps, 1)) * (0.505 + 0.495 * math.cos(math.pi * done))
+        steps = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
+        return rate_factor(step, self.optimizer_options, self.optimizer_options.total_steps or int(steps))
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step on images (B, 3, H, W), clips (B, T, 3, H, W), or a mapping of both."""
         step = self.global_step
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
-        for group, highest in zip(optimizer.param_groups, (self.lr, self.muon_lr), strict=False):
+        for group, highest in zip(optimizer.param_groups, (self.optimizer_options.lr, self._matrix_lr()), strict=False):
             group["lr"] = highest * self._share_of_rate(step)
         parts = parts_of(batch)
         passes = {kind: self._reconstruct(pixels, step) for kind, pixels in parts.items()}
@@ -177,16 +188,17 @@ class TokenizerModule(LightningModule):
         extra = self._fool_discriminator(total, pairs, step)
         optimizer.zero_grad()
         self.manual_backward(total + extra)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         optimizer.step()
         self._train_discriminator(pairs, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/gradient_norm", norm)
             self._log_training(total, {kind: losses for kind, (losses, *_) in passes.items()})
 
     def _reconstruct(self, pixels: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Named losses of images or clips, and the frames [N, 3, H, W] that were found and wanted."""
+        """Named losses of images or clips, and the frames (N, 3, H, W) that were found and wanted."""
         frames = self._drawn_frames(pixels, step)
         out = self.model(pixels, quantize=step >= self.quantizer_warmup_steps, frame_indices=frames)
         if out.ids is not None:
@@ -251,11 +263,11 @@ class TokenizerModule(LightningModule):
         self.log_dict({f"{stage}/codebook_{name}": value for name, value in values.items()})
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the count of codes anew."""
+        """Start the count of codes anew."""
         self.val_codes = CodeCounter(self.model.codebook_sizes)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Reconstructs a batch through the codes (without them before the codebook has started)."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Reconstruct a batch through the codes (without them before the codebook has started)."""
         model = self.tokenizer
         for kind, pixels in parts_of(batch).items():
             out = model(pixels, quantize=model.quantizer.started)
@@ -266,7 +278,7 @@ class TokenizerModule(LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the use of the codebook over all validation batches."""
+        """Log the use of the codebook over all validation batches."""
         if any(int(counts.sum()) for counts in self.val_codes.counts):
             self._log_codes("val", self.val_codes)
 
@@ -293,7 +305,7 @@ def parts_of(batch: Batch) -> dict[str, Tensor]:
         return {"video" if batch.ndim == 5 else "image": batch}
     if isinstance(batch, Mapping):
         return dict(batch)
-    raise TypeError(f"a batch is a tensor of pixels or a mapping of such tensors, got {type(batch).__name__}")
+    raise TypeError(f"a batch is a tensor of pixels or a mapping of such tensors; got {type(batch).__name__}")
 
 
 def as_frames(pixels: Tensor) -> Tensor:
