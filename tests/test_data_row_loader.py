@@ -167,6 +167,7 @@ def test_numbers_that_do_not_agree_are_told_before_work(tmp_path, options, messa
     assert data.source_problems() == []
 
 
+@pytest.mark.slow
 def test_a_run_of_constant_steps_goes_on_where_it_stopped(tmp_path):
     documents = [TokenizedDocument(make_document(5 + number % 4, 0)) for number in range(20)]
     write_shard(tmp_path / "shards", 0, documents, VOCABULARY, {})

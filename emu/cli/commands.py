@@ -61,6 +61,7 @@ COMMANDS: Registry[Command] = Registry(
         "fit-tokenizer": Command("emu.cli.fit:fit_tokenizer", "train a vision tokenizer from a recipe"),
         "tokenize": Command("emu.cli.tokenize:main", "turn raw documents into token shards"),
         "shards": Command("emu.cli.shards:main", "look at token shards, check them, merge them"),
+        "show-batch": Command("emu.cli.show_batch:main", "print and draw a packed row of a recipe or of token shards"),
         "fit": Command("emu.cli.fit:fit", "train a transformer from a recipe"),
         "fit-lora": Command("emu.cli.fit_lora:main", "of an earlier version: prints the command that is used now"),
         "generate-images": Command("emu.cli.generate_images:main", "draw images for a file of prompts"),
