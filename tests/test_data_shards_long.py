@@ -68,10 +68,10 @@ def test_text_longer_than_a_row_is_cut_evenly_and_a_longer_block_is_left_out(tmp
     assert words == ["before", "after"]
     assert (
         "2 of 2 documents are longer than a row of 31 tokens and are cut into 5 pieces; blocks of codes that"
-        in shards.told_of_long_documents()
+        in shards.describe_long_documents()
     )
     only, _ = cut(tmp_path / "only", [laid_out(picture(6, 6)), laid_out(text("x"))], 31)
-    assert len(only) == 1 and "nothing is left: 1" in only.told_of_long_documents()
+    assert len(only) == 1 and "nothing is left: 1" in only.describe_long_documents()
 
 
 def test_a_caption_is_left_out_of_the_piece_that_holds_it(tmp_path):
@@ -94,7 +94,7 @@ def test_long_documents_are_left_out_and_counted(tmp_path):
     assert 0 < len(shards) == len(short) < len(album)
     assert all(same(shards.document(i, 0), document) for i, document in enumerate(short))
     assert shards.max_length == max(map(len, short))
-    assert shards.told_of_long_documents() == (
+    assert shards.describe_long_documents() == (
         f"{len(album) - len(short)} of 8 documents are longer than a row of 35 tokens and are left out"
     )
     again = pickle.loads(pickle.dumps(shards))
@@ -121,7 +121,7 @@ def test_what_becomes_of_long_documents_is_said_once(tmp_path, caplog):
         for _ in range(3):
             assert next(loader).input_ids.shape[1] == 35
     assert [record.message for record in caplog.records] == [
-        f"source 'mine': {data.training_sources()['mine'].told_of_long_documents()}"
+        f"source 'mine': {data.training_sources()['mine'].describe_long_documents()}"
     ]
 
 

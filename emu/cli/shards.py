@@ -20,7 +20,7 @@ from emu.data.shards import TokenShards, contents, merge
 from emu.multimodal_tokenizer import MultimodalTokenizer
 
 SHOWN = 12
-"""So many kinds of segments and loss weights are listed, the most frequent ones."""
+"""Kinds of segments and loss weights that are listed, the most frequent ones."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ class MixtureDataModule(LightningDataModule, ABC):
 
     Args:
         documents_per_step: how many documents of each source a batch holds, by name of the source; with
-            `trainer.accumulate_grad_batches` an optimizer step takes so many batches. Or how many in all, with `shares`.
+            `trainer.accumulate_grad_batches` an optimizer step takes that many batches. Or how many in all, with `shares`.
         shares: with a number of documents in all, the share of each source in them, by name; they need not add up to 1.
         row_length: positions of a packed row; at least the longest document.
         seed: chooses the order of the documents and everything random in them.
@@ -36,8 +36,8 @@ class MixtureDataModule(LightningDataModule, ABC):
         num_workers: processes that prepare steps ahead.
 
     Attributes:
-        sources_take_long: whether making the sources is work of its own, so that wrong numbers are told before it; otherwise all is told
-            together.
+        sources_take_long: whether making the sources is work of its own, so that wrong numbers are reported before it; otherwise all
+            problems are reported together.
     """
 
     sources_take_long = False
@@ -67,7 +67,7 @@ class MixtureDataModule(LightningDataModule, ABC):
         batch = ", ".join(f"{count} {name}" for name, count in self.documents_per_step.items())
         return f"{type(self).__name__}({batch} a batch, rows of {self.row_length}, seed {self.seed})"
 
-    __str__ = __repr__  # Lightning's own loads data to tell its size
+    __str__ = __repr__  # Lightning's own loads the data to print its size
 
     @property
     @abstractmethod
@@ -175,7 +175,7 @@ class MixtureDataModule(LightningDataModule, ABC):
         }
 
     def _shared(self) -> dict[str, Any]:
-        """Padding id and this process's share of the data; a strategy that splits models too tells its data-parallel share."""
+        """Padding id and this process's share of the data; a strategy that also splits models knows its data-parallel share."""
         shared: dict[str, Any] = {"pad_token_id": self.vocabulary.control("pad")}
         if self.trainer is not None:
             share = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)

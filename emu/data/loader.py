@@ -258,7 +258,7 @@ def step_batches(steps: Dataset, numbers: range, num_workers: int) -> Iterator[A
 
 
 def shares(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """(rank, world_size) as given, or as `torch.distributed` tells, or (0, 1) in a single process."""
+    """(rank, world_size) as given, or as `torch.distributed` has it, or (0, 1) in a single process."""
     if rank is not None and world_size is not None:
         return rank, world_size
     if dist.is_available() and dist.is_initialized():
@@ -272,8 +272,8 @@ def row_length_problems(sources: Mapping[str, DocumentSource], row_length: int) 
     for name, source in sources.items():
         longest = getattr(source, "max_length", None)
         if longest is not None and longest > row_length:
-            told = f"documents of up to {longest} tokens, more than row_length {row_length}"
+            plainly = f"documents of up to {longest} tokens, more than row_length {row_length}"
             problems.append(
-                f"source {name!r} has {source.too_long(row_length) if hasattr(source, 'too_long') else told}"
+                f"source {name!r} has {source.too_long(row_length) if hasattr(source, 'too_long') else plainly}"
             )
     return problems

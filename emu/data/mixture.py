@@ -76,7 +76,7 @@ class Mixture:
         return self.sources[reference.source].document(reference.number, reference.key)
 
     def length(self, reference: Reference) -> int | None:
-        """Number of tokens of the document at an address, or None where its source can only tell by building it."""
+        """Number of tokens of the document at an address, or None where its source has to build it to know."""
         measure = getattr(self.sources[reference.source], "length", None)
         return None if measure is None else measure(reference.number, reference.key)
 

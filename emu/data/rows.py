@@ -11,7 +11,7 @@ STEPS_LOOKED_AT = 8
 ENOUGH_USE = 0.8
 """Share of the positions that hold documents, below which a hint is due."""
 LONGEST = 4
-"""Rows up to so many times as long as the longest document are tried."""
+"""Rows up to this many times as long as the longest document are tried."""
 STEP = 16
 """Row lengths are tried in multiples of this."""
 
@@ -20,7 +20,7 @@ def row_length_hint(mixture: Mixture, row_length: int) -> str | None:
     """A sentence that names a better row length, where the first steps fill less than `ENOUGH_USE` of their rows.
 
     Returns:
-        None where rows are full enough, where sources cannot tell lengths without building documents, or where no length is better.
+        None where rows are full enough, where sources do not know lengths without building documents, or where no length is better.
     """
     steps = []
     for step in range(STEPS_LOOKED_AT):

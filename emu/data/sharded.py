@@ -78,7 +78,7 @@ class ShardData(MixtureDataModule):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """That of the first source; `source_problems` tells when others have another."""
+        """That of the first source; `source_problems` reports others that have another."""
         return next(iter(self._opened().values())).vocabulary
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
@@ -96,7 +96,7 @@ class ShardData(MixtureDataModule):
         return (*super().free_options, "validation", "tokenizer", "verify", *(("sources",) if known else ()))
 
     def problems(self, trainer: Any) -> list[str]:
-        """See `MixtureDataModule`; what the numbers of a step do not agree on is told too."""
+        """See `MixtureDataModule`; so are numbers of a step that do not agree."""
         found = super().problems(trainer)
         if not self.folders:
             found.append("data.sources is empty; name a folder of token shards")
@@ -202,7 +202,7 @@ class ShardData(MixtureDataModule):
     def _open_all(
         self, option: str, folders: Mapping[str, str], caption_dropout: float = 0.0
     ) -> dict[str, DocumentSource]:
-        """Every folder of an option; what is wrong with any of them is told together."""
+        """Every folder of an option; what is wrong with any of them is raised together."""
         kind = "" if option == "sources" else f"{option} "
         opened: dict[str, DocumentSource] = {}
         problems = []
@@ -217,9 +217,9 @@ class ShardData(MixtureDataModule):
 
     def _open(self, name: str, folder: str, caption_dropout: float = 0.0) -> TokenShards:
         source = TokenShards(folder, caption_dropout, row_length=self.row_length, long_documents=self.long_documents)
-        told = source.told_of_long_documents()
-        if told:
-            _tell(f"source {name!r}: {told}")
+        outcome = source.describe_long_documents()
+        if outcome:
+            _warn(f"source {name!r}: {outcome}")
         return source
 
     def _opened(self) -> dict[str, TokenShards]:
@@ -228,5 +228,5 @@ class ShardData(MixtureDataModule):
 
 
 @rank_zero_only
-def _tell(message: str) -> None:
+def _warn(message: str) -> None:
     log.warning(message)

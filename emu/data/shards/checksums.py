@@ -10,6 +10,8 @@ from typing import Any
 
 import xxhash
 
+from emu_tokenizers import files
+
 BLOCK_BYTES = 1 << 20
 """Bytes of an array's file that have one checksum."""
 
@@ -60,15 +62,15 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         DamagedShards: it is not a JSON object.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; tokenise again, or restore the file")
     try:
-        table = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DamagedShards(path, f"not JSON ({error})") from error
-    if not isinstance(table, dict):
-        raise DamagedShards(path, "not a JSON object")
-    return table
+        return files.read_json(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; tokenise again, or restore the file") from None
+    except ValueError as error:
+        # Its cause is what the parser said; a JSON value that is not an object has none.
+        raise DamagedShards(
+            path, f"not JSON ({error.__cause__})" if error.__cause__ else "not a JSON object"
+        ) from error
 
 
 def check_seal(path: Path, table: Mapping[str, Any], *names: str) -> None:

@@ -145,7 +145,7 @@ class TokenShards:
         return sum(int((np.diff(self.shard(n).starts) > length).sum()) for n in self._with_longer(length))
 
     def too_long(self, row_length: int) -> str:
-        """How many documents are longer than a row, and what can be done about it."""
+        """How many documents are longer than a row, and the ways out, for a message."""
         total = sum(shard.documents for shard in self.manifest.shards)
         return (
             f"{self.count_longer(row_length)} of {total} documents of more than {row_length} tokens, the length of a row (the longest has "
@@ -153,21 +153,21 @@ class TokenShards:
             "out, long_documents: cut makes pieces of whole segments"
         )
 
-    def told_of_long_documents(self) -> str:
+    def describe_long_documents(self) -> str:
         """What became of documents that are longer than a row, in words; empty where there are none, or they are refused."""
         if not self.pieces:
             return ""
         made = list(self.pieces.values())
         long, left_out = sum(pieces.long for pieces in made), sum(pieces.left_out for pieces in made)
         total = sum(shard.documents for shard in self.manifest.shards)
-        told = f"{long} of {total} documents are longer than a row of {self.row_length} tokens and are "
+        outcome = f"{long} of {total} documents are longer than a row of {self.row_length} tokens and are "
         if self.long_documents == "drop":
-            return told + "left out"
+            return outcome + "left out"
         num_pieces = len(self) - (total - long)
         blocks = sum(pieces.blocks_left_out for pieces in made)
-        told += f"cut into {num_pieces} pieces"
-        told += f"; blocks of codes that are longer than a row, left out: {blocks}" if blocks else ""
-        return told + (f"; documents of which nothing is left: {left_out}" if left_out else "")
+        outcome += f"cut into {num_pieces} pieces"
+        outcome += f"; blocks of codes that are longer than a row, left out: {blocks}" if blocks else ""
+        return outcome + (f"; documents of which nothing is left: {left_out}" if left_out else "")
 
     def shard(self, number: int) -> Shard:
         """A shard, opened and checked; errors as in `open_shard`."""

@@ -20,7 +20,7 @@ class Kind(NamedTuple):
     Attributes:
         modality: "text" or the name of a modality.
         grid: of its codes; empty for text.
-        meta: what the grid does not tell.
+        meta: what the grid does not say, e.g. the rate of a clip.
         role: who says it in a conversation, else empty.
         source: where it comes from.
     """
@@ -110,7 +110,7 @@ def captions_of(span_starts: np.ndarray, spans: np.ndarray) -> np.ndarray | None
 
 
 def spans_problem(starts: np.ndarray, span_starts: np.ndarray, spans: np.ndarray, num_kinds: int) -> str | None:
-    """What is wrong with the numbers of a shard's offsets and spans; None where they can be meant.
+    """What is wrong with the numbers of a shard's offsets and spans; None where they are valid.
 
     Args:
         starts: (documents + 1,) first token of each document.
