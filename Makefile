@@ -5,8 +5,9 @@
 #
 #   make demo-long   the demo with three times the time
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
+#   make docs        the site, in site/ (for its search: python -m http.server -d site);  make test-docs: it builds and fetches nothing
 #   make test-install  dry runs of pip for each Python and system (needs the package index)
-#   make lint types  style and type checks;               make check: lint, types and test, as continuous integration runs them
+#   make lint types  style and type checks;               make check: lint, types and tests, as continuous integration runs them
 #   make types-all   type checks for each Python that is supported
 
 PYTHON ?= python3
@@ -14,16 +15,19 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DOCS_READY := $(VENV)/ready-docs
 PYTHONS := 3.10 3.11 3.12 3.13
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
-test test-slow test-gpu: export OMP_NUM_THREADS ?= 1
-test test-slow test-gpu: export TOKENIZERS_PARALLELISM ?= false
+test test-slow test-gpu test-docs: export OMP_NUM_THREADS ?= 1
+test test-slow test-gpu test-docs: export TOKENIZERS_PARALLELISM ?= false
 # Nothing that runs here may ask a hub for anything.
 export HF_HUB_OFFLINE ?= 1
+# The theme announces its successor at each build.
+docs test-docs: export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu test-install lint types types-all check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-install docs test-docs lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -43,6 +47,12 @@ test-gpu: $(READY)
 test-install: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/test_house_resolves.py $(ARGS)
 
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict $(ARGS)
+
+test-docs: $(DOCS_READY)
+	$(BIN)/python -m pytest -q -m docs $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,7 +63,7 @@ types: $(READY)
 types-all: $(READY)
 	for version in $(PYTHONS); do $(BIN)/mypy --python-version $$version || exit 1; done
 
-check: lint types test
+check: lint types test test-docs
 
 setup: $(READY)
 
@@ -64,5 +74,9 @@ $(READY): pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install -q -e '.[dev,video]' -c constraints.txt
 	touch $(READY)
 
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install -q -e '.[docs]' -c constraints.txt
+	touch $(DOCS_READY)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
