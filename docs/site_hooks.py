@@ -18,6 +18,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "LICENSE": "LICENSE.txt",
     "recipes/README.md": "recipes.md",
     "benchmarks/results/worlds_ablation.csv": "results/worlds_ablation.csv",
 }

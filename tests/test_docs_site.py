@@ -122,7 +122,9 @@ def test_scripts_find_no_reason_to_fetch_anything(pages, site):
 def test_every_public_name_is_in_the_reference(site):
     inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     documented = {line.split(" ")[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    names = "".join(re.findall(r"^```names\n(.*?)^```", (ROOT / "docs" / "names.md").read_text(), re.DOTALL | re.MULTILINE))
+    names = "".join(
+        re.findall(r"^```names\n(.*?)^```", (ROOT / "docs" / "names.md").read_text(), re.DOTALL | re.MULTILINE)
+    )
     missing = [name for name in re.findall(r"^[\w.]+", names, re.MULTILINE) if name not in documented]
     assert not missing, f"on docs/names.md and on no page of docs/api: {missing}"
 

@@ -1,4 +1,4 @@
-"""The README's section on released weights works as it stands, on tiny models of the same names."""
+"""The page on released weights works as it stands, on tiny models of the same names."""
 
 import json
 import re
@@ -12,21 +12,17 @@ from emu.cli.main import main
 from emu.families.emu3.tiny import write_vision
 from emu.hub.tiny_models import write
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "released.md"
 BRIEFLY = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 BRIEFLY += ["--data.init_args.row_length", "64", "--model.optimizer.warmup_steps", "0"]
-HEADING = "## Run released Emu3 weights"
 
 
 @pytest.fixture
-def section():
-    text = README.read_text()
-    if HEADING not in text:
-        pytest.skip("the README has no section on released weights")
-    return re.split(r"\n## ", text.split(HEADING)[1])[0].replace("512", "32")
+def page():
+    return PAGE.read_text().replace("512", "32")
 
 
-def test_python_and_commands_of_the_section_run(section, tmp_path, monkeypatch):
+def test_python_and_commands_of_the_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("Emu3-Gen", "Emu3-Chat"):
         write("emu3", name, alone=True, hidden_size=32)
@@ -34,11 +30,11 @@ def test_python_and_commands_of_the_section_run(section, tmp_path, monkeypatch):
     write("emu3.5", "Emu3.5", hidden_size=32)
     Image.new("RGB", (32, 32)).save("cat.png")
     Path("pictures.jsonl").write_text(json.dumps({"items": [{"caption": "a cat"}, {"image": "cat.png"}]}) + "\n")
-    blocks = re.findall(r"```(python|sh)\n(.*?)```", section, re.DOTALL)
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL)
     assert {language for language, _ in blocks} >= {"python"}
     for language, block in blocks:
         if language == "python":
-            exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+            exec(compile(block, PAGE.name, "exec"), {"__name__": "readme"})
             continue
         for line in block.splitlines():
             words = line.split("#")[0].split()

@@ -1,60 +1,71 @@
-"""The README: every Python block runs as it stands, every link leads somewhere, every command exists."""
+"""README and pages: every Python block runs as it stands, every link leads somewhere, every command exists."""
 
 import glob
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from emu.cli.main import available, main
+from tests.page_blocks import PAGES, ROOT, command_lines, commands_of, python_blocks, section
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-RELEASED = re.compile(
-    r"^## Run released.*?(?=^## )", re.DOTALL | re.MULTILINE
-)  # needs weights: tests/test_hub_readme.py runs it on stand-ins
-BLOCKS = re.findall(r"^```python\n(.*?)^```", RELEASED.sub("", README), re.DOTALL | re.MULTILINE)
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+RELEASED = DOCS / "released.md"  # needs weights: tests/test_hub_readme.py runs it on tiny models
+BLOCKS = [(page, block) for page in PAGES if page != RELEASED for block in python_blocks(page)]
+RUN = {
+    (README, "On the command line"),
+    (DOCS / "training.md", "A vision tokenizer"),
+    (DOCS / "training.md", "Your own data"),
+    (DOCS / "training.md", "Know how good a model is"),
+}
+"""Sections whose commands the tests below run, one test each."""
+SHOWN = {(README, "Install"), (DOCS / "index.md", "Install")}
+"""Sections with commands that other tests run: tests/test_house_installed.py."""
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:40] for block in BLOCKS])
-def test_python_blocks_run_as_they_stand(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "block"), BLOCKS, ids=[f"{page.name}: {block.splitlines()[-1][:40]}" for page, block in BLOCKS]
+)
+def test_python_blocks_run_as_they_stand(page, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(block, page.name, "exec"), {"__name__": "__main__"})
 
 
 def test_there_is_an_example_of_every_job():
     jobs = ("generate_images", "generate_videos", "first_frames", "generate_text", "tokenizer.encode", "labels=")
-    assert all(any(job in block for block in BLOCKS) for job in jobs)
+    for blocks in (python_blocks(README), [block for page, block in BLOCKS if page != README]):
+        assert all(any(job in block for block in blocks) for job in jobs)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), (
-            f"README.md links to {target}, which does not exist"
-        )
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        there = target.startswith("https://") or (page.parent / target).exists()
+        assert there, f"{page.relative_to(ROOT)} links to {target}, which does not exist"
 
 
 def test_commands_exist():
-    commands = set(re.findall(r"^emu ([a-z-]+)", README, re.MULTILINE))
-    assert commands and commands <= set(available()), f"README.md names {commands - set(available())}"
-    targets = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+    commands = {line.split()[1] for page in PAGES for line in command_lines(page) if line.startswith("emu ")}
+    commands -= {"fit:"}  # the beginning of a message
+    assert commands <= set(available()), f"pages name {commands - set(available())}"
+    targets = {line.split()[1] for page in PAGES for line in command_lines(page) if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
-def commands_of(title):
-    section = re.search(rf"^## {title}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
-    lines = re.search(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[1].splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+def test_every_section_with_commands_is_run():
+    for page in (README, DOCS / "index.md", DOCS / "generation.md", DOCS / "training.md"):
+        for title in re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE):
+            if re.search(r"^```sh\n(.*\n)*?emu ", section(page, title), re.MULTILINE):
+                assert (page, title) in RUN | SHOWN, f"no test runs the commands of {page.name}, {title!r}"
 
 
 @pytest.mark.slow
 def test_a_tokenizer_is_trained_and_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in commands_of("Train a tokenizer"):
+    for words in commands_of(DOCS / "training.md", "A vision tokenizer"):
         few = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"] if words[0] != "evaluate" else []
         assert main([*words, *few]) == 0, words
     assert Path("runs/vision-tokenizer/tokenizer.png").is_file()
@@ -64,7 +75,7 @@ def test_a_tokenizer_is_trained_and_measured(tmp_path, monkeypatch):
 def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = {"fit": ["--trainer.max_steps", "2"], "evaluate": ["--documents", "30", "--samples", "1000"]}
-    for words in commands_of("Know how good a model is"):
+    for words in commands_of(DOCS / "training.md", "Know how good a model is"):
         assert main([*words, *few[words[0]]]) == 0, words
     assert "excess/shapes-1/text-to-image" in json.loads(Path("runs/shapes/metrics.json").read_text())
 
@@ -72,9 +83,9 @@ def test_worlds_are_trained_on_and_measured(tmp_path, monkeypatch):
 def test_shards_are_made_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (32, 32), "grey").save("cat.png")
-    line = re.search(r"# (\{.*\}) a line", README[README.index("## Your own data") :])[1]
+    line = re.search(r"# (\{.*\}) a line", section(DOCS / "training.md", "Your own data"))[1]
     Path("pairs.jsonl").write_text(line + "\n")
-    for words in commands_of("Your own data"):
+    for words in commands_of(DOCS / "training.md", "Your own data"):
         assert main(words) == 0, words
     assert "1 document" in capsys.readouterr().out
 
@@ -82,7 +93,7 @@ def test_shards_are_made_and_shown(tmp_path, monkeypatch, capsys):
 def test_commands_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("prompts.jsonl").write_text(json.dumps({"prompt": "a handwritten seven", "seed": 1}) + "\n")
-    for words in commands_of("On the command line"):
+    for words in commands_of(README, "On the command line"):
         words = [name for word in words for name in (glob.glob(word) or [word])]
         if words[0].startswith("fit"):
             words += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
