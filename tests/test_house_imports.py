@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = {
-    "emu_kernels": ROOT / "kernels" / "emu_kernels",
-    "emu_tokenizers": ROOT / "tokenizers" / "emu_tokenizers",
-    "emu": ROOT / "emu",
-}
-PAGE = ROOT / "docs" / "architecture.md"
-FLOORS = [
-    line.split()
-    for line in re.search(r"^```floors\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[1].splitlines()
-]
-"""Rooms of `emu` from the ground up: a room imports from floors below its own; rooms of the ground import one another too."""
-FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def imports_of(file: Path):
-    """Dotted names that a file imports, wherever in the file, with its own relative ones resolved."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file}: line {node.lineno} imports relatively; write the full name"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+from tests.house import (
+    FLOOR_OF,
+    PACKAGES,
+    PAGE,
+    ROOT,
+    circles,
+    imports_of,
+)
 
 
 def room_of(dotted: str) -> str | None:
@@ -67,6 +48,11 @@ def test_rooms_of_emu_import_only_downwards():
             if FLOOR_OF[other] > FLOOR_OF[room] or FLOOR_OF[other] == FLOOR_OF[room] > 0:
                 wrong.append(f"{file.relative_to(ROOT)} imports {other!r}, which is not below {room!r}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 def test_nothing_imports_what_only_users_run():
