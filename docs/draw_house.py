@@ -23,6 +23,7 @@ CAPTIONS = {
     "model": "transformer, cache, loss",
     "families": "what each released family is",
     "multimodal_tokenizer": "documents to ids and back",
+    "tokenizer_folder": "what a tokenizer saves",
     "layouts": "the grammar of documents",
     "modalities": "images, clips, boxes",
 }
@@ -40,7 +41,7 @@ def floors() -> list[list[str]]:
     """Rooms of each floor, the ground first."""
     block = re.search(r"^```floors\n(.*?)^```", (DOCS / "architecture.md").read_text(), re.DOTALL | re.MULTILINE)
     assert block is not None, "docs/architecture.md has no block of floors"
-    return [line.split() for line in block[1].splitlines()]
+    return [line.split() for line in re.split(r"\n(?! )", block[1].rstrip())]
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, name: str, caption: str = "") -> str:

@@ -19,8 +19,10 @@ PACKAGES = {
 }
 PAGE = ROOT / "docs" / "architecture.md"
 FLOORS = [
-    line.split()
-    for line in re.search(r"^```floors\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[1].splitlines()
+    line.split()  # an indented line continues the one above
+    for line in re.split(
+        r"\n(?! )", re.search(r"^```floors\n(.*?)\n```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[1]
+    )
 ]
 """Rooms of `emu` from the ground up: a room imports from floors below its own; rooms of the ground import one another too."""
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
