@@ -9,11 +9,14 @@ import pytest
 
 from tests.house import (
     FLOOR_OF,
+    LAZY,
     PACKAGES,
     PAGE,
     ROOT,
     circles,
+    imported_modules,
     imports_of,
+    modules,
 )
 
 
@@ -48,6 +51,14 @@ def test_rooms_of_emu_import_only_downwards():
             if FLOOR_OF[other] > FLOOR_OF[room] or FLOOR_OF[other] == FLOOR_OF[room] > 0:
                 wrong.append(f"{file.relative_to(ROOT)} imports {other!r}, which is not below {room!r}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_files_of_a_package_import_one_another_in_a_circle(package):
+    names = [name for name in modules() if name.split(".")[0] == package]
+    # Whoever imports a lazy package loads nothing of it; what is asked of it later is followed to its home.
+    found = circles({name: imported_modules(name) for name in names if name not in LAZY})
+    assert not found, "\n".join(" <-> ".join(group) for group in found)
 
 
 def test_circles_are_found():
