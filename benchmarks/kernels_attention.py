@@ -20,7 +20,7 @@ from harness import Contender, Row, measure, report
 from torch import Tensor
 
 from emu_kernels import attention
-from emu_kernels.attention.backends import ENVIRONMENT
+from emu_kernels.attention.op import ENVIRONMENT
 from emu_kernels.reference import visible
 
 

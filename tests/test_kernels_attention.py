@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from emu_kernels import attention, reference
-from emu_kernels.attention.backends import torch_attention
 from emu_kernels.attention.cpu import SHORT, TILE
+from emu_kernels.attention.op import torch_attention
 from emu_kernels.testing import peak_cpu_bytes
 
 MASKS = {

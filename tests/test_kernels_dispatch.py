@@ -24,7 +24,7 @@ from emu_kernels import (
     rotary,
 )
 from emu_kernels.attention import op as attention_ops
-from emu_kernels.attention.backends import torch_attention
+from emu_kernels.attention.op import torch_attention
 from emu_kernels.dispatch import OPS, choose, triton_or_torch
 from emu_kernels.guided_sample import op as sampler_ops
 from emu_kernels.linear_cross_entropy import op as loss_ops

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from emu_kernels import guided_sample, reference
 from emu_kernels.guided_sample import cpu
-from emu_kernels.guided_sample.cpu import exponential_noise, to_exponential
-from emu_kernels.philox import philox
+from emu_kernels.guided_sample.cpu import exponential_noise, philox, to_exponential
 
 NUM_DRAWS = 20_000
 WARPS = {

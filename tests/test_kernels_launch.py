@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import emu_kernels
-from emu_kernels import launch
+from emu_kernels import dispatch
 
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
@@ -33,14 +33,14 @@ def started_kernels(tree: ast.AST) -> list[int]:
 
 def test_no_kernel_is_started_past_the_launcher() -> None:
     found = {file: started_kernels(ast.parse(file.read_text())) for file in PACKAGE.rglob("*.py")}
-    assert [file for file, lines in found.items() if lines] == [PACKAGE / "launch.py"]
-    assert len(found[PACKAGE / "launch.py"]) == 1
+    assert [file for file, lines in found.items() if lines] == [PACKAGE / "dispatch.py"]
+    assert len(found[PACKAGE / "dispatch.py"]) == 1
 
 
 def test_the_guard_takes_the_tensors_own_gpu() -> None:
     with FakeTensorMode():
-        assert launch.device_of(torch.empty(3, device="cuda:1")).idx == 1  # type: ignore[attr-defined]
-    with launch.device_of(torch.empty(3)):
+        assert dispatch.device_of(torch.empty(3, device="cuda:1")).idx == 1  # type: ignore[attr-defined]
+    with dispatch.device_of(torch.empty(3)):
         pass  # nothing to do on the CPU
 
 
@@ -70,7 +70,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[torch.device | No
         yield
         guarded.pop()
 
-    monkeypatch.setattr(launch, "device_of", guard)
+    monkeypatch.setattr(dispatch, "device_of", guard)
     for name in MODULES:
         module = importlib.import_module(f"emu_kernels.{name}")
         for kernel in [attribute for attribute in vars(module) if attribute.endswith("_kernel")]:

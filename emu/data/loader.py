@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from emu.data.document_sources import DocumentSource, source_identities
 from emu.data.mixture import Mixture
 from emu.packing import Packed, fill_rows, pack, pad_plan, plan_rows
-from emu_tokenizers.resuming import check_identity
+from emu_tokenizers.weight_checks import check_identity
 
 
 class PackedSteps(Dataset):

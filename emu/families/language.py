@@ -21,7 +21,7 @@ from emu.model_config import EmuConfig
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.bars import without_bars
 from emu_tokenizers.files import read_json
-from emu_tokenizers.finite import check_finite
+from emu_tokenizers.weight_checks import check_finite
 
 Shapes = Callable[[EmuConfig], Mapping[str, tuple[int, ...]]]
 """Name -> shape of every tensor of the transformer of a configuration."""

@@ -24,8 +24,8 @@ from emu.training.step_weights import StepWeights
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weighting import LossWeighting
 from emu.vocabulary import Vocabulary
-from emu_tokenizers.resuming import check_weights
 from emu_tokenizers.training.schedules import OptimizerOptions
+from emu_tokenizers.weight_checks import check_weights
 
 
 class EmuModule(LightningModule):

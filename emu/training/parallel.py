@@ -30,7 +30,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from emu_tokenizers.resuming import check_weights
+from emu_tokenizers.weight_checks import check_weights
 
 
 class Ranks(NamedTuple):

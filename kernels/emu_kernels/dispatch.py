@@ -1,7 +1,7 @@
 """Which implementation an op takes on a device, Triton's kernels or plain torch, and why; and the way back when Triton fails.
 
 Every op runs everywhere: where Triton is missing, does not compile or asks for more than the GPU has, the op warns once and takes its
-torch implementation, then and from there on.
+torch implementation, then and from there on. `launch` is the one place where Triton kernels start.
 """
 
 from __future__ import annotations
@@ -162,3 +162,18 @@ def _warn(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """Make the device of a CUDA tensor the current one; do nothing for tensors elsewhere."""
+    return torch.cuda.device_of(tensor)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: Any, **options: Any) -> None:
+    """Start `kernel` on `grid` with arguments that live where `like` does.
+
+    Triton takes device and stream from what is current, and a custom op does not make its tensors' device current: without this a
+    kernel on the tensors of a second GPU would run on the first one.
+    """
+    with device_of(like):
+        kernel[grid](*arguments, **options)

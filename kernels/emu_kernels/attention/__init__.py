@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emu_kernels.attention.backends import choose_backend, torch_attention
-from emu_kernels.attention.op import forward_op
+from emu_kernels.attention.op import choose_backend, forward_op, torch_attention
 from emu_kernels.checks import (
     FLOATS,
     INTEGERS,

@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from emu_kernels.attention.quarantine import any_in, quarantine, running_counts
 from emu_kernels.configurations import attention_forward, configuration
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)

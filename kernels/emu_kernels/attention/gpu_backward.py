@@ -29,7 +29,7 @@ from emu_kernels.attention.gpu import (
 )
 from emu_kernels.attention.quarantine import any_in, quarantine, running_counts
 from emu_kernels.configurations import attention_backward, configuration
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 
 ROWS = 64  # of a program of `row_kernel`
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 
 BLOCK = 64
 

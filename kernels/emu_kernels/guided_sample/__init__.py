@@ -2,7 +2,7 @@
 
 The draw is an exponential race: candidate i with probability p[i] arrives at time E[i] / p[i], E[i] exponential, and the first
 to arrive is the sample; its distribution is exactly p. E is keyed by (seed, stream, position, draw) and the candidate's
-offset (`philox.py`), so a row draws the same token in every batch. Guidance mixes logits as in arXiv 2207.12598, with three
+offset (Philox, in `cpu.py`), so a row draws the same token in every batch. Guidance mixes logits as in arXiv 2207.12598, with three
 rows as in arXiv 2211.09800.
 """
 

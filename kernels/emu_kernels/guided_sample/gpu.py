@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 
 MAX_FILTER = 32768
 RACE_BLOCK = 2048

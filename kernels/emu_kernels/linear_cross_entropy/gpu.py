@@ -25,7 +25,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from emu_kernels.configurations import configuration
 from emu_kernels.configurations import loss as loss_blocks
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 from emu_kernels.linear_cross_entropy.cpu import (
     Group,
     backward_chunked,

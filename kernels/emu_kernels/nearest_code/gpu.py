@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
-from emu_kernels.launch import launch
+from emu_kernels.dispatch import launch
 from emu_kernels.nearest_code.cpu import rounding_slack
 
 MAX_UNROLLED_WIDTH = 8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emu_tokenizers.distributed import num_ranks, rank
-from emu_tokenizers.resuming import check_identity
+from emu_tokenizers.weight_checks import check_identity
 
 KINDS = ("image", "video")
 Places = Mapping[str, Sequence[int]]

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
-from emu_tokenizers.resuming import check_weights
 from emu_tokenizers.training.adversarial import (
     AdversarialOptions,
     PatchDiscriminator,
@@ -35,6 +34,7 @@ from emu_tokenizers.training.schedules import OptimizerOptions, rate_factor
 from emu_tokenizers.vision.config import VisionTokenizerConfig
 from emu_tokenizers.vision.naming import inflate
 from emu_tokenizers.vision.tokenizer import VisionTokenizer
+from emu_tokenizers.weight_checks import check_weights
 
 Batch = Tensor | Mapping[str, Tensor]
 Pairs = list[tuple[Tensor, Tensor]]

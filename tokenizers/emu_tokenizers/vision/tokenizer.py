@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from emu_tokenizers.bars import without_bars
-from emu_tokenizers.finite import check_finite
 from emu_tokenizers.folders import VISION_FOLDER, find_part
 from emu_tokenizers.quantizers import make_quantizer
 from emu_tokenizers.vision.config import VisionTokenizerConfig
@@ -32,6 +31,7 @@ from emu_tokenizers.vision.naming import THEIR_CODEBOOKS, config_from, config_to
 from emu_tokenizers.vision.temporal import CausalConv3d, TemporalState
 from emu_tokenizers.vision.tiling import decode_tiled
 from emu_tokenizers.vision.weight_files import check_fit, read_settings, read_weights, write_folder
+from emu_tokenizers.weight_checks import check_finite
 
 
 @dataclass

@@ -1,11 +1,14 @@
-"""What must be the same when a run goes on from a checkpoint: the data that its position counts, and the shapes of its weights."""
+"""What is checked of weights and positions that are read: numbers are finite, shapes are the model's, the data is that of the position."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 SHOWN = 4
 """Most weights that do not fit that are named."""
@@ -62,3 +65,34 @@ def check_weights(saved: Mapping[str, Tensor], ours: Mapping[str, Tensor], stric
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_finite(module: nn.Module, source: object) -> None:
+    """Check that no weights or buffers of a module hold NaN or infinity.
+
+    Args:
+        module: whose plain floating point tensors are looked at once; quantized ones, and those that are not in memory, are not.
+        source: what they were read from.
+
+    Raises:
+        ValueError: some do; the message names the source and the first of them.
+    """
+    broken = [
+        name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if not _is_finite(tensor)
+    ]
+    if broken:
+        others = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
+        raise ValueError(
+            f"{source}: the weights hold NaN or infinity, in {broken[0]!r}{others}; training diverged or the file is damaged: "
+            "take an earlier checkpoint, or fetch the file again"
+        )
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+    if not plain or not tensor.is_floating_point() or tensor.element_size() == 1 or not tensor.numel():
+        return True
+    # NaN and infinity go through a sum, which is faster than a test of each number; a sum of large numbers may overflow by itself.
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return math.isfinite(float(total)) or bool(tensor.isfinite().all())
