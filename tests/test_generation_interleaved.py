@@ -12,7 +12,7 @@ from emu.vocabulary import Vocabulary
 
 
 class Melody(Modality):
-    """A made-up modality: notes of two codebooks in turn behind a forced opening, a forced mark between bars of two."""
+    """A made-up modality: notes of two codebooks in turn after a forced opening, a forced mark between bars of two."""
 
     name, rank, codebook = "tune", 1, "note"
 
@@ -98,7 +98,7 @@ def test_a_made_up_modality_is_generated_from_its_template_alone(guidance):
 
 
 def assemble(layout, prompt, segments):
-    """The ids of a document that was generated behind a prompt."""
+    """The ids of a document that was generated after a prompt."""
     return torch.cat([prompt, *(layout.build([segment], add_special=False).ids for segment in segments)])
 
 

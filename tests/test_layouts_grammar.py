@@ -105,7 +105,7 @@ def test_emu3_ends_every_row_and_the_frame_and_emu35_joins_rows():
     "grid, tokens", [((90, 90), 8193), ((78, 104), 8193), ((68, 120), 8231), ((64, 64), 4163), ((59, 137), 8145)]
 )
 def test_token_counts_of_emu3(grid, tokens):
-    """Tokens behind the image mark with EOI and EOS, as the original generates them (`processing_emu3.py` of baaivision/Emu3)."""
+    """Tokens after the image mark with EOI and EOS, as the original generates them (`processing_emu3.py` of baaivision/Emu3)."""
     assert len(layout_of(Emu3Layout).block("image", grid)) + 1 == tokens
 
 

@@ -155,7 +155,7 @@ def test_control_words_in_prompts_are_text(tiny_emu):
         ({"negative_prompt": 3}, "negative_prompt is int"),
     ],
 )
-def test_pictures_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
+def test_invalid_arguments_of_pictures_are_refused(tiny_emu, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_emu.generate_images(**{"prompts": "a", **arguments})
 
@@ -174,7 +174,7 @@ def test_pictures_that_cannot_be_meant_are_refused(tiny_emu, arguments, message)
         ({"first_frames": "nowhere.mp4"}, r"nowhere\.mp4"),
     ],
 )
-def test_clips_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
+def test_invalid_arguments_of_clips_are_refused(tiny_emu, arguments, message):
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         tiny_emu.generate_videos("a", **arguments)
 
@@ -189,7 +189,7 @@ def test_clips_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
         ([[Image.new("RGB", (0, 8))]], "empty|0"),
     ],
 )
-def test_documents_that_cannot_be_meant_are_refused(tiny_emu, documents, message):
+def test_invalid_documents_are_refused(tiny_emu, documents, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_emu.generate_text(documents)
 
@@ -224,6 +224,6 @@ def test_a_document_comes_piece_by_piece_and_is_repeatable(tiny_emu):
         ({"size": (9, 8)}, "factor 4"),
     ],
 )
-def test_documents_to_go_on_that_cannot_be_meant_are_refused(tiny_emu, arguments, message):
+def test_invalid_arguments_of_interleaved_documents_are_refused(tiny_emu, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_emu.generate(**{"document": ["a"], **arguments})
