@@ -166,7 +166,9 @@ class Engine:
         template = self.layout.block(modality, grid)
         kind = (modality, grid, sampling.guided, len(prompts) * streams)
         chosen = self._windows.pick(kind) if window == "auto" else window
-        job = GridJob.of(template, grid, sampling, chosen, prompts, negatives, prefix_codes, streams)
+        job = GridJob.of(
+            template, grid, sampling, prompts, negatives, window=chosen, prefix_codes=prefix_codes, streams=streams
+        )
         keys = make_keys(seed, len(prompts), streams, self.model.device)
         self._check_length(max(map(len, job.rows)) + job.room)
         if job.schedule.steps:

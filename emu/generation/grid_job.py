@@ -46,9 +46,10 @@ class GridJob:
         template: BlockTemplate,
         grid: Grid,
         sampling: Sampling,
-        window: int,
         prompts: Sequence[Tensor],
         negatives: Sequence[Tensor],
+        *,
+        window: int,
         prefix_codes: Tensor | None,
         streams: int,
     ) -> GridJob:
