@@ -51,7 +51,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict $(ARGS)
 
 test-docs: $(DOCS_READY)
-	$(BIN)/python -m pytest -q -m docs $(ARGS)
+	$(BIN)/python -m pytest -q -m docs tests/test_docs_*.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
