@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -17,7 +18,17 @@ from tests.house import (
     imported_modules,
     imports_of,
     modules,
+    tree_of,
+    where,
 )
+
+BY_STRING = {
+    "emu/__init__.py": "the lazy exports",
+    "tokenizers/emu_tokenizers/__init__.py": "the lazy exports",
+    "emu/cli/commands.py": "the table of commands",
+    "emu/configuration/objects.py": "import_object, for class paths that users give",
+}
+"""Files that may import one of our modules by a string, and why."""
 
 
 def room_of(dotted: str) -> str | None:
@@ -64,6 +75,26 @@ def test_no_files_of_a_package_import_one_another_in_a_circle(package):
 def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_our_modules_are_imported_by_statements_not_by_strings():
+    wrong = []
+    for file in modules().values():
+        for node in ast.walk(tree_of(file)):
+            if not isinstance(node, ast.Call) or where(file) in BY_STRING:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if called in ("import_module", "__import__") and not names_a_dependency(node):
+                wrong.append(f"{where(file)}:{node.lineno} {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def names_a_dependency(call: ast.Call) -> bool:
+    """Whether an import call names, letter by letter, a module that is not ours."""
+    first = call.args[0] if call.args else None
+    if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+        return False
+    return first.value.split(".")[0] not in PACKAGES
 
 
 def test_nothing_imports_what_only_users_run():
