@@ -149,6 +149,14 @@ def test_lengths_of_shards_are_those_of_the_documents(tmp_path):
         assert abs(lengths.mean() / source.mean_length - 1) < 0.05
 
 
+def test_damaged_lengths_are_one_of_the_problems(tmp_path):
+    data = shard_data(tmp_path)
+    assert repr(data) == str(data) == "ShardData(4 rows of 64 a batch, seed 0)"
+    path = tmp_path / "shards" / "shard-00000.offsets.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    assert any("shard-00000.offsets.npy is damaged" in problem for problem in data.source_problems())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

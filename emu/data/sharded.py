@@ -76,6 +76,13 @@ class ShardData(MixtureDataModule):
         self.tokenizer = tokenizer
         self.verify = verify
 
+    def __repr__(self) -> str:
+        if self.rows_per_step is None:
+            return super().__repr__()
+        return f"{type(self).__name__}({self.rows_per_step} rows of {self.row_length} a batch, seed {self.seed})"
+
+    __str__ = __repr__  # see MixtureDataModule
+
     @property
     def vocabulary(self) -> Vocabulary:
         """That of the first source; `source_problems` reports others that have another."""
@@ -118,7 +125,10 @@ class ShardData(MixtureDataModule):
             return super().mixing_problems(sources) if self.documents_per_step else []  # the numbers say it already
         if self.weights is not None and weight_problems(self.weights, self.folders):
             return []
-        return block_problems(cast(Mapping[str, MeasuredSource], sources), self.weights)
+        try:
+            return block_problems(cast(Mapping[str, MeasuredSource], sources), self.weights)
+        except (ValueError, FileNotFoundError) as error:  # lengths are read for it, and a file of them may be damaged
+            return [str(error)]
 
     @property
     def source_names(self) -> tuple[str, ...]:
