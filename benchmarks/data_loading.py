@@ -6,7 +6,7 @@ OMP_WAIT_POLICY=PASSIVE python benchmarks/data_loading.py --steps     # the shar
 
 Every contender reads the same documents (ids below 33,076 in 16 bits, loss weights of 0, 0.5 and 1; log-normal lengths, mean 725) from
 files that are in the system's cache, and drops each before it reads the next, as training does. `ids alone` is the floor: a slice of a
-NumPy memory map as int64, without weights, tensors or checks. `first` reads each block for the first time in a process: opening the
+NumPy memory map as int64, without weights, tensors or checks. `first time` reads each block for the first time in a process: opening the
 folder, mapping the files and checking every mebibyte are part of it; `checked before` is the same without the checks. Rates are those of
 processor time, which a busy neighbour stretches least.
 """
@@ -33,10 +33,10 @@ from emu.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.build(300, {"vision": 32768})
 MEAN = 725
-DOCUMENTS = 20_000
+DOCUMENTS = 8192
 SHARD = 4096
 """Documents of a shard, as `emu tokenize` writes them."""
-STEPS = 30
+STEPS = 15
 
 
 def make_documents(count: int, mean: int) -> list[TokenDocument]:
@@ -146,13 +146,15 @@ def run_checks(rounds: int) -> list[Row]:
         return measure("data_loading", "first time", contenders, "cpu", rounds)
 
 
-def shards_recipe(folder: Path, rows_per_step: int) -> Path:
-    """The digits' transformer over shards of their size of documents, in as many rows a step."""
+def shards_recipe(folder: Path) -> Path:
+    """The digits' transformer over token shards, in steps of the digits' size."""
     write(folder / "shards", make_documents(DOCUMENTS, 40))
     recipe = yaml.safe_load((Path(__file__).parents[1] / "recipes" / "digits.yaml").read_text())
-    options = {"sources": {"mine": str(folder / "shards")}, "row_length": 1280, "rows_per_step": rows_per_step}
-    recipe["data"] = {"class_path": "emu.data.sharded.ShardData", "init_args": options}
-    recipe["model"]["config"]["max_position_embeddings"] = 1280
+    options = {"sources": {"mine": str(folder / "shards")}, "row_length": 208, "rows_per_step": 10}
+    recipe["data"] = {
+        "class_path": "emu.data.sharded.ShardData",
+        "init_args": {**options, "long_documents": "drop"},
+    }
     (folder / "shards.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "shards.yaml"
 
@@ -171,13 +173,13 @@ def measure_steps(recipe: str | Path) -> None:
             "--trainer.default_root_dir": f"{place}/run",
         }
         fit(["--config", str(recipe), *(str(word) for pair in words.items() for word in pair)])
-    told = []
+    shown = []
     for number, unit in enumerate(("processor", "wall")):
         taken, trained = (statistics.median(x[number] for x in ProcessorTime.measured[k][3:]) for k in (NEXT, STEP))
-        told.append(
+        shown.append(
             f"{1e3 * taken:.2f} of {1e3 * (taken + trained):.1f} ms {unit} time ({taken / (taken + trained):.2%})"
         )
-    print(f"next(loader), {Path(recipe).stem}: {', '.join(told)}")
+    print(f"next(loader), {Path(recipe).stem}: {', '.join(shown)}")
 
 
 def main() -> None:
@@ -188,7 +190,7 @@ def main() -> None:
     if arguments.steps is None:
         rows, tokens = run_lengths(MEAN, DOCUMENTS, arguments.rounds)
         times = {row.contender: row.cpu_ms for row in rows}
-        rows += run_lengths(64, DOCUMENTS, arguments.rounds)[0] + run_lengths(4096, 2000, arguments.rounds)[0]
+        rows += run_lengths(64, DOCUMENTS, arguments.rounds)[0] + run_lengths(4096, 1024, arguments.rounds)[0]
         rows += run_checks(arguments.rounds)
         report(rows, "data_loading_cpu")
         for name, spent in times.items():
@@ -196,7 +198,7 @@ def main() -> None:
                 f"{name:16s} {tokens / spent / 1e3:8.1f} million tokens a second, {times['Arrow, as numpy'] / spent:6.1f} times Arrow"
             )
     with tempfile.TemporaryDirectory() as place:
-        for recipe in arguments.steps or ["digits", "shapes", shards_recipe(Path(place), 2)]:
+        for recipe in arguments.steps or ["digits", "shapes", shards_recipe(Path(place))]:
             measure_steps(recipe)
 
 
