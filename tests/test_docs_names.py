@@ -127,3 +127,11 @@ def test_the_rule_tells_a_name_that_warned_from_one_that_did_not():
     assert left_too_early(gone, {(0, 1): first}) == ["emu.Old"]
     assert left_too_early(gone, {(0, 1): first, (0, 2): second}) == []
     assert left_too_early(second, {(0, 1): first}) == []
+
+
+def test_everything_in_the_reference_can_be_imported():
+    pages = sorted((ROOT / "docs" / "api").glob("*.md"))
+    named = [name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.MULTILINE)]
+    assert len(named) > 80
+    for name in named:
+        find(name)
