@@ -19,7 +19,7 @@ SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 1, "max_position_embe
 PROGRAM = f"""
 import sys, torch
 from emu import EmuConfig, EmuForCausalLM
-from emu.training.lora.memory import PROJECTIONS, add_adapters, checkpoint_blocks, without_dropout
+from emu.training.lora.adapters import PROJECTIONS, add_adapters, checkpoint_blocks, without_dropout
 
 def memory(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
