@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 STANDARD_INPUT = "-"
 MAX_LINE = 1 << 24
@@ -59,6 +59,25 @@ class BadLine(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+class Place(NamedTuple):
+    """Where something stands: a line of a file, a row of a table, a prompt of the command line."""
+
+    file: str
+    number: int
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.unit} {self.number}"
+
+
+class LineProblem(NamedTuple):
+    """What is wrong at a place; `reason` is what it is counted by."""
+
+    place: Place
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)

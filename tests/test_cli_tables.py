@@ -142,7 +142,7 @@ def test_a_bad_row_is_reported_and_left_out(place, tokenize, capsys):
 
 
 def test_rows_that_did_not_change_are_not_read_again(place, tokenize, monkeypatch):
-    from emu.cli.documents import DocumentReader
+    from emu.data.tokenizing.document_reader import DocumentReader
 
     table(place).save_to_disk(place / "saved")
     read, original = [], DocumentReader.read

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emu.cli.documents import DocumentReader
 from emu.cli.main import main
 from emu.data.shards import TokenShards
+from emu.data.tokenizing.document_reader import DocumentReader
 from emu.documents import Text, Video
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from emu import MultimodalTokenizer
-from emu.cli.documents import DocumentReader, line_entry
 from emu.cli.main import main
 from emu.data.shards import TokenShards
+from emu.data.tokenizing.document_reader import DocumentReader, line_entry
 from emu.documents import CodeSegment, Text, Video
 from emu.families.emu3.templates import EMU3
 from emu.lines import BadLine, Line

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from emu.cli.documents import DocumentReader, line_entry
 from emu.cli.generate_videos import VIDEO_SETTINGS, first_frames
 from emu.cli.main import main
 from emu.cli.problems import Problems
 from emu.cli.prompts import PromptReader
 from emu.data.shards import TokenShards
+from emu.data.tokenizing.document_reader import DocumentReader, line_entry
 from emu.documents import Text, Video
 from emu.lines import read_lines
 

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from emu.cli.batch import results_of
 from emu.cli.manifest import OutputManifest
-from emu.cli.pictures import is_clip, state_of
-from emu.cli.problems import COMMAND_LINE, Place, Problems, TooManyBad, add_option
+from emu.cli.problems import COMMAND_LINE, Problems, TooManyBad, add_option
+from emu.data.tokenizing.named_files import is_clip, state_of
 from emu.documents import Video
 from emu.generation.numbers import check_whole
+from emu.lines import Place
 from emu.pipeline import Emu
 from emu.pipeline.requests import Size
 from emu_tokenizers.files import holding

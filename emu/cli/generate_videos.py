@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from emu.cli.batch import SETTINGS, Batch, load, parser
-from emu.cli.documents import kind_of
-from emu.cli.pictures import read_clip
 from emu.cli.prompts import Request
+from emu.data.tokenizing.document_reader import kind_of
+from emu.data.tokenizing.named_files import read_clip
 from emu.documents import Video
 from emu.lines import BadLine, shown
 from emu.media import can_write_mp4, tiled

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from emu.cli.problems import Place
-from emu.lines import BadLine, read_lines
+from emu.lines import BadLine, Place, read_lines
 from emu_tokenizers.files import write_file
 
 MANIFEST = "manifest.jsonl"

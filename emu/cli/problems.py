@@ -10,11 +10,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from emu.lines import message_of, reason_of
+from emu.lines import LineProblem, Place, message_of, reason_of
 from emu_tokenizers.files import write_file
 
 PROBLEMS = "problems.jsonl"
@@ -24,25 +24,6 @@ EXAMPLES = 20
 """Examples of each reason that are printed and written down."""
 ENOUGH_READ = 200
 """Lines after which the share of bad ones can stop a run."""
-
-
-class Place(NamedTuple):
-    """Where something stands: a line of a file, a row of a table, a prompt of the command line."""
-
-    file: str
-    number: int
-    unit: str = "line"
-
-    def __str__(self) -> str:
-        return f"{self.file} {self.unit} {self.number}"
-
-
-class LineProblem(NamedTuple):
-    """What is wrong at a place; `reason` is what it is counted by."""
-
-    place: Place
-    reason: str
-    message: str
 
 
 class TooManyBad(Exception):

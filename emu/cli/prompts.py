@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emu.cli.pictures import names_of, state_of
-from emu.cli.problems import COMMAND_LINE, Place, Problems
-from emu.lines import STANDARD_INPUT, BadLine, Line, is_readable, read_lines, shown
+from emu.cli.problems import COMMAND_LINE, Problems
+from emu.data.tokenizing.named_files import names_of, state_of
+from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.requests import check_seeds, check_size
 

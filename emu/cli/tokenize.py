@@ -18,13 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from emu.cli import documents
-from emu.cli.documents import DocumentEntry, DocumentReader, digest, line_entry
-from emu.cli.problems import PROBLEMS, LineProblem, Place, Problems, TooManyBad, add_option
-from emu.cli.tables import ORDERS, Columns, TableReader, is_table
+from emu.cli.problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.data.shards.writing import MANIFEST
-from emu.lines import BadLine, count_lines, read_lines
+from emu.data.tokenizing import document_reader as documents
+from emu.data.tokenizing.document_reader import DocumentEntry, DocumentReader, digest, line_entry
+from emu.data.tokenizing.table_source import ORDERS, Columns, TableReader, is_table
+from emu.lines import BadLine, LineProblem, Place, count_lines, read_lines
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers.files import holding
 

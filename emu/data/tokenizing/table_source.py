@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emu.cli.documents import DocumentEntry
-from emu.cli.pictures import state_of
-from emu.cli.problems import Place
-from emu.lines import BadLine, shown
+from emu.data.tokenizing.document_reader import DocumentEntry
+from emu.data.tokenizing.named_files import state_of
+from emu.lines import BadLine, Place, shown
 from emu_tokenizers.pixels.sources import dataset_table
 
 DATASET = "dataset:"

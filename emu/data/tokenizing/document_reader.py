@@ -23,13 +23,11 @@ from typing import Any
 
 import torch
 
-from emu.cli.pictures import file_of, names_of, number_of, read_clip, read_picture, state_of
-from emu.cli.problems import Place
 from emu.data.shards import TokenizedDocument
+from emu.data.tokenizing.named_files import Size, file_of, names_of, number_of, read_clip, read_picture, state_of
 from emu.documents import CodeSegment, Segment, Text, TextSegment, TokenDocument
-from emu.lines import BadLine, Line, message_of, reason_of, shown
+from emu.lines import BadLine, Line, Place, message_of, reason_of, shown
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.requests import Size
 from emu.templates import PLAIN
 
 OPTIONS = {

@@ -11,10 +11,11 @@ from PIL import Image
 
 from emu.documents import Video
 from emu.lines import BadLine, shown
-from emu.pipeline.requests import Size
 from emu_tokenizers.pixels.images import BadPicture, fit_image, open_image, opened_image
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 MAX_NUMBER = 1_000_000
 """Largest weight, rate or time in seconds that a line may give."""
 
