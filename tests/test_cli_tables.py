@@ -145,8 +145,8 @@ def test_rows_that_did_not_change_are_not_read_again(place, tokenize, monkeypatc
     from emu.data.tokenizing.document_reader import DocumentReader
 
     table(place).save_to_disk(place / "saved")
-    read, original = [], DocumentReader.read
-    monkeypatch.setattr(DocumentReader, "read", lambda self, entry: read.append(entry) or original(self, entry))
+    read, original = [], DocumentReader.draft
+    monkeypatch.setattr(DocumentReader, "draft", lambda self, entry: read.append(entry) or original(self, entry))
     for _ in range(2):
         assert tokenize(f"dataset:{place / 'saved'}", "--shard-size", "2") == 0
     assert len(read) == 3

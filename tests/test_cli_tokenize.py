@@ -81,8 +81,8 @@ def test_finished_shards_are_not_made_again(place, monkeypatch):
 
 def counted(monkeypatch):
     """The entries that are tokenized from now on."""
-    read, original = [], DocumentReader.read
-    monkeypatch.setattr(DocumentReader, "read", lambda self, entry: read.append(entry) or original(self, entry))
+    read, original = [], DocumentReader.draft
+    monkeypatch.setattr(DocumentReader, "draft", lambda self, entry: read.append(entry) or original(self, entry))
     return read
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from emu import MultimodalTokenizer
 from emu.cli.main import main
 from emu.data.shards import TokenShards
-from emu.data.tokenizing.document_reader import DocumentReader, line_entry
+from emu.data.tokenizing.document_reader import DocumentReader
+from emu.data.tokenizing.picture_sizes import Sizing
 from emu.documents import CodeSegment, Text, Video
 from emu.families.emu3.templates import EMU3
 from emu.lines import BadLine, Line
@@ -40,7 +41,7 @@ def document(reader, *items):
 
 def read(reader, table):
     content = table if isinstance(table, bytes) else json.dumps(table).encode()
-    return reader.read(line_entry(Line("some.jsonl", 1, content), reader.folder))
+    return reader.read(Line("some.jsonl", 1, content).table())
 
 
 def tokenize(place, *lines, words=()):
@@ -191,10 +192,13 @@ def touched(path):
 
 def counted(monkeypatch):
     """The lines that are tokenized from now on."""
-    read, original = [], DocumentReader.read
-    monkeypatch.setattr(
-        DocumentReader, "read", lambda self, entry: read.append(entry.place.number) or original(self, entry)
-    )
+    read, original = [], DocumentReader.draft
+
+    def draft(self, table):
+        read.append(len(read) + 1)
+        return original(self, table)
+
+    monkeypatch.setattr(DocumentReader, "draft", draft)
     return read
 
 
@@ -256,7 +260,7 @@ def test_a_part_of_a_video_is_read_at_a_rate_and_a_size(place, tiny_emu):
 
     shades = [Image.new("RGB", (32, 16), (8 * i, 8 * i, 8 * i)) for i in range(30)]
     (place / "clip.mp4").write_bytes(mp4_bytes(shades, 10))
-    reader = DocumentReader(tiny_emu.tokenizer, place, (8, 8))
+    reader = DocumentReader(tiny_emu.tokenizer, place, Sizing(4, (8, 8)))
     item = {"video": "clip.mp4", "fps": 5, "start": 1, "frames": 8, "weight": 0.5}
     found = document(reader, item)
     part = Video.open(place / "clip.mp4", fps=5, start=1, frames=8, size=(8, 8))
@@ -286,7 +290,7 @@ def test_two_runs_never_write_into_one_folder(place, capsys):
 
 def test_an_interruption_keeps_what_is_finished(place, monkeypatch):
     lines = [{"items": ["a" * (i + 1)]} for i in range(6)]
-    original, count = DocumentReader.read, []
+    original, count = DocumentReader.draft, []
 
     def interrupted(self, entry):
         count.append(entry)
@@ -294,7 +298,7 @@ def test_an_interruption_keeps_what_is_finished(place, monkeypatch):
             raise KeyboardInterrupt
         return original(self, entry)
 
-    monkeypatch.setattr(DocumentReader, "read", interrupted)
+    monkeypatch.setattr(DocumentReader, "draft", interrupted)
     assert tokenize(place, *lines, words=["--shard-size", 2]) == 130
     assert not (place / "out" / "manifest.json").exists()
     assert tokenize(place, *lines, words=["--shard-size", 2]) == 0

@@ -15,9 +15,9 @@ from emu.cli.main import main
 from emu.cli.problems import Problems
 from emu.cli.prompts import PromptReader
 from emu.data.shards import TokenShards
-from emu.data.tokenizing.document_reader import DocumentReader, line_entry
+from emu.data.tokenizing.document_reader import DocumentReader
 from emu.documents import Text, Video
-from emu.lines import read_lines
+from emu.lines import Place, read_lines
 
 COUNTS = [100, pytest.param(10_000, marks=pytest.mark.slow)]
 DOCUMENTS = [
@@ -135,9 +135,9 @@ def test_lines_of_documents(shelf, tiny_emu, tmp_path, capsys, count):
     problems, good, read = Problems(1.0), 0, 0
     for line in read_lines(shelf / "documents.jsonl"):
         read += 1
-        entry, found = line_entry(line, shelf), None
-        with problems.containing(entry.place):
-            found = reader.read(entry)
+        found = None
+        with problems.containing(Place(line.file, line.number)):
+            found = reader.read(line.table())
         if found is not None:
             good += 1
             expected = expected_document(tiny_emu.tokenizer, shelf, json.loads(line.content.decode("utf-8-sig")))

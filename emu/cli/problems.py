@@ -35,12 +35,13 @@ class Problems:
 
     Args:
         max_bad: share of bad lines that stops the run once `ENOUGH_READ` have been read.
+        quiet: count problems without printing them.
     """
 
-    def __init__(self, max_bad: float) -> None:
+    def __init__(self, max_bad: float, quiet: bool = False) -> None:
         if not 0 <= max_bad <= 1:
             raise ValueError(f"--max-bad is {max_bad}; expected a share from 0 to 1")
-        self.max_bad = max_bad
+        self.max_bad, self.quiet = max_bad, quiet
         self.num_read = 0
         self.counts: dict[str, int] = {}
         self.examples: dict[str, list[LineProblem]] = {}
@@ -55,6 +56,9 @@ class Problems:
         count = self.counts[problem.reason] = self.counts.get(problem.reason, 0) + 1
         if count <= EXAMPLES:
             self.examples.setdefault(problem.reason, []).append(problem)
+        if self.quiet:
+            return
+        if count <= EXAMPLES:
             tqdm.write(f"{problem.place}: {problem.message}", file=sys.stderr)
         elif count == EXAMPLES + 1:
             tqdm.write(f"more problems of this kind ({problem.reason}) are only counted", file=sys.stderr)

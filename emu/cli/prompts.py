@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from emu.cli.problems import COMMAND_LINE, Problems
-from emu.data.tokenizing.named_files import names_of, state_of
+from emu.data.tokenizing.named_files import names_of
+from emu.data.tokenizing.records import state_of
 from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.requests import check_seeds, check_size

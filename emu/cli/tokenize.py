@@ -1,190 +1,174 @@
-"""`emu tokenize`: documents become a folder of token shards, which `emu fit` trains on.
+"""`emu tokenize SOURCE --output SHARDS`: raw documents become a folder of token shards, which `emu fit` trains on.
 
-Tables are read as lines are (see `emu.cli.documents`): a .csv, .tsv, .parquet or .arrow file, or dataset:NAME (a folder of
-save_to_disk, a folder of pictures, a builder or a repository of the datasets library). --caption and --image name its columns.
+A source is
+    documents.jsonl, -                  one document or conversation a line (below), from a file, a pipe or standard input
+    notes.txt                           plain text, a document a line
+    photos/, clip.mp4                   a folder of pictures, animations and video files, or one of them; captions stand in cat.txt or
+                                        cat.json beside cat.png, or in metadata.jsonl, metadata.csv or metadata.parquet of the folder
+    shards.tar, webdataset:PATTERN      WebDataset tar files
+    pairs.csv, .tsv, .parquet, .arrow   tables
+    dataset:NAME                        whatever the datasets library opens: a folder of save_to_disk, a builder, a repository
+KIND:NAME says which of lines, text, folder, webdataset or dataset it is.
 
-Bad lines are reported and left out. A run that was stopped goes on with the shard that it was at; lines and files that changed are read
-again.
+Bad records are reported and left out. A run that was stopped goes on with the shard that it was at; records and files that changed are
+read again. Started by torchrun or srun, each process makes its share of the shards. The shards are the same for any number of processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from emu.cli.problems import PROBLEMS, Problems, TooManyBad, add_option
-from emu.data.shards import TokenizedDocument, read_entry, write_manifest, write_shard
-from emu.data.shards.writing import MANIFEST
-from emu.data.tokenizing import document_reader as documents
-from emu.data.tokenizing.document_reader import DocumentEntry, DocumentReader, digest, line_entry
-from emu.data.tokenizing.table_source import ORDERS, Columns, TableReader, is_table
-from emu.lines import BadLine, LineProblem, Place, count_lines, read_lines
-from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu_tokenizers.files import holding
-
-MAX_WEIGHTS = 256
-"""Different loss weights of a shard, which stores one byte a token."""
-MAX_SHARD_TEXT = 1 << 28
-"""Bytes of lines after which a shard ends even though it has room for more documents."""
+from emu.data.tokenizing import SourceOptions, document_reader, open_source
+from emu.data.tokenizing.encoding_processes import Encoding, LostProcess, usual_processes
+from emu.data.tokenizing.ranks import Rank
+from emu.data.tokenizing.shard_run import ShardRun
+from emu.data.tokenizing.source_options import ORDERS
+from emu.data.tokenizing.tokenizing_report import REPORT, stored_problems
+from emu.lines import LineProblem
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `emu tokenize`.
 
     Returns:
-        The exit code: 0 where every line became a document, 1 where some did not.
+        The exit code: 0 where every record became a document, 1 where some did not.
 
     Raises:
         FileNotFoundError, ValueError: the request is wrong; nothing was written.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_with_joined_size(arguments))
     if options.shard_size < 1:
         raise ValueError(f"--shard-size is {options.shard_size}; expected 1 or more")
-    problems = Problems(options.max_bad)
-    entries, folder, total = _entries(options)
-    first = next(entries, None)
+    if options.processes is not None and options.processes < 1:
+        raise ValueError(f"--processes is {options.processes}; expected 1 or more")
+    problems, rank = Problems(options.max_bad), Rank.from_environment()
+    source = open_source(options.source, source_options(options))
+    records = source.records()
+    first = next(records, None)
     if first is None:
-        raise ValueError(f"{options.documents} has no documents")
-    tokenizer = MultimodalTokenizer.from_pretrained(options.tokenizer)
-    if tokenizer.vision is not None:
-        tokenizer.vision.eval()
-    reader = DocumentReader(tokenizer, folder, tuple(options.size) if options.size else None, options.loss_on)
-    with holding(options.output, "emu tokenize"):
-        writer = _Writer(options.output, reader, problems)
+        raise ValueError(f"{options.source} has no documents")
+    encoding = Encoding(source, options.tokenizer, options.size, options.loss_on, options.device)
+    length = source.length
+    processes = options.processes or usual_processes(length, options.device)
+    bar = tqdm(total=length and -(-length // rank.size), unit="document", dynamic_ncols=True)
+    with bar, rank.holding(options.output, "emu tokenize"):
+        run = ShardRun(options.output, encoding, encoding.reader(), options.shard_size, rank, processes, bar.update)
+
+        def report(number: int, found: list[LineProblem]) -> None:
+            for problem in found:
+                problems.add(problem)
+            problems.read(number)
+
+        run.report = report
+        closed = False
         try:
-            writer.write(itertools.chain([first], entries), options.shard_size, total)
+            closed = run.write(itertools.chain([first], records))
         except TooManyBad as error:
             print(error, file=sys.stderr)
+        except LostProcess as error:
+            print(f"emu tokenize: {error}", file=sys.stderr)
+            return 1
         finally:
-            problems.write(options.output)
-    seen = f"; see {options.output / PROBLEMS}" if problems.num_bad else ""
-    print(f"{writer.num_documents} documents in {options.output}, {problems.num_bad} bad lines{seen}")
+            _write_problems(run, problems, closed)
+    _say(run, problems, closed)
     return 1 if problems.num_bad else 0
 
 
-def _entries(options: argparse.Namespace) -> tuple[Iterator[DocumentEntry], Path, int | None]:
-    """The documents to be, the folder that their files are named from, and their number where it is known."""
-    if is_table(options.documents):
-        table = TableReader(options.documents, Columns(options.caption, options.image, options.order))
-        return table.entries(), table.folder, len(table)
-    if options.caption or options.image:
-        raise ValueError("--caption and --image name columns of a table; lines say themselves what they hold")
-    folder = Path(options.documents).parent if Path(options.documents).is_file() else Path()
-    lines = (line_entry(line, folder) for line in read_lines(options.documents))
-    return lines, folder, count_lines(options.documents)
+def _write_problems(run: ShardRun, problems: Problems, closed: bool) -> None:
+    """Write problems.jsonl: those of this run, or of all ranks where this was the last one."""
+    if run.rank.size == 1:
+        problems.write(run.output)
+    elif closed:
+        everyone = Problems(1.0, quiet=True)
+        for problem in stored_problems(run.output, run.num_shards):
+            everyone.add(problem)
+        everyone.write(run.output)
 
 
-class _Writer:
-    """Writes shards, and leaves those as they are that are finished and whose lines and files have not changed."""
-
-    def __init__(self, output: Path, reader: DocumentReader, problems: Problems) -> None:
-        self.output, self.reader, self.problems = output, reader, problems
-        self.num_documents = 0
-
-    def write(self, entries: Iterator[DocumentEntry], shard_size: int, total: int | None) -> None:
-        """Write the shards that are not there yet, and close the folder where there are documents.
-
-        Raises:
-            TooManyBad: see `Problems.read`; finished shards stay, and the folder is not closed.
-        """
-        tokenizer, number = self.reader.tokenizer, 0
-        with tqdm(total=total, unit="document", dynamic_ncols=True) as bar:
-            for number, block in enumerate(_blocks(entries, shard_size), start=1):
-                self._shard(number - 1, block, bar)
-        if self.num_documents:
-            write_manifest(self.output, number, tokenizer.vocabulary, tokenizer.fingerprints)
-        else:
-            (self.output / MANIFEST).unlink(missing_ok=True)
-
-    def _shard(self, number: int, block: Sequence[DocumentEntry], bar: tqdm) -> None:
-        source = digest(block, self.reader)
-        finished = read_entry(self.output, number)
-        if finished is not None and finished["about"].get("input") == source:
-            for file, line, unit, reason, message in finished["about"]["problems"]:
-                self.problems.add(LineProblem(Place(file, line, unit), reason, message))
-            self.problems.read(len(block))
-            self.num_documents += finished["documents"]
-            bar.update(len(block))
-            return
-        (self.output / MANIFEST).unlink(
-            missing_ok=True
-        )  # a folder is finished only with the shards that its manifest describes
-        made: list[TokenizedDocument] = []
-        found: list[Any] = []
-        weights: set[float] = set()
-        for entry in block:
-            with self.problems.containing(entry.place, found):
-                document = self.reader.read(entry)
-                weights = _with_weights(weights, document)
-                made.append(document)
-            self.problems.read()
-            bar.update()
-        about = {"input": source, "problems": [[*problem.place, problem.reason, problem.message] for problem in found]}
-        write_shard(self.output, number, made, self.reader.tokenizer.vocabulary, about)
-        self.num_documents += len(made)
+def _say(run: ShardRun, problems: Problems, closed: bool) -> None:
+    seen = f"; see {run.output / PROBLEMS}" if problems.num_bad else ""
+    print(f"{run.num_documents} documents in {run.output}, {problems.num_bad} bad lines{seen}")
+    if closed:
+        print(f"lengths, sizes and reconstructions: {run.output / REPORT}")
+    elif run.rank.size > 1:
+        print(f"rank {run.rank.number} is done; the last of the {run.rank.size} ranks closes the folder")
 
 
-def _with_weights(known: set[float], document: TokenizedDocument) -> set[float]:
-    """The loss weights of a shard with those of another document.
+def source_options(options: argparse.Namespace) -> SourceOptions:
+    """The options of a source among those of a command."""
+    return SourceOptions(
+        options.caption,
+        options.image,
+        options.order,
+        options.split,
+        options.streaming,
+        options.fps,
+        options.clip_frames,
+        options.stride,
+    )
 
-    Raises:
-        BadLine: they are more than a shard holds.
-    """
-    together = known | set(document.document.weights.unique().tolist())
-    if len(together) > MAX_WEIGHTS:
-        raise BadLine(
-            "too many weights",
-            f"the shard has {MAX_WEIGHTS} other loss weights already; round them, or lower --shard-size",
-        )
-    return together
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The argument `source` and the options that go with it."""
+    parser.add_argument("source", help="what is read, see above")
+    parser.add_argument(
+        "--caption", metavar="COLUMN", help="of a table, metadata or JSON captions: the column, or key, of texts"
+    )
+    parser.add_argument("--image", metavar="COLUMN", help="of a table: the column of pictures")
+    parser.add_argument(
+        "--order",
+        default=ORDERS[0],
+        metavar="ORDER",
+        help=f"of captioned pictures: {' or '.join(ORDERS)} (%(default)s)",
+    )
+    parser.add_argument("--split", help="of a dataset (train)")
+    parser.add_argument(
+        "--streaming", action="store_true", help="read a dataset as it comes, without a copy on the disk"
+    )
+    parser.add_argument("--fps", type=float, help="frames a second of clips (the file's own)")
+    parser.add_argument(
+        "--clip-frames", type=int, metavar="N", help="frames of a clip; longer files become several clips"
+    )
+    parser.add_argument(
+        "--stride", type=float, metavar="SECONDS", help="between the starts of two clips of a file (their length)"
+    )
 
 
-def _blocks(entries: Iterator[DocumentEntry], size: int) -> Iterator[list[DocumentEntry]]:
-    """Entries in groups of `size`, fewer where their lines are very long."""
-    block: list[DocumentEntry] = []
-    length = 0
-    for entry in entries:
-        block.append(entry)
-        length += len(entry.state)
-        if len(block) == size or length > MAX_SHARD_TEXT:
-            yield block
-            block, length = [], 0
-    if block:
-        yield block
+def _with_joined_size(words: Sequence[str]) -> list[str]:
+    """The words with `--size 64 64` as `--size 64,64`."""
+    joined = re.sub(r"(^|\0)--size[\0=](\d+)\0(\d+)(?=\0|$)", r"\1--size\0\2,\3", "\0".join(words))
+    return joined.split("\0") if words else []
 
 
 def _parser() -> argparse.ArgumentParser:
-    first, _, others = (__doc__ or "").partition("\n\n")
-    lines = (documents.__doc__ or "").partition("\n\n")[2]
+    lines = (document_reader.__doc__ or "").partition("\n\n")[2]
     parser = argparse.ArgumentParser(
         prog="emu tokenize",
-        description=f"{first}\n\n{lines}\n{others.replace(' (see `emu.cli.documents`)', '')}",
+        description=f"{__doc__}\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("documents", help="file with one document a line, - for standard input, or a table")
+    add_source_options(parser)
     parser.add_argument(
         "--tokenizer", default="digits", help="folder of a model or of its tokenizers, or a bundled model (%(default)s)"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the shards")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="crop and resize pictures and frames to this"
+        "--size",
+        metavar="SIZE",
+        help="of pictures and frames: own (rounded to the tokenizer's factor, the default), HEIGHT,WIDTH (or HEIGHT WIDTH), area=PIXELS, "
+        "or area=LEAST:MOST as Emu3",
     )
     parser.add_argument("--shard-size", type=int, default=4096, help="documents a shard (%(default)s)")
-    parser.add_argument("--caption", metavar="COLUMN", help="of a table: the column of texts")
-    parser.add_argument("--image", metavar="COLUMN", help="of a table: the column of pictures")
-    parser.add_argument(
-        "--order",
-        choices=ORDERS,
-        default=ORDERS[0],
-        metavar="ORDER",
-        help=f"of a table's documents: {' or '.join(ORDERS)}",
-    )
+    parser.add_argument("--processes", type=int, metavar="N", help="that read and encode (one for each processor)")
+    parser.add_argument("--device", default="cpu", help="that pictures are encoded on, e.g. cuda (%(default)s)")
     parser.add_argument(
         "--loss-on", choices=("assistant", "all"), default="assistant", help="which messages are learned (%(default)s)"
     )

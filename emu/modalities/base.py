@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -61,6 +62,14 @@ class Modality(ABC):
     @abstractmethod
     def codebook_sizes(self, codec: Any) -> tuple[int, ...]:
         """Number of codes of each of its codebooks."""
+
+    def from_json(self, value: Any, folder: Path) -> Any:
+        """A value from what a line of JSON says of it, `{name: ...}`; names of files start from `folder`.
+
+        Raises:
+            ValueError: the modality is not read from lines, or the value is wrong.
+        """
+        raise ValueError(f"modality {self.name!r} is not read from lines of JSON; its class has no from_json")
 
     def check_codes(self, codes: Tensor, num_codebooks: int) -> Grid:
         """The grid of `codes`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,9 @@ class BoxesModality(Modality):
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, Boxes)
+
+    def from_json(self, value: Any, folder: Path) -> Boxes:
+        return Boxes(value)
 
     def encode(self, value: Boxes, codec: Any) -> CodeSegment:
         return CodeSegment(self.name, torch.from_numpy(value.bins))

@@ -1,4 +1,4 @@
-"""Pictures and clips that lines and words name: read at the size that is asked for, and told apart by their files' state."""
+"""Pictures and clips that lines and words name, read at the size that is asked for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from PIL import Image
 
+from emu.data.tokenizing.picture_sizes import Size
 from emu.documents import Video
 from emu.lines import BadLine, shown
 from emu_tokenizers.pixels.images import BadPicture, fit_image, open_image, opened_image
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES
+from emu_tokenizers.pixels.videos import VideoFile
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 MAX_NUMBER = 1_000_000
 """Largest weight, rate or time in seconds that a line may give."""
 
@@ -47,8 +47,8 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
     """The clip that an item names.
 
     Args:
-        item: {"frames": one file (an animation, a video, a folder of frames) or a list of pictures} or {"video": a file}, with "fps"
-            and, for a video, "start" in seconds and "frames", the number of frames.
+        item: {"frames": one file (an animation, a video, a folder of frames) or a list of pictures} or {"video": a file, or its
+            bytes}, with "fps" and, for a video, "start" in seconds and "frames", the number of frames.
         folder: that file names start from.
         size: (height, width) that frames are cropped and resized to.
         fps: rate at which a file is read where the item says nothing; None keeps the file's own.
@@ -64,9 +64,10 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
         count = item.get("frames")
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < 1 << 31):
             raise BadLine("wrong value", f"frames is {shown(count)}; expected a number of frames, 1 or more")
-        return Video.open(
-            file_of(item["video"], folder, "video"), fps=rate or fps, start=start or 0.0, frames=count, size=size
-        )
+        part: dict[str, Any] = {"fps": rate or fps, "start": start or 0.0, "frames": count, "size": size}
+        if isinstance(item["video"], bytes):
+            return Video(*VideoFile(item["video"], "the clip").sample(**part))
+        return Video.open(file_of(item["video"], folder, "video"), **part)
     names = item["frames"] if isinstance(item["frames"], list) else [item["frames"]]
     files = [file_of(name, folder, "frames") for name in names]
     if not files:
@@ -80,13 +81,12 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
 
 
 def names_of(item: Any) -> list[str]:
-    """The file names in an item."""
+    """What may be file names in an item: all its words but those of text."""
     if not isinstance(item, Mapping):
         return []
-    values = [item.get("image"), item.get("video")]
-    frames = item.get("frames")
-    values += frames if isinstance(frames, list) else [frames]
-    return [value for value in values if isinstance(value, str)]
+    values = [value for key, value in item.items() if key not in ("text", "caption")]
+    listed = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return [value for value in listed if isinstance(value, str)]
 
 
 def file_of(name: Any, folder: Path, key: str) -> Path:
@@ -115,23 +115,3 @@ def number_of(item: Mapping[str, Any], key: str, above: float | None = None) -> 
     if not 0 <= value <= MAX_NUMBER or (above is not None and value <= above):
         raise BadLine("wrong value", f"{key} is {shown(value)}; expected {expected}, at most {MAX_NUMBER}")
     return float(value)
-
-
-def state_of(file: Path) -> list[Any]:
-    """What changes when a file, or a file in a folder, is written again: place, sizes and times of change; short where it is missing."""
-    try:
-        place = str(file.resolve())
-        if file.is_dir():
-            return [place, *([name, *_stamp(file / name)] for name in sorted(os.listdir(file)))]
-        return [place, *_stamp(file)]
-    except (OSError, ValueError):
-        return [str(file)]
-
-
-def _stamp(file: Path) -> list[int]:
-    """Size and time of change; nothing for a link to nowhere."""
-    try:
-        found = file.stat()
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]

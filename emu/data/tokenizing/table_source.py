@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emu.data.tokenizing.document_reader import DocumentEntry
-from emu.data.tokenizing.named_files import state_of
+from emu.data.tokenizing.records import Record, digest, state_of
+from emu.data.tokenizing.source_options import ORDERS, SourceOptions
 from emu.lines import BadLine, Place, shown
 from emu_tokenizers.pixels.sources import dataset_table
 
 DATASET = "dataset:"
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
-ORDERS = ("caption,image", "image,caption")
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,43 @@ class Columns:
         caption: name of the column of text, None to leave it out.
         image: name of the column of pictures, None to leave it out.
         order: one of `ORDERS`.
+        classes: names of the classes where the captions are numbers of classes.
     """
 
     caption: str | None = None
     image: str | None = None
     order: str = ORDERS[0]
+    classes: tuple[str, ...] | None = None
+
+    def items(self, row: Mapping[str, Any]) -> list[Any]:
+        """The items of a row.
+
+        Raises:
+            BadLine: a cell holds something else than text, or than a picture.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        if self.caption is not None:
+            alone = self.image is None or self.order != ORDERS[0]
+            found["caption"] = {"text" if alone else "caption": self._text(row[self.caption])}
+        if self.image is not None:
+            found["image"] = {"image": _picture(row[self.image], self.image)}
+        return [found[part] for part in self.order.split(",") if part in found]
+
+    def _text(self, value: Any) -> str:
+        if self.classes is not None and isinstance(value, int) and 0 <= value < len(self.classes):
+            return self.classes[value]
+        if not isinstance(value, str):
+            raise BadLine("wrong value", f"column {self.caption!r} holds {shown(value)}; expected text")
+        return value
 
 
-def is_table(name: str) -> bool:
-    """Whether a name is a dataset's or that of a file that holds a table."""
-    return name.startswith(DATASET) or Path(name).suffix.lower() in BUILDERS
-
-
-class TableReader:
+class TableSource:
     """A table whose rows become documents.
 
     Args:
         name: see the module.
-        columns: what documents are made of; where it names none, both are guessed from the kinds of the columns.
+        options: columns, order, split, and whether the table is read as a stream; where they name no column, both are guessed from
+            the kinds of the columns.
 
     Attributes:
         columns: what documents are made of.
@@ -62,68 +80,80 @@ class TableReader:
         ValueError: it has no such columns, or more than one that fits; or it cannot be read.
     """
 
-    def __init__(self, name: str, columns: Columns) -> None:
+    takes = frozenset({"caption", "image", "order", "split", "streaming"})
+
+    def __init__(self, name: str, options: SourceOptions) -> None:
         import datasets
 
-        self.name = name
+        self.name, self.streaming = name, options.streaming
         self.folder = Path() if name.startswith(DATASET) else Path(name).parent
-        table = _open(name)
-        self.columns = _chosen(table, columns, self.folder, name)
+        table = _open(name, options)
+        self.columns = _chosen(table, options, self.folder, name)
         used = [column for column in (self.columns.caption, self.columns.image) if column is not None]
         table = table.select_columns(used)
         image = self.columns.image
-        if image is not None and isinstance(table.features[image], datasets.Image):
+        if image is not None and isinstance((table.features or {}).get(image), datasets.Image):
             table = table.cast_column(image, datasets.Image(decode=False))
-        caption = self.columns.caption
-        feature = None if caption is None else table.features[caption]
-        self._names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         self._table = table
 
-    def __len__(self) -> int:
-        return len(self._table)
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether a name is a dataset's or that of a file that holds a table."""
+        return name.startswith(DATASET) or Path(name).suffix.lower() in BUILDERS
 
-    def entries(self) -> Iterator[DocumentEntry]:
-        """The rows in order."""
-        for index in range(len(self._table)):
-            yield self._entry(index)
+    def __getstate__(self) -> dict[str, Any]:
+        # A stream is read by one process, which sends the rows.
+        return {**self.__dict__, "_table": None} if self.streaming else self.__dict__
 
-    def _entry(self, index: int) -> DocumentEntry:
-        def table() -> Mapping[str, Any]:
-            return {"items": self._items(self._table[index])}
+    @property
+    def length(self) -> int | None:
+        """Number of rows; None for streams."""
+        return None if self.streaming else len(self._table)
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the datasets library, which follows the files."""
+        return digest(self.name, self.columns, getattr(self._table, "_fingerprint", None))
+
+    def records(self) -> Iterator[Record]:
+        """The rows in order; those of a table by number, those of a stream with what they hold.
+
+        Raises:
+            ValueError: a stream breaks off.
+        """
+        if not self.streaming:
+            for index in range(len(self._table)):
+                yield Record(Place(self.name, index, "row"), index)
+            return
         try:
-            state = self._state(table()["items"])
-        except (
-            Exception
-        ):  # whatever a stranger's row raises is raised again, and counted, when the row is read as a document
-            state = b"unreadable"
-        return DocumentEntry(Place(self.name, index, "row"), b"%d %s" % (index, state), table)
+            for index, row in enumerate(self._table):
+                yield Record(Place(self.name, index, "row"), row, sum(_size(value) for value in row.values()))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.name} breaks off: {error}; the same command goes on") from error
 
-    def _state(self, items: list[Any]) -> bytes:
+    def state(self, record: Record) -> bytes:
+        """What the row holds, pictures by their digest or the state of their file."""
         told: list[Any] = []
-        for item in items:
-            value = item.get("image")
-            if isinstance(value, bytes):
-                told.append(hashlib.sha256(value).hexdigest())
-            else:
-                told.append([item, state_of(self.folder / value) if isinstance(value, str) else None])
-        return json.dumps(told).encode()
+        try:
+            for item in self.read(record)["items"]:
+                value = item.get("image")
+                if isinstance(value, bytes):
+                    told.append(hashlib.sha256(value).hexdigest())
+                else:
+                    told.append([item, state_of(self.folder / value) if isinstance(value, str) else None])
+        except Exception:  # of a bad row; it is raised again, and counted, when the row is read as a document
+            told.append("unreadable")
+        return b"%d %s" % (record.place.number, json.dumps(told).encode())
 
-    def _items(self, row: Mapping[str, Any]) -> list[Any]:
-        found: dict[str, dict[str, Any]] = {}
-        if self.columns.caption is not None:
-            alone = self.columns.image is None or self.columns.order != ORDERS[0]
-            found["caption"] = {"text" if alone else "caption": self._text(row[self.columns.caption])}
-        if self.columns.image is not None:
-            found["image"] = {"image": _picture(row[self.columns.image], self.columns.image)}
-        return [found[part] for part in self.columns.order.split(",") if part in found]
+    def read(self, record: Record) -> Mapping[str, Any]:
+        """The document of a row; errors as in `Columns.items`, and whatever a damaged table raises."""
+        return {"items": self.columns.items(record.content if self.streaming else self._table[record.content])}
 
-    def _text(self, value: Any) -> str:
-        if self._names is not None and isinstance(value, int) and 0 <= value < len(self._names):
-            return self._names[value]
-        if not isinstance(value, str):
-            raise BadLine("wrong value", f"column {self.columns.caption!r} holds {shown(value)}; expected text")
-        return value
+
+def _size(value: Any) -> int:
+    if isinstance(value, Mapping):
+        value = value.get("bytes")
+    return len(value) if isinstance(value, bytes | str) else 16
 
 
 def _picture(value: Any, column: str) -> bytes | str:
@@ -134,52 +164,65 @@ def _picture(value: Any, column: str) -> bytes | str:
     return value
 
 
-def _open(name: str) -> Any:
+def _open(name: str, options: SourceOptions) -> Any:
     if name.startswith(DATASET):
-        return dataset_table(name.removeprefix(DATASET))
+        return dataset_table(name.removeprefix(DATASET), options.split or "train", streaming=options.streaming)
     if not Path(name).is_file():
         raise FileNotFoundError(f"there is no file {name}")
     import datasets
 
     suffix = Path(name).suffix.lower()
-    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    builder: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
     try:
-        return datasets.load_dataset(BUILDERS[suffix], data_files=str(name), split="train", **options)
-    except (
-        Exception
-    ) as error:  # a stranger's file makes readers of tables raise almost anything, mostly without its name
+        return datasets.load_dataset(
+            BUILDERS[suffix],
+            data_files=str(name),
+            split=options.split or "train",
+            streaming=options.streaming,
+            **builder,
+        )
+    except Exception as error:
+        # A stranger's file makes readers of tables raise almost anything, mostly without its name.
         raise ValueError(f"{name} cannot be read as a table: {error.__cause__ or error}") from error
 
 
-def _chosen(table: Any, asked: Columns, folder: Path, name: str) -> Columns:
+def _chosen(table: Any, asked: SourceOptions, folder: Path, name: str) -> Columns:
     """The columns asked for, or the only ones of their kinds."""
-    kinds = {column: _kind(table, column, folder) for column in table.column_names}
+    first: dict[str, Any] = next(iter(table), {}) if table.features is None else {}
+    names = list(table.features or first)
+    kinds = {column: _kind(table, column, folder) for column in names}
     listed = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     for option, column in (("--caption", asked.caption), ("--image", asked.image)):
         if column is not None and column not in kinds:
             raise ValueError(f"{option} is {column!r}; the columns of {name} are {listed}")
-    if asked.caption is not None or asked.image is not None:
-        return asked
-    captions, images = ([column for column, kind in kinds.items() if kind == wanted] for wanted in ("text", "picture"))
-    if len(captions) != 1 or len(images) != 1:
-        raise ValueError(f"name the columns with --caption and --image; those of {name} are {listed}")
-    print(f"{name}: caption is column {captions[0]!r}, image is column {images[0]!r}")
-    return Columns(captions[0], images[0], asked.order)
+    caption, image = asked.caption, asked.image
+    if caption is None and image is None:
+        captions, images = (
+            [column for column, kind in kinds.items() if kind == wanted] for wanted in ("text", "picture")
+        )
+        if len(captions) != 1 or len(images) != 1:
+            raise ValueError(f"name the columns with --caption and --image; those of {name} are {listed}")
+        caption, image = captions[0], images[0]
+        print(f"{name}: caption is column {caption!r}, image is column {image!r}")
+    classes = getattr((table.features or {}).get(caption), "names", None)
+    return Columns(caption, image, asked.order, None if classes is None else tuple(classes))
 
 
 def _kind(table: Any, column: str, folder: Path) -> str:
     import datasets
 
-    feature = table.features[column]
+    feature = (table.features or {}).get(column)
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.Image) or "binary" in kind:
         return "picture"
     if isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature):
         return "picture"
-    if "string" not in kind:
+    value = next((row[column] for row in table.take(1)), None)
+    if feature is None and (isinstance(value, bytes) or hasattr(value, "convert")):
+        return "picture"
+    if not isinstance(value, str) and "string" not in kind:
         return "other"
-    first = table[0][column] if len(table) else None
-    return "picture" if isinstance(first, str) and first and _is_file(folder / first) else "text"
+    return "picture" if isinstance(value, str) and value and _is_file(folder / value) else "text"
 
 
 def _is_file(path: Path) -> bool:

@@ -228,13 +228,14 @@ def clip_sources(
     ]
 
 
-def dataset_table(name: str, split: str = "train") -> Any:
+def dataset_table(name: str, split: str = "train", streaming: bool = False) -> Any:
     """A table of the datasets library: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` knows by that name.
 
     Args:
         name: of the folder, builder or repository; builder arguments may follow after commas, and among them the split:
             "imagefolder,data_dir=photos,split=test".
         split: where the name says nothing.
+        streaming: read rows as they come, without a copy of the whole on the disk.
 
     Raises:
         FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
@@ -249,17 +250,17 @@ def dataset_table(name: str, split: str = "train") -> Any:
     split = options.pop("split", split)
     try:
         if not ((Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file()):
-            return datasets.load_dataset(path, split=split, **options)
+            return datasets.load_dataset(path, split=split, streaming=streaming, **options)
         table = datasets.load_from_disk(path)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         raise ValueError(f"the dataset {name} cannot be read: {error.__cause__ or error}") from error
     except ConnectionError as error:
         raise FileNotFoundError(f"there is no dataset {name} here, and its hub cannot be reached: {error}") from error
-    if not isinstance(table, datasets.DatasetDict):
-        return table
-    if split not in table:
-        raise ValueError(f"the dataset {path} has no split {split!r}; it has {sorted(table)}")
-    return table[split]
+    if isinstance(table, datasets.DatasetDict):
+        if split not in table:
+            raise ValueError(f"the dataset {path} has no split {split!r}; it has {sorted(table)}")
+        table = table[split]
+    return table.to_iterable_dataset() if streaming else table
 
 
 def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:

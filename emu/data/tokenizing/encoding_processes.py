@@ -1,0 +1,190 @@
+"""Windows encoded in this process or in several, in order, the same bytes whatever their number."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from emu.configuration import load_extensions
+from emu.data.tokenizing.document_reader import DocumentReader
+from emu.data.tokenizing.picture_sizes import parse_sizing
+from emu.data.tokenizing.records import Record, Source
+from emu.data.tokenizing.windows import EncodedWindow, encode_window
+from emu.multimodal_tokenizer import MultimodalTokenizer
+
+SMALL = 1000
+"""Records for each further process: starting one takes seconds."""
+POLL = 0.5
+"""Seconds between two looks at how far the processes are."""
+
+
+class LostProcess(RuntimeError):
+    """A process that encodes ended on its own."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What decides on the tokens of records, small enough to be sent to a process.
+
+    Attributes:
+        source: of the records.
+        tokenizer: folder or name of the tokenizers.
+        size: of pictures, as `parse_sizing` reads it.
+        loss_on: as of `DocumentReader`.
+        device: that pictures are encoded on.
+    """
+
+    source: Source
+    tokenizer: str
+    size: str | None = None
+    loss_on: str = "assistant"
+    device: str = "cpu"
+
+    def reader(self) -> DocumentReader:
+        """Load the tokenizers.
+
+        Raises:
+            FileNotFoundError, ValueError: they cannot be read, or the size does not fit them.
+        """
+        tokenizer = MultimodalTokenizer.from_pretrained(self.tokenizer)
+        vision = tokenizer.vision
+        if vision is not None:
+            vision.eval().to(self.device)
+        sizing = parse_sizing(self.size, 1 if vision is None else vision.spatial_factor, tokenizer.resize)
+        return DocumentReader(tokenizer, self.source.folder, sizing, self.loss_on)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A window of a shard, or, without records, a shard that is finished already.
+
+    Attributes:
+        shard: number of the shard.
+        records: of the window.
+        last: whether it is the last window of its shard.
+        num_samples: pictures that are kept for the report.
+        about: what the shard says of itself: `input`, and everything where it is finished.
+    """
+
+    shard: int
+    records: list[Record]
+    last: bool
+    num_samples: int
+    about: dict[str, Any]
+
+
+Results = Iterator[tuple[Task, EncodedWindow]]
+_EMPTY = EncodedWindow([], [])
+
+
+def usual_processes(length: int | None, device: str) -> int:
+    """As many processes as there are processors, fewer where the work is little; one for a graphics card."""
+    if length is None or device != "cpu":
+        return 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, length // SMALL))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: sums of floating point numbers depend on how they are divided up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def encode_here(
+    tasks: Iterable[Task], source: Source, reader: DocumentReader, tick: Callable[[int], object]
+) -> Results:
+    """Encode tasks in this process; `tick` is called with the number of records that were read."""
+    for task in tasks:
+        with one_thread():
+            window = encode_window(task.records, source, reader, task.num_samples, lambda: tick(1))
+        yield task, window
+
+
+def encode_in_processes(
+    tasks: Iterable[Task], encoding: Encoding, processes: int, tick: Callable[[int], object]
+) -> Results:
+    """Encode tasks in processes of their own, a few ahead of what is taken; arguments as of `encode_here`.
+
+    Raises:
+        LostProcess: a process ended, e.g. killed for its memory; what was finished is kept.
+    """
+    context = multiprocessing.get_context("spawn")  # threads of PyTorch and Arrow do not survive a fork
+    counter = context.Value("Q", 0)
+    pool = ProcessPoolExecutor(processes, context, _start, (encoding, counter))
+    waiting: deque[tuple[Task, Future[EncodedWindow] | None]] = deque()
+    shown = 0
+
+    def first() -> tuple[Task, EncodedWindow]:
+        nonlocal shown
+        task, future = waiting.popleft()
+        while future is not None and not future.done():
+            wait([future], POLL)
+            tick(counter.value - shown)
+            shown = counter.value
+        return task, _EMPTY if future is None else future.result()
+
+    try:
+        for task in tasks:
+            waiting.append((task, pool.submit(_encode, task) if task.records else None))
+            while len(waiting) > 2 * processes:
+                yield first()
+        while waiting:
+            yield first()
+        tick(counter.value - shown)
+    except BrokenProcessPool as error:
+        raise LostProcess(
+            "a process that encodes ended on its own (killed for its memory?); what was finished is kept, the same command goes on, "
+            "--processes 1 takes less memory"
+        ) from error
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start(encoding: Encoding, counter: Any) -> None:
+    """Prepare a process: it ends with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    torch.set_num_threads(1)
+    load_extensions()
+    _WORKER.update(encoding=encoding, reader=encoding.reader(), counter=counter)
+
+
+def _encode(task: Task) -> EncodedWindow:
+    counter = _WORKER["counter"]
+
+    def tick() -> None:
+        with counter.get_lock():
+            counter.value += 1
+
+    encoding = _WORKER["encoding"]
+    return encode_window(task.records, encoding.source, _WORKER["reader"], task.num_samples, tick)
