@@ -1,0 +1,204 @@
+"""Sources of raw documents: what each form becomes, and what is wrong with hostile ones."""
+
+import io
+import json
+import tarfile
+
+import datasets
+import pytest
+from PIL import Image
+
+from emu.data.tokenizing import SOURCES, SourceOptions, open_source
+from emu.lines import BadLine
+from tests.tokenizing_toys import CAPTIONS, png, scene, write_tar
+
+
+def tables(source):
+    """What the records of a source say; problems as (reason, message)."""
+    found = []
+    for record in source.records():
+        assert isinstance(source.state(record), bytes)
+        try:
+            found.append(source.read(record)["items"])
+        except BadLine as error:
+            found.append((error.reason, str(error)))
+    return found
+
+
+def reasons(source):
+    return [found[0] for found in tables(source) if isinstance(found, tuple)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures with a caption beside each, in two folders, one of JSON."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("2.png", "10.png", "more/1.png")):
+        (folder / name).write_bytes(png(number))
+    (folder / "2.txt").write_text(CAPTIONS[0] + "\n")
+    (folder / "10.txt").write_bytes(b"\xef\xbb\xbf" + CAPTIONS[1].encode() + b"\r\n")
+    (folder / "more" / "1.json").write_text(json.dumps({"caption": CAPTIONS[2], "width": 8}))
+    return folder
+
+
+def test_pictures_of_a_folder_come_in_natural_order_with_the_captions_beside_them(photos):
+    source = open_source(str(photos))
+    names = ["2.png", "10.png", "more/1.png"]
+    assert tables(source) == [[{"caption": text}, {"image": name}] for text, name in zip(CAPTIONS, names, strict=True)]
+    assert source.length == 3 and source.folder == photos
+    reverse = open_source(str(photos), SourceOptions(order="image,caption"))
+    assert tables(reverse)[0] == [{"image": "2.png"}, {"text": CAPTIONS[0]}]
+
+
+def test_pictures_without_any_caption_are_documents_of_their_own(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "LICENSE.txt").write_text("free\n")
+    assert tables(open_source(str(tmp_path))) == [[{"image": "0.png"}]]
+
+
+def test_what_lacks_its_caption_or_its_picture_is_a_problem(photos):
+    (photos / "3.png").write_bytes(png(3))
+    (photos / "4.txt").write_text("words")
+    (photos / "10.jpg").write_bytes(png(4))
+    (photos / "5.png").write_bytes(png(5))
+    (photos / "5.txt").write_text(" ")
+    (photos / "6.png").write_bytes(png(6))
+    (photos / "6.txt").write_bytes(b"\xff\xfe\xff")
+    assert sorted(reasons(open_source(str(photos)))) == [
+        *("duplicate name", "duplicate name", "no caption", "no caption", "no picture", "not UTF-8")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_metadata_file_holds_captions_as_datasets_reads_them(tmp_path, kind):
+    rows = [{"file_name": f"{number}.png", "text": text} for number, text in enumerate(CAPTIONS)]
+    rows += [{"file_name": "0.png", "text": "once more"}, {"file_name": "missing.png", "text": "b"}]
+    rows += [{"file_name": "../0.png", "text": "c"}, {"file_name": "3.png", "text": ""}]
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    file = tmp_path / f"metadata.{kind}"
+    if kind == "csv":
+        lines = [",".join(row.values()) for row in ({"a": "file_name", "b": "text"}, *rows)]
+        file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    elif kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(file)
+    source = open_source(str(tmp_path))
+    good = [table for table in tables(source) if isinstance(table, list)]
+    assert [table[0]["caption"] for table in good] == [CAPTIONS[0], "once more", *CAPTIONS[1:]]
+    assert sorted(reasons(source)) == ["missing file", "no caption", "no caption", "outside"]
+
+
+def test_a_folder_without_pictures_is_a_wrong_request(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="it is empty"):
+        open_source(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "a.txt").write_text("a")
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        open_source(str(tmp_path / "empty"))
+
+
+def test_members_of_one_name_are_a_sample(tmp_path):
+    members = {}
+    for number, text in enumerate(CAPTIONS):
+        members |= {f"./a/{number:03d}.PNG": png(number), f"./a/{number:03d}.txt": text.encode()}
+    write_tar(tmp_path / "0.tar", members)
+    write_tar(tmp_path / "1.tar", {"x.json": b'{"caption": "a ball", "id": 3}', "x.png": png(7), "y.png": png(8)})
+    found = tables(open_source(f"webdataset:{tmp_path}/*.tar"))
+    assert [table[0].get("caption") for table in found] == [*CAPTIONS, "a ball", None]
+    assert [list(table[-1]) for table in found] == [["image"]] * 5
+    assert Image.open(io.BytesIO(found[1][1]["image"])).tobytes() == scene(1).tobytes()
+
+
+def test_hostile_members_are_problems_and_never_touch_the_disk(tmp_path):
+    path = tmp_path / "hostile.tar"
+    with tarfile.open(path, "w") as file:
+        for name, kind, link in (
+            *(("../evil.png", tarfile.REGTYPE, ""), ("/etc/evil.png", tarfile.REGTYPE, "")),
+            *(("link.png", tarfile.SYMTYPE, "/etc/passwd"), ("hard.png", tarfile.LNKTYPE, "good.png")),
+            *(("fifo.png", tarfile.FIFOTYPE, ""), ("good.png", tarfile.REGTYPE, ""), ("good.png", tarfile.REGTYPE, "")),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, link
+            entry.size = len(png(0)) if kind == tarfile.REGTYPE else 0
+            file.addfile(entry, io.BytesIO(png(0)))
+        giant = tarfile.TarInfo("giant.png")
+        giant.size = 1 << 40
+        file.fileobj.write(giant.tobuf())
+    assert reasons(open_source(str(path))) == [
+        *("outside", "outside", "not a file", "not a file", "not a file", "duplicate name", "too large", "damaged")
+    ]
+    assert not (tmp_path.parent / "evil.png").exists()
+
+
+def test_a_truncated_tar_keeps_what_came_before(tmp_path):
+    write_tar(tmp_path / "whole.tar", {f"{number}.png": png(number, 64, 64) for number in range(3)})
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:20_000])
+    first, *others = tables(open_source(str(tmp_path / "cut.tar")))
+    assert isinstance(first, list) and [reason for reason, _ in others] == ["damaged", "damaged"]
+    (tmp_path / "words.tar").write_bytes(b"words" * 1000)
+    with pytest.raises(ValueError, match=r"words\.tar is not an uncompressed tar file"):
+        list(open_source(str(tmp_path / "words.tar")).records())
+    with pytest.raises(FileNotFoundError, match="no tar files"):
+        open_source("webdataset:nowhere/*.tar")
+
+
+def test_plain_text_is_a_document_a_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("a ball\n\na red circle\n")
+    assert tables(open_source(str(tmp_path / "notes.txt"))) == [["a ball"], ["a red circle"]]
+    (tmp_path / "notes.log").write_text("a ball\n")
+    assert tables(open_source(f"text:{tmp_path / 'notes.log'}")) == [["a ball"]]
+
+
+def test_a_csv_with_a_byte_order_mark_and_carriage_returns_is_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbfwords,file\r\na ball,0.png\r\n")
+    for streaming in (False, True):
+        source = open_source(str(tmp_path / "pairs.csv"), SourceOptions(streaming=streaming))
+        assert tables(source) == [[{"caption": "a ball"}, {"image": "0.png"}]]
+        assert source.length == (None if streaming else 1)
+
+
+def test_a_clip_file_becomes_clips_of_a_length(tmp_path):
+    frames = [scene(number) for number in range(10)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=250, loop=0)
+    whole = tables(open_source(str(tmp_path / "a.gif")))
+    assert whole == [[{"video": "a.gif"}]]
+    parts = tables(open_source(str(tmp_path), SourceOptions(clip_frames=4, stride=0.5)))
+    assert [item["start"] for (item,) in parts] == [0, 0.5, 1, 1.5] and parts[0][0]["frames"] == 4
+    parts = tables(open_source(str(tmp_path), SourceOptions(clip_frames=4, fps=8)))
+    assert [item["start"] for (item,) in parts] == [0, 0.5, 1, 1.5, 2] and parts[0][0]["fps"] == 8
+
+
+def test_options_that_are_not_for_a_source_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("a\n")
+    with pytest.raises(ValueError, match="--clip-frames does not go with it"):
+        open_source(str(tmp_path / "notes.txt"), SourceOptions(clip_frames=3))
+    for wrong in ({"order": "image"}, {"fps": 0}, {"clip_frames": 0}, {"stride": 1.0}):
+        with pytest.raises(ValueError, match="--"):
+            SourceOptions(**wrong)
+
+
+class LetterSource:
+    """A source of a user's own."""
+
+    takes = frozenset()
+
+    def __init__(self, name, options):
+        self.name = name
+
+    @classmethod
+    def accepts(cls, name):
+        return name.endswith(".letters")
+
+
+def test_a_source_of_ones_own_is_found_by_its_name_and_by_what_it_accepts():
+    SOURCES.register("letters", LetterSource)
+    try:
+        assert open_source("abc.letters").name == "abc.letters"
+        assert open_source("letters:abc").name == "abc"
+    finally:
+        SOURCES.unregister("letters")
