@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from emu import Emu
-from emu.generation.windows import Window
+from emu.generation.window_choice import Window
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

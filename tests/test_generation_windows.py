@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emu.generation.windows import CANDIDATES, FastestWindow
+from emu.generation.window_choice import CANDIDATES, FastestWindow
 
 
 @pytest.mark.parametrize("seconds", [(1.0, 3.0), (3.0, 1.0)])

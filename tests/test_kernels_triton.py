@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from emu_kernels import guided_sample, reference
+from emu_kernels.attention.gpu import attention_triton
+from emu_kernels.attention.gpu_backward import attention_backward_triton
+from emu_kernels.guided_sample.gpu import guided_sample_triton
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
+from emu_kernels.linear_cross_entropy.gpu import backward_triton, forward_triton
+from emu_kernels.nearest_code.gpu import nearest_code_triton
 from emu_kernels.testing import Interpreter
 
 triton = pytest.importorskip("triton")
@@ -70,9 +75,7 @@ def test_linear_cross_entropy(interpreter: Interpreter, name: str, blocks: dict)
     ranges = torch.tensor([[0, 210], [50, 100]]).repeat(23, 1)[:45] if own else None
     options = (target, weights if weighted else None, first, count, ranges, softcap, -100, z_loss, reduction)
     wanted = True, reduction != "none", reduction != "none"
-    found = interpreter.call(
-        "linear_cross_entropy.gpu", "forward_triton", hidden, weight, *options, *wanted, config=blocks
-    )
+    found = interpreter.call(forward_triton, hidden, weight, *options, *wanted, config=blocks)
     expected = forward_chunked(hidden.double(), weight.double(), *options, *wanted)
     assert torch.equal(found[2], expected[2])
     assert all(relative_error(a, b) < 1e-6 for a, b in zip(found[:2], expected[:2], strict=True))
@@ -84,7 +87,7 @@ def test_large_logits_under_z_loss_stay_within_float16(interpreter: Interpreter)
     hidden, weight, target, _ = loss_case()
     hidden = hidden * 16.0
     options = (target, None, 0, 210, None, 0.0, -100, 0.05, "mean", False, True, True)
-    found = interpreter.call("linear_cross_entropy.gpu", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS)
+    found = interpreter.call(forward_triton, hidden, weight, *options, config=LOSS_BLOCKS)
     expected = forward_chunked(hidden.double(), weight.double(), *options)
     assert float(expected[1].max()) > 200
     assert all(relative_error(a, b) < 2e-3 for a, b in zip(found[3:], expected[3:], strict=True))
@@ -94,9 +97,7 @@ def test_the_most_likely_id_of_a_row_that_is_not_a_number_is_an_id(interpreter: 
     hidden, weight, target, _ = loss_case()
     hidden[5] = torch.nan
     options = (target, None, 0, 210, None, 0.0, -100, 0.0, "none", True, False, False)
-    best = interpreter.call("linear_cross_entropy.gpu", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS)[
-        2
-    ]
+    best = interpreter.call(forward_triton, hidden, weight, *options, config=LOSS_BLOCKS)[2]
     assert 0 <= int(best[5]) < 210
 
 
@@ -104,9 +105,7 @@ def test_linear_cross_entropy_in_chunks(interpreter: Interpreter) -> None:
     """Two chunks of one slice, the second of which adds to what the first has written into memory full of NaN."""
     hidden, weight, target, _ = loss_case()
     options = (target, None, 50, 110, None, 0.0, -100, 0.0, "mean", False, True, True)
-    found = interpreter.call(
-        "linear_cross_entropy.gpu", "forward_triton", hidden, weight, *options, config=LOSS_BLOCKS, scratch_bytes=1
-    )
+    found = interpreter.call(forward_triton, hidden, weight, *options, config=LOSS_BLOCKS, scratch_bytes=1)
     expected = forward_chunked(hidden.double(), weight.double(), *options)
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[3:], expected[3:], strict=True))
     assert not found[4][:50].any() and not found[4][160:].any()
@@ -120,7 +119,7 @@ def test_linear_cross_entropy_backward(interpreter: Interpreter, with_targets: b
     target = target.abs() if with_targets else None
     options = 0, 210, None, 2.0, True, True
     found = interpreter.call(
-        "linear_cross_entropy.gpu", "backward_triton", hidden, weight, target, 0.02 * weights, on_target,
+        backward_triton, hidden, weight, target, 0.02 * weights, on_target,
         lse.float(), *options, config=LOSS_BLOCKS,
     )  # fmt: skip
     exact_on_target = on_target.double() if on_target is not None else None
@@ -146,10 +145,8 @@ def run_attention(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output and gradients of (q, k, v, grad); `form` configures the forward, the kernel of keys and that of queries."""
     q, k, v, grad = tensors
-    out, lse = interpreter.call("attention.gpu", "attention_triton", q, k, v, *arguments, config=form[0])
-    gradients = interpreter.call(
-        "attention.gpu_backward", "attention_backward_triton", grad, q, k, v, out, lse, *arguments, configs=form[1:]
-    )
+    out, lse = interpreter.call(attention_triton, q, k, v, *arguments, config=form[0])
+    gradients = interpreter.call(attention_backward_triton, grad, q, k, v, out, lse, *arguments, configs=form[1:])
     return out, gradients
 
 
@@ -219,7 +216,7 @@ def test_offsets_beyond_the_row_lead_to_no_keys_beyond_it(interpreter: Interpret
     """Their values are not checked on a GPU."""
     q, k, v = (torch.randn(1, 40, h, 8, generator=torch.Generator().manual_seed(h)) for h in (2, 1, 1))
     arguments = None, torch.tensor([0, 100], dtype=torch.int32), False, 0, 0.0, 0.3
-    out, _ = interpreter.call("attention.gpu", "attention_triton", q, k, v, *arguments, config=tiles())
+    out, _ = interpreter.call(attention_triton, q, k, v, *arguments, config=tiles())
     expected = reference.attention(
         q.double(), k.double(), v.double(), reference.visible(1, 40, causal=False), scale=0.3
     )
@@ -233,9 +230,7 @@ def test_attention_takes_views_of_one_projection(interpreter: Interpreter, dtype
     joint = torch.randn(2, 19, 32 + offset, generator=torch.Generator().manual_seed(0)).to(dtype)
     q, k, v = joint[..., offset:].unflatten(-1, (4, 8)).split((2, 1, 1), dim=2)
     blocks = tiles(descriptors=dtype == torch.float16, dtype=dtype)
-    out, _ = interpreter.call(
-        "attention.gpu", "attention_triton", q, k, v, None, None, True, 0, 0.0, 0.5, config=blocks
-    )
+    out, _ = interpreter.call(attention_triton, q, k, v, None, None, True, 0, 0.0, 0.5, config=blocks)
     expected = reference.attention(q.double(), k.double(), v.double(), reference.visible(2, 19), scale=0.5)
     assert relative_error(out, expected) < (1e-6 if dtype == torch.float32 else 1e-3)
 
@@ -258,7 +253,7 @@ def test_sampler_draws_the_tokens_of_the_cpu_path(interpreter: Interpreter, name
     seed, stream, position = (torch.randint(0, 2**40, (3,), generator=generator) for _ in range(3))
     expected = guided_sample(logits, (2.0, 1.5), **options, seed=seed, stream=stream, position=position, draw=3)
     found = interpreter.call(
-        "guided_sample.gpu", "guided_sample_triton", logits, 2.0, 1.5, options.get("temperature", 1.0),
+        guided_sample_triton, logits, 2.0, 1.5, options.get("temperature", 1.0),
         options.get("top_k", 0), options.get("top_p", 1.0), seed, stream, position, 3,
     )  # fmt: skip
     assert torch.equal(found, expected)
@@ -269,14 +264,14 @@ def test_sampler_takes_rows_longer_than_its_filter(interpreter: Interpreter) -> 
     key = [torch.tensor([number]) for number in (5, 6, 7)]
     names = dict(zip(("seed", "stream", "position"), key, strict=True))
     expected = guided_sample(logits, 2.0, top_k=100, top_p=0.9, **names)
-    found = interpreter.call("guided_sample.gpu", "guided_sample_triton", logits, 2.0, 1.0, 1.0, 100, 0.9, *key, 0)
+    found = interpreter.call(guided_sample_triton, logits, 2.0, 1.0, 1.0, 100, 0.9, *key, 0)
     assert torch.equal(found, expected)
 
 
 def test_sampler_keeps_ties_as_the_cpu_path_does(interpreter: Interpreter) -> None:
     logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 16, 5)
     key = [torch.arange(16)] * 3
-    found = interpreter.call("guided_sample.gpu", "guided_sample_triton", logits, 1.0, 1.0, 1.0, 2, 1.0, *key, 0)
+    found = interpreter.call(guided_sample_triton, logits, 1.0, 1.0, 1.0, 2, 1.0, *key, 0)
     names = dict(zip(("seed", "stream", "position"), key, strict=True))
     assert torch.equal(found, guided_sample(logits, top_k=2, **names))
     assert set(found.tolist()) == {0, 1, 2, 3}
@@ -291,7 +286,7 @@ def test_nearest_code(interpreter: Interpreter, width: int, dtype: torch.dtype) 
     codebook[75] = codebook[3]  # a tie, for which the lowest index wins
     z[5] = codebook[3]
     blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
-    found = interpreter.call("nearest_code.gpu", "nearest_code_triton", z, codebook, blocks)
+    found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
 
 
@@ -299,7 +294,7 @@ def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
     generator = torch.Generator().manual_seed(0)
     z, codebook = (torch.randn(n, 4, generator=generator) + 3000.0 for n in (20, 100))
     blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
-    found = interpreter.call("nearest_code.gpu", "nearest_code_triton", z, codebook, blocks)
+    found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
 
 

@@ -15,10 +15,10 @@ from emu.generation.decoding import decode_open
 from emu.generation.grid_job import GridJob
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
+from emu.generation.lengths import beyond_positions, room_for_text, warn_caller
 from emu.generation.linear import TILE, LinearBackend
 from emu.generation.numbers import check_whole
-from emu.generation.positions import beyond_positions, room_for_text, warn_caller
-from emu.generation.prompts import (
+from emu.generation.prompt_ids import (
     Prompts,
     begun_document,
     check_headers,
@@ -30,7 +30,7 @@ from emu.generation.prompts import (
 from emu.generation.sampling import Keys, Sampling, make_keys
 from emu.generation.session import GenerationStats, Session
 from emu.generation.threads import threads_for
-from emu.generation.windows import FastestWindow, Window, check_window
+from emu.generation.window_choice import FastestWindow, Window, check_window
 from emu.layouts import Layout
 from emu.modalities import Grid
 from emu.model import EmuForCausalLM

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emu.generation.decoding import decode_block
 from emu.generation.grid_schedule import GridSchedule, OnRow, read_codes, row_events, schedule_grid
-from emu.generation.prompts import known_codes, repeated
+from emu.generation.prompt_ids import known_codes, repeated
 from emu.generation.sampling import Keys, Sampling
 from emu.generation.session import Session
 from emu.generation.speculation import Speculator

@@ -1,5 +1,7 @@
 """Layouts: how documents become sequences."""
 
+from __future__ import annotations
+
 from emu.layouts.cursor import Cursor
 from emu.layouts.emu3 import Emu3Layout
 from emu.layouts.emu35 import Emu35Layout

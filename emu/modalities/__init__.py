@@ -1,5 +1,7 @@
 """The modalities that come with the library, images, clips and boxes, and the table that others are added to."""
 
+from __future__ import annotations
+
 from emu.modalities.base import Grid, Modality
 from emu.modalities.boxes import BoxesModality
 from emu.modalities.image import ImageModality

@@ -9,9 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Sampling
+from emu.generation.lengths import room_for_text
 from emu.generation.numbers import check_whole
-from emu.generation.positions import room_for_text
-from emu.generation.windows import Window
+from emu.generation.window_choice import Window
 from emu.pipeline.grid_requests import (
     Clip,
     GridRequests,

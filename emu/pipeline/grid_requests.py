@@ -19,7 +19,7 @@ from emu.documents import CodeSegment, Video
 from emu.generation import Engine, Sampling
 from emu.generation.numbers import check_whole
 from emu.generation.threads import threads_for
-from emu.generation.windows import Window, check_window
+from emu.generation.window_choice import Window, check_window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults, Size

@@ -1,8 +1,10 @@
 """Rendered worlds whose probabilities are known exactly."""
 
+from __future__ import annotations
+
 from functools import cache
 
-from emu.worlds.captions import CaptionTable, Filling, Rule
+from emu.worlds.caption_table import CaptionTable, Filling, Rule
 from emu.worlds.moving import MovingWorld
 from emu.worlds.shapes import ShapesWorld
 from emu.worlds.world import COMBINATIONS, HELD_OUT, SPLITS, TRAIN, Draws, Task, World

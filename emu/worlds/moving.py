@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emu.worlds import tiles
-from emu.worlds.captions import Rule
+from emu.worlds.caption_table import Rule
 from emu.worlds.tiles import COLOURS, LATTICE
 from emu.worlds.world import Task, World
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from emu.randomness import key_of, uniforms
 from emu.worlds import tiles
-from emu.worlds.captions import Columns, Filling, Rule
+from emu.worlds.caption_table import Columns, Filling, Rule
 from emu.worlds.tiles import COLOURS, LATTICE, SHAPES, SIZES
 from emu.worlds.world import Task, World
 

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from emu.randomness import key_of, uniforms
-from emu.worlds.captions import CaptionTable, Columns, Rule
+from emu.worlds.caption_table import CaptionTable, Columns, Rule
 from emu.worlds.table import ConditionalTable
 
 TRAIN, HELD_OUT, COMBINATIONS = "train", "held_out", "combinations"

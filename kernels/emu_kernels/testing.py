@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import multiprocessing
 import os
@@ -43,9 +42,9 @@ class Interpreter:
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_interpreter)
 
-    def call(self, module: str, function: str, *arguments: Any, **options: Any) -> Any:
-        """Return `emu_kernels.<module>.<function>(*arguments, **options)`; tensors travel by value."""
-        return self._pool.submit(_interpret, module, function, arguments, options).result()
+    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Return `function(*arguments, **options)`; the function travels by its name, which that process imports, tensors by value."""
+        return self._pool.submit(function, *arguments, **options).result()
 
     def close(self) -> None:
         """End the process."""
@@ -56,10 +55,6 @@ def _start_interpreter() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-
-
-def _interpret(module: str, function: str, arguments: tuple, options: dict) -> Any:
-    return getattr(importlib.import_module(f"emu_kernels.{module}"), function)(*arguments, **options)
 
 
 INSTRUCTIONS = {

@@ -26,7 +26,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 @dataclass(frozen=True)
-class Tile:
+class AttentionTile:
     """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`.
 
     Their documents are `spans`, the same in all rows; or rows with documents of their own carry `runs` (B, S), padding 0.
@@ -76,7 +76,7 @@ def attention_tiled(
     return _forward(plan_tiles(*documents, alone=True), q, k, v, causal, window, softcap, scale)
 
 
-def _all_finite(tiles: list[Tile], results: tuple[Tensor, ...]) -> bool:
+def _all_finite(tiles: list[AttentionTile], results: tuple[Tensor, ...]) -> bool:
     """Tell whether no document can have spoilt another one: none shares a tile, or all results are finite."""
     # One sum instead of a mask of all entries: it is finite only if they are.
     return not any(tile.shared for tile in tiles) or all(
@@ -85,7 +85,7 @@ def _all_finite(tiles: list[Tile], results: tuple[Tensor, ...]) -> bool:
 
 
 def _forward(
-    tiles: list[Tile], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, softcap: float, scale: float
+    tiles: list[AttentionTile], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, softcap: float, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Compute output and log-sum-exp of the tiles, zeros elsewhere."""
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
@@ -131,7 +131,7 @@ def attention_backward_tiled(
 
 
 def _backward(
-    tiles: list[Tile],
+    tiles: list[AttentionTile],
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -179,7 +179,7 @@ def plan_tiles(
     causal: bool,
     window: int,
     alone: bool = False,
-) -> list[Tile]:
+) -> list[AttentionTile]:
     """Plan tiles that cover every position of a document once; with `alone` none holds more than one document."""
     if num_rows == 0 or length == 0:
         return []
@@ -190,7 +190,7 @@ def plan_tiles(
     if all(spans == spans_of_rows[0] for spans in spans_of_rows):
         return _row_tiles(slice(0, num_rows), spans_of_rows[0], causal, window, alone)
     if length <= SHORT and not alone:
-        return [Tile(slice(0, num_rows), 0, length, 0, length, (), _runs(segment_ids))]
+        return [AttentionTile(slice(0, num_rows), 0, length, 0, length, (), _runs(segment_ids))]
     tiles = []
     for row, spans in enumerate(spans_of_rows):
         tiles += _row_tiles(slice(row, row + 1), spans, causal, window, alone)
@@ -225,13 +225,17 @@ def _runs(segment_ids: Tensor) -> Tensor:
     return runs.masked_fill_(segment_ids == 0, 0).int()
 
 
-def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: int, alone: bool) -> list[Tile]:
+def _row_tiles(
+    rows: slice, spans: list[tuple[int, int]], causal: bool, window: int, alone: bool
+) -> list[AttentionTile]:
     """Tile one row: neighbouring short documents share a tile unless `alone`, a long document is cut into several."""
     tiles = []
     waiting: list[tuple[int, int]] = []
     for first, last in [*spans, (-1, -1)]:  # the last pair follows on nothing and sends off those that wait
         if waiting and (alone or first != waiting[-1][1] or last - waiting[0][0] > TILE):
-            tiles.append(Tile(rows, waiting[0][0], waiting[-1][1], waiting[0][0], waiting[-1][1], tuple(waiting)))
+            tiles.append(
+                AttentionTile(rows, waiting[0][0], waiting[-1][1], waiting[0][0], waiting[-1][1], tuple(waiting))
+            )
             waiting = []
         if last - first <= TILE:
             waiting.append((first, last))
@@ -240,11 +244,11 @@ def _row_tiles(rows: slice, spans: list[tuple[int, int]], causal: bool, window: 
             stop = min(start + TILE, last)
             key_first = max(first, start - window + 1) if window else first
             key_last = stop if causal else (min(last, stop + window - 1) if window else last)
-            tiles.append(Tile(rows, start, stop, key_first, key_last, ((first, last),)))
+            tiles.append(AttentionTile(rows, start, stop, key_first, key_last, ((first, last),)))
     return tiles
 
 
-def tile_mask(tile: Tile, causal: bool, window: int, like: Tensor) -> tuple[Tensor | None, bool]:
+def tile_mask(tile: AttentionTile, causal: bool, window: int, like: Tensor) -> tuple[Tensor | None, bool]:
     """Return the additive mask (..., queries, keys) of a tile or None, and whether the kernel's own causal mask does."""
     length = tile.last - tile.first
     no_window = not window or window >= tile.key_last - tile.key_first
