@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from emu.demo.digits import draw_stills, load_digits
+from emu.demo.judge import spread, variety, variety_of_answers
 from emu.demo.report import TASKS, goal_mark, goal_rows
 from emu.demo.run import GOALS, LONG_GOALS, DemoPlan
-from emu.demo.variety import spread, variety, variety_of_answers
 
 
 @pytest.fixture(scope="module")

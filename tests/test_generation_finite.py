@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from emu import Emu, EmuForCausalLM, VisionTokenizer
 from emu.generation import Engine
-from emu.generation.finite_logits import FiniteLogits
+from emu.generation.limits import FiniteLogits
 from emu_tokenizers.weight_checks import check_finite
 
 BAD = [float("nan"), float("inf"), float("-inf")]

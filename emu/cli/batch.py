@@ -19,7 +19,7 @@ from tqdm import tqdm
 from emu.cli.manifest import OutputManifest
 from emu.cli.problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.cli.prompts import PromptReader, Request, check_words
-from emu.generation.numbers import check_whole
+from emu.generation.limits import check_whole
 from emu.lines import Place
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu

@@ -21,7 +21,7 @@ from emu.cli.problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.data.tokenizing.named_files import is_clip
 from emu.data.tokenizing.records import state_of
 from emu.documents import Video
-from emu.generation.numbers import check_whole
+from emu.generation.limits import check_whole
 from emu.lines import Place
 from emu.pipeline import Emu
 from emu.pipeline.requests import Size

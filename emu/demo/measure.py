@@ -13,8 +13,7 @@ from torch import Tensor
 
 from emu.demo.digit_captions import QUESTION, answer, clip_caption, drawable_prompts, motion_caption
 from emu.demo.digits import DIRECTIONS, FRAMES, REST, SHIFTS, Digits, draw_clips, draw_stills, to_rgb_pixels
-from emu.demo.judge import ClipJudge, DigitJudge
-from emu.demo.variety import variety, variety_of_answers
+from emu.demo.judge import ClipJudge, DigitJudge, variety, variety_of_answers
 from emu.documents import Video
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer

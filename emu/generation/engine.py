@@ -15,9 +15,8 @@ from emu.generation.decoding import decode_open
 from emu.generation.grid_job import GridJob
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
-from emu.generation.lengths import beyond_positions, room_for_text, warn_caller
+from emu.generation.limits import beyond_positions, check_whole, room_for_text, warn_caller
 from emu.generation.linear import TILE, LinearBackend
-from emu.generation.numbers import check_whole
 from emu.generation.prompt_ids import (
     Prompts,
     begun_document,

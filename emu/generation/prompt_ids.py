@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from emu.generation.lengths import warn_caller
+from emu.generation.limits import warn_caller
 from emu.layouts import BlockTemplate, Cursor, Layout
 from emu.modalities import Grid
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emu.generation.numbers import check_number, check_whole
+from emu.generation.limits import check_number, check_whole
 from emu_kernels import guided_sample
 
 

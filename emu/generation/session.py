@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emu.generation.finite_logits import FiniteLogits
+from emu.generation.limits import FiniteLogits
 from emu.generation.linear import IdRange, LinearBackend
 from emu.model import EmuForCausalLM, StaticCache
 

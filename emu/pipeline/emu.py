@@ -9,8 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Sampling
-from emu.generation.lengths import room_for_text
-from emu.generation.numbers import check_whole
+from emu.generation.limits import check_whole, room_for_text
 from emu.generation.window_choice import Window
 from emu.pipeline.grid_requests import (
     Clip,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from emu.documents import CodeSegment, Video
 from emu.generation import Engine, Sampling
-from emu.generation.numbers import check_whole
+from emu.generation.limits import check_whole
 from emu.generation.threads import threads_for
 from emu.generation.window_choice import Window, check_window
 from emu.modalities import Grid

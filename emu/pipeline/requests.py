@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from emu.generation import Sampling
-from emu.generation.numbers import check_number, check_whole
+from emu.generation.limits import check_number, check_whole
 from emu.trained import UNKNOWN, Trained
 
 Item = TypeVar("Item")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emu.documents import CodeSegment, Plan, Text, TextSegment
-from emu.generation.lengths import beyond_positions, warn_caller
+from emu.generation.limits import beyond_positions, warn_caller
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
 from emu.trained import Trained, task_name

@@ -30,7 +30,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from emu.configuration.problems import Problem, raise_problems
 from emu.model import EmuConfig
 from emu.stopping import Stopped, handled
-from emu.training.building import BUILD_ERRORS, build_apart, complete_settings
 from emu.training.checkpoints import (
     AtomicCheckpointIO,
     StepCheckpoint,
@@ -41,7 +40,7 @@ from emu.training.checkpoints import (
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.module import EmuModule
-from emu.training.module_class import find_class, take_class
+from emu.training.module_class import BUILD_ERRORS, build_apart, complete_settings, find_class, take_class
 from emu.training.parallel import load_ours
 from emu.training.parsing import parse
 from emu.training.preflight import CheckData, early_problems

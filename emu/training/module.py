@@ -14,15 +14,13 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.randomness import derive_key
-from emu.training.gradients import GradientGuard
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
-from emu.training.optimizers import build_optimizer
+from emu.training.optimizers import GradientGuard, build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
-from emu.training.step_weights import StepWeights
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
-from emu.training.weighting import LossWeighting
+from emu.training.weighting import LossWeighting, StepWeights
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.training.schedules import OptimizerOptions
 from emu_tokenizers.weight_checks import check_weights

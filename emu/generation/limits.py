@@ -1,0 +1,128 @@
+"""What generation refuses or warns of: numbers out of range, lengths beyond the model's positions, logits that are not numbers."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected {least} or more")
+    return int(value)
+
+
+def check_number(name: str, value: Any, *, positive: bool = False, most: float = math.inf) -> float:
+    """`value` as a float, finite and at least 0.
+
+    Args:
+        name: of the setting, for messages.
+        positive: whether 0 is invalid.
+        most: the largest valid number.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is outside its range.
+    """
+    expected = ("above 0" if positive else "0 or more") + (f", at most {most:g}" if most < math.inf else "")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; expected a number {expected}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (positive and number == 0) or number > most:
+        raise ValueError(f"{name} is {value}; expected a number {expected}")
+    return number
+
+
+OURS = ("emu", "torch", "contextlib")
+"""Packages whose lines a warning does not point at."""
+
+
+def warn_caller(message: str) -> None:
+    """Warn, at the line outside of this library that asked for it."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def beyond_positions(tokens: int, positions: int) -> str:
+    """What is wrong with the length of a sequence, in words; empty where nothing is."""
+    return f"{tokens} tokens (the model has {positions} positions)" if tokens > positions else ""
+
+
+def room_for_text(prompts: Sequence[Tensor], positions: int, max_new_tokens: int) -> list[int]:
+    """Tokens that may follow each prompt (n,): `max_new_tokens`, or what is left of the model's positions.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    for prompt in prompts:
+        if len(prompt) >= positions:
+            raise ValueError(
+                f"a prompt has {len(prompt)} tokens and the model {positions} positions, which leaves none to write; shorten it"
+            )
+    return [min(max_new_tokens, positions - len(prompt)) for prompt in prompts]
+
+
+class FiniteLogits:
+    """Looks at all logits of a session.
+
+    On a CPU each is looked at before it is drawn from. Elsewhere looking would wait for the device at every token, so that sums are
+    collected and `check` looks at them, before anything that was drawn leaves the engine.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[int, Tensor]] = []
+
+    def passed(self, logits: Tensor, position: int) -> Tensor:
+        """The same logits (G, sequences, ...), of the token at `position` of the longest sequence.
+
+        Raises:
+            FloatingPointError: they hold NaN or infinity.
+        """
+        # One sum instead of a test of each number: NaN and infinity go through it. Half precision would overflow.
+        total = logits.sum(dtype=torch.promote_types(logits.dtype, torch.float32))
+        if logits.device.type != "cpu":
+            self._sums.append((position, total))
+        elif not math.isfinite(float(total)):
+            raise _broken(position, logits.dtype, logits)
+        return logits
+
+    def check(self) -> None:
+        """Look at what was collected.
+
+        Raises:
+            FloatingPointError: logits held NaN or infinity; the message names the first token.
+        """
+        collected, self._sums = self._sums, []
+        if collected:
+            fine = torch.stack([total for _, total in collected]).isfinite().tolist()
+            for (position, total), is_fine in zip(collected, fine, strict=True):
+                if not is_fine:
+                    raise _broken(position, total.dtype)
+
+
+def _broken(position: int, dtype: torch.dtype, logits: Tensor | None = None) -> FloatingPointError:
+    where = ""
+    if logits is not None:
+        rows = (~logits.isfinite()).flatten(2).any(-1).any(0).nonzero()[:, 0].tolist()  # of (G, sequences, ...)
+        where = f" of sequence {', '.join(map(str, rows[:8]))} of the batch" if rows else ""
+    return FloatingPointError(
+        f"the logits of token {position}{where} hold NaN or infinity ({dtype}), so nothing can be drawn; the weights are damaged "
+        "(compare their files: Emu.from_pretrained(..., verify=True)) or the numbers too large for the dtype (try float32 or bfloat16)"
+    )
