@@ -114,7 +114,7 @@ class EmuConfig(PreTrainedConfig):
     def _check_divisible(self, name: str, divisor: str) -> None:
         value, by = getattr(self, name), getattr(self, divisor)
         if value % by:
-            raise ValueError(f"{name} {value} is no multiple of {divisor} {by}; change one of them")
+            raise ValueError(f"{name} {value} is not a multiple of {divisor} {by}; change one of them")
 
     def validate_architecture(self) -> None:
         """What a strict configuration checks after the types of its fields."""

@@ -120,7 +120,7 @@ def test_parts_that_refuse_to_be_built_do_not_hide_the_others(told):
         config["checkpoint"]["keep"] = 0
 
     found = " | ".join(told(change))
-    assert "hidden_size 32 is no multiple of num_attention_heads 5" in found and "keep is 0" in found
+    assert "hidden_size 32 is not a multiple of num_attention_heads 5" in found and "keep is 0" in found
     assert "more than row_length 8" in found
 
 

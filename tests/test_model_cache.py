@@ -1,4 +1,4 @@
-"""Blocks behind a static cache against one pass over everything."""
+"""Blocks after a static cache against one pass over everything."""
 
 import pytest
 import torch

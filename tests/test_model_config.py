@@ -8,8 +8,8 @@ from emu.model import EmuConfig
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"hidden_size": 30}, "hidden_size 30 is no multiple of num_attention_heads 32"),
-        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        ({"hidden_size": 30}, "hidden_size 30 is not a multiple of num_attention_heads 32"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 7}, "must be even"),
         ({"num_hidden_layers": 0}, "expected a positive"),
         ({"residual_dropout": 1.0}, "expected 0 <= p < 1"),

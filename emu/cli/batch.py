@@ -189,7 +189,7 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
     options.add_argument(
         "prompts",
         nargs="+",
-        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, and if wished seed, {keys}",
+        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, and optionally seed, {keys}",
     )
     options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
     options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
@@ -197,14 +197,14 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
     options.add_argument("--guidance-scale", type=float, help="1 leaves guidance out")
     options.add_argument("--negative-prompt", help="what guidance moves away from")
     options.add_argument("--temperature", type=float, help="0 is greedy")
-    options.add_argument("--top-k", type=int, help="draw among so many codes; 0 means all")
+    options.add_argument("--top-k", type=int, help="draw among the N most likely codes; 0 means all")
     options.add_argument("--top-p", type=float, help="draw among the codes that hold this share")
     options.add_argument(
         "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
     )
     options.add_argument("--batch-size", type=int, default=16, help="lines at a time (%(default)s)")
     options.add_argument(
-        "--window", type=int, default=1, help="above 1: exact speculative decoding of so many codes at once"
+        "--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once"
     )
     options.add_argument(
         "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"

@@ -39,7 +39,7 @@ class Mixture:
         seed: chooses the orders and the keys.
 
     Raises:
-        ValueError: names that are no source, a negative count, an empty source, or no documents at all; all of them in one message.
+        ValueError: names that are not of a source, a negative count, an empty source, or no documents at all; all of them in one message.
     """
 
     def __init__(

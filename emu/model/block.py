@@ -1,4 +1,4 @@
-"""One block of the transformer: attention and a gated feed-forward layer, each behind a norm and beside the residual stream."""
+"""One block of the transformer: attention and a gated feed-forward layer, each after a norm and beside the residual stream."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class StaticCache:
         self._bias.masked_fill_(missing, float("-inf"))
 
     def starts(self) -> list[int]:
-        """The slot behind the last token of each row."""
+        """The slot after the last token of each row."""
         return [self.length] * self.rows if self._ends is None else self._ends.tolist()
 
     def _next_slots(self, tokens: int) -> Tensor:
@@ -107,11 +107,11 @@ class StaticCache:
         """Reserve the slots of the next tokens.
 
         Raises:
-            ValueError: there are not so many left.
+            ValueError: fewer are left.
         """
         if self.length + tokens > self.capacity:
             raise ValueError(
-                f"{tokens} tokens behind {self.length} do not fit a cache of {self.capacity} slots; make it with a larger capacity"
+                f"{tokens} tokens after {self.length} do not fit a cache of {self.capacity} slots; make it with a larger capacity"
             )
         self._new = tokens
 
@@ -141,10 +141,10 @@ class StaticCache:
         self._values[:, row, :, start:end] = source._values[:, source_row, :, first : source.length]
 
     def truncate(self, length: int | Tensor) -> None:
-        """Forget what was written behind the first `length` slots; no memory moves.
+        """Forget what was written after the first `length` slots; no memory moves.
 
         Args:
-            length: slots that stay, one number for all rows or (rows,) int64. After the latter each row goes on behind its own end.
+            length: slots that stay, one number for all rows or (rows,) int64. After the latter each row goes on after its own end.
 
         Raises:
             ValueError: fewer slots were written.

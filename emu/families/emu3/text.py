@@ -1,7 +1,7 @@
 """Emu3's text tokenizer: byte-level BPE given as ranks, with the split pattern and the normalisation of the original.
 
 The original (`tokenization_emu3.py` of baaivision/Emu3) runs `emu3.tiktoken`, a file of `base64(token) rank` lines, through tiktoken. Here
-the same ranks become a `tokenizer.json` for the `tokenizers` library, behind the interface of `TextTokenizer`: same ids, no tiktoken. The
+the same ranks become a `tokenizer.json` for the `tokenizers` library, with the interface of `TextTokenizer`: same ids, no tiktoken. The
 words of control tokens in a user's text are text.
 
 transformers' converted folders hold the same ranks with another split pattern (GPT-2's) and without normalisation, which gives other

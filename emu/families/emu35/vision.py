@@ -39,7 +39,7 @@ NOT_WEIGHTS = ("loss.", "discriminator.", "ema.")
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:
-    """The settings of an Emu3.5 tokenizer's folder, or None where it is none."""
+    """The settings of an Emu3.5 tokenizer's folder, or None where it is not one."""
     for name in ("config.yaml", "config.json"):
         file = Path(folder) / name
         if file.is_file():
