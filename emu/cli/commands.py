@@ -59,6 +59,7 @@ COMMANDS: Registry[Command] = Registry(
     {
         "demo": Command("emu.cli.demo:main", "train on handwritten digits from nothing and look at the results"),
         "fit-tokenizer": Command("emu.cli.fit:fit_tokenizer", "train a vision tokenizer from a recipe"),
+        "fit-text": Command("emu.cli.fit_text:main", "train a text tokenizer on the captions or texts of a source"),
         "tokenize": Command("emu.cli.tokenize:main", "turn raw documents into token shards"),
         "shards": Command("emu.cli.shards:main", "look at token shards, check them, merge them"),
         "show-batch": Command("emu.cli.show_batch:main", "print and draw a packed row of a recipe or of token shards"),

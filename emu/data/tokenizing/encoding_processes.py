@@ -126,19 +126,23 @@ def encode_in_processes(
     Raises:
         LostProcess: a process ended, e.g. killed for its memory; what was finished is kept.
     """
-    context = multiprocessing.get_context("spawn")  # threads of PyTorch and Arrow do not survive a fork
+    context = _context()
     counter = context.Value("Q", 0)
     pool = ProcessPoolExecutor(processes, context, _start, (encoding, counter))
     waiting: deque[tuple[Task, Future[EncodedWindow] | None]] = deque()
     shown = 0
 
-    def first() -> tuple[Task, EncodedWindow]:
+    def tell() -> None:
         nonlocal shown
+        read = counter.value
+        tick(read - shown)
+        shown = read
+
+    def first() -> tuple[Task, EncodedWindow]:
         task, future = waiting.popleft()
         while future is not None and not future.done():
             wait([future], POLL)
-            tick(counter.value - shown)
-            shown = counter.value
+            tell()
         return task, _EMPTY if future is None else future.result()
 
     try:
@@ -148,7 +152,7 @@ def encode_in_processes(
                 yield first()
         while waiting:
             yield first()
-        tick(counter.value - shown)
+        tell()
     except BrokenProcessPool as error:
         raise LostProcess(
             "a process that encodes ended on its own (killed for its memory?); what was finished is kept, the same command goes on, "
@@ -158,6 +162,16 @@ def encode_in_processes(
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """How processes start: not as forks of this one, whose threads (of PyTorch, of Arrow) do not survive that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, and shared by all: a process that encodes takes no time to start and little memory.
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 _WORKER: dict[str, Any] = {}
