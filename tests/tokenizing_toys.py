@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
@@ -50,3 +51,26 @@ def environment(**more: str) -> dict[str, str]:
     root = Path(__file__).parents[1]
     paths = os.pathsep.join(str(root / part) for part in ("", "tokenizers", "kernels"))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process and all its descendants (Linux)."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return found
+
+
+def proportional_memory(pids: list[int]) -> int:
+    """Bytes that processes hold together, shared pages counted once (PSS)."""
+    total = 0
+    for pid in pids:
+        try:
+            line = next(
+                line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line[:4] == "Pss:"
+            )
+        except (FileNotFoundError, ProcessLookupError, StopIteration):
+            continue
+        total += int(line.split()[1]) << 10
+    return total

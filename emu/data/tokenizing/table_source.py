@@ -5,7 +5,8 @@
     pairs.csv  pairs.tsv  pairs.parquet  pairs.arrow
 
 A row is the document [caption, picture], or [picture, caption] where that order is asked for; a caption or a picture alone where only
-that column is named. A picture is a picture, the bytes of one, or the name of a file, from where the table lies.
+that column is named. A picture is a picture, the bytes of one, or the name of a file, from where the table lies. Of a table with a column
+"messages" and no other wish, rows are conversations.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from emu.lines import BadLine, Place, shown
 from emu_tokenizers.pixels.sources import dataset_table
 
 DATASET = "dataset:"
+MESSAGES = "messages"
+"""Column of conversations, which is read where no other column is asked for."""
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -35,12 +38,29 @@ class Columns:
         image: name of the column of pictures, None to leave it out.
         order: one of `ORDERS`.
         classes: names of the classes where the captions are numbers of classes.
+        messages: name of the column of conversations, of which a document is made in place of the others.
     """
 
     caption: str | None = None
     image: str | None = None
     order: str = ORDERS[0]
     classes: tuple[str, ...] | None = None
+    messages: str | None = None
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the columns that are read."""
+        return [column for column in (self.caption, self.image, self.messages) if column is not None]
+
+    def document(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The document of a row as a table of a line; errors as in `items`."""
+        if self.messages is None:
+            return {"items": self.items(row)}
+        said = row[self.messages]
+        if not isinstance(said, list) or not all(isinstance(one, Mapping) for one in said):
+            raise BadLine("wrong value", f"column {self.messages!r} holds {shown(said)}; expected a list of messages")
+        # Rows of one table have the same keys, so that those of other messages are there and empty.
+        return {"messages": [{key: one.get(key) for key in ("role", "content")} for one in said]}
 
     def items(self, row: Mapping[str, Any]) -> list[Any]:
         """The items of a row.
@@ -89,8 +109,7 @@ class TableSource:
         self.folder = Path() if name.startswith(DATASET) else Path(name).parent
         table = _open(name, options)
         self.columns = _chosen(table, options, self.folder, name)
-        used = [column for column in (self.columns.caption, self.columns.image) if column is not None]
-        table = table.select_columns(used)
+        table = table.select_columns(self.columns.used)
         image = self.columns.image
         if image is not None and isinstance((table.features or {}).get(image), datasets.Image):
             table = table.cast_column(image, datasets.Image(decode=False))
@@ -135,7 +154,9 @@ class TableSource:
         """What the row holds, pictures by their digest or the state of their file."""
         told: list[Any] = []
         try:
-            for item in self.read(record)["items"]:
+            table = self.read(record)
+            told.append(table.get("messages"))
+            for item in table.get("items", ()):
                 value = item.get("image")
                 if isinstance(value, bytes):
                     told.append(hashlib.sha256(value).hexdigest())
@@ -147,13 +168,13 @@ class TableSource:
 
     def read(self, record: Record) -> Mapping[str, Any]:
         """The document of a row; errors as in `Columns.items`, and whatever a damaged table raises."""
-        return {"items": self.columns.items(record.content if self.streaming else self._table[record.content])}
+        return self.columns.document(record.content if self.streaming else self._table[record.content])
 
 
 def _size(value: Any) -> int:
     if isinstance(value, Mapping):
         value = value.get("bytes")
-    return len(value) if isinstance(value, bytes | str) else 16
+    return len(value) if isinstance(value, bytes | str) else len(repr(value))
 
 
 def _picture(value: Any, column: str) -> bytes | str:
@@ -196,6 +217,8 @@ def _chosen(table: Any, asked: SourceOptions, folder: Path, name: str) -> Column
         if column is not None and column not in kinds:
             raise ValueError(f"{option} is {column!r}; the columns of {name} are {listed}")
     caption, image = asked.caption, asked.image
+    if caption is None and image is None and MESSAGES in kinds:
+        return Columns(messages=MESSAGES)
     if caption is None and image is None:
         captions, images = (
             [column for column, kind in kinds.items() if kind == wanted] for wanted in ("text", "picture")

@@ -84,12 +84,16 @@ def _most_first(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_say_what_is_left_out):
         folders[:] = [name for name in folders if not is_ignored(name)]
         for name in names:
             file = Path(folder, name)
             if not is_ignored(name) and file.is_file():
                 yield file
+
+
+def _say_what_is_left_out(error: OSError) -> None:
+    logger.warning("%s cannot be listed, and is left out: %s", error.filename, error.strerror)
 
 
 def clips_under(root: Path) -> list[list[Path]]:
