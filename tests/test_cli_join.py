@@ -39,6 +39,13 @@ def test_layout_and_modalities_are_chosen(folders, tmp_path):
     assert (layout.name, list(layout.modalities)) == ("emu3.5", ["image"])
 
 
+def test_only_modalities_that_these_two_can_code_are_offered(folders, tmp_path, capsys):
+    words = ["--output", str(tmp_path / "new"), "--modalities", "audio"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["join", str(folders / "text"), str(folders / "vision"), *words])
+    assert "invalid choice: 'audio' (choose from" in capsys.readouterr().err
+
+
 def test_parts_come_out_of_the_folders_of_models_too(tmp_path):
     assert main(["join", "digits", "digits", "--output", str(tmp_path / "joined")]) == 0
     joined = MultimodalTokenizer.from_pretrained(tmp_path / "joined")

@@ -9,6 +9,7 @@ from pathlib import Path
 from emu.layouts import LAYOUTS, Emu3Layout
 from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.tokenizer_folder import VISION
 from emu.vocabulary import Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import new_folder
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--modalities",
         nargs="+",
-        choices=sorted(MODALITIES),
+        choices=sorted(name for name, modality in MODALITIES.items() if modality.codec in (None, VISION)),
         default=["image", "video"],
         help="what documents may hold beside text (default: image video)",
     )
