@@ -7,6 +7,7 @@ from PIL import Image
 
 from emu import Emu, MultimodalTokenizer, TextTokenizer, VisionTokenizer, VisionTokenizerConfig, Vocabulary
 from emu.cli.main import main
+from emu.modalities import MODALITIES, BoxesModality
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,17 @@ def test_layout_and_modalities_are_chosen(folders, tmp_path):
 
 
 def test_only_modalities_that_these_two_can_code_are_offered(folders, tmp_path, capsys):
-    words = ["--output", str(tmp_path / "new"), "--modalities", "audio"]
-    with pytest.raises(SystemExit, match="2"):
-        main(["join", str(folders / "text"), str(folders / "vision"), *words])
-    assert "invalid choice: 'audio' (choose from" in capsys.readouterr().err
+    class Sound(BoxesModality):
+        name, codec = "sound", "sound"
+
+    MODALITIES.register("sound", Sound())
+    words = ["--output", str(tmp_path / "new"), "--modalities", "sound"]
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            main(["join", str(folders / "text"), str(folders / "vision"), *words])
+    finally:
+        MODALITIES.unregister("sound")
+    assert "invalid choice: 'sound' (choose from" in capsys.readouterr().err
 
 
 def test_parts_come_out_of_the_folders_of_models_too(tmp_path):

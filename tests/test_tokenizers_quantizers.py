@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,13 @@ MAKE = {
     "bsq": {},
 }
 DIM, SIZE = 8, 64
+
+
+def test_every_quantizer_of_the_table_is_tested_and_in_the_reference():
+    page = (Path(__file__).parents[1] / "docs" / "api" / "quantizers.md").read_text()
+    assert set(MAKE) == set(QUANTIZERS)
+    modules = {getattr(made, "func", made).__module__ for made in QUANTIZERS.values()}
+    assert not [module for module in sorted(modules) if module not in page]
 
 
 class LargestTensor(TorchDispatchMode):

@@ -203,9 +203,7 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
         "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
     )
     options.add_argument("--batch-size", type=int, default=16, help="lines at a time (%(default)s)")
-    options.add_argument(
-        "--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once"
-    )
+    options.add_argument("--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once")
     options.add_argument(
         "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"
     )

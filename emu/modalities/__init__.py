@@ -11,7 +11,7 @@ from emu_tokenizers.registry import Registry
 MODALITIES: Registry[Modality] = Registry(
     "modality", {modality.name: modality for modality in (BoxesModality(), ImageModality(), VideoModality())}
 )
-"""Modalities by name; the first one that accepts a value, or whose grid has N axes, is taken where nothing else is said."""
+"""Modalities by name. A layout takes those it is made with; among them the first that accepts a value codes it."""
 
 register = MODALITIES.register
 unregister = MODALITIES.unregister

@@ -1,7 +1,8 @@
 """Modalities as registered objects: everything the library knows about images, clips, boxes, ... is asked of one of these.
 
-A new modality is one file: a subclass of `Modality` and a call of `emu.modalities.register(name, object)`, where the name is the object's
-own. Layouts, packing, training and generation read its grid, its id ranges and its meta text, and never its name.
+A new modality is one file: a subclass of `Modality`, and a call of `emu.modalities.register(name, object)` with the object's own name, or
+for one that comes with the library a place in the table of `emu/modalities/__init__.py`. Layouts, packing, training and generation read its
+grid, its id ranges and its meta text, and never its name. A class of values lies in the modality's file (`Boxes`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from emu.documents import CodeSegment
 
 Grid = tuple[int, ...]
+
+
+class Codec(Protocol):
+    """What turns values of a modality into codes and back, e.g. a `VisionTokenizer`; `MultimodalTokenizer(text, codecs={name: codec})`.
+
+    How it encodes and decodes is between it and its modality, whose `encode` and `decode` are given it. The library asks for no more than
+    this, to save it and to tell it from others; its class has `from_pretrained(folder)`.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides the codes; token shards and models carry it."""
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `from_pretrained` reads into a folder of its own."""
+        ...
 
 
 class Modality(ABC):
@@ -26,8 +44,7 @@ class Modality(ABC):
         rank: number of axes of its grid, e.g. 2 for (height, width); layouts know ranks 1 to 3.
         codebook: name of its id range in the vocabulary; several codebooks per position are ranges `name.0`, `name.1`, ...
         codec: name of the tokenizer that turns values into codes, or None where the modality needs none.
-        codec_class: class of a codec other than "vision", by which saved tokenizers are read: its objects have a `fingerprint` and
-            `save_pretrained(folder)`, the class has `from_pretrained(folder)`.
+        codec_class: class of a codec other than "vision" (see `Codec`), by which saved tokenizers are read.
     """
 
     name: str

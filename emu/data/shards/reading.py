@@ -26,7 +26,7 @@ class TokenShards:
         folder: written by `emu tokenize`.
         caption_dropout: share of the documents whose caption is left out, drawn from the document's key.
         row_length: what `long_documents` is about; None takes documents of any length.
-        long_documents: what becomes of documents of more tokens than a row: "refuse" keeps them for a caller who refuses them, "drop"
+        long_documents: what becomes of documents of more tokens than a row: "refuse" leaves the refusal to the caller, "drop"
             leaves them out, "cut" makes pieces of them, see `make_pieces`.
 
     Attributes:

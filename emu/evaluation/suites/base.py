@@ -43,7 +43,7 @@ class Report:
         table: everything, of JSON's types.
         figures: name -> number; those of all suites are gathered in one `metrics.json`.
         picture: a PNG file, or None.
-        exit_code: of the command: 1 where something is wrong with what was measured, or part of it could not be measured.
+        exit_code: of the command: 1 where something is wrong with what was measured.
     """
 
     table: Mapping[str, Any]
