@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from emu.cli.generate_videos import VIDEO_SETTINGS, first_frames
+from emu.cli.line_problems import Problems
 from emu.cli.main import main
-from emu.cli.problems import Problems
 from emu.cli.prompts import PromptReader
 from emu.data.shards import TokenShards
 from emu.data.tokenizing.document_reader import DocumentReader

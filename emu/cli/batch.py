@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
-from emu.cli.problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.cli.prompts import PromptReader, Request, check_words
 from emu.generation.limits import check_whole
 from emu.lines import Place

@@ -16,8 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from emu.cli.batch import results_of
+from emu.cli.line_problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
-from emu.cli.problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.data.tokenizing.named_files import is_clip
 from emu.data.tokenizing.records import state_of
 from emu.documents import Video

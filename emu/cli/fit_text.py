@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from emu.cli.problems import Problems, TooManyBad, add_option
+from emu.cli.line_problems import Problems, TooManyBad, add_option
 from emu.cli.tokenize import add_source_options, source_options
 from emu.data.tokenizing import open_source
 from emu.data.tokenizing.text_sample import TextSample, texts_of

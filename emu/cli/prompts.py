@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emu.cli.problems import COMMAND_LINE, Problems
+from emu.cli.line_problems import COMMAND_LINE, Problems
 from emu.data.tokenizing.named_files import names_of
 from emu.data.tokenizing.records import state_of
 from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown

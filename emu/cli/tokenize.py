@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from emu.cli.problems import PROBLEMS, Problems, TooManyBad, add_option
+from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.data.tokenizing import SourceOptions, document_reader, open_source
 from emu.data.tokenizing.encoding_processes import Encoding, LostProcess, usual_processes
 from emu.data.tokenizing.ranks import Rank

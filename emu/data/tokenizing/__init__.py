@@ -1,6 +1,7 @@
 """From raw files to token shards: sources of documents, their encoding in windows, shards by any number of processes.
 
-A source of one's own is a class with `takes` (names of the `SourceOptions` that it reads), `accepts(name)` and the methods of `Source`:
+A source of one's own is a class with `takes` (names of the `SourceOptions` that it reads), `accepts(name)` and the methods of
+`RecordSource`:
 
     from emu.data.tokenizing import SOURCES
     SOURCES.register("mail", MailboxSource)      # emu tokenize mail:inbox.mbox, or any name that it accepts
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from emu.data.tokenizing.folder_source import FolderSource
 from emu.data.tokenizing.line_source import LineSource, TextSource
-from emu.data.tokenizing.records import Record, Source
+from emu.data.tokenizing.records import Record, RecordSource
 from emu.data.tokenizing.source_options import SourceOptions
 from emu.data.tokenizing.table_source import TableSource
 from emu.data.tokenizing.tar_source import TarSource
@@ -43,7 +44,7 @@ SOURCES: Registry[SourceKind] = Registry(
 register = SOURCES.register
 
 
-def open_source(name: str, options: SourceOptions | None = None) -> Source:
+def open_source(name: str, options: SourceOptions | None = None) -> RecordSource:
     """The source of a name.
 
     Args:
@@ -71,4 +72,4 @@ def _kind(name: str) -> tuple[str, str]:
     return next((kind, name) for kind in reversed(list(SOURCES)) if SOURCES[kind].accepts(name))
 
 
-__all__ = ["SOURCES", "Record", "Source", "SourceOptions", "open_source", "register"]
+__all__ = ["SOURCES", "Record", "RecordSource", "SourceOptions", "open_source", "register"]

@@ -20,7 +20,7 @@ import torch
 from emu.configuration import load_extensions
 from emu.data.tokenizing.document_reader import DocumentReader
 from emu.data.tokenizing.picture_sizes import parse_sizing
-from emu.data.tokenizing.records import Record, Source
+from emu.data.tokenizing.records import Record, RecordSource
 from emu.data.tokenizing.windows import EncodedWindow, encode_window
 from emu.multimodal_tokenizer import MultimodalTokenizer
 
@@ -46,7 +46,7 @@ class Encoding:
         device: that pictures are encoded on.
     """
 
-    source: Source
+    source: RecordSource
     tokenizer: str
     size: str | None = None
     loss_on: str = "assistant"
@@ -67,7 +67,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Task:
+class WindowTask:
     """A window of a shard, or, without records, a shard that is finished already.
 
     Attributes:
@@ -85,7 +85,7 @@ class Task:
     about: dict[str, Any]
 
 
-Results = Iterator[tuple[Task, EncodedWindow]]
+Results = Iterator[tuple[WindowTask, EncodedWindow]]
 _EMPTY = EncodedWindow([], [])
 
 
@@ -109,7 +109,7 @@ def one_thread() -> Iterator[None]:
 
 
 def encode_here(
-    tasks: Iterable[Task], source: Source, reader: DocumentReader, tick: Callable[[int], object]
+    tasks: Iterable[WindowTask], source: RecordSource, reader: DocumentReader, tick: Callable[[int], object]
 ) -> Results:
     """Encode tasks in this process; `tick` is called with the number of records that were read."""
     for task in tasks:
@@ -119,7 +119,7 @@ def encode_here(
 
 
 def encode_in_processes(
-    tasks: Iterable[Task], encoding: Encoding, processes: int, tick: Callable[[int], object]
+    tasks: Iterable[WindowTask], encoding: Encoding, processes: int, tick: Callable[[int], object]
 ) -> Results:
     """Encode tasks in processes of their own, a few ahead of what is taken; arguments as of `encode_here`.
 
@@ -129,7 +129,7 @@ def encode_in_processes(
     context = _context()
     counter = context.Value("Q", 0)
     pool = ProcessPoolExecutor(processes, context, _start, (encoding, counter))
-    waiting: deque[tuple[Task, Future[EncodedWindow] | None]] = deque()
+    waiting: deque[tuple[WindowTask, Future[EncodedWindow] | None]] = deque()
     shown = 0
 
     def tell() -> None:
@@ -138,7 +138,7 @@ def encode_in_processes(
         tick(read - shown)
         shown = read
 
-    def first() -> tuple[Task, EncodedWindow]:
+    def first() -> tuple[WindowTask, EncodedWindow]:
         task, future = waiting.popleft()
         while future is not None and not future.done():
             wait([future], POLL)
@@ -193,7 +193,7 @@ def _start(encoding: Encoding, counter: Any) -> None:
     _WORKER.update(encoding=encoding, reader=encoding.reader(), counter=counter)
 
 
-def _encode(task: Task) -> EncodedWindow:
+def _encode(task: WindowTask) -> EncodedWindow:
     counter = _WORKER["counter"]
 
     def tick() -> None:

@@ -32,7 +32,7 @@ class Record:
         return str(self.place)
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Raw documents in a fixed order. Sources are pickled to worker processes, which call `read` alone.
 
     Attributes:

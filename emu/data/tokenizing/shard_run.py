@@ -10,7 +10,7 @@ from typing import Any
 from emu.data.shards import MANIFEST, TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.data.shards.writing import read_content, shard_numbers
 from emu.data.tokenizing.document_reader import DocumentReader
-from emu.data.tokenizing.encoding_processes import Encoding, Task, encode_here, encode_in_processes
+from emu.data.tokenizing.encoding_processes import Encoding, WindowTask, encode_here, encode_in_processes
 from emu.data.tokenizing.ranks import Rank
 from emu.data.tokenizing.records import Record, digest, problem_at
 from emu.data.tokenizing.tokenizing_report import REPORT, write_report
@@ -76,7 +76,7 @@ class ShardRun:
                 self._take(task)
         return self._close()
 
-    def _tasks(self, records: Iterator[Record]) -> Iterator[Task]:
+    def _tasks(self, records: Iterator[Record]) -> Iterator[WindowTask]:
         """The windows of unfinished shards of this rank, and finished shards as tasks without records."""
         for number, block in enumerate(cut(records, self.shard_size, SHARD_BYTES)):
             self.num_shards = number + 1
@@ -85,14 +85,14 @@ class ShardRun:
             made_from = digest(self.reader.state, [self.encoding.source.state(record) for record in block])
             finished = read_entry(self.output, number)
             if finished is not None and finished["about"].get("input") == made_from:
-                yield Task(number, [], True, 0, finished)
+                yield WindowTask(number, [], True, 0, finished)
                 continue
             windows = list(cut(block, WINDOW_RECORDS, WINDOW_BYTES))
             for place, window in enumerate(windows):
                 samples = SAMPLES if number < SAMPLED_SHARDS and not place else 0
-                yield Task(number, window, place == len(windows) - 1, samples, {"input": made_from})
+                yield WindowTask(number, window, place == len(windows) - 1, samples, {"input": made_from})
 
-    def _take(self, task: Task) -> None:
+    def _take(self, task: WindowTask) -> None:
         about = task.about["about"]
         found = [
             LineProblem(Place(file, line, unit), reason, message)
@@ -103,7 +103,7 @@ class ShardRun:
         self.progress(count)
         self.report(count, found)
 
-    def _finish(self, task: Task, shard: _Shard) -> None:
+    def _finish(self, task: WindowTask, shard: _Shard) -> None:
         # A folder is finished only with the shards that its manifest describes.
         (self.output / MANIFEST).unlink(missing_ok=True)
         about = {
@@ -147,7 +147,7 @@ class _Shard:
     weights: set[float] = field(default_factory=set)
     num_records: int = 0
 
-    def add(self, task: Task, window: EncodedWindow) -> list[LineProblem]:
+    def add(self, task: WindowTask, window: EncodedWindow) -> list[LineProblem]:
         """Take a window; returns its problems, those of the shard's limits among them."""
         places: dict[int, int] = {}
         extra: list[LineProblem] = []

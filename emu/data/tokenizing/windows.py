@@ -16,7 +16,7 @@ from PIL import Image
 
 from emu.data.shards import TokenizedDocument
 from emu.data.tokenizing.document_reader import DocumentReader, Draft
-from emu.data.tokenizing.records import Record, Source, problem_at
+from emu.data.tokenizing.records import Record, RecordSource, problem_at
 from emu.documents import Span, TokenDocument
 from emu.lines import LineProblem
 
@@ -63,7 +63,7 @@ class EncodedWindow:
 
 
 def encode_window(
-    records: Sequence[Record], source: Source, reader: DocumentReader, num_samples: int = 0, tick: Any = None
+    records: Sequence[Record], source: RecordSource, reader: DocumentReader, num_samples: int = 0, tick: Any = None
 ) -> EncodedWindow:
     """Read and encode records.
 
