@@ -112,7 +112,8 @@ class PixelBatches:
         missing = (1 << (len(pieces) - 1).bit_length()) - len(pieces)
         stacked = np.concatenate([stacked, np.repeat(stacked[-1:], missing, axis=0)])
         pixels = from_bytes(torch.from_numpy(stacked).to(self.device)).movedim(-1, -3)  # (B, [T,] 3, H, W)
-        codes = self.codec.encode(pixels.contiguous().to(self.dtype)).cpu()
+        order = torch.channels_last if pixels.ndim == 4 else torch.contiguous_format
+        codes = self.codec.encode(pixels.to(self.dtype).contiguous(memory_format=order)).cpu()
         for piece, grid in zip(pieces, codes, strict=False):
             piece.segment = CodeSegment(piece.modality, grid.clone(), piece.meta, piece.weight)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emu.data.shards import MANIFEST, TokenizedDocument, read_entry, write_manifest, write_shard
 from emu.data.shards.writing import read_content, shard_numbers
 from emu.data.tokenizing.document_reader import DocumentReader
@@ -176,7 +178,7 @@ def _with_weights(known: set[float], document: TokenizedDocument) -> set[float]:
     Raises:
         BadLine: they are more than a shard holds.
     """
-    together = known | set(document.document.weights.unique().tolist())
+    together = known | set(np.unique(document.document.weights.numpy()).tolist())
     if len(together) > MAX_WEIGHTS:
         raise BadLine(
             "too many weights",
