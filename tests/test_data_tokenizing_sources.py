@@ -145,6 +145,14 @@ def test_a_truncated_tar_keeps_what_came_before(tmp_path):
         open_source("webdataset:nowhere/*.tar")
 
 
+def test_a_caption_of_any_length_is_read_to_its_limit_alone(photos, tmp_path):
+    with (photos / "2.txt").open("wb") as file:
+        file.truncate(1 << 33)
+    assert reasons(open_source(str(photos))) == ["too large"]
+    write_tar(tmp_path / "a.tar", {"a.png": png(0), "a.txt": bytes(1 << 21)})
+    assert reasons(open_source(str(tmp_path / "a.tar"))) == ["too large"]
+
+
 def test_plain_text_is_a_document_a_line(tmp_path):
     (tmp_path / "notes.txt").write_text("a ball\n\na red circle\n")
     assert tables(open_source(str(tmp_path / "notes.txt"))) == [["a ball"], ["a red circle"]]

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emu.data.tokenizing.captions import CAPTION_SUFFIXES, METADATA, caption_of, is_inside, read_metadata
+from emu.data.tokenizing.captions import (
+    CAPTION_SUFFIXES,
+    MAX_CAPTION_BYTES,
+    METADATA,
+    caption_of,
+    is_inside,
+    read_metadata,
+)
 from emu.data.tokenizing.clip_parts import clip_parts
 from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import SourceOptions
@@ -86,7 +93,9 @@ class FolderSource:
         text = content.get("text")
         if content.get("beside"):
             file = self.folder / content["beside"]
-            text = caption_of(file.read_bytes(), file.suffix.lower(), str(file), self.options.caption)
+            with file.open("rb") as opened:
+                words = opened.read(MAX_CAPTION_BYTES + 1)
+            text = caption_of(words, file.suffix.lower(), str(file), self.options.caption)
         return {"items": captioned(media, text, self.options.order)}
 
     def _is_clip(self, file: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emu.data.tokenizing.captions import CAPTION_SUFFIXES, caption_of, is_inside
+from emu.data.tokenizing.captions import CAPTION_SUFFIXES, MAX_CAPTION_BYTES, caption_of, is_inside
 from emu.data.tokenizing.folder_source import captioned
 from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import SourceOptions
@@ -91,11 +91,17 @@ class TarSource:
         suffix = next((suffix for suffix in CAPTION_SUFFIXES if suffix in members), None)
         text = None
         if suffix is not None:
-            text = caption_of(self._bytes(content, suffix), suffix, f"the member {suffix}", self.options.caption)
+            text = caption_of(
+                self._bytes(content, suffix, MAX_CAPTION_BYTES + 1),
+                suffix,
+                f"the member {suffix}",
+                self.options.caption,
+            )
         return {"items": captioned(item, text, self.options.order)}
 
-    def _bytes(self, content: Mapping[str, Any], suffix: str) -> bytes:
+    def _bytes(self, content: Mapping[str, Any], suffix: str, most: int = MAX_MEMBER_BYTES) -> bytes:
         offset, size = content["members"][suffix]
+        size = min(size, most)
         with Path(content["archive"]).open("rb") as file:
             file.seek(offset)
             data = file.read(size)
