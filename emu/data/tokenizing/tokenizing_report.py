@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emu.data.shards import TokenShards, contents
 from emu.data.shards.arrays import marker_path
 from emu.data.shards.checksums import read_json
+from emu.data.shards.facts import in_words
+from emu.data.shards.shard import Manifest
+from emu.data.shards.shard_folder import open_shard, read_manifest
 from emu.documents import CodeSegment, Video
 from emu.lines import LineProblem, Place
 from emu.media import png_bytes
@@ -61,8 +63,8 @@ def write_report(folder: Path, tokenizer: MultimodalTokenizer) -> None:
     Raises:
         DamagedShards: a file does not hold what was written.
     """
-    shards = TokenShards(folder)
-    num_shards = len(shards.manifest.shards)
+    manifest = read_manifest(folder)
+    num_shards = len(manifest.shards)
     records = sum(about.get("records", 0) for about in stored_about(folder, num_shards))
     counts: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
@@ -71,11 +73,11 @@ def write_report(folder: Path, tokenizer: MultimodalTokenizer) -> None:
         listed = examples.setdefault(problem.reason, [])
         if len(listed) < EXAMPLES:
             listed.append(f"{problem.place}: {problem.message}")
-    parts = [f"<h1>Token shards</h1><p>{len(shards):,} documents of {records:,} records, in {num_shards} shards.</p>"]
+    documents = sum(shard.documents for shard in manifest.shards)
+    parts = [f"<h1>Token shards</h1><p>{documents:,} documents of {records:,} records, in {num_shards} shards.</p>"]
     parts += _left_out(counts, examples, records)
-    parts += _lengths(shards.lengths())
-    parts += _segments(shards, tokenizer)
-    parts += _samples(shards, tokenizer)
+    parts += _lengths_and_segments(manifest, tokenizer)
+    parts += _samples(manifest, tokenizer)
     page = f'<!doctype html><meta charset="utf-8"><title>Token shards</title><style>{STYLE}</style>'
     write_file(folder / REPORT, (page + "\n".join(parts)).encode("utf-8", "backslashreplace"))
 
@@ -111,39 +113,54 @@ def _lengths(lengths: np.ndarray) -> Iterator[str]:
     yield _table(["tokens", "documents", ""], rows)
 
 
-def _segments(shards: TokenShards, tokenizer: MultimodalTokenizer) -> Iterator[str]:
-    found = contents(shards)
+def _lengths_and_segments(manifest: Manifest, tokenizer: MultimodalTokenizer) -> Iterator[str]:
+    lengths: list[np.ndarray] = []
+    numbers: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    captions = 0
+    for number in range(len(manifest.shards)):
+        shard = open_shard(manifest, number)  # one at a time, so that memory does not grow with their number
+        lengths.append(np.diff(shard.starts).astype(np.int32))
+        kinds = [in_words(kind) for kind in shard.kinds]
+        for kind, count, length in zip(
+            kinds,
+            np.bincount(shard.spans[:, 2], minlength=len(kinds)).tolist(),
+            np.bincount(shard.spans[:, 2], weights=shard.spans[:, 1], minlength=len(kinds)).tolist(),
+            strict=True,
+        ):
+            numbers[kind] += count
+            tokens[kind] += int(length)
+        captions += 0 if shard.captions is None else int((shard.captions[:, 1] > 0).sum())
+    yield from _lengths(np.concatenate(lengths))
     rows = [
-        [html.escape(words), f"{number:,}", f"{tokens:,}"]
-        for words, (number, tokens) in sorted(found.spans.items(), key=lambda item: (-item[1][1], item[0]))[
-            :SHOWN_SIZES
-        ]
+        [html.escape(kind), f"{numbers[kind]:,}", f"{count:,}"]
+        for kind, count in sorted(tokens.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_SIZES]
     ]
-    factor = (
-        "" if tokenizer.vision is None else f" A code stands for {tokenizer.vision.spatial_factor} pixels along a side."
-    )
-    yield f"<h2>Segments</h2><p>Grids are in codes.{factor} {found.captions:,} documents have a caption to drop.</p>"
+    factor = ""
+    if tokenizer.vision is not None:
+        factor = f" A code stands for {tokenizer.vision.spatial_factor} pixels along a side."
+    yield f"<h2>Segments</h2><p>Grids are in codes.{factor} {captions:,} documents have a caption to drop.</p>"
     yield _table(["kind", "segments", "tokens"], rows)
 
 
-def _samples(shards: TokenShards, tokenizer: MultimodalTokenizer) -> Iterator[str]:
+def _samples(manifest: Manifest, tokenizer: MultimodalTokenizer) -> Iterator[str]:
     figures, first = [], 0
-    for about, shard in zip(
-        stored_about(shards.folder, len(shards.manifest.shards)), shards.manifest.shards, strict=True
-    ):
+    for number, about in enumerate(stored_about(manifest.folder, len(manifest.shards))):
         for document, place, png in about.get("samples", ()):
-            figures.append(_figure(shards, first + document, place, base64.b64decode(png), tokenizer))
-        first += shard.documents
+            shard = open_shard(manifest, number)
+            ids = shard.ids.read(int(shard.starts[document]), int(shard.starts[document + 1]))
+            figures.append(_figure(ids.astype(np.int64), first + document, place, base64.b64decode(png), tokenizer))
+        first += manifest.shards[number].documents
     if figures:
         yield "<h2>Pictures beside their reconstructions</h2>"
         yield '<p class="note">Left the picture at its size, right what its codes decode to; a model learns the right one.</p>'
         yield from figures
 
 
-def _figure(shards: TokenShards, index: int, place: int, png: bytes, tokenizer: MultimodalTokenizer) -> str:
+def _figure(ids: np.ndarray, index: int, place: int, png: bytes, tokenizer: MultimodalTokenizer) -> str:
     segments = [
         segment
-        for segment in tokenizer.layout.parse(shards.document(index, 0).ids)
+        for segment in tokenizer.layout.parse(ids.tolist())
         if isinstance(segment, CodeSegment) and segment.modality in ("image", "video")
     ]
     value = tokenizer.decode_segment(segments[place])
