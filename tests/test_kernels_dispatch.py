@@ -151,7 +151,7 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
     q, k, v, grad = (torch.randn(1, 40, heads, 8) for heads in (4, 2, 2, 4))
     mask = torch.ones(1, 40, dtype=torch.int64), None, True, 0, 0.0, 0.3
     hidden, weight, target = torch.randn(12, 16).bfloat16(), torch.randn(50, 16).bfloat16(), torch.arange(12)
-    loss = hidden, weight, target, None, 0, 50, None, 0.0, -100, 0.0, "mean", False, True, True
+    loss = hidden, weight, target, None, 0, 50, None, 0.0, -100, torch.tensor(0.0), "mean", False, True, True
     row = torch.rand(12)
     again = hidden, weight, target, row, row, row, 0, 50, None, 0.0, True, True
     key = [torch.arange(3)] * 3

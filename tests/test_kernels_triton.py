@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from emu_kernels.guided_sample.gpu import guided_sample_triton
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
 from emu_kernels.linear_cross_entropy.gpu import backward_triton, forward_triton
 from emu_kernels.nearest_code.gpu import nearest_code_triton
-from emu_kernels.testing import Interpreter
+from emu_kernels.testing import Interpreter, host_waits, launched_kernels, peak_cpu_bytes
 
 triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
@@ -127,6 +128,114 @@ def test_linear_cross_entropy_backward(interpreter: Interpreter, with_targets: b
         hidden.double(), weight.double(), target, 0.02 * weights.double(), exact_on_target, lse, *options
     )
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(found, expected, strict=True))
+
+
+WAITS = {
+    "checked": (1, False, {}),
+    "weights": (1, True, {}),
+    "slices of tokens": (1, True, {"own": True}),
+    "unchecked": (0, True, {"check": False}),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_host_waits_once_for_the_loss_or_not_at_all(interpreter: Interpreter, name: str) -> None:
+    expected, weighted, options = WAITS[name]
+    hidden, weight, target, weights = loss_case()
+    own = torch.tensor([[0, 210], [50, 100], [60, 90]]).repeat(15, 1) if options.get("own") else None
+    target[:] = 60 + torch.arange(45)
+    target[3] = -100
+    arguments = (target, weights if weighted else None, 0, 210, own, 0.0, -100, 1e-3, "mean")
+    forward = partial(forward_triton, hidden, weight, *arguments, True, True, True, config=LOSS_BLOCKS)
+    lse, factor = torch.full((45,), 9.0), torch.rand(45)
+    backward = partial(
+        backward_triton, hidden, weight, target, factor, factor, lse, 0, 210, own, 0.0, True, True, config=LOSS_BLOCKS
+    )  # fmt: skip
+    check = {"check": options["check"]} if "check" in options else {}
+    assert interpreter.call(host_waits, partial(forward, **check)) == expected
+    assert interpreter.call(host_waits, partial(backward, **check)) == expected
+
+
+def test_the_host_waits_for_no_other_kernel(interpreter: Interpreter) -> None:
+    q, k, v, grad = (torch.randn(1, 45, heads, 12) for heads in (2, 1, 1, 2))
+    ids, offsets = torch.ones(1, 45, dtype=torch.int64), torch.tensor([0, 7, 45], dtype=torch.int32)
+    key = [torch.arange(3)] * 3
+    for documents in ((ids, None), (None, offsets)):
+        arguments = *documents, True, 0, 0.0, 0.3
+        out, lse = interpreter.call(attention_triton, q, k, v, *arguments, config=tiles())
+        runs = [
+            partial(attention_triton, q, k, v, *arguments, config=tiles()),
+            partial(attention_backward_triton, grad, q, k, v, out, lse, *arguments, configs=(tiles(), tiles())),
+        ]
+        assert [interpreter.call(host_waits, run) for run in runs] == [0, 0]
+    sampler = partial(guided_sample_triton, torch.randn(2, 3, 500), 2.0, 1.0, 1.0, 5, 0.9, *key, 0)
+    assert interpreter.call(host_waits, sampler) == 0
+    assert interpreter.call(host_waits, partial(nearest_code_triton, torch.randn(37, 4), torch.randn(150, 4))) == 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_an_unchecked_loss_leaves_out_what_is_skipped_all_the_same(interpreter: Interpreter, reduction: str) -> None:
+    """Also when a skipped token holds what is not a number, and a target is no id."""
+    hidden, weight, target, weights = loss_case()
+    wanted = True, reduction == "mean", reduction == "mean"
+    options = weights, 0, 210, None, 2.0, -100, 0.1, reduction, *wanted
+    expected = interpreter.call(forward_triton, hidden, weight, target, *options, config=LOSS_BLOCKS)
+    hidden[[3, 7]], target[7] = torch.nan, 10**6
+    found = interpreter.call(forward_triton, hidden, weight, target, *options, check=False, config=LOSS_BLOCKS)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    factor = torch.where((target == -100) | (weights == 0), 0.0, 0.1)
+    run = partial(interpreter.call, backward_triton)
+    again = factor, factor, expected[1], 0, 210, None, 2.0, True, True
+    hurt = run(hidden, weight, target, *again, check=False, config=LOSS_BLOCKS)
+    clean = run(hidden.nan_to_num(), weight, target.clamp(max=209), *again, config=LOSS_BLOCKS)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(hurt, clean, strict=True))
+
+
+def test_the_scratch_of_the_loss_stays_within_its_size(interpreter: Interpreter) -> None:
+    """Few ids and wide states: what the chunk's states take counts, not its logits alone."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 1024, generator=generator).half() for rows in (2048, 128))
+    target = torch.randint(0, 128, (2048,), generator=generator)
+    target[0] = -100  # so that states are gathered
+    blocks = LOSS_BLOCKS | {"BLOCK_ROWS": 128, "BLOCK_WIDTH": 128}
+    run = partial(
+        forward_triton, hidden, weight, target, None, 0, 128, None, 0.0, -100, 0.0, "mean", False, True, True,
+        config=blocks, scratch_bytes=2 * 2**20,
+    )  # fmt: skip
+    results = 4 * (hidden.numel() + weight.numel())
+    # Beside the promise: factors in float32 that the products of a CPU want, and vectors with a number for each token.
+    assert interpreter.call(peak_cpu_bytes, run) < results + 2 * 2**20 + 2 * 2**20
+
+
+def test_states_of_an_odd_width_take_the_kernels_too(interpreter: Interpreter) -> None:
+    hidden, weight, target, weights = loss_case()
+    hidden, weight = hidden[:, :21], weight[:, :21]
+    options = target, weights, 0, 210, None, 0.0, -100, 0.1, "sum", True, True, True
+    found = interpreter.call(forward_triton, hidden, weight, *options, config=LOSS_BLOCKS)
+    expected = forward_chunked(hidden.double(), weight.double(), *options)
+    assert torch.equal(found[2], expected[2])
+    assert all(relative_error(found[place], expected[place]) < 1e-3 for place in (0, 1, 3, 4))
+    factor = torch.rand(45)
+    factor[[3, 7]] = 0.0  # skipped, so that their log-sum-exp means nothing
+    again = target.abs(), factor, factor, found[1], 0, 210, None, 0.0, True, True
+    found = interpreter.call(backward_triton, hidden, weight, *again, config=LOSS_BLOCKS)
+    exact = backward_chunked(hidden.double(), weight.double(), *(x.double() if x is factor else x for x in again))
+    assert all(a.is_contiguous() and relative_error(a, b) < 1e-3 for a, b in zip(found, exact, strict=True))
+    launched = interpreter.call(launched_kernels, forward_triton, hidden, weight, *options, config=LOSS_BLOCKS)
+    assert "logits_kernel" in launched
+
+
+def test_a_float32_weight_beside_16_bits_keeps_its_gradient_in_float32(interpreter: Interpreter) -> None:
+    hidden, weight, target, _ = loss_case()
+    options = target, None, 0, 210, None, 0.0, -100, 0.0, "mean", False, True, True
+    rounded = interpreter.call(forward_triton, hidden, weight, *options, config=LOSS_BLOCKS)
+    found = interpreter.call(forward_triton, hidden, weight.float(), *options, config=LOSS_BLOCKS)
+    assert all(torch.equal(a, b) for a, b in zip(found, rounded, strict=True))
+    again = target.abs(), torch.rand(45), torch.rand(45), found[1], 0, 210, None, 0.0, True, True
+    assert (
+        interpreter.call(backward_triton, hidden, weight.float(), *again, config=LOSS_BLOCKS)[1].dtype == torch.float32
+    )
 
 
 ATTENTION = {

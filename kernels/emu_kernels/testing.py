@@ -1,4 +1,4 @@
-"""Means to check kernels without a GPU: peak memory of a call, Triton's interpreter, and compilation for a GPU."""
+"""Means to check kernels without a GPU: peak memory and host waits of a call, Triton's interpreter, and compilation for a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
+
+from emu_kernels import dispatch
 
 
 def peak_cpu_bytes(function: Callable[[], Any]) -> int:
@@ -29,6 +35,56 @@ def peak_cpu_bytes(function: Callable[[], Any]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+class _Waits(TorchFunctionMode):
+    """Counts reads of values that would make the host wait for a GPU; what is computed from a copy on the host is free."""
+
+    READS = (
+        Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__,
+        Tensor.nonzero, torch.nonzero, Tensor.unique, torch.unique, torch.unique_consecutive, torch.equal, torch.allclose,
+        torch.masked_select, torch.repeat_interleave,
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        used = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        on_host = bool(used) and all(hasattr(x, "on_host") for x in used)
+        if on_host or func is Tensor.cpu:
+            for x in tree_leaves(result):
+                if isinstance(x, Tensor):
+                    x.on_host = True  # type: ignore[attr-defined]
+        picks = func is Tensor.__getitem__ and any(x.dtype == torch.bool for x in used[1:])
+        # Triton's interpreter reads the arguments of every kernel, which a GPU does not.
+        if not on_host and (picks or func in self.READS) and "/triton/" not in sys._getframe(1).f_code.co_filename:
+            self.count += 1
+        return result
+
+
+def host_waits(function: Callable[[], Any]) -> int:
+    """Count how often `function()` would make the host wait, were its tensors on a GPU: as far as reads in Python tell."""
+    with _Waits() as waits:
+        function()
+    return waits.count
+
+
+def launched_kernels(function: Callable[..., Any], *arguments: Any, **options: Any) -> list[str]:
+    """Return the names of the Triton kernels that `function(*arguments, **options)` starts, in order."""
+    from unittest import mock
+
+    started: list[str] = []
+
+    def note(kernel: Any, grid: tuple[int, ...], like: Tensor, *values: Any, **config: Any) -> None:
+        started.append(kernel.fn.__name__)
+        dispatch.launch(kernel, grid, like, *values, **config)
+
+    with mock.patch.object(sys.modules[function.__module__], "launch", note):
+        function(*arguments, **options)
+    return started
 
 
 class Interpreter:

@@ -25,6 +25,7 @@ from emu_kernels.checks import (
     check_shape,
     check_tensor,
 )
+from emu_kernels.dispatch import HALVES
 from emu_kernels.linear_cross_entropy.op import forward_op, kept_tokens, log_sum_exp_op
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -43,17 +44,20 @@ def linear_cross_entropy(
     reduction: str = "mean",
     return_lse: bool = False,
     return_argmax: bool = False,
+    check_values: bool = True,
 ) -> Tensor | tuple[Tensor, ...]:
     """Compute the cross-entropy of `hidden @ weight.T` against `target`, differentiable in `hidden` and `weight`.
 
     The loss of token t is `weights[t] * (ce[t] + z_loss * lse[t] ** 2)`. Tokens whose target is `ignore_index` or whose weight
     is zero are skipped: they cost nothing, have zero loss and gradient, `lse` 0 and `argmax` -1. Without any kept token the
-    loss and all gradients are zero. Sums run in float32, in float64 for float64 inputs. Under autocast `hidden` and `weight`
-    are cast as for `torch.nn.functional.linear`. The first derivative only.
+    loss and all gradients are zero. Sums run in float32, in float64 for float64 inputs. Under autocast the products run in
+    its dtype as for `torch.nn.functional.linear`, but a float32 `weight` keeps the gradient that was summed in float32. The
+    first derivative only.
 
     Args:
         hidden: final hidden states, (T, H).
-        weight: output embedding, (V, H), same dtype and device.
+        weight: output embedding, (V, H), same device, and same dtype or float32 beside 16 bits: it is then rounded to the dtype
+            of `hidden` for the products, and its gradient is float32.
         target: absolute ids in the vocabulary, (T,), also under `vocab_range`.
         weights: factor of each token's loss, (T,), finite and not negative; taken as a constant.
         ignore_index: target of tokens without a loss.
@@ -64,6 +68,9 @@ def linear_cross_entropy(
             or "none" for the losses of the tokens, which recomputes the logits in the backward: four products.
         return_lse: also return the log-sum-exp of each token's logits, (T,), differentiable (for two more products).
         return_argmax: also return the most likely id of each token within its range, (T,) int64, lowest id on ties.
+        check_values: False reads no values, so that the host never waits for a GPU (else once in the forward, and once in a backward
+            that recomputes logits) and a CUDA graph can hold the call. Skipped tokens are then computed like the others, targets
+            outside of their range have no logit, weights are taken as they are, and `vocab_range` is not a tensor.
 
     Returns:
         The loss, a scalar or (T,); with `return_lse` and `return_argmax` a tuple (loss, lse, argmax) of what was asked for.
@@ -74,19 +81,27 @@ def linear_cross_entropy(
     """
     if isinstance(hidden, Tensor) and torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        hidden = hidden.to(dtype)
+        weight = weight if weight.dtype == torch.float32 else weight.to(dtype)
     _check_tensors(hidden, weight, target, weights)
     cap = _check_options(z_loss, softcap, reduction)
     first, count, ranges = _resolve_range(vocab_range, hidden, weight)
+    if ranges is not None and not check_values:
+        raise ValueError(
+            "vocab_range is a tensor, whose values must be read; give (first, number) with check_values=False"
+        )
     needs_grad = torch.is_grad_enabled() and reduction != "none"
     wanted = return_argmax, needs_grad and hidden.requires_grad, needs_grad and weight.requires_grad
     options = first, count, ranges, cap
-    numbers = *options, ignore_index, z_loss, reduction
-    loss, lse, argmax, *_ = forward_op(hidden, weight, target, weights, *numbers, *wanted)
+    # As a tensor: compilers take a number that an op is given for a constant, and compile anew for each. A sum, for they do the same with
+    # the number of torch.full and torch.tensor.
+    on_square = torch.zeros((), dtype=torch.float64) + z_loss
+    numbers = *options, ignore_index, on_square, reduction
+    loss, lse, argmax, *_ = forward_op(hidden, weight, target, weights, *numbers, *wanted, check_values)
     results = [loss]
     if return_lse:
         kept = kept_tokens(target, weights, ignore_index)
-        results.append(log_sum_exp_op(hidden, weight, lse.detach(), kept, *options))
+        results.append(log_sum_exp_op(hidden, weight, lse.detach(), kept, *options, check_values))
     if return_argmax:
         results.append(argmax)
     return tuple(results) if len(results) > 1 else loss
@@ -100,7 +115,8 @@ def _check_tensors(hidden: Tensor, weight: Tensor, target: Tensor, weights: Tens
     check_not_empty("weight", weight, 0, "ids")
     check_shape("weight", weight, (weight.shape[0], hidden.shape[1]), "the features of hidden")
     check_shape("target", target, (hidden.shape[0],), "the tokens of hidden")
-    check_like("weight", weight, "hidden", hidden, same_dtype=True)
+    master = weight.dtype == torch.float32 and hidden.dtype in HALVES
+    check_like("weight", weight, "hidden", hidden, same_dtype=not master)
     check_like("target", target, "hidden", hidden)
     if weights is not None:
         check_tensor("weights", weights, "(T,)", 1, FLOATS)

@@ -11,12 +11,12 @@ Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P blocks 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from emu_kernels.checks import accumulation_dtype
+from emu_kernels.linear_cross_entropy.groups import Group, keep_tokens, mean_scale, skipped_values, token_groups
 
 BUFFER_BYTES = {"cpu": 256 * 2**20, "gpu": 384 * 2**20}  # of the stored blocks of a chunk
 # One thread works in its cache. Several meet after every operation, which is dear when a core is busy elsewhere: large blocks.
@@ -24,16 +24,6 @@ CACHE_BYTES = 2 * 2**20
 BLOCK_BYTES = {"cpu": 64 * 2**20, "gpu": 128 * 2**20}
 CHUNK = {"cpu": 512, "gpu": 1024}
 MIN_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tokens that share one slice of the vocabulary; `index` None stands for all tokens in order."""
-
-    index: Tensor | None
-    num_tokens: int
-    first: int
-    count: int
 
 
 class ChunkedHead:
@@ -62,7 +52,7 @@ class ChunkedHead:
             rows: slice | Tensor = slice(start, min(start + self.chunk, self.group.num_tokens))
             if self.group.index is not None:
                 rows = self.group.index[rows]
-            yield rows, self.hidden[rows].to(self.dtype)
+            yield rows, self.group.states(self.hidden, rows).to(self.dtype)
 
     def _blocks(self, num_rows: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """Yield (number, first id, weight (N, H), buffer (C, N)) of each block."""
@@ -170,26 +160,26 @@ def forward_chunked(
     ranges: Tensor | None,
     softcap: float,
     ignore_index: int,
-    z_loss: float,
+    z_loss: Tensor,
     reduction: str,
     argmax: bool,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
+    weight = weight.to(hidden.dtype)
     losses = hidden.new_zeros(num_tokens, dtype=dtype)
     lse = hidden.new_zeros(num_tokens, dtype=dtype)
     best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=dtype)
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=dtype)
     kept, factors = keep_tokens(target, weights, ignore_index, dtype)
-    scale = 1.0
-    if reduction == "mean":
-        total = float(kept.sum() if weights is None else factors.sum())
-        scale = 1.0 / total if total else 0.0
-    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
+    scale = mean_scale(kept, weights, factors) if reduction == "mean" else 1.0
+    own_weights = None if weights is None else factors
+    for group in token_groups(target, kept, first, count, ranges, weight.shape[0], own_weights, check):
         head = ChunkedHead(hidden, weight, group, softcap, grad_hidden or grad_weight)
         part = d_weight[group.first : group.first + group.count] if grad_weight else None
         for rows, states in head.chunks():
@@ -205,6 +195,8 @@ def forward_chunked(
                 gradient = head.gradients(states, ids, chunk_lse, on_softmax, on_target, part, grad_hidden)
                 if gradient is not None:
                     d_hidden[rows] = gradient
+    if not check:
+        lse, best = skipped_values(kept, lse, best)
     loss = losses if reduction == "none" else losses.sum()
     return loss, lse, best, d_hidden, d_weight
 
@@ -222,15 +214,17 @@ def backward_chunked(
     softcap: float,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """See `op.backward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
+    weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,))
     d_weight = hidden.new_zeros(weight.shape if grad_weight else (0,), dtype=dtype)
     kept = on_softmax != 0
     if on_target is not None:
         kept = kept | (on_target != 0)
-    for group in token_groups(target, kept, first, count, ranges, weight.shape[0]):
+    for group in token_groups(None, kept, first, count, ranges, weight.shape[0], check=check):
         head = ChunkedHead(hidden, weight, group, softcap, stored=False)
         part = d_weight[group.first : group.first + group.count] if grad_weight else None
         for rows, states in head.chunks():
@@ -239,47 +233,4 @@ def backward_chunked(
             gradient = head.gradients(states, ids, lse[rows], on_softmax[rows], factor, part, grad_hidden)
             if gradient is not None:
                 d_hidden[rows] = gradient.to(d_hidden.dtype)
-    return d_hidden, d_weight.to(weight.dtype)
-
-
-def keep_tokens(target: Tensor, weights: Tensor | None, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Find which tokens have a loss, (T,) bool, and the factor of each, (T,), zero where there is none."""
-    kept = target != ignore_index
-    if weights is None:
-        return kept, kept.to(dtype)
-    factors = torch.where(kept, weights.to(dtype), 0.0)
-    if not bool(torch.isfinite(factors).all()) or bool((factors < 0).any()):
-        raise ValueError("weights must be finite and not negative at tokens with a target")
-    return kept & (factors != 0), factors
-
-
-def token_groups(
-    target: Tensor | None, kept: Tensor, first: int, count: int, ranges: Tensor | None, vocab_size: int
-) -> list[Group]:
-    """Group the tokens with a loss by their slice of the vocabulary; raise when a kept target lies outside of its slice."""
-    index = kept.nonzero()[:, 0]
-    num_tokens = index.shape[0]
-    if num_tokens == 0:
-        return []
-    if ranges is None:
-        groups = [Group(None if num_tokens == kept.shape[0] else index, num_tokens, first, count)]
-    else:
-        slices, inverse = torch.unique(ranges[index], dim=0, return_inverse=True)
-        members = [index[inverse == number] for number in range(len(slices))]
-        groups = [Group(m, len(m), f, c) for m, (f, c) in zip(members, slices.tolist(), strict=True)]
-    for group in groups:
-        _check_group(group, target, vocab_size)
-    return groups
-
-
-def _check_group(group: Group, target: Tensor | None, vocab_size: int) -> None:
-    last = group.first + group.count - 1
-    if group.first < 0 or group.count < 1 or last >= vocab_size:
-        found = (group.first, group.count)
-        raise ValueError(f"vocab_range (first, number) = {found} does not lie in a vocabulary of {vocab_size} ids")
-    if target is None:
-        return
-    ids = target if group.index is None else target[group.index]
-    low, high = (int(bound) for bound in ids.aminmax())
-    if low < group.first or high > last:
-        raise ValueError(f"target must lie in {group.first}..{last}, got ids from {low} to {high}")
+    return d_hidden, d_weight.to(weight_dtype)

@@ -6,8 +6,8 @@ in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic)
 log-sum-exp follows from the partial results, and the logit of the target from one row of the weight; a second kernel scales the
 buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
 of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
-(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits three to five times
-at the start of a call, to check targets and weights and to learn how many tokens are kept.
+(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits once at the start of a call, to check targets and weights
+and to learn how many tokens are kept, or never (`groups.py`).
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
 """
@@ -25,17 +25,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from emu_kernels.configurations import configuration
 from emu_kernels.configurations import loss as loss_blocks
-from emu_kernels.dispatch import launch
-from emu_kernels.linear_cross_entropy.cpu import (
-    Group,
-    backward_chunked,
-    forward_chunked,
-    keep_tokens,
-    token_groups,
-)
-from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_kernel
+from emu_kernels.dispatch import HALVES, launch
+from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
+from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_kernel, target_kernel
+from emu_kernels.linear_cross_entropy.groups import Group, keep_tokens, mean_scale, skipped_values, token_groups
 
-SCRATCH_BYTES = 448 * 2**20
+SCRATCH_BYTES = 448 * 2**20  # of a chunk of tokens: what a call holds beside its inputs and results
 SCALE_TILES = 8
 
 
@@ -58,7 +53,9 @@ class TritonHead:
         self.count, self.softcap, self.config = group.count, softcap, config
         self.num_tiles = triton.cdiv(group.count, config["BLOCK_IDS"])
         self.stride = self.num_tiles * config["BLOCK_IDS"]  # whole tiles, so that rows stay aligned for any vocabulary
-        fitting = scratch_bytes // (2 * self.stride) // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
+        # Of a token: exponentials in 16 bits, about six numbers a tile on the way to the log-sum-exp, its state and d hidden.
+        row_bytes = 2 * self.stride + 24 * self.num_tiles + 6 * weight.shape[1]
+        fitting = scratch_bytes // row_bytes // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
         fitting = max(fitting, config["BLOCK_ROWS"])
         # Chunks of equal size: a short last one would still read and write all of d weight.
         share = triton.cdiv(group.num_tokens, triton.cdiv(group.num_tokens, fitting))
@@ -73,14 +70,18 @@ class TritonHead:
         return TensorDescriptor.from_tensor(x, block) if self.config["DESCRIPTORS"] else x
 
     def logits(self, hidden: Tensor, target: Tensor, argmax: bool) -> ChunkResult:
-        """Reduce the logits of hidden (C, H), with target (C,) within the slice or -1; leave the tiles' exponentials in the buffer."""
+        """Reduce the logits of hidden (C, H), with target (C,) in the slice or elsewhere; leave the tiles' exponentials in the buffer."""
         num_rows, width = hidden.shape
         partial = (num_rows, self.num_tiles)
         self.peak = hidden.new_empty(partial, dtype=torch.float32)
         total = torch.empty_like(self.peak)
         best = torch.empty(partial if argmax else (0,), dtype=torch.int32, device=hidden.device)
         self.target = target
-        self.picked = target_logits(hidden, self.weight, target, self.softcap)
+        self.picked = hidden.new_empty(num_rows, dtype=torch.float32)
+        launch(
+            target_kernel, (num_rows,), hidden, hidden, self.weight, target, self.picked, self.count, width, self.softcap,
+            SOFTCAP=self.softcap > 0, BLOCK_WIDTH=min(triton.next_power_of_2(width), 2048),
+        )  # fmt: skip
         grid = (triton.cdiv(num_rows, self.config["BLOCK_ROWS"]) * self.num_tiles,)
         launch(
             logits_kernel, grid, hidden, self._source(hidden, "BLOCK_ROWS"), self._source(self.weight, "BLOCK_IDS"),
@@ -115,12 +116,6 @@ class TritonHead:
         if d_weight is not None:
             _write_product(d_weight, d_logits.t(), hidden, add)
         return _product(d_logits, self.weight) if wants_hidden else None
-
-
-def target_logits(hidden: Tensor, weight: Tensor, target: Tensor, softcap: float) -> Tensor:
-    """Compute the logit of each token's target in float32, (C,); of no meaning where the target is -1."""
-    logits = (hidden.float() * weight[target.clamp(min=0)].float()).sum(1)
-    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -160,7 +155,7 @@ def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
 
 
-def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, z_loss: float) -> Tensor:
+def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, z_loss: Tensor) -> Tensor:
     """Return a power of two that 1 + 2 z lse, the factor of the softmax in the gradient, does not exceed."""
     # No logit exceeds |hidden| |weight|, and the lse exceeds the largest by the log of their number at most.
     in_hidden, in_weight = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float32) for x in (hidden, weight))
@@ -175,9 +170,14 @@ def aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
-def suits(hidden: Tensor) -> bool:
-    """Tell whether the kernels take these inputs: 16 bits, and rows that a tensor descriptor can address."""
-    return hidden.dtype in (torch.bfloat16, torch.float16) and hidden.shape[1] % 8 == 0
+def even_width(x: Tensor) -> Tensor:
+    """Return x (rows, H) with features of zeros up to a multiple of 8: a tensor descriptor and the tensor cores want whole 16 bytes."""
+    return torch.nn.functional.pad(x, (0, -x.shape[1] % 8)) if x.shape[1] % 8 else x
+
+
+def narrow(x: Tensor, width: int) -> Tensor:
+    """Return the first features of x (rows, H), or an empty x, without gaps."""
+    return x[..., :width].contiguous()
 
 
 def forward_triton(
@@ -190,35 +190,36 @@ def forward_triton(
     ranges: Tensor | None,
     softcap: float,
     ignore_index: int,
-    z_loss: float,
+    z_loss: Tensor,
     reduction: str,
     argmax: bool,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
     config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
-    if not suits(hidden):
+    if hidden.dtype not in HALVES:
         return forward_chunked(
             hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction, argmax,
-            grad_hidden, grad_weight,
+            grad_hidden, grad_weight, check,
         )  # fmt: skip
-    hidden, weight = aligned(hidden), aligned(weight)
+    width = hidden.shape[1]
+    hidden, weight = aligned(even_width(hidden)), aligned(even_width(weight.to(hidden.dtype)))
     num_tokens = hidden.shape[0]
     # Zeros, since tokens that are skipped belong to no group and nothing writes them.
     losses, lse = (hidden.new_zeros(num_tokens, dtype=torch.float32) for _ in range(2))
     best = target.new_full((num_tokens if argmax else 0,), -1, dtype=torch.int64)
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
     kept, factors = keep_tokens(target, weights, ignore_index, torch.float32)
-    total = factors.sum()
-    # As tensors: a Python number would make the host wait for the sum.
-    scale = torch.where(total == 0, 0.0, 1.0 / total) if reduction == "mean" else torch.ones_like(total)
+    scale = mean_scale(kept, weights, factors) if reduction == "mean" else factors.new_ones(())
     with_gradients = grad_hidden or grad_weight
     amplifier = _amplifier(factors * scale, hidden.dtype)
     if amplifier is not None and z_loss:
         amplifier /= _z_loss_bound(hidden, weight, kept, softcap, z_loss)
-    groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
+    own_weights = None if weights is None else factors
+    groups = token_groups(target, kept, first, count, ranges, weight.shape[0], own_weights, check)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
         head = TritonHead(
@@ -226,7 +227,7 @@ def forward_triton(
         )
         for number, rows in enumerate(chunk_rows(group, head.chunk)):
             add = number > 0 or len(groups) > 1
-            states = hidden[rows]
+            states = group.states(hidden, rows)
             result = head.logits(states, target[rows].long() - group.first, argmax)
             if result.best is not None:
                 best[rows] = result.best + group.first
@@ -243,8 +244,10 @@ def forward_triton(
     if amplifier is not None:
         d_hidden /= amplifier
         d_weight /= amplifier
+    if not check:
+        lse, best = skipped_values(kept, lse, best)
     loss = losses if reduction == "none" else losses.sum()
-    return loss, lse, best, d_hidden, d_weight
+    return loss, lse, best, narrow(d_hidden, width), narrow(d_weight, width)
 
 
 def backward_triton(
@@ -260,22 +263,24 @@ def backward_triton(
     softcap: float,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
     config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """See `op.backward_op`."""
-    if not suits(hidden):
+    if hidden.dtype not in HALVES:
         return backward_chunked(
-            hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
-        )
-    hidden, weight = aligned(hidden), aligned(weight)
+            hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight, check
+        )  # fmt: skip
+    width, weight_dtype = hidden.shape[1], weight.dtype
+    hidden, weight = aligned(even_width(hidden)), aligned(even_width(weight.to(hidden.dtype)))
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
     kept = on_softmax != 0 if on_target is None else (on_softmax != 0) | (on_target != 0)
     on_target = torch.zeros_like(on_softmax) if on_target is None else on_target
     amplifier = _amplifier(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
     if amplifier is not None:
         on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
-    groups = token_groups(target, kept, first, count, ranges, weight.shape[0])
+    groups = token_groups(None, kept, first, count, ranges, weight.shape[0], check=check)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
         head = TritonHead(
@@ -283,7 +288,7 @@ def backward_triton(
         )
         for number, rows in enumerate(chunk_rows(group, head.chunk)):
             add = number > 0 or len(groups) > 1
-            states = hidden[rows]
+            states = group.states(hidden, rows)
             ids = (
                 lse.new_full((len(states),), -1, dtype=torch.int64)
                 if target is None
@@ -297,7 +302,7 @@ def backward_triton(
     if amplifier is not None:
         d_hidden /= amplifier
         d_weight /= amplifier
-    return d_hidden.to(hidden.dtype), d_weight.to(weight.dtype)
+    return narrow(d_hidden, width).to(hidden.dtype), narrow(d_weight, width).to(weight_dtype)
 
 
 def chunk_rows(group: Group, chunk: int) -> list[slice | Tensor]:

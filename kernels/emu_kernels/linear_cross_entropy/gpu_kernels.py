@@ -106,3 +106,24 @@ def scale_kernel(
     target = tl.load(target_ptr + row).to(tl.int32)
     gradient = tl.where(ids == target, gradient - on_target, gradient)
     tl.store(gradient_ptr + row * exp_stride + ids, gradient.to(gradient_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def target_kernel(
+    hidden_ptr, weight_ptr, target_ptr, picked_ptr, num_ids, width, softcap, SOFTCAP: tl.constexpr, BLOCK_WIDTH: tl.constexpr
+):  # fmt: skip
+    """Multiply hidden (C, H) with the row of weight (V, H) of each target (C,) -> picked (C,) float32, 0 for targets elsewhere."""
+    row = tl.program_id(0).to(tl.int64)
+    target = tl.load(target_ptr + row)
+    inside = (target >= 0) & (target < num_ids)
+    total = tl.zeros((BLOCK_WIDTH,), dtype=tl.float32)
+    for start in range(0, width, BLOCK_WIDTH):
+        feature = start + tl.arange(0, BLOCK_WIDTH)
+        mask = (feature < width) & inside
+        hidden = tl.load(hidden_ptr + row * width + feature, mask=mask, other=0.0).to(tl.float32)
+        weight = tl.load(weight_ptr + target.to(tl.int64) * width + feature, mask=mask, other=0.0).to(tl.float32)
+        total += hidden * weight
+    logit = tl.sum(total, axis=0)
+    if SOFTCAP:  # by exp, as in `logits_kernel`
+        logit = softcap * (1.0 - 2.0 / (tl.exp(logit * (2.0 / softcap)) + 1.0))
+    tl.store(picked_ptr + row, logit)

@@ -22,7 +22,11 @@ def kept_tokens(target: Tensor, weights: Tensor | None, ignore_index: int) -> Te
     return kept if weights is None else kept & (weights != 0)
 
 
-@torch.library.custom_op("emu_kernels::linear_cross_entropy", mutates_args=())
+# Where values are checked the host waits for the GPU, which no graph can hold: compilers leave these ops out of theirs.
+HOST_WAITS = (torch.Tag.cudagraph_unsafe,)
+
+
+@torch.library.custom_op("emu_kernels::linear_cross_entropy", mutates_args=(), tags=HOST_WAITS)
 def forward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -33,11 +37,12 @@ def forward_op(
     ranges: Tensor | None,
     softcap: float,
     ignore_index: int,
-    z_loss: float,
+    z_loss: Tensor,
     reduction: str,
     argmax: bool,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
     with without_autocast(hidden):
@@ -56,6 +61,7 @@ def forward_op(
             argmax,
             grad_hidden,
             grad_weight,
+            check,
         )
 
 
@@ -81,11 +87,12 @@ def _forward_fake(
     ranges: Tensor | None,
     softcap: float,
     ignore_index: int,
-    z_loss: float,
+    z_loss: Tensor,
     reduction: str,
     argmax: bool,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
@@ -99,6 +106,7 @@ def _forward_fake(
 
 def _forward_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction = inputs[:11]
+    check = inputs[14]
     _, lse, _, d_hidden, d_weight = output
     ctx.set_materialize_grads(False)  # zeros of the size of the weight for gradients that no one asks for
     ctx.reduction = reduction
@@ -106,14 +114,14 @@ def _forward_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     if reduction != "none":
         ctx.save_for_backward(d_hidden, d_weight)
     else:
-        ctx.save_for_backward(hidden, weight, target, weights, lse, ranges)
-        ctx.numbers = first, count, softcap, ignore_index, z_loss
+        ctx.save_for_backward(hidden, weight, target, weights, lse, ranges, z_loss)
+        ctx.numbers = first, count, softcap, ignore_index, check
 
 
 def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     if any(grad is not None for grad in grads[1:]):
         raise RuntimeError("linear_cross_entropy has a first derivative only; do not differentiate its gradients")
-    missing = (None,) * 12
+    missing = (None,) * 13
     grad = grads[0]
     if grad is None:
         return None, None, *missing
@@ -123,14 +131,26 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
         d_hidden = _scaled(d_hidden, grad, ctx.dtypes[0]) if needs_hidden else None
         d_weight = _scaled(d_weight, grad, ctx.dtypes[1]) if needs_weight else None
         return d_hidden, d_weight, *missing
-    hidden, weight, target, weights, lse, ranges = ctx.saved_tensors
-    first, count, softcap, ignore_index, z_loss = ctx.numbers
+    hidden, weight, target, weights, lse, ranges, z_loss = ctx.saved_tensors
+    first, count, softcap, ignore_index, check = ctx.numbers
     factor = grad.to(lse.dtype) if weights is None else grad.to(lse.dtype) * weights.to(lse.dtype)
     # Skipped tokens have an lse of 0 that means nothing, and a gradient of theirs may be NaN: out before any product.
     factor = torch.where(kept_tokens(target, weights, ignore_index), factor, 0.0)
     on_softmax = factor * (1.0 + 2.0 * z_loss * lse)
     d_hidden, d_weight = backward_op(
-        hidden, weight, target, on_softmax, factor, lse, first, count, ranges, softcap, needs_hidden, needs_weight
+        hidden,
+        weight,
+        target,
+        on_softmax,
+        factor,
+        lse,
+        first,
+        count,
+        ranges,
+        softcap,
+        needs_hidden,
+        needs_weight,
+        check,
     )
     return _keep(needs_hidden, d_hidden), _keep(needs_weight, d_weight), *missing
 
@@ -149,7 +169,7 @@ def _keep(wanted: bool, gradient: Tensor) -> Tensor | None:
 torch.library.register_autograd("emu_kernels::linear_cross_entropy", _forward_backward, setup_context=_forward_setup)
 
 
-@torch.library.custom_op("emu_kernels::linear_cross_entropy_backward", mutates_args=())
+@torch.library.custom_op("emu_kernels::linear_cross_entropy_backward", mutates_args=(), tags=HOST_WAITS)
 def backward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -163,11 +183,24 @@ def backward_op(
     softcap: float,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients whose logits gradient is `on_softmax * softmax - on_target * onehot(target)`, logits recomputed."""
     with without_autocast(hidden):
         return backward_chunked(
-            hidden, weight, target, on_softmax, on_target, lse, first, count, ranges, softcap, grad_hidden, grad_weight
+            hidden,
+            weight,
+            target,
+            on_softmax,
+            on_target,
+            lse,
+            first,
+            count,
+            ranges,
+            softcap,
+            grad_hidden,
+            grad_weight,
+            check,
         )
 
 
@@ -196,6 +229,7 @@ def _backward_fake(
     softcap: float,
     grad_hidden: bool,
     grad_weight: bool,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(hidden.shape if grad_hidden else (0,)), weight.new_empty(
         weight.shape if grad_weight else (0,)
@@ -212,6 +246,7 @@ def log_sum_exp_op(
     count: int,
     ranges: Tensor | None,
     softcap: float,
+    check: bool = True,
 ) -> Tensor:
     """Return a copy of `lse`, already computed, with the gradient of the log-sum-exp attached to it."""
     return lse.clone()
@@ -227,25 +262,26 @@ def _lse_fake(
     count: int,
     ranges: Tensor | None,
     softcap: float,
+    check: bool = True,
 ) -> Tensor:
     return torch.empty_like(lse)
 
 
 def _lse_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    hidden, weight, lse, kept, first, count, ranges, softcap = inputs
+    hidden, weight, lse, kept, first, count, ranges, softcap, check = inputs
     ctx.save_for_backward(hidden, weight, lse, kept, ranges)
-    ctx.numbers = first, count, softcap
+    ctx.numbers = first, count, softcap, check
 
 
 def _lse_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     hidden, weight, lse, kept, ranges = ctx.saved_tensors
-    first, count, softcap = ctx.numbers
+    first, count, softcap, check = ctx.numbers
     needs_hidden, needs_weight = ctx.needs_input_grad[:2]
     grad = torch.where(kept, grad, 0.0)
     d_hidden, d_weight = backward_op(
-        hidden, weight, None, grad, None, lse, first, count, ranges, softcap, needs_hidden, needs_weight
+        hidden, weight, None, grad, None, lse, first, count, ranges, softcap, needs_hidden, needs_weight, check
     )
-    return _keep(needs_hidden, d_hidden), _keep(needs_weight, d_weight), *(None,) * 6
+    return _keep(needs_hidden, d_hidden), _keep(needs_weight, d_weight), *(None,) * 7
 
 
 torch.library.register_autograd("emu_kernels::linear_log_sum_exp", _lse_backward, setup_context=_lse_setup)
