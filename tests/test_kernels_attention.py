@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from emu_kernels import attention, reference
+from emu_kernels import attention, document_bounds, reference
 from emu_kernels.attention.cpu import SHORT, TILE
-from emu_kernels.attention.op import torch_attention
+from emu_kernels.attention.op import ENVIRONMENT, choose_backend, torch_attention
 from emu_kernels.testing import peak_cpu_bytes
 
 MASKS = {
@@ -190,6 +191,16 @@ BAD_ARGUMENTS = {
     "offsets for two rows": ({"cu_seqlens": torch.tensor([0, 7], dtype=torch.int32)}, ValueError, "cu_seqlens"),
     "offsets of int64": ({"cu_seqlens": torch.tensor([0, 7])}, TypeError, "cu_seqlens"),
     "no offsets": ({"cu_seqlens": torch.zeros(0, dtype=torch.int32)}, ValueError, "cu_seqlens"),
+    "bounds without documents": (
+        {"bounds": torch.zeros(2, 7, 2, dtype=torch.int32)},
+        ValueError,
+        "bounds are given without",
+    ),
+    "bounds of another shape": (
+        {"bounds": torch.zeros(7, 2, dtype=torch.int32), "segment_ids": torch.ones(2, 7, dtype=torch.int64)},
+        ValueError,
+        "bounds must",
+    ),
     "window of zero": ({"window": 0}, ValueError, "window"),
     "negative soft cap": ({"softcap": -1.0}, ValueError, "softcap"),
     "scale of zero": ({"scale": 0.0}, ValueError, "scale"),
@@ -273,6 +284,38 @@ def test_autocast_ends_at_the_door_of_the_op() -> None:
         lse = torch.ops.emu_kernels.attention(*inputs, None, None, True, 0, 2.0, 0.3)[1]
     assert torch.equal(found, expected)
     assert lse.dtype == torch.float32
+
+
+@pytest.mark.parametrize("backend", ["flash", "cudnn"])
+def test_autocast_stays_out_of_torchs_own_attention(backend: str) -> None:
+    q, k, v = (torch.randn(1, 64, heads, 16) for heads in (4, 2, 2))
+    expected = torch_attention(backend, q, k, v, True, 0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch_attention(backend, q, k, v, True, 0.3)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_whoever_asks_for_determinism_gets_our_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    with FakeTensorMode():
+        q = torch.empty(1, 64, 4, 16, device="cuda", dtype=torch.bfloat16)
+    assert choose_backend(q, False, None, None) == "cudnn"
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert choose_backend(q, False, None, None) == "triton"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", ["documents", "offsets"])
+def test_bounds_of_documents_are_where_they_begin_and_end(name: str) -> None:
+    batch, options = mask_options(name, 2, 23)
+    bounds = document_bounds(23, **options)
+    assert bounds is not None
+    position = torch.arange(23)
+    seen = (position >= bounds[..., :1]) & (position < bounds[..., 1:])
+    assert torch.equal(seen, reference.visible(batch, 23, causal=False, **options))
+    assert (bounds.diff(dim=1) >= 0).all(), "in order along the row, as the kernels' ranges of tiles need"
 
 
 def test_the_log_sum_exp_refuses_to_be_differentiated() -> None:

@@ -230,6 +230,19 @@ def test_one_graph_serves_all_lengths_on_a_gpu(options: dict[str, Any]) -> None:
         assert _count_compilations(lambda *qkv: attention(*qkv, **options), "cuda", torch.bfloat16) == 1
 
 
+def test_one_graph_serves_all_lengths_with_documents_and_with_determinism() -> None:
+    def packed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attention(q, k, v, segment_ids=torch.ones(q.shape[:2], dtype=torch.int64, device=q.device))
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        with FakeTensorMode():
+            assert _count_compilations(packed, "cuda", torch.bfloat16) == 1
+            assert _count_compilations(lambda *qkv: attention(*qkv), "cuda", torch.bfloat16) == 1
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_one_graph_serves_all_lengths_of_torchs_own_attention() -> None:
     """What plain rows take on a GPU, here on the CPU: a build without CUDA cannot even trace it there."""
     count = _count_compilations(lambda q, k, v: torch_attention("cudnn", q, k, v, True, 0.3), "cpu", torch.bfloat16)

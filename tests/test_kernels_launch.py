@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import emu_kernels
-from emu_kernels import dispatch
+from emu.model.attention import attend_packed
+from emu_kernels import attention, dispatch, document_bounds
 
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
@@ -101,6 +103,71 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
     kernels = {name for file in PACKAGE.rglob("*.py") for name in _kernels_of(file)}
     assert set(started) == kernels
     assert {device for devices in started.values() for device in devices} == {torch.device("meta")}
+
+
+def _odd_rows(dtype: torch.dtype = torch.float16) -> tuple[Tensor, ...]:
+    """q, k, v and grad whose heads of 12 features no tensor descriptor takes."""
+    return tuple(torch.randn(1, 40, heads, 12).to(dtype) for heads in (4, 2, 2, 4))
+
+
+def test_the_backward_lays_out_its_tensors_once_for_all_kernels(started: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emu_kernels.attention.gpu_backward import attention_backward_triton
+
+    copies = []
+    pad = torch.nn.functional.pad
+    monkeypatch.setattr(torch.nn.functional, "pad", lambda x, *a, **k: copies.append(x) or pad(x, *a, **k))
+    q, k, v, grad = _odd_rows()
+    attention_backward_triton(grad, q, k, v, q, torch.zeros(1, 4, 40), None, None, True, 0, 0.0, 0.3)
+    assert set(started) == {"row_kernel", "key_kernel", "query_kernel"}
+    assert len(copies) == 4
+
+
+def test_bounds_that_are_given_are_not_computed_again(started: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emu_kernels.attention import gpu, gpu_backward
+
+    q, k, v, grad = _odd_rows(torch.float32)
+    documents = torch.ones(1, 40, dtype=torch.int64), None, True, 0, 0.0, 0.3
+    bounds = document_bounds(40, documents[0])
+    for module in (gpu, gpu_backward):
+        monkeypatch.delattr(module, "document_bounds")
+    gpu.attention_triton(q, k, v, *documents, bounds)
+    gpu_backward.attention_backward_triton(grad, q, k, v, q, torch.zeros(1, 4, 40), *documents, bounds)
+    assert {"forward_kernel", "key_kernel", "query_kernel"} <= set(started)
+
+
+class Calls(TorchDispatchMode):
+    """Notes the arguments of each call of torch's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: dict[str, list[tuple]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.arguments.setdefault(func.overloadpacket.__name__, []).append(args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_layers_of_a_model_compute_the_bounds_of_a_batch_once() -> None:
+    """Three layers on a GPU, by shapes alone."""
+    with FakeTensorMode(), torch.no_grad():
+        ids = torch.ones(2, 40, dtype=torch.int64, device="cuda")
+        q, k = (torch.empty(2, 40, heads, 16, device="cuda") for heads in (4, 2))
+        with Calls() as calls:
+            attend = attend_packed(ids)
+            for layer in range(3):
+                q = attend(q, k, k, layer)
+    assert len(calls.arguments["attention"]) == 3
+    assert len(calls.arguments["cummax"]) == len(calls.arguments["cummin"]) == 1
+
+
+def test_the_backward_takes_the_bounds_of_the_forward() -> None:
+    q, k, v, grad = (x.requires_grad_() for x in _odd_rows(torch.float32))
+    ids = torch.ones(1, 40, dtype=torch.int64)
+    with Calls() as calls:
+        out = attention(q, k, v, segment_ids=ids, bounds=document_bounds(40, ids))
+        torch.autograd.grad(out, (q, k, v), grad.detach())
+    (forward,), (backward,) = calls.arguments["attention"], calls.arguments["attention_backward"]
+    assert backward[-1].shape == (1, 40, 2) and backward[-1].data_ptr() == forward[-1].data_ptr()
 
 
 def _kernels_of(file: Path) -> list[str]:

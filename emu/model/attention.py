@@ -27,7 +27,7 @@ from emu.model.cache import StaticCache
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary, rotate
 from emu.model_config import EmuConfig
-from emu_kernels import attention
+from emu_kernels import attention, document_bounds
 
 Linear = Callable[..., tuple[Tensor, ...]]
 """(x, layer, layer, ...) -> the product of x with each layer; how is the caller's to choose (packed weights, fixed tiles)."""
@@ -69,9 +69,12 @@ class Attention(nn.Module):
 
 def attend_packed(segment_ids: Tensor | None) -> Attend:
     """Causal attention among the tokens of one segment (B, S), or of the whole row without segments."""
+    # Kernels of a GPU alone want them; on a CPU they would cost more than they save.
+    on_gpu = segment_ids is not None and segment_ids.is_cuda
+    bounds = document_bounds(segment_ids.shape[1], segment_ids) if on_gpu else None  # type: ignore[union-attr]
 
     def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        return attention(q, k, v, causal=True, segment_ids=segment_ids)
+        return attention(q, k, v, causal=True, segment_ids=segment_ids, bounds=bounds)
 
     return attend
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 
-from emu_kernels.attention import attention
+from emu_kernels.attention import attention, document_bounds
 from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
@@ -19,6 +19,15 @@ from emu_kernels.nearest_code import nearest_code
 from emu_kernels.rms_norm import rms_norm
 from emu_kernels.rotary import rotary
 
-__all__ = ["attention", "choices", "guided_sample", "linear_cross_entropy", "nearest_code", "rms_norm", "rotary"]
+__all__ = [
+    "attention",
+    "choices",
+    "document_bounds",
+    "guided_sample",
+    "linear_cross_entropy",
+    "nearest_code",
+    "rms_norm",
+    "rotary",
+]
 
 logging.getLogger("emu").addHandler(logging.NullHandler())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emu_kernels.attention.bounds import document_bounds
 from emu_kernels.attention.op import choose_backend, forward_op, torch_attention
 from emu_kernels.checks import (
     FLOATS,
@@ -38,6 +39,7 @@ def attention(
     window: int | None = None,
     softcap: float | None = None,
     scale: float | None = None,
+    bounds: Tensor | None = None,
 ) -> Tensor:
     """Attend from each position to the positions of its own document, differentiable in q, k and v.
 
@@ -55,6 +57,7 @@ def attention(
         window: position i sees j only if |i - j| < window.
         softcap: scores become `softcap * tanh(scores / softcap)`.
         scale: factor of the scores before the soft cap, D ** -0.5 by default.
+        bounds: `document_bounds` of the documents that are given, (B, S, 2) int32, for the layers of a model to share.
 
     Returns:
         (B, S, Hq, D), dtype of q.
@@ -64,7 +67,7 @@ def attention(
         TypeError: a dtype is not supported.
     """
     _check_heads(q, k, v)
-    _check_documents(q, segment_ids, cu_seqlens)
+    _check_documents(q, segment_ids, cu_seqlens, bounds)
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1 (the position itself), got {window}")
     if softcap is not None:
@@ -76,7 +79,9 @@ def attention(
         backend = choose_backend(q, segment_ids is not None or cu_seqlens is not None, window, softcap)
         if backend != "triton":
             return torch_attention(backend, q, k, v, causal, scale)
-    out, _ = forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale)
+    if bounds is None and q.is_cuda:
+        bounds = document_bounds(q.shape[1], segment_ids, cu_seqlens)  # here, so that the backward has it too
+    out, _ = forward_op(q, k, v, segment_ids, cu_seqlens, causal, window or 0, float(softcap or 0.0), scale, bounds)
     return out
 
 
@@ -96,7 +101,7 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_like("v", v, "q", q, same_dtype=True)
 
 
-def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None) -> None:
+def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None, bounds: Tensor | None) -> None:
     if segment_ids is not None and cu_seqlens is not None:
         raise ValueError("segment_ids and cu_seqlens both describe the documents; give one of them")
     if segment_ids is not None:
@@ -109,3 +114,11 @@ def _check_documents(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor |
         check_like("cu_seqlens", cu_seqlens, "q", q)
         if q.shape[0] != 1:
             raise ValueError(f"cu_seqlens describes one packed row, but q has {q.shape[0]} rows; use segment_ids")
+    if bounds is not None:
+        if segment_ids is None and cu_seqlens is None:
+            raise ValueError(
+                "bounds are given without documents; give the segment_ids or cu_seqlens that they are made of, too"
+            )
+        check_tensor("bounds", bounds, "(B, S, 2)", 3, (torch.int32,))
+        check_shape("bounds", bounds, (*q.shape[:2], 2), "q")
+        check_like("bounds", bounds, "q", q)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from emu_kernels.attention.bounds import document_bounds
 from emu_kernels.attention.quarantine import any_in, quarantine, running_counts
 from emu_kernels.configurations import attention_forward, configuration
 from emu_kernels.dispatch import launch
@@ -194,37 +195,10 @@ def forward_kernel(
     tl.store(lse_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, lse, mask=inside)
 
 
-def document_bounds(q: Tensor, segment_ids: Tensor | None, cu_seqlens: Tensor | None) -> Tensor | None:
-    """Find the first and last (exclusive) position of each position's document, (B, S, 2) int32, or None; no host sync.
+def laid_out(x: Tensor, descriptors: bool) -> Tensor:
+    """Return x (B, S, H, D) as `tile_source` takes it, copied only where it must be: before several kernels that read it.
 
-    Padding belongs to an empty document at its own place, which keeps the bounds in order along the row.
-    """
-    batch, length = q.shape[:2]
-    position = torch.arange(length, device=q.device)
-    if cu_seqlens is not None:
-        # Values are not checked on a GPU, which would stall it: none may lead beyond the row.
-        offsets = torch.cat([cu_seqlens.long().clamp(0, length), cu_seqlens.new_full((1,), length).long()])
-        document = torch.searchsorted(offsets[:-1], position, right=True)
-        first = offsets[document - 1]
-        last = offsets[document]
-        padding = position >= cu_seqlens[-1]
-        bounds = torch.stack([torch.where(padding, position, first), torch.where(padding, position, last)], -1)[None]
-        return bounds.int()
-    if segment_ids is None:
-        return None
-    starts = torch.nn.functional.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0), value=True)
-    first = torch.where(starts, position, 0).cummax(1).values
-    ends = torch.nn.functional.pad(starts[:, 1:], (0, 1), value=True)
-    last = torch.where(ends, position + 1, length).flip(1).cummin(1).values.flip(1)
-    padding = segment_ids == 0
-    return torch.stack([torch.where(padding, position, first), torch.where(padding, position, last)], -1).int()
-
-
-def tile_source(x: Tensor, block: int, block_width: int, descriptors: bool) -> Tensor | TensorDescriptor:
-    """Return what the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a GPU.
-
-    The descriptor shows x as (B, H, S, D), in tiles of `block` positions of one head, with zeros beyond S and D. It takes addresses
-    and strides that are multiples of 16 bytes: x is copied where it has others.
+    Descriptors take addresses and strides that are multiples of 16 bytes, and get features of zeros to fill up; pointers no gaps.
     """
     if not descriptors:
         return x.contiguous()
@@ -233,8 +207,18 @@ def tile_source(x: Tensor, block: int, block_width: int, descriptors: bool) -> T
         x = torch.nn.functional.pad(x, (0, step - x.shape[3] % step))
     strides = [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
     uneven = x.stride(3) != 1 or any(stride == 0 or stride % step for stride in strides[:-1])
-    if uneven or x.data_ptr() % 16:
-        x = x.clone(memory_format=torch.contiguous_format)
+    return x.clone(memory_format=torch.contiguous_format) if uneven or x.data_ptr() % 16 else x
+
+
+def tile_source(x: Tensor, block: int, block_width: int, descriptors: bool) -> Tensor | TensorDescriptor:
+    """Return what the kernels load tiles of x (B, S, H, D) from: x without gaps, or a descriptor for the copy engine of a GPU.
+
+    The descriptor shows x as (B, H, S, D), in tiles of `block` positions of one head, with zeros beyond S and D.
+    """
+    x = laid_out(x, descriptors)
+    if not descriptors:
+        return x
+    step = 16 // x.element_size()
     batch, length, num_heads, width = x.shape
     row, position, head = (x.stride(axis) if x.shape[axis] > 1 else step for axis in range(3))
     shape, stride = [batch, num_heads, length, width], [row, head, position, 1]
@@ -251,6 +235,7 @@ def attention_triton(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
     config: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `op.forward_op`; float32 or 16 bits."""
@@ -259,7 +244,8 @@ def attention_triton(
     lse = torch.empty((batch, num_heads, length), dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
-    bounds = document_bounds(q, segment_ids, cu_seqlens)
+    if bounds is None:
+        bounds = document_bounds(length, segment_ids, cu_seqlens)
     counts = None
     if bounds is not None:
         # Of k only the flags: a NaN in it makes NaN scores, which the mask replaces; v is multiplied by weights of zero.

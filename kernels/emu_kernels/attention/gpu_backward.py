@@ -17,11 +17,12 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from emu_kernels.attention.bounds import document_bounds
 from emu_kernels.attention.gpu import (
     LOG2_E,
     cap_scores,
-    document_bounds,
     key_interval,
+    laid_out,
     load_tile,
     query_interval,
     tile_range,
@@ -242,6 +243,7 @@ def attention_backward_triton(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
     configs: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `op.backward_op`; float32 or 16 bits."""
@@ -249,7 +251,8 @@ def attention_backward_triton(
     d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if d_q.numel() == 0:
         return d_q, d_k, d_v
-    bounds = document_bounds(q, segment_ids, cu_seqlens)
+    if bounds is None:
+        bounds = document_bounds(length, segment_ids, cu_seqlens)
     flags = None
     if bounds is not None:
         q, flags = quarantine(q)
@@ -267,6 +270,7 @@ def attention_backward_triton(
         BLOCK_WIDTH=key_config["BLOCK_WIDTH"],
     )  # fmt: skip
     num_key_heads = k.shape[2]
+    sources = tuple(laid_out(x, key_config["DESCRIPTORS"]) for x in (q, k, v, grad))  # once for both kernels
     of_group = None if flags is None else running_counts(flags.unflatten(1, (num_key_heads, -1)).amax(2))
     numbers = length, row_length, num_heads, num_heads // num_key_heads, window, softcap, scale
     masks: dict[str, Any] = {
@@ -278,10 +282,10 @@ def attention_backward_triton(
     }
     launch(
         key_kernel, (batch * num_key_heads, triton.cdiv(length, key_config["BLOCK_KEYS"])), q,
-        *_tile_sources((q, k, v, grad), key_config), base, dot, d_k, d_v, bounds, of_group, *numbers, **masks, **key_config,
+        *_tile_sources(sources, key_config), base, dot, d_k, d_v, bounds, of_group, *numbers, **masks, **key_config,
     )  # fmt: skip
     launch(
         query_kernel, (batch * num_heads, triton.cdiv(length, query_config["BLOCK_QUERIES"])), q,
-        *_tile_sources((q, k, v, grad), query_config), base, dot, d_q, bounds, flags, *numbers, **masks, **query_config,
+        *_tile_sources(sources, query_config), base, dot, d_q, bounds, flags, *numbers, **masks, **query_config,
     )  # fmt: skip
     return d_q, d_k, d_v

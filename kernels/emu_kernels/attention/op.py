@@ -34,7 +34,8 @@ def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float |
         if forced not in BACKENDS:
             raise ValueError(f"{ENVIRONMENT} must be one of {BACKENDS}, got {forced!r}")
         return forced if plain and q.dtype in HALVES else "triton"
-    if not plain or q.dtype == torch.float64:
+    # The backward of torch's own adds up in any order unless it is asked not to, and is then no faster than ours.
+    if not plain or q.dtype == torch.float64 or torch.are_deterministic_algorithms_enabled():
         return "triton"
     # No more than this of `dispatch.choose`: what a compiler traces through must be constants.
     kernels = q.is_cuda and TRITON_FOUND and torch.version.hip is None
@@ -52,7 +53,7 @@ def torch_attention(backend: str, q: Tensor, k: Tensor, v: Tensor, causal: bool,
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if backend == "flash":
         order = order[1:]
-    with sdpa_kernel(order, set_priority=True):
+    with sdpa_kernel(order, set_priority=True), without_autocast(q):
         out = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, is_causal=causal, scale=scale, enable_gqa=shared
         )
@@ -70,15 +71,23 @@ def forward_op(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap."""
+    """Compute the output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap.
+
+    `bounds` are those of the documents, which the Triton kernels compute themselves when they are not given.
+    """
     with without_autocast(q):
         return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
 
 
 @forward_op.register_kernel("cuda")
 def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return triton_or_torch("attention", arguments[0], _forward_kernels, attention_tiled, *arguments)
+    return triton_or_torch("attention", arguments[0], _forward_kernels, _forward_tiled, *arguments)
+
+
+def _forward_tiled(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return attention_tiled(*arguments[:9])  # which plans its tiles on the host, from the documents themselves
 
 
 def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -98,6 +107,7 @@ def _forward_fake(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     batch, length, num_heads, _ = q.shape
     lse = q.new_empty(batch, num_heads, length, dtype=accumulation_dtype(q.dtype))
@@ -118,6 +128,7 @@ def backward_op(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of q, k and v."""
     with without_autocast(q):
@@ -128,7 +139,11 @@ def backward_op(
 
 @backward_op.register_kernel("cuda")
 def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return triton_or_torch("attention", arguments[1], _backward_kernels, attention_backward_tiled, *arguments)
+    return triton_or_torch("attention", arguments[1], _backward_kernels, _backward_tiled, *arguments)
+
+
+def _backward_tiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return attention_backward_tiled(*arguments[:12])
 
 
 def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,23 +166,25 @@ def _backward_fake(
     window: int,
     softcap: float,
     scale: float,
+    bounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_q, d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     return d_q, d_k, d_v
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, segment_ids, cu_seqlens, *ctx.options = inputs
+    q, k, v, segment_ids, cu_seqlens, *ctx.options, bounds = inputs
     ctx.set_materialize_grads(False)  # no zeros for the gradient of the log-sum-exp, which never comes
     ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
-    ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens)
+    ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens, bounds)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    missing = (None,) * 6
+    missing = (None,) * 7
     if grad is None:
         return None, None, None, *missing
-    return *backward_op(grad, *ctx.saved_tensors, *ctx.options), *missing
+    *tensors, bounds = ctx.saved_tensors
+    return *backward_op(grad, *tensors, *ctx.options, bounds), *missing
 
 
 torch.library.register_autograd("emu_kernels::attention", _backward, setup_context=_setup)
