@@ -125,6 +125,16 @@ def test_scale_kernel_compiles(capability: int, softcap: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])
+def test_target_kernel_compiles(capability: int) -> None:
+    types = LOSS_TYPES | {"hidden_ptr": "*bf16", "weight_ptr": "*bf16"}
+    constants = {"SOFTCAP": True, "BLOCK_WIDTH": 2048}
+    check(
+        build(capability, "linear_cross_entropy.gpu_kernels", "target_kernel", types, constants, {"num_warps": 4}),
+        capability,
+    )
+
+
 def attention_types(dtype: str, config: dict[str, Any]) -> dict[str, str]:
     blocks = {"q": "BLOCK_QUERIES", "k": "BLOCK_KEYS", "v": "BLOCK_KEYS", "grad": "BLOCK_QUERIES"}
     sources = {

@@ -121,6 +121,23 @@ def test_candidates_of_minus_infinity_are_never_drawn() -> None:
     assert guided_sample(logits, 3.0, temperature=0.0, **keys(500)).max() == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_infinite_logits_share_the_draws(options: dict) -> None:
+    logits = make_logits(1).repeat(1, 200, 1)
+    logits[0, :, [4, 9]] = torch.inf
+    draws = guided_sample(logits, **options, **keys(200))
+    assert set(draws.tolist()) == {4, 9}
+    assert 60 < int((draws == 4).sum()) < 140
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 5e-324])
+def test_a_very_low_temperature_takes_the_most_likely(temperature: float) -> None:
+    logits = make_logits(1)
+    draws = guided_sample(logits, temperature=temperature, **keys(logits.shape[1]))
+    assert torch.equal(draws, logits[0].argmax(1))
+
+
 def test_candidates_that_tie_with_the_last_one_kept_are_kept() -> None:
     logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 2000, 5)
     assert set(guided_sample(logits, top_k=2, **keys(2000)).tolist()) == {0, 1, 2, 3}

@@ -377,6 +377,33 @@ def test_sampler_takes_rows_longer_than_its_filter(interpreter: Interpreter) -> 
     assert torch.equal(found, expected)
 
 
+INFINITE = [*((name, 517) for name in SAMPLERS if name != "greedy"), ("plain", 33_000), ("all", 33_000)]
+
+
+@pytest.mark.parametrize(("name", "number"), INFINITE)
+def test_sampler_draws_infinite_logits_as_the_cpu_path_does(interpreter: Interpreter, name: str, number: int) -> None:
+    """Rows with one, with several and without, in the kernel and in the filter of long rows."""
+    num_guides, options = SAMPLERS[name]
+    logits = torch.randn(num_guides, 4, number, generator=torch.Generator().manual_seed(1))
+    logits[0, 0, 30] = logits[0, 1, 40] = logits[0, 1, 50] = logits[0, 2, 500] = torch.inf
+    key = [torch.arange(4)] * 3
+    names = dict(zip(("seed", "stream", "position"), key, strict=True))
+    expected = guided_sample(logits, (2.0, 1.0), **options, **names)
+    found = interpreter.call(
+        guided_sample_triton, logits, 2.0, 1.0, options.get("temperature", 1.0),
+        options.get("top_k", 0), options.get("top_p", 1.0), *key, 0,
+    )  # fmt: skip
+    assert torch.equal(found, expected)
+    assert found[0] == 30 and found[1] in (40, 50) and found[2] == 500
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 5e-324])
+def test_sampler_at_a_very_low_temperature_takes_the_most_likely(interpreter: Interpreter, temperature: float) -> None:
+    logits = torch.randn(1, 4, 517, generator=torch.Generator().manual_seed(1))
+    found = interpreter.call(guided_sample_triton, logits, 1.0, 1.0, temperature, 0, 1.0, *[torch.arange(4)] * 3, 0)
+    assert torch.equal(found, logits[0].argmax(1))
+
+
 def test_sampler_keeps_ties_as_the_cpu_path_does(interpreter: Interpreter) -> None:
     logits = torch.tensor([3.0, 2.0, 2.0, 2.0, 1.0]).expand(1, 16, 5)
     key = [torch.arange(16)] * 3

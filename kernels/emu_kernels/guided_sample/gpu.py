@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from emu_kernels.dispatch import launch
+from emu_kernels.guided_sample.cpu import inverse
 
 MAX_FILTER = 32768
 RACE_BLOCK = 2048
@@ -45,6 +46,8 @@ def filter_kernel(
     if not GREEDY:
         peak = tl.max(x, axis=0)
         below = (tl.where(peak == float("-inf"), 0.0, peak) - x) * inverse_temperature  # 0 for the most likely
+        # Several infinite scores are equal, and inf - inf is not a number.
+        below = tl.where(x == float("inf"), 0.0, below)
         if TOP_K:
             # The largest number that fewer than top_k candidates are strictly below: the top_k-th smallest.
             # Bits of a float that is not negative are in the order of their integers, so each bit halves what is left.
@@ -146,7 +149,7 @@ def guided_sample_triton(
         block = max(triton.next_power_of_2(num_candidates), 32)
         launch(
             filter_kernel, (num_rows,), logits, logits, weights, num_rows, num_candidates, logits.stride(0), logits.stride(1),
-            scale, part_scale, 1.0 if greedy else 1.0 / temperature, top_k, top_p, GUIDES=num_guides, GREEDY=greedy, TOP_K=top_k > 0,
+            scale, part_scale, 1.0 if greedy else inverse(temperature), top_k, top_p, GUIDES=num_guides, GREEDY=greedy, TOP_K=top_k > 0,
             TOP_P=top_p < 1.0, BLOCK=block, num_warps=filter_warps(block),
         )  # fmt: skip
     else:
@@ -187,7 +190,9 @@ def _filter_long(
     x = torch.where(x.isnan(), -torch.inf, x)
     if temperature == 0.0:
         return x.contiguous()
-    x = (x - x.amax(1, keepdim=True).nan_to_num(neginf=0.0)) * (1.0 / temperature)
+    peak = x.amax(1, keepdim=True)
+    below = (x - torch.where(peak == -torch.inf, 0.0, peak)) * inverse(temperature)
+    x = torch.where(x == torch.inf, 0.0, below)
     if top_k:
         x = torch.where(x < x.topk(top_k, dim=1).values[:, -1:], -torch.inf, x)
     x = x.exp()
