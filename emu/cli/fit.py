@@ -12,14 +12,18 @@ MEMORY = "--memory"
 GIB = 2**30
 
 
-def fit(arguments: Sequence[str]) -> None:
-    """Train a transformer, or with --memory say what fine-tuning with adapters takes."""
-    from emu.training import cli
+def fit(arguments: Sequence[str]) -> int | None:
+    """Train a transformer, run a job of several stages, or with --memory say what fine-tuning with adapters takes."""
+    from emu.training import cli, job, job_recipe
 
     if MEMORY in arguments:
         print_memory([word for word in arguments if word != MEMORY])
-    else:
-        print_folder(cli.fit(arguments))
+        return None
+    recipe = job_recipe.read_job(arguments)
+    if recipe is not None:
+        return job.run_job(recipe)
+    print_folder(cli.fit(arguments))
+    return None
 
 
 def fit_tokenizer(arguments: Sequence[str]) -> None:

@@ -40,7 +40,15 @@ class Written:
             ValueError: it is not YAML, not UTF-8, or not a mapping; the message names file and line.
             FileNotFoundError: it is not there.
         """
-        content, places = read_recipe(path)
+        self.add(*read_recipe(path))
+
+    def add(self, content: Mapping[str, Any], places: Mapping[KeyPath, str]) -> None:
+        """Merge a tree over what is there, as `add_file` does.
+
+        Args:
+            content: keys with values.
+            places: "file:line" of its keys.
+        """
         for changed in _changed_classes(self.files, content):
             _node(self.files, changed).pop("init_args", None)
             self.places = {

@@ -28,6 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from emu.configuration.problems import Problem, raise_problems
+from emu.configuration.written import Written
 from emu.model import EmuConfig
 from emu.stopping import Stopped, handled
 from emu.training.checkpoints import (
@@ -73,11 +74,18 @@ class EmuCLI(LightningCLI):
         model_class: the module that is trained where the recipe names no other in `model.class_path`.
         args: command-line words.
         name: of the command, for its help.
+        recipe: what the command line's recipes are merged over; a stage of a job is given so.
     """
 
-    def __init__(self, model_class: type[LightningModule], args: Sequence[str], name: str = "emu fit") -> None:
+    def __init__(
+        self,
+        model_class: type[LightningModule],
+        args: Sequence[str],
+        name: str = "emu fit",
+        recipe: Written | None = None,
+    ) -> None:
         self._words = split_words(args)
-        self._written = self._words.read()
+        self._written = self._words.read(recipe)
         named = take_class(self._written)
         self._named_class = self._words.module or named
         module = find_class(self._named_class, model_class, self._written)

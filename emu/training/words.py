@@ -39,13 +39,16 @@ class Words(NamedTuple):
         """Name of a run: that of its last recipe."""
         return self.files[-1].stem if self.files else "run"
 
-    def read(self) -> Written:
+    def read(self, start: Written | None = None) -> Written:
         """The recipes merged, and what the options set over them.
+
+        Args:
+            start: what the recipes are merged over; it is changed.
 
         Raises:
             ValueError, FileNotFoundError: see `Written.add_file`.
         """
-        written = Written()
+        written = Written() if start is None else start
         for file in self.files:
             written.add_file(file)
         for option in self.options:

@@ -1,0 +1,217 @@
+"""A job: stages one after another, resumable at any place, checked together before the first starts."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Callback
+
+from emu.cli.fit import fit
+from emu.training.job import Job
+from emu.training.job_recipe import read_job
+from tests.training_toys import write_recipe
+
+
+class Kill(Callback):
+    """Kills the process in the N-th step that it makes, if it is a child that was asked to."""
+
+    at = None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if Kill.at is not None:
+            Kill.at -= 1
+            if not Kill.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Copy:
+    """A stage of one's own: writes a text."""
+
+    def __init__(self, text: str, fail: bool = False):
+        self.text, self.fail = text, fail
+
+    def run(self, folder: Path) -> int:
+        folder.mkdir(exist_ok=True)
+        (folder / "text").write_text(self.text)
+        return int(self.fail)
+
+
+class Steps:
+    """A plan that counts how often it was made."""
+
+    made = 0
+
+    def __init__(self, budget: int):
+        self.budget = budget
+
+    def make(self):
+        Steps.made += 1
+        return {"steps": 2 * self.budget}, [f"{2 * self.budget} steps, two for each minute"]
+
+
+def write_job(folder, **changes):
+    write_recipe(folder)
+    callbacks = [{"class_path": f"{__name__}.Kill"}]
+    table = {
+        "budget": 3,
+        "plan": {"class_path": f"{__name__}.Steps", "init_args": {"budget": "${budget}"}},
+        "stages": [
+            {"name": "note", "command": f"{__name__}.Copy", "options": {"text": "steps: ${plan.steps}"}},
+            {
+                "name": "first",
+                "command": "fit",
+                "config": str(folder / "toy.yaml"),
+                "options": {
+                    "trainer": {"max_steps": "${plan.steps}", "callbacks": callbacks},
+                    "checkpoint": {"every_n_steps": 2},
+                },
+            },
+            {
+                "name": "second",
+                "command": "fit",
+                "config": str(folder / "toy.yaml"),
+                "options": {
+                    "trainer": {"max_steps": 4, "callbacks": callbacks},
+                    "model": {"config": None, "pretrained": "${folders.first}/model"},
+                    "checkpoint": {"every_n_steps": 2},
+                },
+            },
+        ],
+    }
+    table |= changes
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(table))
+    return path
+
+
+def words(path, run, *more):
+    return ["--config", str(path), "--trainer.default_root_dir", str(run), *map(str, more)]
+
+
+def content(folder):
+    """Digests of everything that a job is for: what is compared byte for byte."""
+    kept = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".safetensors", "")]
+    kept = [path for path in kept if path.name != ".emu.lock" and "checkpoints" not in path.parts]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    path = write_job(folder)
+    assert fit(words(path, folder / "run")) == 0
+    return folder
+
+
+def test_stages_run_in_their_folders_and_the_result_is_in_model(done):
+    run = done / "run"
+    assert {path.name for path in run.iterdir() if path.is_dir()} == {"1-note", "2-first", "3-second", "model"}
+    assert (run / "1-note" / "text").read_text() == "steps: 6"
+    assert (run / "model" / "model.safetensors").is_file() and not (run / "3-second" / "model").exists()
+    table = json.loads((run / "job.json").read_text())
+    assert table["finished"] == [0, 0, 0]
+    assert table["stages"][2]["options"]["model"]["pretrained"] == "RUN/2-first/model"
+
+
+def test_a_finished_job_has_nothing_to_do(done):
+    before, made = content(done / "run"), Steps.made
+    assert fit(words(done / "job.yaml", done / "run")) == 0
+    assert content(done / "run") == before and Steps.made == made
+
+
+def test_a_changed_option_is_refused_by_name(done):
+    with pytest.raises(ValueError, match=r"trainer\.max_steps is 5 and was 4 in stage second"):
+        fit(words(done / "job.yaml", done / "run", "--second.trainer.max_steps", 5))
+    with pytest.raises(ValueError, match=r"init_args\.budget is 7 and was 3 in this folder's plan"):
+        fit(words(done / "job.yaml", done / "run", "--budget", 7))
+
+
+def test_everything_wrong_with_any_stage_is_told_before_the_first_starts(tmp_path):
+    path = write_job(tmp_path)
+    wrong = ("--first.trainer.max_stepz", 3, "--second.model.optimizer.lr", "fast", "--note.txt", "a")
+    with pytest.raises(ValueError) as error:
+        fit(words(path, tmp_path / "run", *wrong, "--note.text", "${plan.stepz}"))
+    told = str(error.value)
+    for part in ("stage note", "plan.stepz", "stage first", "max_stepz", "stage second", "model.optimizer.lr"):
+        assert part in told
+    assert not (tmp_path / "run" / "1-note").exists()
+
+
+@pytest.mark.parametrize(
+    ("words_of", "told"),
+    [
+        (("--frist.trainer.max_steps", 3), "--frist.trainer.max_steps is an option of neither the job nor a stage"),
+        (("--first.trainer.default_root_dir", "x"), "--first.trainer.default_root_dir is set by the job"),
+        (("oops",), "'oops' belongs to no option"),
+    ],
+)
+def test_words_that_belong_to_nothing_are_refused(tmp_path, words_of, told):
+    path = write_job(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        fit(words(path, tmp_path / "run", *words_of))
+
+
+def test_names_of_stages_are_safe_and_occur_once(tmp_path):
+    stages = [{"name": name, "command": f"{__name__}.Copy", "options": {"text": ""}} for name in ("../x", "a", "a")]
+    path = write_job(tmp_path, stages=stages)
+    with pytest.raises(ValueError, match=r"(?s)'\.\./x' cannot be a folder's name.*'a' occurs twice"):
+        fit(words(path, tmp_path / "run"))
+
+
+def test_a_stage_that_left_bad_input_out_gives_the_exit_code_one(tmp_path):
+    stages = [{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x", "fail": True}}]
+    path = write_job(tmp_path, stages=stages)
+    assert fit(words(path, tmp_path / "run")) == 1
+    assert fit(words(path, tmp_path / "run")) == 1  # also when there is nothing left to do
+
+
+def test_recipes_separated_by_commas_are_a_job(tmp_path):
+    job = read_job(["--config", "shapes_tokenizer,shapes", "--shapes.trainer.max_steps", "3"])
+    assert [(stage.folder, stage.command) for stage in job.stages] == [
+        ("1-shapes_tokenizer", "fit-tokenizer"),
+        ("2-shapes", "fit"),
+    ]
+    assert job.stages[1].written.tree["trainer"]["max_steps"] == 3 and job.name == "shapes_tokenizer+shapes"
+    assert read_job(["--config", "shapes"]) is None
+
+
+def test_two_jobs_in_one_folder_are_refused(tmp_path, done):
+    from emu_tokenizers.files import FolderInUse, holding
+
+    with holding(tmp_path / "run", "another"), pytest.raises(FolderInUse):
+        fit(words(done / "job.yaml", tmp_path / "run"))
+
+
+def test_overwrite_starts_anew(tmp_path):
+    path = write_job(tmp_path, stages=[{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x"}}])
+    fit(words(path, tmp_path / "run"))
+    (tmp_path / "run" / "mine.txt").write_text("kept")
+    fit(words(path, tmp_path / "run", "--a.text", "y", "--overwrite", "true"))
+    assert (tmp_path / "run" / "1-a" / "text").read_text() == "y"
+    assert (tmp_path / "run" / "mine.txt").read_text() == "kept"
+
+
+def killed(path, run, at):
+    Kill.at = at
+    Job(read_job(words(path, run))).run()
+
+
+def kill_at(path, run, at):
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(path, run, at))
+    process.start()
+    process.join(120)
+    process.kill()
+    return process.exitcode
+
+
+@pytest.mark.parametrize("steps", [[3], pytest.param([1, 2, 2, 1, 3, 1, 2, 4, 1, 2, 3, 1], marks=pytest.mark.slow)])
+def test_a_job_that_was_killed_goes_on_to_the_same_bytes(tmp_path, done, steps):
+    for at in steps:
+        assert kill_at(done / "job.yaml", tmp_path / "run", at) in (-signal.SIGKILL, 0)
+    assert fit(words(done / "job.yaml", tmp_path / "run")) == 0
+    assert content(tmp_path / "run") == content(done / "run")
