@@ -1,0 +1,164 @@
+"""What a model of one's own pictures can do: how near its drawings are to the pictures that were asked for, and to what it learned from.
+
+Drawings are compared at 16x16 pixels. The picture that was asked for is held out; a copy of a training picture is never the nearest to it,
+so it never counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emu.data.loader import EvaluationLoader
+from emu.data.shards import TokenShards
+from emu.model.scoring import token_losses
+from emu.own_data.picture_store import PictureStore
+from emu.pipeline import Emu
+from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.pixels.metrics import CodeCounter, psnr
+from emu_tokenizers.pixels.transforms import from_bytes, to_frames
+
+SIDE = 16
+"""Pixels at which pictures are compared."""
+BATCH = 64
+
+
+@dataclass
+class Measured:
+    """Figures, and what they were measured on.
+
+    Attributes:
+        metrics: by name.
+        pictures: uint8 (N, H, W, 3) arrays by name.
+        texts: by name.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+
+def small(pictures: np.ndarray) -> np.ndarray:
+    """(N, 768) float32: pictures (N, H, W, 3) uint8 at 16x16."""
+    found = [
+        np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) for one in pictures
+    ]
+    return np.stack(found).reshape(len(found), -1)
+
+
+def distances(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """(N, M) float32: root mean square differences, in levels of 255, of (N, D) and (M, D)."""
+    squares = (ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * ours @ theirs.T
+    return np.sqrt(np.maximum(squares, 0) / ours.shape[1])
+
+
+@torch.no_grad()
+def measure_reconstruction(vision: VisionTokenizer, store: PictureStore) -> Measured:
+    """Held-out pictures after their codes, and how many kinds of codes they use."""
+    counter, rebuilt, quality = CodeCounter(vision.codebook_sizes), [], []
+    rows = store.rows("held_out")
+    for start in range(0, len(rows), BATCH):
+        originals = np.stack([store.pictures[row] for row in rows[start : start + BATCH]])
+        pixels = from_bytes(torch.from_numpy(originals)).permute(0, 3, 1, 2).contiguous()
+        codes = vision.encode(pixels)
+        counter.add(codes)
+        decoded = vision.decode(codes)
+        quality.append(psnr(decoded, pixels).flatten())
+        rebuilt.append(to_frames(decoded))
+    used = counter.measure()
+    metrics = {
+        "reconstruction_psnr": round(float(torch.cat(quality).mean()), 3),
+        "codebook_use": round(used.use, 4),
+        "codebook_perplexity": round(used.perplexity, 1),
+        "code_bits_per_pixel": round(math.log2(vision.codebook_sizes[0]) / vision.spatial_factor**2, 4),
+    }
+    return Measured(metrics, {"reconstructions": np.concatenate(rebuilt)})
+
+
+@torch.no_grad()
+def measure_bits(emu: Emu, held_out: str) -> Measured:
+    """Bits a pixel that the model needs for the codes of held-out pictures, given their captions."""
+    shards = TokenShards(held_out)
+    vision = emu.tokenizer.vision
+    assert vision is not None
+    first, count = emu.tokenizer.vocabulary.ranges["vision"]
+    nats = codes = 0.0
+    for batch in EvaluationLoader({"draw": shards}, shards.max_length, documents_per_batch=BATCH):
+        losses = token_losses(emu.model, batch)
+        is_code = (batch.input_ids >= first) & (batch.input_ids < first + count) & (batch.segment_ids > 0)
+        nats += float(losses[is_code].sum())
+        codes += float(is_code.sum())
+    bits = nats / math.log(2) / max(1.0, codes)
+    return Measured(
+        {"held_out_bits_per_code": round(bits, 4), "held_out_bits_per_pixel": round(bits / vision.spatial_factor**2, 5)}
+    )
+
+
+def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: int) -> Measured:
+    """Drawings for the captions of held-out pictures, beside two baselines: the picture of the nearest training caption, and the mean."""
+    captions = [store.captions[row] for row in rows]
+    size = store.pictures.shape[1:3]
+    made = emu.generate_images(captions, size=size, guidance_scale=3.0, top_k=0, top_p=0.9, seed=seed)
+    drawn = np.stack([np.asarray(one.image.convert("RGB")) for one in made])
+    train, held_out = store.rows("train"), store.rows("held_out")
+    real = small(np.asarray(store.pictures)[[*train, *held_out]])
+    names = [store.captions[row] for row in [*train, *held_out]]
+    asked = small(np.asarray(store.pictures)[list(rows)])
+    ours = small(drawn)
+    nearest = distances(ours, real).argmin(1)
+    to_train = distances(ours, real[: len(train)])
+    copied = [nearest_caption(caption, names[: len(train)]) for caption in captions]
+    mean = real[: len(train)].mean(0, keepdims=True)
+    own = lambda pictures: float(np.sqrt(((pictures - asked) ** 2).mean(1)).mean())  # noqa: E731
+    metrics = {
+        "asked_is_nearest_of_all": round(
+            float(np.mean([names[i] == c for i, c in zip(nearest, captions, strict=True)])), 4
+        ),
+        "distance_to_asked": round(own(ours), 2),
+        "distance_to_asked_nearest_caption": round(own(real[copied]), 2),
+        "distance_to_asked_mean_picture": round(own(np.repeat(mean, len(asked), 0)), 2),
+        "distance_to_nearest_training": round(float(to_train.min(1).mean()), 2),
+        "distance_of_real_to_nearest_training": round(float(distances(asked, real[: len(train)]).min(1).mean()), 2),
+        "drawn": len(rows),
+    }
+    pictures = {
+        "drawn": drawn,
+        "asked": np.asarray(store.pictures)[list(rows)],
+        "nearest": np.stack([store.pictures[train[place]] for place in to_train.argmin(1)]),
+    }
+    return Measured(metrics, pictures, {"asked": captions})
+
+
+def nearest_caption(caption: str, others: Sequence[str]) -> int:
+    """The number of the caption that shares the largest part of its words with this one."""
+    words = set(caption.casefold().split())
+    shares = [
+        len(words & theirs) / max(1, len(words | theirs)) for theirs in (set(one.casefold().split()) for one in others)
+    ]
+    return int(np.argmax(shares))
+
+
+def measure_descriptions(emu: Emu, store: PictureStore, rows: Sequence[int]) -> Measured:
+    """Captions that the model writes for held-out pictures."""
+    captions = [store.captions[row] for row in rows]
+    documents = [[Image.fromarray(np.asarray(store.pictures[row]))] for row in rows]
+    room = max(len(emu.tokenizer.text.encode(caption)) for caption in captions) + 8
+    texts = [text.strip() for text in emu.generate_text(documents, max_new_tokens=room)]
+    metrics = {
+        "described_exactly": round(float(np.mean([a == b for a, b in zip(texts, captions, strict=True)])), 4),
+        "described_words": round(float(np.mean([shared(a, b) for a, b in zip(texts, captions, strict=True)])), 4),
+        "described": len(rows),
+    }
+    return Measured(metrics, {}, {"described": texts, "described_real": captions})
+
+
+def shared(text: str, caption: str) -> float:
+    """Words that two texts share, as a share of all their words."""
+    ours, theirs = set(text.casefold().split()), set(caption.casefold().split())
+    return len(ours & theirs) / max(1, len(ours | theirs))

@@ -1,0 +1,244 @@
+"""The plan of `own-images`: sizes, widths and steps chosen from the data and the budget, each with its reason.
+
+Twelve pictures and a hundred thousand go through the same stages. What differs is how much a model may learn by heart: of few pictures it
+is small, sees each in many views, and drops much out; of many it is larger. Time is asked for once, in a probe of at most a minute.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from emu.data.tokenizing import SourceOptions, open_source
+from emu.model import EmuConfig
+from emu.own_data.picture_store import captioned_picture
+from emu.own_data.speed_probe import Speed, measure_speed
+from emu_tokenizers import VisionTokenizerConfig
+
+BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h)")
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+LOOKED_AT = 256
+"""Pictures whose size and caption are looked at."""
+LARGEST, SMALLEST = 64, 16
+VISION_BATCH, TOKENS_PER_STEP = 16, 2048
+VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
+"""Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
+VISION_PASSES, TRANSFORMER_PASSES = 120, 60
+"""Over the training pictures at most: further ones teach nothing but the pictures."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """What is chosen by the number of training pictures.
+
+    Attributes:
+        up_to: pictures.
+        codebook: entries.
+        hidden, layers, heads: of the transformer.
+        dropout: of it.
+        views: of each picture.
+    """
+
+    up_to: float
+    codebook: int
+    hidden: int
+    layers: int
+    heads: int
+    dropout: float
+    views: int
+
+
+BANDS = (
+    Band(100, 128, 64, 2, 4, 0.3, 8),
+    Band(1_000, 256, 128, 3, 4, 0.3, 8),
+    Band(10_000, 512, 192, 4, 4, 0.2, 4),
+    Band(50_000, 1024, 256, 6, 4, 0.1, 2),
+    Band(math.inf, 1024, 320, 6, 5, 0.05, 1),
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the data.
+
+    Attributes:
+        pictures: how many there are, about.
+        side: median of the shorter sides, in pixels.
+        caption: characters of the longest caption that was looked at.
+        words: different words of the captions that were looked at.
+    """
+
+    pictures: int
+    side: int
+    caption: int
+    words: int
+
+
+class PicturePlan:
+    """Looks at a source of captioned pictures; see `emu.training.job.Plan`.
+
+    Args:
+        source: see `emu.data.tokenizing.open_source`.
+        budget: how long all stages together may take, e.g. "90s", "30min", "2h".
+        size: side of the pictures in pixels, a multiple of 8; None chooses.
+        held_out: share of the pictures to measure on.
+        options: of the source, see `SourceOptions`.
+    """
+
+    def __init__(
+        self,
+        source: str | None = None,
+        budget: str = "30min",
+        size: int | None = None,
+        held_out: float = 0.1,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not source:
+            raise ValueError("no pictures are named; give --data.source FOLDER")
+        found = BUDGET.fullmatch(str(budget))
+        if not found or float(found[1]) <= 0:
+            raise ValueError(f"budget is {budget!r}; expected a time such as 90s, 30min or 2h")
+        if size is not None and (size % 8 or size < SMALLEST):
+            raise ValueError(f"size is {size}; expected a multiple of 8 from {SMALLEST} on")
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out is {held_out}; expected a share between 0 and 1")
+        self.source, self.size, self.held_out = source, size, held_out
+        self.seconds = float(found[1]) * UNITS[found[2]]
+        self.given = dict(options or {})
+        self.options = SourceOptions(**self.given)
+
+    def make(self) -> tuple[dict[str, Any], list[str]]:
+        """Look at the data, time both networks, choose."""
+        facts = self.look()
+        values, reasons = shape(facts, self.size, self.held_out)
+        config = EmuConfig(**values["transformer"], vocab_size=values["text_size"] + values["codebook_size"] + 32)
+        vision = VisionTokenizerConfig(**values["vision"])
+        speed = measure_speed(vision, VISION_BATCH, values["size"], config, values["rows"])
+        steps, more = pace(facts, values, speed, self.seconds)
+        source = {"source": self.source, "options": self.given}
+        return {**source, **values, **steps, "speed": vars(speed)}, [*reasons, *more]
+
+    def look(self) -> Facts:
+        """Read some of the pictures, spread over the source.
+
+        Raises:
+            ValueError: none of them is a captioned picture.
+        """
+        source = open_source(self.source, self.options)
+        records = list(source.records())
+        sides, captions, first = [], list[str](), ""
+        for record in records[:: max(1, len(records) // LOOKED_AT)]:
+            try:
+                picture, caption = captioned_picture(source, record)
+            except Exception as error:  # whatever strangers' files raise; the split counts them by reason
+                first = first or str(error)
+                continue
+            sides.append(min(picture.shape[:2]))
+            captions.append(caption)
+        if not captions:
+            raise ValueError(f"{self.source} has no captioned pictures: {first or 'it is empty'}")
+        words = {word for caption in captions for word in caption.casefold().split()}
+        return Facts(len(records), int(statistics.median(sides)), max(map(len, captions)), len(words))
+
+
+def band_of(pictures: int) -> Band:
+    """What goes with a number of pictures."""
+    return next(band for band in BANDS if pictures <= band.up_to)
+
+
+def shape(facts: Facts, size: int | None, held_out: float) -> tuple[dict[str, Any], list[str]]:
+    """Sizes and widths, and why: a function of the data alone."""
+    band = band_of(facts.pictures)
+    side = size or max(SMALLEST, min(LARGEST, facts.side // 8 * 8))
+    factor = 4 if side <= 24 else 8
+    grid = (side // factor) ** 2
+    text_size = 300 + min(3700, 2 * facts.words)
+    length = grid + facts.caption // 2 + 24
+    row_length = 64 * math.ceil(3.2 * length / 64)
+    rows = max(1, round(TOKENS_PER_STEP / row_length))
+    bits = math.log2(band.codebook) / factor**2
+    values: dict[str, Any] = {
+        "size": side,
+        "held_out": held_out,
+        "views": band.views,
+        "text_size": text_size,
+        "codebook_size": band.codebook,
+        "vision": {
+            "spatial_factor": factor,
+            "temporal_factor": 1,
+            "base_channels": 16,
+            "channel_multiplier": [1, 2] if factor == 4 else [1, 2, 4],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+            "norm_groups": 4,
+            "latent_channels": 8,
+            "embed_dim": 8,
+            "codebook_size": band.codebook,
+        },
+        "transformer": {
+            "hidden_size": band.hidden,
+            "intermediate_size": 8 * math.ceil(band.hidden * 8 / 3 / 8),
+            "num_hidden_layers": band.layers,
+            "num_attention_heads": band.heads,
+            "max_position_embeddings": row_length,
+            "rope_theta": 10000.0,
+            "qk_norm": True,
+            "z_loss": 1e-4,
+            "residual_dropout": band.dropout,
+            "embedding_dropout": band.dropout,
+        },
+        "row_length": row_length,
+        "rows": rows,
+        "caption_dropout": 0.1,
+    }
+    reasons = [
+        f"{facts.pictures:,} captioned pictures, {held_out:.0%} of them held out to measure on; near duplicates stay together",
+        f"size {side}x{side}: the shorter sides are {facts.side} pixels in the median"
+        + (f", and more than {LARGEST} takes hours on a processor" if facts.side > LARGEST and size is None else ""),
+        f"{grid} codes a picture (a code for {factor}x{factor} pixels) of {band.codebook} kinds, {bits:.2f} bit a pixel: more kinds than "
+        "that few of these pictures would use",
+        f"transformer of width {band.hidden} and {band.layers} layers, dropout {band.dropout}: what {facts.pictures:,} pictures teach "
+        "before it knows them by heart",
+        f"{band.views} views of each training picture, cropped, and mirrored where the caption says nothing of left and right",
+        f"text tokenizer of up to {text_size} ids: 256 bytes, and the words ({facts.words} different ones were seen)",
+    ]
+    return values, reasons
+
+
+def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) -> tuple[dict[str, Any], list[str]]:
+    """Steps within a budget, and why: more seconds never give fewer steps."""
+    train = max(1, round(facts.pictures * (1 - values["held_out"])))
+    documents = 2 * train * values["views"]
+    other = documents * (speed.encoding + 1e-3) + facts.pictures * 1.5e-3
+    training = max(0.3 * seconds, seconds - other)
+    per_pass = max(1, round(2 * train * (values["row_length"] / 3.2) / (values["rows"] * values["row_length"])))
+    most_vision = max(400, VISION_PASSES * math.ceil(train / VISION_BATCH))
+    most_transformer = max(200, TRANSFORMER_PASSES * per_pass)
+    vision = int(VISION_SHARE * training / speed.vision_step)
+    transformer = int(TRANSFORMER_SHARE * training / speed.transformer_step)
+    steps = {
+        "vision_steps": max(60, min(most_vision, vision)),
+        "transformer_steps": max(60, min(most_transformer, transformer)),
+    }
+    every = {
+        f"{name}_every": max(10, count // 20)
+        for name, count in zip(("vision", "transformer"), steps.values(), strict=True)
+    }
+    warmup = {
+        "vision_warmup": min(100, steps["vision_steps"] // 6),
+        "transformer_warmup": min(50, steps["transformer_steps"] // 6),
+    }
+    reasons = [
+        f"vision tokenizer: {steps['vision_steps']:,} steps of {VISION_BATCH} pictures, {speed.vision_step:.3f} s each on this machine"
+        + (f"; {VISION_PASSES} passes over the pictures are enough" if vision > most_vision else ""),
+        f"transformer: {steps['transformer_steps']:,} steps of {values['rows']} rows of {values['row_length']} tokens, "
+        f"{speed.transformer_step:.3f} s each on this machine"
+        + (f"; {TRANSFORMER_PASSES} passes are enough" if transformer > most_transformer else "")
+        + "; the weights that are best on held-out pictures are kept",
+        f"{seconds / 60:.3g} minutes: about {other:.0f} s for reading and encoding, the rest is trained and measured",
+    ]
+    return {**steps, **every, **warmup, "vision_batch": VISION_BATCH}, reasons

@@ -1,0 +1,188 @@
+"""Pictures of a store as they are trained on: cropped and mirrored, and as documents to tokenize.
+
+A view is a function of the store, the row and the number of the view, so that tokenizing is the same in any process.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from emu.data.tokenizing import Record, SourceOptions
+from emu.data.tokenizing.records import digest
+from emu.lines import Place
+from emu.own_data.picture_store import SPLIT, PictureStore
+from emu.randomness import derive_key
+from emu_tokenizers.pixels.transforms import from_bytes
+from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
+
+SIDES = re.compile(
+    r"\b(left|right|leftward|rightward|clockwise|counterclockwise|anticlockwise|east|west|eastern|western)(s|wards?|hand)?\b",
+    re.IGNORECASE,
+)
+"""Words that are no longer true of a mirrored picture."""
+LEAST_CROP = 0.85
+"""Smallest side of a crop, as a share of the picture's."""
+PROMPT_WEIGHT = 0.2
+"""Loss weight of what comes before the answer: a picture that is described, a caption that is drawn."""
+ANOTHER_CROP = 0.75
+
+
+def may_mirror(caption: str) -> bool:
+    """Whether a caption says nothing of left and right."""
+    return SIDES.search(caption) is None
+
+
+def view_of(picture: np.ndarray, caption: str, random: np.random.Generator, least: float = LEAST_CROP) -> np.ndarray:
+    """A picture (H, W, 3) uint8 cropped a little and mirrored, where its caption allows it."""
+    size = picture.shape[0]
+    side = size * float(random.uniform(least, 1))
+    left, top = random.uniform(0, size - side, 2)
+    image = Image.fromarray(picture).resize(
+        (size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
+    )
+    found = np.asarray(image)
+    return found[:, ::-1] if may_mirror(caption) and random.integers(2) else found
+
+
+def numbered_view(store: PictureStore, row: int, number: int) -> np.ndarray:
+    """View `number` of a picture: 0 is the picture, 1 its mirror image where that may be, others are random."""
+    picture, caption = np.asarray(store.pictures[row]), store.captions[row]
+    if number == 0:
+        return picture
+    if number == 1 and may_mirror(caption):
+        return picture[:, ::-1]
+    return view_of(picture, caption, np.random.default_rng(derive_key("view", row, number)))
+
+
+class StoredPictures:
+    """Source of `emu tokenize`, `own-pictures:FOLDER/train` or `own-pictures:FOLDER/held_out`: documents of a store.
+
+    Args:
+        name: folder of a store and part of it.
+        options: `order` says whether the caption or the picture comes first.
+    """
+
+    takes = frozenset({"order"})
+
+    def __init__(self, name: str, options: SourceOptions) -> None:
+        self.name, self.options = name, options
+        self.folder, self.part = Path(name).parent, Path(name).name
+        self._store = PictureStore(self.folder)
+        self._views = self._store.split["views"] if self.part == "train" else 1
+        self._rows = self._store.rows(self.part)
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Never: the kind is always named."""
+        return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredPictures, (self.name, self.options)
+
+    @property
+    def length(self) -> int:
+        """Number of documents."""
+        return self._views * len(self._rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """The split, and the order in a document."""
+        return digest((self.folder / SPLIT).read_bytes(), self.part, self.options.order)
+
+    def records(self) -> Iterator[Record]:
+        """All first views, then all second ones, ..."""
+        for view in range(self._views):
+            for row in self._rows:
+                yield Record(Place(self.part, row, f"view {view} of picture"), (row, view))
+
+    def state(self, record: Record) -> bytes:
+        """The number of the picture and of the view; a store is written once."""
+        return json.dumps([self.options.order, *record.content]).encode()
+
+    def read(self, record: Record) -> Mapping[str, Any]:
+        """The document of a view."""
+        row, view = record.content
+        written = io.BytesIO()
+        Image.fromarray(numbered_view(self._store, row, view)).save(written, "png", compress_level=1)
+        caption, image = self._store.captions[row], {"image": written.getvalue()}
+        if self.options.order.startswith("caption"):
+            return {"items": [{"caption": caption, "weight": PROMPT_WEIGHT}, image]}
+        return {"items": [{**image, "weight": PROMPT_WEIGHT}, caption]}
+
+
+class StoredPixels(LightningDataModule):
+    """Pictures of a store to train a vision tokenizer on: random crops, mirrored; the held-out ones as they are to validate.
+
+    Args:
+        folder: of the store.
+        images_per_step: crops in a step, over all ranks.
+        seed: of every choice; a crop is a function of the seed, the step and its place in the step.
+        steps_per_epoch: steps that Lightning calls an epoch.
+        validation_pictures: held-out pictures at most.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        images_per_step: int = 16,
+        seed: int = 0,
+        steps_per_epoch: int = 1000,
+        validation_pictures: int = 256,
+    ) -> None:
+        super().__init__()
+        self.store = PictureStore(Path(folder))
+        self.images_per_step, self.seed, self.steps_per_epoch = images_per_step, seed, steps_per_epoch
+        self.validation_pictures = validation_pictures
+
+    free_options = ("folder", "validation_pictures")
+    """Names of the arguments that may change when a run is resumed; the store is known by its `identity`."""
+
+    def __repr__(self) -> str:
+        return f"StoredPixels({self.images_per_step} crops a step, seed {self.seed})"
+
+    __str__ = __repr__  # Lightning's own loads data to tell its size
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures in a step, over all ranks."""
+        return {"image": self.images_per_step}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What crops are drawn from."""
+        return {"split": digest((self.store.folder / SPLIT).read_bytes())}
+
+    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
+        """See `emu_tokenizers.training.pixel_loader.StepSource`."""
+        return draw_apart(self.sample, seed, step, places)
+
+    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
+        """One crop (3, size, size) in [-1, 1], drawn by `random`."""
+        rows = self.store.rows("train")
+        row = rows[int(random.integers(len(rows)))]
+        # Wider crops than the transformer sees, and mirrored whatever the caption says: the tokenizer reads no captions.
+        pixels = view_of(np.asarray(self.store.pictures[row]), "", random, ANOTHER_CROP)
+        return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
+
+    def train_dataloader(self) -> PixelLoader:
+        """Batches of the run."""
+        return PixelLoader(self, self.steps_per_epoch, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out pictures, once."""
+        rows = self.store.rows("held_out")[: self.validation_pictures]
+        pixels = from_bytes(torch.from_numpy(np.stack([self.store.pictures[row] for row in rows]))).permute(0, 3, 1, 2)
+        batches = [{"image": some.contiguous()} for some in pixels.split(32)]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
