@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 SIDE = 8
-NEAR = 3.0
-"""Root mean square difference of two hashes, in levels of 255, below which pictures are the same; saving as JPEG makes 1 to 2."""
+NEAR = 4.0
+"""Root mean square difference of two hashes, in levels of 255, below which pictures are the same; saving as JPEG makes 1 to 4."""
 BLOCK = 2048
 
 

@@ -156,6 +156,9 @@ def curves_of(tables: Mapping[str, str]) -> list[Figure]:
             }
             for title, columns in PANELS[name].items()
         }
+        panels = {title: lines for title, lines in panels.items() if any(lines.values())}
+        if not panels:
+            continue
         try:
             data = draw_curves(panels)
         except ModuleNotFoundError:

@@ -170,7 +170,7 @@ class SplitPictures:
                 hashes.append(small_hash(picture))
             file.seek(0)
             file.write(_header(len(captions), self.size))
-        return captions, keys, np.array(hashes).reshape(len(hashes), -1), bad, first
+        return captions, keys, np.array(hashes, np.uint8), bad, first
 
 
 def _header(number: int, size: int) -> bytes:

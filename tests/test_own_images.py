@@ -1,0 +1,129 @@
+"""`emu fit --config own-images`: from a folder of captioned pictures to a model and a report, in seconds where steps are few."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from emu import Emu
+from emu.cli.fit import fit
+from emu.own_data import PicturePlan
+from tests.own_toys import write_pictures
+
+FEW = (
+    "--vision.trainer.max_steps",
+    4,
+    "--vision.model.quantizer_warmup_steps",
+    1,
+    "--vision.trainer.val_check_interval",
+    2,
+)
+FEW += ("--vision.checkpoint.every_n_steps", 2, "--vision.model.config.base_channels", 4)
+FEW += ("--transformer.trainer.max_steps", 4, "--transformer.trainer.val_check_interval", 2)
+FEW += ("--transformer.checkpoint.every_n_steps", 2, "--transformer.model.config.num_hidden_layers", 1)
+FEW += ("--report.count", 2, "--pictures.views", 2)
+
+
+def words(run, *more):
+    folder = run.parent / "pictures"
+    return [
+        *("--config", "own-images", "--data.source", str(folder), "--budget", "1s"),
+        *("--trainer.default_root_dir", str(run), *map(str, (*FEW, *more))),
+    ]
+
+
+def content(run):
+    """Digests of everything that is compared byte for byte; what is said of times apart."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    kept = [
+        path
+        for path in files
+        if path.suffix in (".safetensors", ".npy", ".bin", ".model") or path.name == "metrics.json"
+    ]
+    kept = [path for path in kept if "checkpoints" not in path.parts]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    write_pictures(folder / "pictures", 12, 16)
+    assert fit(words(folder / "run")) == 0
+    return folder
+
+
+def test_twelve_pictures_become_a_model_and_a_report(done):
+    run = done / "run"
+    assert [path.parent.name for path in run.rglob("emu.json")] == ["model"]
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["values"]["size"] == 16 and len(plan["reasons"]) >= 8
+    metrics = json.loads((run / "10-report" / "metrics.json").read_text())
+    assert metrics["held_out"] >= 1 and metrics["held_out_bits_per_pixel"] > 0
+    page = (run / "10-report" / "report.html").read_text()
+    for title in ("Text to image", "Image to text", "Reconstructions", "Learning: vision", "Learning: transformer"):
+        assert title in page
+    emu = Emu.from_pretrained(run / "model")
+    picture = emu.generate_images("a red disc", seed=1)[0].image
+    assert picture.size == (16, 16) and isinstance(emu.generate_text([[picture]], max_new_tokens=4)[0], str)
+
+
+def test_another_budget_is_another_job(done):
+    with pytest.raises(ValueError, match="init_args.budget is 2h and was 1s"):
+        fit(words(done / "run", "--budget", "2h"))
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--data.source"):
+        fit(["--config", "own-images", "--trainer.default_root_dir", str(tmp_path / "run")])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        PicturePlan("nowhere").make()
+
+
+def go_on(run):
+    fit(words(run))
+
+
+def killed_after(run, ready):
+    """Run the job in a process, and kill it once something is there; True where it was still at work."""
+    process = multiprocessing.get_context("fork").Process(target=go_on, args=(run,))
+    process.start()
+    end = time.monotonic() + 120
+    while process.is_alive() and not ready() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def started(done, tmp_path):
+    """A run in a folder of its own from the plan of another one."""
+    (tmp_path / "pictures").symlink_to(done / "pictures")
+    run = tmp_path / "run"
+    run.mkdir()
+    plan = json.loads((done / "run" / "plan.json").read_text())
+    for table in (plan["made_from"]["init_args"], plan["values"]):
+        table["source"] = str(tmp_path / "pictures")
+    (run / "plan.json").write_text(json.dumps(plan))
+    return run
+
+
+def test_a_job_that_was_killed_while_it_tokenized_ends_with_the_same_bytes(done, tmp_path):
+    run = started(done, tmp_path)
+    assert killed_after(run, (run / "5-draw").exists)
+    assert fit(words(run)) == 0
+    assert content(run) == content(done / "run")
+
+
+@pytest.mark.slow
+def test_twelve_kills_spread_over_the_job_change_no_byte(done, tmp_path):
+    run, draws = started(done, tmp_path), random.Random(0)
+    for _ in range(12):
+        until = time.monotonic() + draws.uniform(0.2, 4)
+        killed_after(run, lambda until=until: time.monotonic() > until)
+    assert fit(words(run)) == 0
+    assert content(run) == content(done / "run")
