@@ -12,21 +12,22 @@ import yaml
 from lightning.pytorch import Callback
 
 from emu.cli.fit import fit
+from emu.cli.main import main
 from emu.training.job import Job
 from emu.training.job_recipe import read_job
 from tests.training_toys import write_recipe
 
 
 class Kill(Callback):
-    """Kills the process in the N-th step that it makes, if it is a child that was asked to."""
+    """Sends the process a signal in the N-th step that it makes, if it was asked to."""
 
-    at = None
+    at, number = None, signal.SIGKILL
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if Kill.at is not None:
             Kill.at -= 1
             if not Kill.at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), Kill.number)
 
 
 class Copy:
@@ -194,6 +195,19 @@ def test_overwrite_starts_anew(tmp_path):
     fit(words(path, tmp_path / "run", "--a.text", "y", "--overwrite", "true"))
     assert (tmp_path / "run" / "1-a" / "text").read_text() == "y"
     assert (tmp_path / "run" / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_job_after_saving_and_the_same_command_goes_on(
+    tmp_path, done, monkeypatch, capsys, number, code
+):
+    monkeypatch.setattr(Kill, "number", number)
+    monkeypatch.setattr(Kill, "at", 3)
+    assert main(["fit", *words(done / "job.yaml", tmp_path / "run")]) == code
+    assert "stopped: in stage 2-first; the same command goes on" in capsys.readouterr().err
+    assert (tmp_path / "run" / "2-first" / "checkpoints" / "step=00000003.safetensors").is_file()
+    assert fit(words(done / "job.yaml", tmp_path / "run")) == 0
+    assert content(tmp_path / "run") == content(done / "run")
 
 
 def killed(path, run, at):

@@ -29,6 +29,12 @@ VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
 """Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
 VISION_PASSES, TRANSFORMER_PASSES = 120, 60
 """Over the training pictures at most: further ones teach nothing but the pictures."""
+LEAST_STEPS = 60
+READING, WRITING = 1.5e-3, 1e-3
+"""Seconds to read a picture of a file, and to write a document; what a photograph takes longer is little beside training."""
+OTHER_SHARE = 0.15
+"""Of the budget that reading and encoding may take before there are fewer views."""
+DOCUMENTS_PER_ROW = 3.2
 
 
 @dataclass(frozen=True)
@@ -158,13 +164,12 @@ def shape(facts: Facts, size: int | None, held_out: float) -> tuple[dict[str, An
     grid = (side // factor) ** 2
     text_size = 300 + min(3700, 2 * facts.words)
     length = grid + facts.caption // 2 + 24
-    row_length = 64 * math.ceil(3.2 * length / 64)
+    row_length = 64 * math.ceil(DOCUMENTS_PER_ROW * length / 64)
     rows = max(1, round(TOKENS_PER_STEP / row_length))
     bits = math.log2(band.codebook) / factor**2
     values: dict[str, Any] = {
         "size": side,
         "held_out": held_out,
-        "views": band.views,
         "text_size": text_size,
         "codebook_size": band.codebook,
         "vision": {
@@ -203,42 +208,46 @@ def shape(facts: Facts, size: int | None, held_out: float) -> tuple[dict[str, An
         "that few of these pictures would use",
         f"transformer of width {band.hidden} and {band.layers} layers, dropout {band.dropout}: what {facts.pictures:,} pictures teach "
         "before it knows them by heart",
-        f"{band.views} views of each training picture, cropped, and mirrored where the caption says nothing of left and right",
         f"text tokenizer of up to {text_size} ids: 256 bytes, and the words ({facts.words} different ones were seen)",
     ]
     return values, reasons
 
 
 def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) -> tuple[dict[str, Any], list[str]]:
-    """Steps within a budget, and why: more seconds never give fewer steps."""
+    """Views and steps within a budget, and why: more seconds never give fewer of them."""
     train = max(1, round(facts.pictures * (1 - values["held_out"])))
-    documents = 2 * train * values["views"]
-    other = documents * (speed.encoding + 1e-3) + facts.pictures * 1.5e-3
+    reading = facts.pictures * READING
+    view = 2 * train * (speed.encoding + WRITING)  # each is tokenized to be drawn and to be described
+    views = band_of(facts.pictures).views
+    while views > 1 and reading + views * view > OTHER_SHARE * seconds:
+        views //= 2
+    other = reading + views * view
     training = max(0.3 * seconds, seconds - other)
-    per_pass = max(1, round(2 * train * (values["row_length"] / 3.2) / (values["rows"] * values["row_length"])))
-    most_vision = max(400, VISION_PASSES * math.ceil(train / VISION_BATCH))
-    most_transformer = max(200, TRANSFORMER_PASSES * per_pass)
-    vision = int(VISION_SHARE * training / speed.vision_step)
-    transformer = int(TRANSFORMER_SHARE * training / speed.transformer_step)
-    steps = {
-        "vision_steps": max(60, min(most_vision, vision)),
-        "transformer_steps": max(60, min(most_transformer, transformer)),
+    per_pass = max(1, round(2 * train / (values["rows"] * DOCUMENTS_PER_ROW)))
+    most = {
+        "vision": max(400, VISION_PASSES * math.ceil(train / VISION_BATCH)),
+        "transformer": max(200, TRANSFORMER_PASSES * per_pass),
     }
-    every = {
-        f"{name}_every": max(10, count // 20)
-        for name, count in zip(("vision", "transformer"), steps.values(), strict=True)
+    fitting = {
+        "vision": int(VISION_SHARE * training / speed.vision_step),
+        "transformer": int(TRANSFORMER_SHARE * training / speed.transformer_step),
     }
-    warmup = {
-        "vision_warmup": min(100, steps["vision_steps"] // 6),
-        "transformer_warmup": min(50, steps["transformer_steps"] // 6),
-    }
+    steps = {name: max(LEAST_STEPS, min(most[name], fitting[name])) for name in most}
+    found: dict[str, Any] = {"views": views, "vision_batch": VISION_BATCH}
+    for name, warmup in (("vision", 100), ("transformer", 50)):
+        found[f"{name}_steps"], found[f"{name}_every"] = steps[name], max(10, steps[name] // 20)
+        found[f"{name}_warmup"] = min(warmup, steps[name] // 6)
+    enough = {name: f"; {passes} passes over the pictures are enough" if fitting[name] > most[name] else ""
+              for name, passes in (("vision", VISION_PASSES), ("transformer", TRANSFORMER_PASSES))}  # fmt: skip
     reasons = [
-        f"vision tokenizer: {steps['vision_steps']:,} steps of {VISION_BATCH} pictures, {speed.vision_step:.3f} s each on this machine"
-        + (f"; {VISION_PASSES} passes over the pictures are enough" if vision > most_vision else ""),
-        f"transformer: {steps['transformer_steps']:,} steps of {values['rows']} rows of {values['row_length']} tokens, "
-        f"{speed.transformer_step:.3f} s each on this machine"
-        + (f"; {TRANSFORMER_PASSES} passes are enough" if transformer > most_transformer else "")
-        + "; the weights that are best on held-out pictures are kept",
-        f"{seconds / 60:.3g} minutes: about {other:.0f} s for reading and encoding, the rest is trained and measured",
+        f"{views} views of each training picture, cropped, and mirrored where the caption says nothing of left and right",
+        f"vision tokenizer: {steps['vision']:,} steps of {VISION_BATCH} pictures, {speed.vision_step:.3f} s each on this machine"
+        + enough["vision"],
+        f"transformer: {steps['transformer']:,} steps of {values['rows']} rows of {values['row_length']} tokens, "
+        f"{speed.transformer_step:.3f} s each on this machine{enough['transformer']}; the weights that are best on held-out pictures "
+        "are kept",
+        f"{seconds / 60:.3g} minutes: about {other:.0f} s to read and encode the pictures, the rest is for training and measuring",
     ]
-    return {**steps, **every, **warmup, "vision_batch": VISION_BATCH}, reasons
+    if any(fitting[name] < LEAST_STEPS for name in fitting):
+        reasons.append(f"fewer than {LEAST_STEPS} steps teach nothing, so that this takes longer than the budget")
+    return found, reasons
