@@ -47,6 +47,8 @@ class ShardData(MixtureDataModule):
             leaves them out, "cut" makes pieces of whole segments of them.
         tokenizer: folder of the tokenizers that made the shards, which is checked before the first step; they are written beside the
             trained model, with the tasks, sizes and lengths that the shards hold.
+        generation: settings that are written beside the trained model for whoever draws with it, by the names of `emu.json`:
+            `{guidance_scale: 3.0}`; those left out are the library's.
         verify: check every byte of the shards before the first step; otherwise each mebibyte is checked when it is read first.
         options: see `MixtureDataModule`: seed, steps_per_epoch, validation_documents, num_workers.
     """
@@ -64,6 +66,7 @@ class ShardData(MixtureDataModule):
         caption_dropout: float = 0.0,
         long_documents: Literal["refuse", "drop", "cut"] = "refuse",
         tokenizer: str | None = None,
+        generation: dict[str, Any] | None = None,
         verify: bool = False,
         **options: Any,
     ) -> None:
@@ -74,6 +77,7 @@ class ShardData(MixtureDataModule):
         self.caption_dropout = caption_dropout
         self.long_documents = long_documents
         self.tokenizer = tokenizer
+        self.generation = dict(generation or {})
         self.verify = verify
 
     def __repr__(self) -> str:
@@ -100,7 +104,14 @@ class ShardData(MixtureDataModule):
     def free_options(self) -> tuple[str, ...]:
         """See `MixtureDataModule`; folders may move where their content is known by its `identity`."""
         known = all(getattr(source, "identity", None) is not None for source in self._training_sources().values())
-        return (*super().free_options, "validation", "tokenizer", "verify", *(("sources",) if known else ()))
+        return (
+            *super().free_options,
+            "validation",
+            "tokenizer",
+            "generation",
+            "verify",
+            *(("sources",) if known else ()),
+        )
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`; so are numbers of a step that do not agree."""
@@ -186,7 +197,7 @@ class ShardData(MixtureDataModule):
         factors = {} if tokenizer.vision is None else {"vision": tokenizer.vision.spatial_factor}
         sources = [source for source in self._training_sources().values() if isinstance(source, TokenShards)]
         trained, frequent = what_is_trained(sources, factors)
-        write_settings(folder, frequent, tokenizer.fingerprints, trained)
+        write_settings(folder, {**frequent, **self.generation}, tokenizer.fingerprints, trained)
 
     @cached_property
     def _tokenizer(self) -> MultimodalTokenizer:

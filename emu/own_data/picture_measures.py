@@ -104,7 +104,7 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
     """Drawings for the captions of held-out pictures, beside two baselines: the picture of the nearest training caption, and the mean."""
     captions = [store.captions[row] for row in rows]
     size = store.pictures.shape[1:3]
-    made = emu.generate_images(captions, size=size, guidance_scale=3.0, top_k=0, top_p=0.9, seed=seed)
+    made = emu.generate_images(captions, size=size, seed=seed)
     drawn = np.stack([np.asarray(one.image.convert("RGB")) for one in made])
     train, held_out = store.rows("train"), store.rows("held_out")
     real = small(np.asarray(store.pictures)[[*train, *held_out]])

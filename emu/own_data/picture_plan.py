@@ -85,7 +85,7 @@ class Facts:
 
 
 class PicturePlan:
-    """Looks at a source of captioned pictures; see `emu.training.job.Plan`.
+    """Looks at a source of captioned pictures; see `emu.training.job.JobPlan`.
 
     Args:
         source: see `emu.data.tokenizing.open_source`.

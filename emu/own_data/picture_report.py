@@ -84,7 +84,7 @@ class PictureReport:
         self.curves, self.count, self.seed = dict(curves or {}), count, seed
 
     def run(self, folder: Path) -> int:
-        """Measure and write; see `emu.training.stages.Stage`."""
+        """Measure and write; see `emu.training.stages.JobStage`."""
         emu, store = Emu.from_pretrained(self.model), PictureStore(Path(self.pictures))
         assert emu.tokenizer.vision is not None
         rows = store.rows("held_out")
@@ -186,10 +186,13 @@ def page(found: Measured, figures: Sequence[Figure], example: str) -> str:
         for name, words in WORDS.items()
     )
     told: dict[str, Any] = found.metrics
+    note = (
+        f"{told['train']:,} pictures to train on; everything below was made by that one model, or measured on {told['held_out']:,} that "
+        "were held out."
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu on your pictures</title><style>{STYLE}</style></head><body>'
-        f"<h1>Emu on your pictures</h1><p class='note'>{told['train']:,} pictures to train on; everything below was made by that one model, "
-        f"or measured on {told['held_out']:,} that were held out.</p><h2>Figures</h2><table>{rows}</table>"
+        f'<h1>Emu on your pictures</h1><p class="note">{note}</p><h2>Figures</h2><table>{rows}</table>'
         f"<h2>Use it</h2><pre>{html.escape(example)}</pre>{figures[0].to_html()}{descriptions(found)}"
         f"{''.join(figure.to_html() for figure in figures[1:])}</body></html>\n"
     )

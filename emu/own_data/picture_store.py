@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from emu.data.tokenizing import Record, Source, SourceOptions, open_source
+from emu.data.tokenizing import Record, RecordSource, SourceOptions, open_source
 from emu.data.tokenizing.named_files import file_of, read_picture
 from emu.lines import BadLine, message_of, reason_of
 from emu.own_data.near_duplicates import groups_of, small_hash
@@ -67,7 +67,7 @@ class PictureStore:
         return self.split[part]
 
 
-def captioned_picture(source: Source, record: Record, size: int | None = None) -> tuple[np.ndarray, str]:
+def captioned_picture(source: RecordSource, record: Record, size: int | None = None) -> tuple[np.ndarray, str]:
     """The picture (H, W, 3) uint8 and the caption of a record.
 
     Args:
@@ -122,7 +122,7 @@ class SplitPictures:
         self.options = SourceOptions(**(options or {}))
 
     def run(self, folder: Path) -> int:
-        """Write the store; returns 1 where pictures were left out for being bad, see `emu.training.stages.Stage`."""
+        """Write the store; returns 1 where pictures were left out for being bad, see `emu.training.stages.JobStage`."""
         with new_folder(folder) as partial:
             captions, keys, hashes, bad, first = self._read(partial)
             chosen, duplicates = unique_rows(keys)

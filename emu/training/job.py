@@ -28,13 +28,13 @@ from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.written import Written
 from emu.model_settings import SETTINGS_FILE
 from emu.stopping import Stopped, say
-from emu.training.building import build_apart
 from emu.training.checkpoints import list_checkpoints
 from emu.training.cli import EmuCLI
 from emu.training.job_recipe import TRAINED, JobRecipe, StageRecipe
 from emu.training.module import EmuModule
+from emu.training.module_class import build_apart
 from emu.training.preflight import early_problems
-from emu.training.stages import STAGES, Stage
+from emu.training.stages import STAGES, JobStage
 from emu_tokenizers.files import holding, read_json, write_json
 from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
@@ -47,7 +47,7 @@ SHOWN = ("trainer.enable_progress_bar",)
 """Options that change nothing of what is made."""
 
 
-class Plan(Protocol):
+class JobPlan(Protocol):
     """Chooses numbers from the data; a recipe names its class in `plan`."""
 
     def make(self) -> tuple[dict[str, Any], list[str]]:
@@ -255,7 +255,7 @@ def run_job(recipe: JobRecipe) -> int:
     return code
 
 
-def _stage_class(command: str) -> type[Stage]:
+def _stage_class(command: str) -> type[JobStage]:
     """The class of a stage; raises ValueError where there is none."""
     return import_object(command) if "." in command else STAGES.find(command)
 

@@ -14,7 +14,7 @@ same folder: it either goes on there or starts anew, and its result is that of a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from emu.data.tokenizing import SourceOptions, open_source
 from emu.data.tokenizing.encoding_processes import Encoding, usual_processes
 from emu.data.tokenizing.shard_run import ShardRun
+from emu.data.tokenizing.text_sample import TextSample, texts_of
 from emu.layouts import Emu3Layout
 from emu.lines import LineProblem
 from emu.multimodal_tokenizer import MultimodalTokenizer
@@ -31,8 +32,11 @@ from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import new_folder
 from emu_tokenizers.registry import Registry
 
+LEAST_IDS = 300
+"""Of a text tokenizer."""
 
-class Stage(Protocol):
+
+class JobStage(Protocol):
     """What a job runs between stages that train."""
 
     def run(self, folder: Path) -> int:
@@ -48,63 +52,58 @@ class Stage(Protocol):
 
 
 class FitText:
-    """Trains a text tokenizer on the texts of a source.
+    """Trains a text tokenizer on the texts of a source, as `emu fit-text` does.
 
     Args:
         source: see `emu.data.tokenizing.open_source`.
-        size: ids at most; fewer where the texts do not fill them.
+        vocab_size: ids at most; fewer where the texts do not fill them.
         headers: texts besides those, such as headers of pictures, so that their characters have ids.
+        sample_mib: of texts that are trained on.
         options: of the source, see `SourceOptions`.
     """
 
     def __init__(
         self,
         source: str,
-        size: int = 8000,
+        vocab_size: int = 8000,
         headers: Sequence[str] = (),
+        sample_mib: int = 64,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if size < 300:
-            raise ValueError(f"size is {size}; expected 300 or more, 256 ids are bytes")
-        self.source, self.size, self.headers = source, size, tuple(headers)
-        self.options = SourceOptions(**(options or {}))
+        if vocab_size < LEAST_IDS:
+            raise ValueError(f"vocab_size is {vocab_size}; expected {LEAST_IDS} or more, 256 ids are bytes")
+        self.source, self.vocab_size, self.headers = source, vocab_size, tuple(headers)
+        self.sample_mib, self.options = sample_mib, SourceOptions(**(options or {}))
 
     def run(self, folder: Path) -> int:
-        """Write the tokenizer into the folder; see `Stage`."""
-        source = open_source(self.source, self.options)
-        corpus, bad = list(self.headers), 0
+        """Write the tokenizer into the folder; see `JobStage`."""
+        source, sample, bad = open_source(self.source, self.options), TextSample(self.sample_mib << 20), 0
         for record in source.records():
             try:
-                corpus += texts_of(source.read(record))
-            except Exception:  # the stage that tokenizes reports bad records one by one
+                for number, text in enumerate(texts_of(source.read(record))):
+                    sample.add(f"{record.key} {number}", text)
+            except Exception:  # of any kind; the stage that tokenizes tells bad records one by one
                 bad += 1
-        tokenizer = train_text(corpus, self.size)
+        tokenizer = filled([*self.headers, *sample.texts()], self.vocab_size)
         tokenizer.save_pretrained(folder)
-        say(f"text tokenizer of {tokenizer.size} ids from {len(corpus)} texts")
+        say(f"text tokenizer of {tokenizer.size} ids from {sample.num_seen:,} texts")
         return 1 if bad else 0
 
 
-def train_text(corpus: Sequence[str], most: int) -> TextTokenizer:
-    """A text tokenizer of at most this many ids: as many as the corpus fills."""
-    for size in (*range(most, 300, -max(1, most // 40)), 300):
+def filled(corpus: Sequence[str], most: int) -> TextTokenizer:
+    """A text tokenizer of at most this many ids: as many as the corpus fills.
+
+    Raises:
+        ValueError: the corpus has more characters than that, or is empty.
+    """
+    for size in (*range(most, LEAST_IDS, -max(1, most // 40)), LEAST_IDS):
         try:
             return TextTokenizer.train(corpus, size)
         except ValueError as error:
             if "more than this corpus fills" not in str(error):
                 raise
-    return TextTokenizer.train([*corpus, "".join(map(chr, range(32, 127)))], 300)
-
-
-def texts_of(document: Mapping[str, Any]) -> Iterator[str]:
-    """Texts and captions of a document, messages included."""
-    items: Iterable[Any] = document.get("items", ())
-    for message in document.get("messages", ()):
-        content = message.get("content", "")
-        items = [*items, *([content] if isinstance(content, str) else content)]
-    for item in items:
-        text = item if isinstance(item, str) else item.get("caption", item.get("text"))
-        if isinstance(text, str) and text:
-            yield text
+    letters = "".join(map(chr, range(32, 127)))  # a few words do not fill the least number of ids
+    return TextTokenizer.train([*corpus, letters], LEAST_IDS)
 
 
 class Join:
@@ -122,7 +121,7 @@ class Join:
         self.text, self.vision, self.layout, self.modalities = text, vision, layout, list(modalities)
 
     def run(self, folder: Path) -> int:
-        """Write the tokenizer into the folder; see `Stage`."""
+        """Write the tokenizer into the folder; see `JobStage`."""
         text, vision = TextTokenizer.from_pretrained(self.text), VisionTokenizer.from_pretrained(self.vision)
         tokenizer = MultimodalTokenizer(text, vision, layout=self.layout, modalities=self.modalities)
         with new_folder(folder) as partial:
@@ -158,7 +157,7 @@ class Tokenize:
         self.options = SourceOptions(**(options or {}))
 
     def run(self, folder: Path) -> int:
-        """Write the shards into the folder; see `Stage`."""
+        """Write the shards into the folder; see `JobStage`."""
         source = open_source(self.source, self.options)
         records = source.records()
         first = next(records, None)
@@ -179,6 +178,6 @@ class Tokenize:
         return 1 if bad else 0
 
 
-STAGES: Registry[type[Stage]] = Registry("stage", {"fit-text": FitText, "join": Join, "tokenize": Tokenize})
+STAGES: Registry[type[JobStage]] = Registry("stage", {"fit-text": FitText, "join": Join, "tokenize": Tokenize})
 """Kinds of stages that train no network, by the word that a recipe says in `command`."""
 register = STAGES.register
