@@ -12,7 +12,7 @@ from emu.data.tokenizing import SourceOptions, open_source
 from emu.own_data import PicturePlan, PictureStore, SplitPictures
 from emu.own_data.near_duplicates import groups_of, small_hash
 from emu.own_data.picture_measures import distances, nearest_caption, small
-from emu.own_data.picture_plan import BANDS, Facts, band_of, pace, shape
+from emu.own_data.picture_plan import BANDS, Facts, band_of, pace, shape, spread
 from emu.own_data.picture_store import divide
 from emu.own_data.picture_views import may_mirror, numbered_view
 from emu.own_data.speed_probe import Speed
@@ -163,6 +163,13 @@ def test_every_choice_has_a_reason(side):
 def test_what_cannot_be_planned_is_refused(options, told):
     with pytest.raises(ValueError, match=told):
         PicturePlan(**options)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100, 1000])
+def test_what_is_looked_at_is_spread_over_all(count):
+    kept, found = spread(iter(range(count)), 8)
+    assert found == count and len(kept) <= 8 and len(kept) >= min(count, 4)
+    assert kept == list(range(0, count, kept[1] if len(kept) > 1 else max(1, count)))
 
 
 def test_a_copy_of_a_training_picture_is_not_the_nearest_to_what_was_asked_for():

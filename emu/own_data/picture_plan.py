@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from emu.data.tokenizing import SourceOptions, open_source
+from emu.data.tokenizing import Record, SourceOptions, open_source
 from emu.model import EmuConfig
 from emu.own_data.picture_store import captioned_picture
 from emu.own_data.speed_probe import Speed, measure_speed
@@ -135,9 +135,9 @@ class PicturePlan:
             ValueError: none of them is a captioned picture.
         """
         source = open_source(self.source, self.options)
-        records = list(source.records())
+        records, count = spread(source.records(), LOOKED_AT)
         sides, captions, first = [], list[str](), ""
-        for record in records[:: max(1, len(records) // LOOKED_AT)]:
+        for record in records:
             try:
                 picture, caption = captioned_picture(source, record)
             except Exception as error:  # whatever strangers' files raise; the split counts them by reason
@@ -148,7 +148,20 @@ class PicturePlan:
         if not captions:
             raise ValueError(f"{self.source} has no captioned pictures: {first or 'it is empty'}")
         words = {word for caption in captions for word in caption.casefold().split()}
-        return Facts(len(records), int(statistics.median(sides)), max(map(len, captions)), len(words))
+        return Facts(count, int(statistics.median(sides)), max(map(len, captions)), len(words))
+
+
+def spread(records: Iterable[Record], most: int) -> tuple[list[Record], int]:
+    """At most this many of the records, evenly spread, and how many there are; no more than twice as many are held."""
+    kept: list[Record] = []
+    stride = 1
+    count = 0
+    for count, record in enumerate(records, start=1):
+        if (count - 1) % stride == 0:
+            kept.append(record)
+        if len(kept) >= 2 * most:
+            kept, stride = kept[::2], 2 * stride
+    return kept[:: -(-len(kept) // most)] if kept else [], count
 
 
 def band_of(pictures: int) -> Band:

@@ -25,7 +25,7 @@ from emu.training.curves import draw_curves, read_curves
 from emu_tokenizers.files import write_file, write_json
 
 COLUMNS = 12
-PANELS = {
+PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "vision": {
         "Vision tokenizer: PSNR in dB": ("val/image/psnr",),
         "Codes used": ("train/codebook_use", "val/codebook_use"),

@@ -48,6 +48,10 @@ class KeepBest(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best weights into the model."""
+        if self._is_owed(trainer):
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
         if self._weights and not trainer.interrupted:
             with torch.no_grad():
                 pl_module.load_state_dict(self._weights)
@@ -70,6 +74,12 @@ class KeepBest(Callback):
         self.least, self.step = float(state_dict["least"]), int(state_dict["step"])
         self.worse, self.seen = int(state_dict["worse"]), int(state_dict["seen"])
         self._weights = dict(state_dict["weights"])
+
+    def _is_owed(self, trainer: Trainer) -> bool:
+        """Whether a run ended after its last step and before the validation of it, and Lightning, with nothing to train, left that out."""
+        every = trainer.val_check_interval
+        due = isinstance(every, int) and every > 0 and trainer.global_step > 0 and trainer.global_step % every == 0
+        return due and self.seen < trainer.global_step and trainer.enable_validation and not trainer.interrupted
 
     def _stop_when_due(self, trainer: Trainer) -> None:
         if self.patience and self.worse >= self.patience:

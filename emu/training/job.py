@@ -212,9 +212,10 @@ class Job:
                 "--trainer.default_root_dir, or start anew with --overwrite true"
             )
         problems: list[Problem] = []
-        for before, now in zip(theirs, ours, strict=True):
-            both = ({key: entry[key] for key in ("command", "options")} for entry in (before, now))
-            problems += _changed(*both, f"stage {now['name']} of this folder's job")
+        for old, new in zip(theirs, ours, strict=True):
+            for entry in (old, new):
+                entry.pop("name")
+            problems += _changed(old, new, f"stage {new['folder'].partition('-')[2]} of this folder's job")
         raise_problems(problems)
         return list(table["finished"])
 

@@ -212,7 +212,7 @@ def _set_options(job: JobRecipe, options: Sequence[str], stray: Sequence[str]) -
     for option in options:
         key, text = split_option(option)
         name, _, rest = key.partition(".")
-        if key == "print_config":
+        if key in ("print_config", "help", "-h"):
             job.printing = True
         elif name in stages and tuple(rest.split(".")) in DECIDED and stages[name].command in TRAINED:
             job.problems.append(Problem(f"--{key} is set by the job; leave it out", ()))
