@@ -21,6 +21,7 @@ from emu.model.scoring import token_losses
 from emu.own_data.picture_store import PictureStore
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
+from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
@@ -105,7 +106,7 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
     captions = [store.captions[row] for row in rows]
     size = store.pictures.shape[1:3]
     made = emu.generate_images(captions, size=size, seed=seed)
-    drawn = np.stack([np.asarray(one.image.convert("RGB")) for one in made])
+    drawn = np.stack([np.asarray(to_rgb(one.image)) for one in made])
     train, held_out = store.rows("train"), store.rows("held_out")
     real = small(np.asarray(store.pictures)[[*train, *held_out]])
     names = [store.captions[row] for row in [*train, *held_out]]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from emu.lines import LineProblem, Place
 from emu.media import png_bytes
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu_tokenizers.files import write_file
-from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.images import open_image, to_rgb
 
 REPORT = "report.html"
 EXAMPLES = 3
@@ -165,7 +164,7 @@ def _figure(ids: np.ndarray, index: int, place: int, png: bytes, tokenizer: Mult
     ]
     value = tokenizer.decode_segment(segments[place])
     decoded = to_rgb(value.images()[0] if isinstance(value, Video) else value)
-    original = Image.open(io.BytesIO(png)).convert("RGB")
+    original = open_image(png)
     decoded.thumbnail(original.size, Image.Resampling.BOX)
     error = float(
         np.mean((np.asarray(original, np.float64) - np.asarray(decoded.resize(original.size), np.float64)) ** 2)
