@@ -5,6 +5,7 @@
 #
 #   make demo-long   the demo with three times the time
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
+#   make test-data   token shards under damage and kills, a million lines (minutes)
 #   make docs        the site, in site/ (for its search: python -m http.server -d site);  make test-docs: it builds and fetches nothing
 #   make test-install  dry runs of pip for each Python and system (needs the package index)
 #   make lint types  style and type checks;               make check: lint, types and tests, as continuous integration runs them
@@ -27,7 +28,7 @@ export HF_HUB_OFFLINE ?= 1
 # The theme announces its successor at each build.
 docs test-docs: export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu test-install docs test-docs lint types types-all check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-data test-install docs test-docs lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -49,6 +50,9 @@ test-install: $(READY)
 
 docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict $(ARGS)
+
+test-data: $(READY)
+	$(BIN)/python -m pytest -q -m slow tests/test_data_*.py $(ARGS)
 
 test-docs: $(DOCS_READY)
 	$(BIN)/python -m pytest -q -m docs tests/test_docs_*.py $(ARGS)

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from emu.cli.main import available, main
+from emu.configuration import import_object
 from tests.page_blocks import PAGES, ROOT, command_lines, commands_of, python_blocks, section
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -16,6 +18,7 @@ RELEASED = DOCS / "released.md"  # needs weights: tests/test_hub_readme.py runs 
 BLOCKS = [(page, block) for page in PAGES if page != RELEASED for block in python_blocks(page)]
 RUN = {
     (README, "On the command line"),
+    (DOCS / "data.md", "From a folder of pictures"),
     (DOCS / "training.md", "A vision tokenizer"),
     (DOCS / "training.md", "Your own data"),
     (DOCS / "training.md", "Know how good a model is"),
@@ -56,7 +59,7 @@ def test_commands_exist():
 
 
 def test_every_section_with_commands_is_run():
-    for page in (README, DOCS / "index.md", DOCS / "generation.md", DOCS / "training.md"):
+    for page in (README, DOCS / "index.md", DOCS / "generation.md", DOCS / "training.md", DOCS / "data.md"):
         for title in re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE):
             if re.search(r"^```sh\n(.*\n)*?emu ", section(page, title), re.MULTILINE):
                 assert (page, title) in RUN | SHOWN, f"no test runs the commands of {page.name}, {title!r}"
@@ -88,6 +91,19 @@ def test_shards_are_made_and_shown(tmp_path, monkeypatch, capsys):
     for words in commands_of(DOCS / "training.md", "Your own data"):
         assert main(words) == 0, words
     assert "1 document" in capsys.readouterr().out
+
+
+def test_a_folder_of_pictures_becomes_shards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(12):
+        Image.new("RGB", (32, 32), (20 * number,) * 3).save(f"photos/{number}.png")
+        Path(f"photos/{number}.txt").write_text(f"a square of grey level {20 * number}")
+    for words in commands_of(DOCS / "data.md", "From a folder of pictures"):
+        assert main(words) == 0, words
+    assert Path("shards/report.html").is_file() and Path("batch.png").is_file()
+    sources = yaml.safe_load(re.search(r"```yaml\n(.*?)```", (DOCS / "data.md").read_text(), re.DOTALL)[1])["data"]
+    assert import_object(sources["class_path"])(**sources["init_args"]).weights == {"photos": 0.8, "notes": 0.2}
 
 
 def test_commands_run_in_their_order(tmp_path, monkeypatch):
