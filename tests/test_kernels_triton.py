@@ -297,6 +297,20 @@ def test_attention_forward_and_backward(interpreter: Interpreter, name: str, for
     assert all(relative_error(a, b) < limit for a, b in zip((out, *found), (expected, *wanted), strict=True))
 
 
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "float32"])
+def test_attention_of_several_rows_and_groups_of_heads(interpreter: Interpreter, form: str) -> None:
+    """Documents of their own in each row, six query heads over two key heads."""
+    ids = torch.ones(2, 45, dtype=torch.int64)
+    ids[0, 30:], ids[1, 9:], ids[1, 40:] = 2, 3, 0
+    generator = torch.Generator().manual_seed(0)
+    tensors = tuple(torch.randn(2, 45, heads, 12, generator=generator).half() for heads in (6, 2, 2, 6))
+    out, found = run_attention(interpreter, tensors, (ids, None, True, 20, 0.0, 0.3), FORMS[form])
+    exact = [x.double().requires_grad_() for x in tensors[:3]]
+    expected = reference.attention(*exact, reference.visible(2, 45, segment_ids=ids, window=20), scale=0.3)
+    wanted = torch.autograd.grad(expected, exact, tensors[3].double())
+    assert all(relative_error(a, b) < 1e-3 for a, b in zip((out, *found), (expected, *wanted), strict=True))
+
+
 @pytest.mark.parametrize(("value", "form"), [("nan", "float32"), ("inf", "float16, descriptors")])
 @pytest.mark.parametrize("name", ["q", "k", "v", "grad"])
 def test_what_is_not_finite_stays_in_its_document(interpreter: Interpreter, name: str, value: str, form: str) -> None:

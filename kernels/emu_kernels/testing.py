@@ -117,10 +117,10 @@ INSTRUCTIONS = {
     "wgmma": "wgmma.mma_async",
     "tcgen05": "tcgen05.mma",
     "mma": "mma.sync.aligned.m16n8",
-    "cp.async": "cp.async.c",
+    "cp.async": "cp.async.cg",
     "tma": "cp.async.bulk.tensor",
 }
-"""How products on tensor cores, of three generations, and copies ahead of use, of two, begin in PTX."""
+"""How products on tensor cores, of three generations, and copies of 16 bytes and of tiles ahead of use begin in PTX."""
 
 
 @dataclass(frozen=True)
