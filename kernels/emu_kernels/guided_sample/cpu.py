@@ -58,7 +58,6 @@ def philox(
 
 ROW_GROUP = 2**17
 """Candidates of the rows that are worked on together: their scores and noise stay in a cache."""
-LARGEST = float(np.finfo(np.float32).max)
 MANY, SPARSE = 2**14, 8
 """From MANY candidates on, of which top-k keeps at most one in SPARSE, noise is made for the kept ones alone."""
 
@@ -134,19 +133,21 @@ def _mix(logits: Tensor, scale: float, part_scale: float) -> NDArray:
 
 
 def inverse(temperature: float) -> float:
-    """Return 1 / temperature, above 0, as far as float32 goes: 0 * inf would spoil the most likely candidate."""
-    return min(1.0 / temperature, LARGEST)
+    """Return 1 / temperature, at most 2**100: in float32 more becomes infinite, and 0 * inf would spoil the most likely candidate."""
+    return min(1.0 / temperature, 2.0**100)
 
 
 def _filtered(scores: NDArray, temperature: float, top_k: int, top_p: float) -> NDArray:
     """Compute unnormalised probabilities (B, K) after temperature, top-k and top-p, 1 for the most likely; overwrites scores."""
     peak = scores.max(1, keepdims=True)
-    if np.isposinf(peak).any():  # nothing finite counts beside an infinite score, and several of them are equal
-        scores = np.where(np.isposinf(peak), np.where(np.isposinf(scores), 0.0, -np.inf), scores).astype(scores.dtype)
-        peak = scores.max(1, keepdims=True)
-    np.subtract(scores, np.where(np.isfinite(peak), peak, 0.0), out=scores)
-    with np.errstate(over="ignore"):  # to minus infinity, under a very low temperature
-        np.multiply(scores, inverse(temperature), out=scores)
+    finite = np.isfinite(peak)
+    if not finite.all():
+        # Nothing finite counts beside an infinite score, and several of them are equal.
+        certain = np.where(np.isposinf(scores), 0.0, -np.inf).astype(scores.dtype)
+        scores = np.where(np.isposinf(peak), certain, scores)
+        peak = np.where(finite, peak, 0.0)
+    np.subtract(scores, peak, out=scores)
+    np.multiply(scores, inverse(temperature), out=scores)
     if top_k:
         place = scores.shape[1] - top_k  # partition instead of a sort: linear, and only the threshold is needed
         scores[scores < np.partition(scores, place, axis=1)[:, place, None]] = -np.inf
