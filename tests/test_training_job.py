@@ -164,6 +164,23 @@ def test_names_of_stages_are_safe_and_occur_once(tmp_path):
         fit(words(path, tmp_path / "run"))
 
 
+def test_what_comes_out_of_the_environment_is_not_written_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMU_TEST_SECRET", "hush")
+    stages = [{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "${oc.env:EMU_TEST_SECRET}"}}]
+    path = write_job(tmp_path, stages=stages)
+    assert fit(words(path, tmp_path / "run")) == 0
+    assert (tmp_path / "run" / "1-a" / "text").read_text() == "hush"
+    assert "hush" not in (tmp_path / "run" / "job.json").read_text()
+
+
+def test_a_stage_of_several_processes_is_refused_with_its_place(tmp_path):
+    path = write_job(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"stage second: command line: trainer\.devices is 2; a job runs in one process"
+    ):
+        fit(words(path, tmp_path / "run", "--second.trainer.devices", 2))
+
+
 def test_a_stage_that_left_bad_input_out_gives_the_exit_code_one(tmp_path):
     stages = [{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x", "fail": True}}]
     path = write_job(tmp_path, stages=stages)

@@ -169,6 +169,12 @@ class Job:
         if stage.command not in TRAINED:
             table = {"class_path": stage.command, "init_args": options.tree}
             return _problems_of_class(table, "command", stage.command)
+        devices = (options.tree.get("trainer") or {}).get("devices")
+        if isinstance(devices, int) and devices not in (0, 1):
+            text = (
+                f"trainer.devices is {devices}; a job runs in one process, set it to 1 or train this stage on its own"
+            )
+            return [Problem(text, ("trainer", "devices"))]
         try:
             recipe = Written(dict(options.files), dict(options.files), dict(options.places))
             return CheckCLI(MODULES[stage.command], self._words(stage), f"emu {stage.command}", recipe).found
@@ -189,7 +195,7 @@ class Job:
         names = self._names(Path(ANYWHERE), self._values())
         entries = []
         for stage, _ in stages:
-            options = yaml.safe_load(yaml.safe_dump(stage.with_values(names)[0].tree))
+            options = yaml.safe_load(yaml.safe_dump(stage.with_values(names, environment=False)[0].tree))
             entries.append({"name": stage.name, "command": stage.command, "folder": stage.folder, "options": options})
         return entries
 

@@ -54,8 +54,13 @@ class StageRecipe:
     written: Written
     folder: str = ""
 
-    def with_values(self, names: Mapping[str, Any]) -> tuple[Written, list[Problem]]:
-        """Its options with values for what refers to `names` ("folders", "plan"), and a problem for each that cannot be resolved."""
+    def with_values(self, names: Mapping[str, Any], *, environment: bool = True) -> tuple[Written, list[Problem]]:
+        """Its options with values for what refers to `names` ("folders", "plan"), and a problem for each that cannot be resolved.
+
+        Args:
+            names: tables by name.
+            environment: whether what comes out of the environment is put in as well; what is secret must not reach the disk.
+        """
         tree = {**self.written.tree, **names}
         found = resolve(Written(tree, tree))
         marks = [MARK + name + "." for name in names]
@@ -66,7 +71,8 @@ class StageRecipe:
             if path[0] in self.written.tree and (self.command not in TRAINED or any(mark in text for mark in marks))
         }
         problems = [self._problem(Problem(found.problems[path], path)) for path in ours if path in found.problems]
-        values = {path: found.values[path] for path in ours if path in found.values}
+        hidden = set() if environment else found.environment
+        values = {path: found.values[path] for path in ours if path in found.values and path not in hidden}
         changed = Resolved(found.config).put_back(self.written.tree, values)
         return Written(changed, changed, dict(self.written.places)), problems
 
