@@ -84,7 +84,7 @@ def measure_reconstruction(vision: VisionTokenizer, store: PictureStore) -> Meas
 
 @torch.no_grad()
 def measure_bits(emu: Emu, held_out: str) -> Measured:
-    """Bits a pixel that the model needs for the codes of held-out pictures, given their captions."""
+    """Bits a pixel that the model needs for the codes of held-out pictures or clips, given their captions."""
     shards = TokenShards(held_out)
     vision = emu.tokenizer.vision
     assert vision is not None
@@ -96,9 +96,8 @@ def measure_bits(emu: Emu, held_out: str) -> Measured:
         nats += float(losses[is_code].sum())
         codes += float(is_code.sum())
     bits = nats / math.log(2) / max(1.0, codes)
-    return Measured(
-        {"held_out_bits_per_code": round(bits, 4), "held_out_bits_per_pixel": round(bits / vision.spatial_factor**2, 5)}
-    )
+    pixels = vision.spatial_factor**2 * vision.temporal_factor
+    return Measured({"held_out_bits_per_code": round(bits, 4), "held_out_bits_per_pixel": round(bits / pixels, 5)})
 
 
 def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: int) -> Measured:

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from emu.data.tokenizing import Record, SourceOptions, open_source
+import numpy as np
+
+from emu.data.tokenizing import Record, RecordSource, SourceOptions, open_source
 from emu.model import EmuConfig
 from emu.own_data.picture_store import captioned_picture
 from emu.own_data.speed_probe import Speed, measure_speed
@@ -24,7 +26,8 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 LOOKED_AT = 256
 """Pictures whose size and caption are looked at."""
 LARGEST, SMALLEST = 64, 16
-VISION_BATCH, TOKENS_PER_STEP = 16, 2048
+VISION_BATCH, CLIP_BATCH, TOKENS_PER_STEP = 16, 4, 2048
+TEMPORAL_FACTOR = 4
 VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
 """Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
 VISION_PASSES, TRANSFORMER_PASSES = 120, 60
@@ -119,14 +122,25 @@ class PicturePlan:
 
     def make(self) -> tuple[dict[str, Any], list[str]]:
         """Look at the data, time both networks, choose."""
-        facts = self.look()
-        values, reasons = shape(facts, self.size, self.held_out)
+        values, reasons = self.shape(facts := self.look())
         config = EmuConfig(**values["transformer"], vocab_size=values["text_size"] + values["codebook_size"] + 32)
         vision = VisionTokenizerConfig(**values["vision"])
-        speed = measure_speed(vision, VISION_BATCH, values["size"], config, values["rows"])
+        speed = measure_speed(vision, self.pixels(values), config, values["rows"])
         steps, more = pace(facts, values, speed, self.seconds)
         source = {"source": self.source, "options": self.given}
         return {**source, **values, **steps, "speed": vars(speed)}, [*reasons, *more]
+
+    def shape(self, facts: Facts) -> tuple[dict[str, Any], list[str]]:
+        """Sizes and widths, and why."""
+        return shape(facts, self.size, self.held_out)
+
+    def pixels(self, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape of a step's pixels."""
+        return values["vision_batch"], 3, values["size"], values["size"]
+
+    def read(self, source: RecordSource, record: Record) -> tuple[np.ndarray, str]:
+        """A picture (H, W, 3) uint8 and its caption; raises any exception for a bad record."""
+        return captioned_picture(source, record)
 
     def look(self) -> Facts:
         """Read some of the pictures, spread over the source.
@@ -139,7 +153,7 @@ class PicturePlan:
         sides, captions, first = [], list[str](), ""
         for record in records:
             try:
-                picture, caption = captioned_picture(source, record)
+                picture, caption = self.read(source, record)
             except Exception as error:  # whatever strangers' files raise; the split counts them by reason
                 first = first or str(error)
                 continue
@@ -169,25 +183,35 @@ def band_of(pictures: int) -> Band:
     return next(band for band in BANDS if pictures <= band.up_to)
 
 
-def shape(facts: Facts, size: int | None, held_out: float) -> tuple[dict[str, Any], list[str]]:
-    """Sizes and widths, and why: a function of the data alone."""
+def shape(facts: Facts, size: int | None, held_out: float, frames: int = 1) -> tuple[dict[str, Any], list[str]]:
+    """Sizes and widths, and why: a function of the data alone.
+
+    Args:
+        facts: about the pictures, or the first frames of clips.
+        size: side in pixels; None chooses.
+        held_out: share of them.
+        frames: of a clip; 1 for pictures.
+    """
     band = band_of(facts.pictures)
     side = size or max(SMALLEST, min(LARGEST, facts.side // 8 * 8))
     factor = 4 if side <= 24 else 8
     grid = (side // factor) ** 2
     text_size = 300 + min(3700, 2 * facts.words)
-    length = grid + facts.caption // 2 + 24
+    time = -(-frames // TEMPORAL_FACTOR)
+    length = time * grid + facts.caption // 2 + 24
     row_length = 64 * math.ceil(DOCUMENTS_PER_ROW * length / 64)
     rows = max(1, round(TOKENS_PER_STEP / row_length))
     bits = math.log2(band.codebook) / factor**2
     values: dict[str, Any] = {
         "size": side,
         "held_out": held_out,
+        "most_views": band.views if frames == 1 else 1,
+        "vision_batch": VISION_BATCH if frames == 1 else CLIP_BATCH,
         "text_size": text_size,
         "codebook_size": band.codebook,
         "vision": {
             "spatial_factor": factor,
-            "temporal_factor": 1,
+            "temporal_factor": 1 if frames == 1 else TEMPORAL_FACTOR,
             "base_channels": 16,
             "channel_multiplier": [1, 2] if factor == 4 else [1, 2, 4],
             "num_res_blocks": 1,
@@ -231,14 +255,14 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
     train = max(1, round(facts.pictures * (1 - values["held_out"])))
     reading = facts.pictures * READING
     view = 2 * train * (speed.encoding + WRITING)  # each is tokenized to be drawn and to be described
-    views = band_of(facts.pictures).views
+    views = values["most_views"]
     while views > 1 and reading + views * view > OTHER_SHARE * seconds:
         views //= 2
     other = reading + views * view
     training = max(0.3 * seconds, seconds - other)
     per_pass = max(1, round(2 * train / (values["rows"] * DOCUMENTS_PER_ROW)))
     most = {
-        "vision": max(400, VISION_PASSES * math.ceil(train / VISION_BATCH)),
+        "vision": max(400, VISION_PASSES * math.ceil(train / values["vision_batch"])),
         "transformer": max(200, TRANSFORMER_PASSES * per_pass),
     }
     fitting = {
@@ -246,7 +270,7 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
         "transformer": int(TRANSFORMER_SHARE * training / speed.transformer_step),
     }
     steps = {name: max(LEAST_STEPS, min(most[name], fitting[name])) for name in most}
-    found: dict[str, Any] = {"views": views, "vision_batch": VISION_BATCH}
+    found: dict[str, Any] = {"views": views}
     for name, warmup in (("vision", 100), ("transformer", 50)):
         found[f"{name}_steps"], found[f"{name}_every"] = steps[name], max(10, steps[name] // 20)
         found[f"{name}_warmup"] = min(warmup, steps[name] // 6)
@@ -254,7 +278,7 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
               for name, passes in (("vision", VISION_PASSES), ("transformer", TRANSFORMER_PASSES))}  # fmt: skip
     reasons = [
         f"{views} views of each training picture, cropped, and mirrored where the caption says nothing of left and right",
-        f"vision tokenizer: {steps['vision']:,} steps of {VISION_BATCH} pictures, {speed.vision_step:.3f} s each on this machine"
+        f"vision tokenizer: {steps['vision']:,} steps of {values['vision_batch']}, {speed.vision_step:.3f} s each on this machine"
         + enough["vision"],
         f"transformer: {steps['transformer']:,} steps of {values['rows']} rows of {values['row_length']} tokens, "
         f"{speed.transformer_step:.3f} s each on this machine{enough['transformer']}; the weights that are best on held-out pictures "

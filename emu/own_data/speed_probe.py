@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Speed:
 
     Attributes:
         vision_step: of a step of the vision tokenizer.
-        encoding: of one picture.
+        encoding: of one picture or clip.
         transformer_step: of a step of the transformer.
     """
 
@@ -34,20 +34,19 @@ class Speed:
     transformer_step: float
 
 
-def measure_speed(vision: VisionTokenizerConfig, pictures: int, size: int, config: EmuConfig, rows: int) -> Speed:
+def measure_speed(vision: VisionTokenizerConfig, shape: Sequence[int], config: EmuConfig, rows: int) -> Speed:
     """Time a few steps of both networks on random input.
 
     Args:
         vision: the vision tokenizer.
-        pictures: in a step.
-        size: their side in pixels.
+        shape: of the pixels of a step, (B, 3, H, W) or (B, T, 3, H, W).
         config: of the transformer; its rows are as long as its positions.
         rows: in a step.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = VisionTokenizer(vision).train()
-        pixels = torch.rand(pictures, 3, size, size) * 2 - 1
+        pixels = torch.rand(*shape) * 2 - 1
 
         def vision_step() -> None:
             out = tokenizer(pixels)
@@ -55,7 +54,7 @@ def measure_speed(vision: VisionTokenizerConfig, pictures: int, size: int, confi
 
         seconds = median_seconds(vision_step)
         tokenizer.eval()
-        encoding = median_seconds(lambda: tokenizer.encode(pixels)) / pictures
+        encoding = median_seconds(lambda: tokenizer.encode(pixels)) / len(pixels)
         model = EmuForCausalLM(config).train()
         ids = torch.randint(0, config.vocab_size, (rows, config.max_position_embeddings))
         ones = torch.ones_like(ids)
