@@ -19,6 +19,7 @@ from emu.own_data.picture_measures import Measured, measure_bits, shared
 from emu.own_data.picture_report import curves_of
 from emu.pipeline import Emu
 from emu_tokenizers.files import write_file, write_json
+from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
@@ -79,8 +80,7 @@ def held_out_clips(folder: Path) -> tuple[list[Video], list[str]]:
     clips, captions = [], []
     for line in (folder / "held_out.draw.jsonl").read_text().splitlines():
         caption, clip = json.loads(line)["items"]
-        frames = [Image.open(folder / name) for name in clip["frames"]]
-        clips.append(Video(frames, clip["fps"]))
+        clips.append(Video.open([folder / name for name in clip["frames"]], fps=clip["fps"]))
         captions.append(caption["caption"])
     return clips, captions
 
@@ -119,7 +119,7 @@ def draw_clips(emu: Emu, clips: Sequence[Video], captions: Sequence[str], seed: 
             for place, one in zip(
                 places, emu.generate_videos(prompts, first_frames=beginnings, **options), strict=True
             ):
-                found[place] = np.stack([np.asarray(frame.convert("RGB")) for frame in one.frames])
+                found[place] = np.stack([np.asarray(to_rgb(frame)) for frame in one.frames])
     room = max(len(emu.tokenizer.text.encode(caption)) for caption in captions) + 8
     texts = [text.strip() for text in emu.generate_text([[clip] for clip in clips], max_new_tokens=room)]
     metrics = {
