@@ -1,9 +1,16 @@
-"""Captioned pictures that are made in a moment: coloured shapes on coloured grounds, for the tests of own data."""
+"""Captioned pictures that are made in a moment, and jobs that are killed, for the tests of own data."""
 
+import hashlib
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from emu.cli.fit import fit
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (235, 210, 60)}
 SHAPES = ("disc", "box", "bar")
@@ -37,3 +44,39 @@ def noise(seed, size=32):
     """A picture of smooth noise, unlike every other."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def content(run):
+    """Digests of everything that is compared byte for byte; what is said of times apart."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    kept = [
+        path
+        for path in files
+        if path.suffix in (".safetensors", ".npy", ".bin", ".model") or path.name == "metrics.json"
+    ]
+    kept = [path for path in kept if "checkpoints" not in path.parts]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def killed_after(words, ready):
+    """Run `emu fit` in a process, and kill it once something is so; True where it was still at work."""
+    process = multiprocessing.get_context("fork").Process(target=fit, args=(words,))
+    process.start()
+    end = time.monotonic() + 120
+    while process.is_alive() and not ready() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def started(done, tmp_path, name):
+    """A run in a folder of its own from the plan of the run `done / "run"`, with its pictures or clips beside it under their name."""
+    (tmp_path / name).symlink_to(done / name)
+    run = tmp_path / "run"
+    run.mkdir()
+    plan = json.loads((done / "run" / "plan.json").read_text())
+    for table in (plan["made_from"]["init_args"], plan["values"]):
+        table["source"] = str(tmp_path / name)
+    (run / "plan.json").write_text(json.dumps(plan))
+    return run

@@ -1,11 +1,7 @@
 """`emu fit --config own-images`: from a folder of captioned pictures to a model and a report, in seconds where steps are few."""
 
-import hashlib
 import json
-import multiprocessing
-import os
 import random
-import signal
 import time
 
 import pytest
@@ -13,7 +9,7 @@ import pytest
 from emu import Emu
 from emu.cli.fit import fit
 from emu.own_data import PicturePlan
-from tests.own_toys import write_pictures
+from tests.own_toys import content, killed_after, started, write_pictures
 
 FEW = (
     "--vision.trainer.max_steps",
@@ -35,18 +31,6 @@ def words(run, *more):
         *("--config", "own-images", "--data.source", str(folder), "--budget", "1s"),
         *("--trainer.default_root_dir", str(run), *map(str, (*FEW, *more))),
     ]
-
-
-def content(run):
-    """Digests of everything that is compared byte for byte; what is said of times apart."""
-    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
-    kept = [
-        path
-        for path in files
-        if path.suffix in (".safetensors", ".npy", ".bin", ".model") or path.name == "metrics.json"
-    ]
-    kept = [path for path in kept if "checkpoints" not in path.parts]
-    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 @pytest.fixture(scope="module")
@@ -84,46 +68,18 @@ def test_a_missing_source_is_named(tmp_path):
         PicturePlan("nowhere").make()
 
 
-def go_on(run):
-    fit(words(run))
-
-
-def killed_after(run, ready):
-    """Run the job in a process, and kill it once something is there; True where it was still at work."""
-    process = multiprocessing.get_context("fork").Process(target=go_on, args=(run,))
-    process.start()
-    end = time.monotonic() + 120
-    while process.is_alive() and not ready() and time.monotonic() < end:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    return process.exitcode == -signal.SIGKILL
-
-
-def started(done, tmp_path):
-    """A run in a folder of its own from the plan of another one."""
-    (tmp_path / "pictures").symlink_to(done / "pictures")
-    run = tmp_path / "run"
-    run.mkdir()
-    plan = json.loads((done / "run" / "plan.json").read_text())
-    for table in (plan["made_from"]["init_args"], plan["values"]):
-        table["source"] = str(tmp_path / "pictures")
-    (run / "plan.json").write_text(json.dumps(plan))
-    return run
-
-
 def test_a_job_that_was_killed_while_it_tokenized_ends_with_the_same_bytes(done, tmp_path):
-    run = started(done, tmp_path)
-    assert killed_after(run, (run / "5-draw").exists)
+    run = started(done, tmp_path, "pictures")
+    assert killed_after(words(run), (run / "5-draw").exists)
     assert fit(words(run)) == 0
     assert content(run) == content(done / "run")
 
 
 @pytest.mark.slow
 def test_twelve_kills_spread_over_the_job_change_no_byte(done, tmp_path):
-    run, draws = started(done, tmp_path), random.Random(0)
+    run, draws = started(done, tmp_path, "pictures"), random.Random(0)
     for _ in range(12):
         until = time.monotonic() + draws.uniform(0.2, 4)
-        killed_after(run, lambda until=until: time.monotonic() > until)
+        killed_after(words(run), lambda until=until: time.monotonic() > until)
     assert fit(words(run)) == 0
     assert content(run) == content(done / "run")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from emu.cli.fit import fit
 from emu.documents import Video
 from emu.media import gif_bytes
 from emu.own_data import SplitClips
-from tests.own_toys import COLOURS, drawn
+from tests.own_toys import COLOURS, content, drawn, killed_after, started
 
 FEW = (
     "--vision.trainer.max_steps",
@@ -37,13 +39,17 @@ def write_clips(folder):
     return folder
 
 
+def words(run):
+    found = ["--config", "own-videos", "--data.source", str(run.parent / "clips"), "--budget", "1s"]
+    found += ["--data.options", "{clip_frames: 8}"]
+    return [*found, "--trainer.default_root_dir", str(run), *map(str, FEW)]
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     write_clips(folder / "clips")
-    words = ["--config", "own-videos", "--data.source", str(folder / "clips"), "--budget", "1s"]
-    words += ["--data.options", "{clip_frames: 8}"]
-    assert fit([*words, "--trainer.default_root_dir", str(folder / "run"), *map(str, FEW)]) == 0
+    assert fit(words(folder / "run")) == 0
     return folder / "run"
 
 
@@ -74,3 +80,13 @@ def test_clips_keep_their_rate_and_are_divided_alike_in_any_order(tmp_path):
     frames = Video.open([tmp_path / "first" / name for name in clip["frames"]]).frames
     assert frames.shape == (8, 16, 16, 3) and clip["fps"] in (4, 8) and caption["caption"].startswith("a ")
     assert not np.array_equal(frames[0], frames[-1])
+
+
+@pytest.mark.slow
+def test_twelve_kills_spread_over_the_job_change_no_byte(done, tmp_path):
+    run, draws = started(done.parent, tmp_path, "clips"), random.Random(0)
+    for _ in range(12):
+        until = time.monotonic() + draws.uniform(0.2, 4)
+        killed_after(words(run), lambda until=until: time.monotonic() > until)
+    assert fit(words(run)) == 0
+    assert content(run) == content(done)
