@@ -227,6 +227,14 @@ def test_a_signal_stops_the_job_after_saving_and_the_same_command_goes_on(
     assert content(tmp_path / "run") == content(done / "run")
 
 
+def test_what_a_kill_left_half_written_is_swept(tmp_path, done):
+    for folder in ("model.partial-abc", "2-first/model.partial-abc"):
+        (tmp_path / "run" / folder).mkdir(parents=True)
+    (tmp_path / "run" / "job.json.12.partial").touch()
+    assert fit(words(done / "job.yaml", tmp_path / "run")) == 0
+    assert not list((tmp_path / "run").rglob("*.partial*"))
+
+
 def killed(path, run, at):
     Kill.at = at
     Job(read_job(words(path, run))).run()

@@ -35,7 +35,7 @@ from emu.training.module import EmuModule
 from emu.training.module_class import build_apart
 from emu.training.preflight import early_problems
 from emu.training.stages import STAGES, JobStage
-from emu_tokenizers.files import holding, read_json, write_json
+from emu_tokenizers.files import PARTIAL, holding, read_json, write_json
 from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
 JOB_FILE, PLAN_FILE, MODEL_FOLDER = "job.json", "plan.json", "model"
@@ -43,6 +43,8 @@ FORMAT_VERSION = 1
 MODULES = {"fit": EmuModule, "fit-tokenizer": TokenizerModule}
 ANYWHERE = "RUN"
 """Stands for the job's folder in what is recorded, so that the folder may move."""
+LEFT_OVER = ("*.partial-*", "*.replaced-*", f"*{PARTIAL}")
+"""Names of files and folders that were being written when a process was killed."""
 SHOWN = ("trainer.enable_progress_bar",)
 """Options that change nothing of what is made."""
 
@@ -114,6 +116,7 @@ class Job:
         with holding(self.folder, "emu fit"):
             if self._overwrite:
                 self._clear()
+            self._sweep()
             stages = self._checked(self._plan())
             codes = self._begin(stages)
             for stage, options in stages[len(codes) :]:
@@ -121,6 +124,15 @@ class Job:
                 codes.append(self._run(stage, options))
                 self._note(stages, codes)
         return max(codes, default=0)
+
+    def _sweep(self) -> None:
+        """Remove what a killed job left half-written; whatever needs it is made again."""
+        for pattern in LEFT_OVER:
+            for path in [*self.folder.glob(pattern), *self.folder.glob(f"*/{pattern}")]:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove what an earlier job wrote here."""
