@@ -24,8 +24,8 @@ RUN = {
     (DOCS / "training.md", "Know how good a model is"),
 }
 """Sections whose commands the tests below run, one test each."""
-SHOWN = {(README, "Install"), (DOCS / "index.md", "Install")}
-"""Sections with commands that other tests run: tests/test_house_installed.py."""
+SHOWN = {(README, "Install"), (DOCS / "index.md", "Install"), (DOCS / "data.md", "One command")}
+"""Sections with commands that other tests run: tests/test_house_installed.py, tests/test_own_images.py, tests/test_own_videos.py."""
 
 
 @pytest.mark.parametrize(
