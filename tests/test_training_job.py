@@ -214,6 +214,17 @@ def test_overwrite_starts_anew(tmp_path):
     assert (tmp_path / "run" / "mine.txt").read_text() == "kept"
 
 
+def test_overwrite_removes_nothing_outside_of_the_run(tmp_path):
+    path = write_job(tmp_path, stages=[{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x"}}])
+    fit(words(path, tmp_path / "run"))
+    (tmp_path / "beside.txt").write_text("kept")
+    table = json.loads((tmp_path / "run" / "job.json").read_text())
+    table["stages"][0]["folder"] = ".."
+    (tmp_path / "run" / "job.json").write_text(json.dumps(table))
+    fit(words(path, tmp_path / "run", "--overwrite", "true"))
+    assert (tmp_path / "beside.txt").read_text() == "kept"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_job_after_saving_and_the_same_command_goes_on(
     tmp_path, done, monkeypatch, capsys, number, code

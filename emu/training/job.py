@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -139,7 +140,8 @@ class Job:
         if not (self.folder / JOB_FILE).is_file() and not (self.folder / PLAN_FILE).is_file():
             return
         table = read_json(self.folder / JOB_FILE) if (self.folder / JOB_FILE).is_file() else {"stages": []}
-        names = [entry["folder"] for entry in table["stages"] if Path(entry["folder"]).name == entry["folder"]]
+        # Only what is called as a stage's folder: job.json is a file like others, and must not name what lies elsewhere.
+        names = [entry["folder"] for entry in table["stages"] if re.fullmatch(r"\d+-[\w-]+", entry["folder"])]
         for name in (*names, MODEL_FOLDER):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for file in (JOB_FILE, PLAN_FILE):
