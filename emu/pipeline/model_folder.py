@@ -10,6 +10,7 @@ emu.json                            generation defaults, what the transformer wa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -114,7 +115,8 @@ def _codec_folders(folder: Path, tokenizer: MultimodalTokenizer) -> list[str]:
     names = set(tokenizer.codecs)
     with suppress(FileNotFoundError, ValueError):  # a folder without a readable model has none
         names |= set(read_table(folder).fingerprints)
-    return [CODEC_FOLDER.format(name) for name in sorted(names)]
+    # A name that leads out of the folder is a stranger's, and what lies there is not replaced.
+    return [CODEC_FOLDER.format(name) for name in sorted(names) if re.fullmatch(r"[\w.-]+", name)]
 
 
 def check_written(folder: Path, verify: bool) -> None:
