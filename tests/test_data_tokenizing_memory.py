@@ -18,7 +18,7 @@ PROCESSES = 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PSS is read from /proc")
-@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(count, marks=pytest.mark.slow) for count in (10_000, 1_000_000)])
 def test_lines_of_text_through_two_processes(shelf, tmp_path, count):
     chance = random.Random(0)
     with (tmp_path / "lines.jsonl").open("w") as file:

@@ -192,6 +192,7 @@ def test_an_unchecked_loss_leaves_out_what_is_skipped_all_the_same(interpreter: 
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(hurt, clean, strict=True))
 
 
+@pytest.mark.slow
 def test_the_scratch_of_the_loss_stays_within_its_size(interpreter: Interpreter) -> None:
     """Few ids and wide states: what the chunk's states take counts, not its logits alone."""
     generator = torch.Generator().manual_seed(0)

@@ -68,6 +68,7 @@ def test_a_missing_source_is_named(tmp_path):
         PicturePlan("nowhere").make()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_while_it_tokenized_ends_with_the_same_bytes(done, tmp_path):
     run = started(done, tmp_path, "pictures")
     assert killed_after(words(run), (run / "5-draw").exists)

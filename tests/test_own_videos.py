@@ -53,6 +53,7 @@ def done(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_eight_clips_of_two_sizes_and_rates_become_a_model_and_a_report(done):
     values = json.loads((done / "plan.json").read_text())["values"]
     assert values["frames"] == 8 and values["size"] == 16

@@ -25,7 +25,7 @@ RUN = {
 }
 """Sections whose commands the tests below run, one test each."""
 SHOWN = {(README, "Install"), (DOCS / "index.md", "Install"), (DOCS / "data.md", "One command")}
-"""Sections with commands that other tests run: tests/test_house_installed.py, tests/test_own_images.py, tests/test_own_videos.py."""
+"""Sections with commands that other tests run: test_house_installed.py, test_own_images.py, and, slow, test_own_videos.py."""
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ def test_overwrite_removes_nothing_outside_of_the_run(tmp_path):
     assert (tmp_path / "beside.txt").read_text() == "kept"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
 def test_a_signal_stops_the_job_after_saving_and_the_same_command_goes_on(
     tmp_path, done, monkeypatch, capsys, number, code
 ):
