@@ -41,12 +41,14 @@ class Emu3Family(Family):
     Attributes:
         extra_controls: controls beyond those of every layout -> n of their word `<|extra_n|>`.
         released_size: size of the vocabulary whose table is known without files.
+        vision_naming: whose fields and names of tensors its vision tokenizer has, see `emu_tokenizers.vision.naming`.
     """
 
     name = "emu3"
     title = "the original format of Emu3"
     layout = Emu3Layout.name
     model_types: Sequence[str] = ("Emu3",)
+    vision_naming = NAMING
     vision_types: Sequence[str] = (MODEL_TYPES[NAMING],)
     templates: Mapping[str, Templates] = NAMED
     vision_repository: str | None = "BAAI/Emu3-VisionTokenizer"
@@ -150,7 +152,7 @@ class Emu3Family(Family):
         Raises:
             ValueError: its architecture is another one.
         """
-        return vision_config_to(vision.config, NAMING)
+        return vision_config_to(vision.config, self.vision_naming)
 
     def write_vision(self, folder: Path, vision: VisionTokenizer, resize: Resize) -> None:
         """Write the folder of the vision tokenizer."""

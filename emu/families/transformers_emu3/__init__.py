@@ -23,7 +23,6 @@ from emu.vocabulary import Vocabulary
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.resize import Resize
 from emu_tokenizers.vision.naming import MODEL_TYPES
-from emu_tokenizers.vision.naming import config_to as vision_config_to
 
 NAMING = "transformers"
 """What `emu_tokenizers.vision.naming` calls these names of tensors and fields."""
@@ -42,6 +41,7 @@ class TransformersEmu3Family(Emu3Family):
     name = "transformers"
     title = "the format of transformers' Emu3"
     model_types = ("emu3", "emu3_text_model")
+    vision_naming = NAMING
     vision_types = (MODEL_TYPES[NAMING],)
     renames = RENAMES
     templates = {}
@@ -80,10 +80,6 @@ class TransformersEmu3Family(Emu3Family):
         checkpoint = Checkpoint.open(folder, allow_pickle)
         inside = dict(checkpoint.tensors(name for name in checkpoint.entries if VISION_PREFIX.match(name)))
         return build_vision(config["vq_config"], inside, str(folder))
-
-    def vision_config(self, vision: VisionTokenizer) -> dict[str, Any]:
-        """Fields of `Emu3VQVAEConfig`; see `Emu3Family`."""
-        return vision_config_to(vision.config, NAMING)
 
     def write(self, folder: Path, config: EmuConfig, tokenizer: MultimodalTokenizer | None) -> None:
         """Write config.json and the files of the processor."""
