@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,7 +24,7 @@ from emu.lines import Place
 from emu.own_data.picture_store import SPLIT, PictureStore
 from emu.randomness import derive_key
 from emu_tokenizers.pixels.transforms import from_bytes
-from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
+from emu_tokenizers.training.pixel_loader import SampledPixels
 
 SIDES = re.compile(
     r"\b(left|right|leftward|rightward|clockwise|counterclockwise|anticlockwise|east|west|eastern|western)(s|wards?|hand)?\b",
@@ -122,7 +121,7 @@ class StoredPictures:
         return {"items": [{**image, "weight": PROMPT_WEIGHT}, caption]}
 
 
-class StoredPixels(LightningDataModule):
+class StoredPixels(SampledPixels):
     """Pictures of a store to train a vision tokenizer on: random crops, mirrored; the held-out ones as they are to validate.
 
     Args:
@@ -152,8 +151,6 @@ class StoredPixels(LightningDataModule):
     def __repr__(self) -> str:
         return f"StoredPixels({self.images_per_step} crops a step, seed {self.seed})"
 
-    __str__ = __repr__  # Lightning's own loads data to tell its size
-
     @property
     def counts(self) -> dict[str, int]:
         """Pictures in a step, over all ranks."""
@@ -164,10 +161,6 @@ class StoredPixels(LightningDataModule):
         """What crops are drawn from."""
         return {"split": digest((self.store.folder / SPLIT).read_bytes())}
 
-    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
-        """See `emu_tokenizers.training.pixel_loader.StepSource`."""
-        return draw_apart(self.sample, seed, step, places)
-
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One crop (3, size, size) in [-1, 1], drawn by `random`."""
         rows = self.store.rows("train")
@@ -175,10 +168,6 @@ class StoredPixels(LightningDataModule):
         # Wider crops than the transformer sees, and mirrored whatever the caption says: the tokenizer reads no captions.
         pixels = view_of(np.asarray(self.store.pictures[row]), "", random, ANOTHER_CROP)
         return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
-
-    def train_dataloader(self) -> PixelLoader:
-        """Batches of the run."""
-        return PixelLoader(self, self.steps_per_epoch, self.seed)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out pictures, once."""

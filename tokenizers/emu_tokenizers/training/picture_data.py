@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, Source, clip_sources, picture_sources
 from emu_tokenizers.pixels.transforms import to_pixels
-from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
+from emu_tokenizers.training.pixel_loader import PixelLoader, SampledPixels
 
 MIN_READ = 200
 """Number of sources that must have been read before a share of bad ones stops the run: of a few files one bad one says nothing."""
@@ -57,7 +56,7 @@ def crop(images: Sequence[Image.Image], size: int, random: np.random.Generator) 
     return pixels.flip(-1) if random.integers(2) else pixels
 
 
-class PictureData(LightningDataModule):
+class PictureData(SampledPixels):
     """Random crops of pictures and clips.
 
     Args:
@@ -126,12 +125,6 @@ class PictureData(LightningDataModule):
         sources = f"{len(self.pictures)} pictures, {len(self.clips)} clips"
         return f"PictureData({sources}, crops of {self.size}x{self.size}, seed {self.seed})"
 
-    __str__ = __repr__  # Lightning's own loads data to tell its size
-
-    def train_dataloader(self) -> PixelLoader:
-        """Batches of the run."""
-        return PixelLoader(self, self.steps_per_epoch, self.seed)
-
     def val_dataloader(self) -> PixelLoader:
         """Batches of other crops."""
         return PixelLoader(self, self.validation_steps, self.seed + 1)
@@ -144,10 +137,6 @@ class PictureData(LightningDataModule):
             "video": self.clips_per_step if self.clips else 0,
         }
         return {kind: count for kind, count in counts.items() if count}
-
-    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
-        """See `StepSource`."""
-        return draw_apart(self.sample, seed, step, places)
 
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One crop, drawn by `random`: (3, size, size), or (frames, 3, size, size) of a clip."""

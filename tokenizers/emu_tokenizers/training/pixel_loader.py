@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from emu_tokenizers.distributed import num_ranks, rank
@@ -105,3 +106,35 @@ class PixelLoader:
         """
         check_identity(state, self.identity)
         self.step = int(state["step"])
+
+
+class SampledPixels(LightningDataModule):
+    """Data whose samples are drawn one by one: a `StepSource` by `sample` and `counts`, which subclasses give.
+
+    Attributes:
+        seed: of every choice.
+        steps_per_epoch: steps that Lightning calls an epoch.
+    """
+
+    seed: int
+    steps_per_epoch: int
+
+    def __str__(self) -> str:
+        return repr(self)  # Lightning's own loads data to tell its size
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples of each kind in a step, over all ranks."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many samples a step has")
+
+    def sample(self, kind: str, random: np.random.Generator) -> Tensor:
+        """One sample, drawn by `random`: (3, H, W), or (T, 3, H, W) of a video."""
+        raise NotImplementedError(f"{type(self).__name__} draws no samples")
+
+    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
+        """See `StepSource`."""
+        return draw_apart(self.sample, seed, step, places)
+
+    def train_dataloader(self) -> PixelLoader:
+        """Batches of the run."""
+        return PixelLoader(self, self.steps_per_epoch, self.seed)

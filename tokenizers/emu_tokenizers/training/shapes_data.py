@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from emu_tokenizers.training.pixel_loader import PixelLoader, Places, draw_apart
+from emu_tokenizers.training.pixel_loader import SampledPixels
 
 COLOURS = np.array([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
 BACKGROUNDS = np.array([[0.05, 0.05, 0.2], [0.6, 0.6, 0.6], [0.95, 0.95, 0.85], [0.2, 0.4, 0.2]])
@@ -51,7 +50,7 @@ def draw_shapes(number: int, seed: int, size: int = 32) -> Tensor:
     return torch.from_numpy(pictures)
 
 
-class ShapesData(LightningDataModule):
+class ShapesData(SampledPixels):
     """Batches {"image": (B, 3, size, size)} of drawn shapes, and others to validate on.
 
     Args:
@@ -84,16 +83,10 @@ class ShapesData(LightningDataModule):
     def __repr__(self) -> str:
         return f"ShapesData({self.images_per_step} of {self.num_pictures} pictures a step, seed {self.seed})"
 
-    __str__ = __repr__  # Lightning's own loads data to tell its size
-
     @property
     def counts(self) -> dict[str, int]:
         """Pictures in a step, over all ranks."""
         return {"image": self.images_per_step}
-
-    def draw(self, seed: int, step: int, places: Places) -> dict[str, Tensor]:
-        """See `emu_tokenizers.training.pixel_loader.StepSource`."""
-        return draw_apart(self.sample, seed, step, places)
 
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One picture (3, size, size), drawn by `random`."""
@@ -109,10 +102,6 @@ class ShapesData(LightningDataModule):
     def identity(self) -> dict[str, int]:
         """What a step's pictures are drawn from."""
         return {"pictures": self.num_pictures, "size": self.size}
-
-    def train_dataloader(self) -> PixelLoader:
-        """Batches of the run."""
-        return PixelLoader(self, self.steps_per_epoch, self.seed)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out pictures, once."""
