@@ -15,7 +15,7 @@ from PIL import Image
 from emu.demo.report import STYLE, Figure
 from emu.documents import Video
 from emu.media import gif_bytes, tiled
-from emu.own_data.picture_measures import Measured, measure_bits, shared
+from emu.own_data.picture_measures import Measured, describe, measure_bits
 from emu.own_data.picture_report import curves_of
 from emu.pipeline import Emu
 from emu_tokenizers.files import write_file, write_json
@@ -120,18 +120,13 @@ def draw_clips(emu: Emu, clips: Sequence[Video], captions: Sequence[str], seed: 
                 places, emu.generate_videos(prompts, first_frames=beginnings, **options), strict=True
             ):
                 found[place] = np.stack([np.asarray(to_rgb(frame)) for frame in one.frames])
-    room = max(len(emu.tokenizer.text.encode(caption)) for caption in captions) + 8
-    texts = [text.strip() for text in emu.generate_text([[clip] for clip in clips], max_new_tokens=room)]
-    metrics = {
-        "described_exactly": round(float(np.mean([a == b for a, b in zip(texts, captions, strict=True)])), 4),
-        "described_words": round(float(np.mean([shared(a, b) for a, b in zip(texts, captions, strict=True)])), 4),
-    }
     pictures = {
         "drawn": np.stack([drawn[place] for place in range(len(clips))])[:COLUMNS],
         "continued": np.stack([continued[place] for place in range(len(clips))])[:COLUMNS],
         "real": np.stack([clip.frames for clip in clips])[:COLUMNS],
     }
-    return Measured(metrics, pictures, {"described": texts, "described_real": list(captions)})
+    written = describe(emu, [[clip] for clip in clips], captions)
+    return Measured(written.metrics, pictures, written.texts)
 
 
 def moving(title: str, note: str, rows: Sequence[np.ndarray]) -> Figure:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from PIL import Image
 from emu.data.tokenizing import Record, RecordSource, SourceOptions, open_source
 from emu.data.tokenizing.named_files import read_clip
 from emu.documents import Video
-from emu.lines import BadLine, message_of, reason_of
+from emu.own_data.captioned_records import LeftOut, with_caption
 from emu.own_data.near_duplicates import groups_of, small_hash
 from emu.own_data.picture_store import SPLIT, divide, unique_rows
 from emu.own_data.picture_views import PROMPT_WEIGHT
-from emu.stopping import say
 from emu_tokenizers.files import new_folder, write_file, write_json
 
 PARTS = ("train", "held_out")
@@ -43,14 +41,8 @@ def captioned_clip(source: RecordSource, record: Record, size: int | None = None
     Raises:
         Exception: of any kind, where it is bad.
     """
-    items = source.read(record).get("items", ())
-    clips = [item for item in items if isinstance(item, Mapping) and ("video" in item or "frames" in item)]
-    texts = [item if isinstance(item, str) else item.get("caption", item.get("text")) for item in items]
-    texts = [text for text in texts if isinstance(text, str) and text.strip()]
-    if len(clips) != 1 or len(texts) != 1 or len(items) != 2:
-        told = f"a document of {len(clips)} clips and {len(texts)} texts; expected one clip and its caption"
-        raise BadLine("not a captioned clip", told)
-    return read_clip(clips[0], source.folder, None if size is None else (size, size)), " ".join(texts[0].split())
+    item, caption = with_caption(source.read(record).get("items", ()), ("video", "frames"), "clip")
+    return read_clip(item, source.folder, None if size is None else (size, size)), caption
 
 
 class SplitClips:
@@ -84,36 +76,23 @@ class SplitClips:
     def run(self, folder: Path) -> int:
         """Write the folders; returns 1 where clips were left out for being bad, see `emu.training.stages.JobStage`."""
         with new_folder(folder) as partial:
-            keys, hashes, documents, bad, first = self._read(partial)
-            chosen, duplicates = unique_rows(keys)
-            if len(chosen) < 2:
-                told = f"; the first that is bad: {first}" if first else ""
-                raise ValueError(f"{self.source} has {len(chosen)} different captioned clips; expected 2 or more{told}")
+            keys, hashes, documents, left_out = self._read(partial)
+            chosen, left_out.duplicates = unique_rows(keys)
+            left_out.check_enough(len(chosen), self.source, "clip")
             groups = groups_of(np.array(hashes, np.uint8)[chosen])
             parts = divide([keys[row] for row in chosen], groups, self.held_out, self.seed)
             for name, places in zip(PARTS, parts, strict=True):
                 self._write(partial, name, [documents[chosen[place]] for place in places])
-            left_out = {**bad, **({"duplicate": duplicates} if duplicates else {})}
-            table = {**{name: len(places) for name, places in zip(PARTS, parts, strict=True)}, "left_out": left_out}
-            write_json(partial / SPLIT, {**table, "first_bad": first})
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
-        say(f"{len(parts[0])} clips to train on, {len(parts[1])} held out; left out: {told}")
-        return 1 if bad else 0
+            table = {name: len(places) for name, places in zip(PARTS, parts, strict=True)}
+            write_json(partial / SPLIT, {**table, "left_out": left_out.counts, "first_bad": left_out.first_bad})
+        left_out.say("clip", len(parts[0]), len(parts[1]))
+        return 1 if left_out.bad else 0
 
-    def _read(
-        self, folder: Path
-    ) -> tuple[list[str], list[np.ndarray], list[tuple[Path, str, float]], Counter[str], str]:
-        """Keys, hashes, (folder of frames, caption, rate), and what was bad."""
+    def _read(self, folder: Path) -> tuple[list[str], list[np.ndarray], list[tuple[Path, str, float]], LeftOut]:
+        """Keys, hashes, (folder of frames, caption, rate), and what was left out."""
         keys, hashes, documents = list[str](), list[np.ndarray](), list[tuple[Path, str, float]]()
-        bad: Counter[str] = Counter()
-        first, source = "", open_source(self.source, self.options)
-        for record in source.records():
-            try:
-                clip, caption = captioned_clip(source, record, self.size)
-            except Exception as error:  # files of strangers break decoders in ways that nobody can list
-                bad[reason_of(error)] += 1
-                first = first or f"{record.place}: {message_of(error)}"
-                continue
+        left_out, source = LeftOut(), open_source(self.source, self.options)
+        for clip, caption in left_out.good(source, lambda record: captioned_clip(source, record, self.size)):
             frames = clip.frames[: self.frames]
             frames = np.concatenate([frames, np.repeat(frames[-1:], self.frames - len(frames), axis=0)])
             place = folder / "read" / f"{len(keys):06d}"
@@ -126,7 +105,7 @@ class SplitClips:
             # Of a clip that goes on from another one's end the first and the last frame differ.
             hashes.append(np.concatenate([small_hash(frames[0]), small_hash(frames[-1])]))
             documents.append((place, caption, clip.fps))
-        return keys, hashes, documents, bad, first
+        return keys, hashes, documents, left_out
 
     def _write(self, folder: Path, part: str, documents: list[tuple[Path, str, float]]) -> None:
         """Move clips into the folder of their part, numbered anew, and write their documents."""

@@ -137,25 +137,27 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
 
 def nearest_caption(caption: str, others: Sequence[str]) -> int:
     """The number of the caption that shares the largest part of its words with this one."""
-    words = set(caption.casefold().split())
-    shares = [
-        len(words & theirs) / max(1, len(words | theirs)) for theirs in (set(one.casefold().split()) for one in others)
-    ]
-    return int(np.argmax(shares))
+    return int(np.argmax([shared(caption, one) for one in others]))
 
 
 def measure_descriptions(emu: Emu, store: PictureStore, rows: Sequence[int]) -> Measured:
     """Captions that the model writes for held-out pictures."""
     captions = [store.captions[row] for row in rows]
     documents = [[Image.fromarray(np.asarray(store.pictures[row]))] for row in rows]
+    found = describe(emu, documents, captions)
+    found.metrics["described"] = len(rows)
+    return found
+
+
+def describe(emu: Emu, documents: Sequence[Sequence[Any]], captions: Sequence[str]) -> Measured:
+    """What the model writes for documents of held-out pictures or clips, beside their captions."""
     room = max(len(emu.tokenizer.text.encode(caption)) for caption in captions) + 8
     texts = [text.strip() for text in emu.generate_text(documents, max_new_tokens=room)]
     metrics = {
         "described_exactly": round(float(np.mean([a == b for a, b in zip(texts, captions, strict=True)])), 4),
         "described_words": round(float(np.mean([shared(a, b) for a, b in zip(texts, captions, strict=True)])), 4),
-        "described": len(rows),
     }
-    return Measured(metrics, {}, {"described": texts, "described_real": captions})
+    return Measured(metrics, {}, {"described": texts, "described_real": list(captions)})
 
 
 def shared(text: str, caption: str) -> float:

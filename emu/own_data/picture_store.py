@@ -4,7 +4,7 @@
     captions.jsonl    a JSON text a line, N lines
     split.json        {"train": [rows], "held_out": [rows], "views": V, "left_out": {reason: count}, ...}
 
-`split_pictures` makes it of any source. Which pictures are held out depends on the pictures alone: not on their order, their names or the
+`SplitPictures` makes it of any source. Which pictures are held out depends on the pictures alone: not on their order, their names or the
 number of processes, and a copy of a training picture, or one that differs from it by a few levels, is never held out.
 """
 
@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +22,9 @@ import numpy as np
 
 from emu.data.tokenizing import Record, RecordSource, SourceOptions, open_source
 from emu.data.tokenizing.named_files import file_of, read_picture
-from emu.lines import BadLine, message_of, reason_of
+from emu.own_data.captioned_records import LeftOut, with_caption
 from emu.own_data.near_duplicates import groups_of, small_hash
 from emu.randomness import derive_key
-from emu.stopping import say
 from emu_tokenizers.files import new_folder, read_json, write_file, write_json
 from emu_tokenizers.pixels.images import to_rgb
 
@@ -78,19 +76,11 @@ def captioned_picture(source: RecordSource, record: Record, size: int | None = N
     Raises:
         Exception: of any kind, where it is bad.
     """
-    document = source.read(record)
-    items = document.get("items", ())
-    images = [item["image"] for item in items if isinstance(item, Mapping) and "image" in item]
-    texts = [item if isinstance(item, str) else item.get("caption", item.get("text")) for item in items]
-    texts = [text for text in texts if isinstance(text, str) and text.strip()]
-    if len(images) != 1 or len(texts) != 1 or len(items) != 2:
-        raise BadLine(
-            "not a captioned picture",
-            f"a document of {len(images)} pictures and {len(texts)} texts; expected one picture and its caption",
-        )
-    file = images[0] if isinstance(images[0], bytes) else file_of(images[0], source.folder, "image")
+    item, caption = with_caption(source.read(record).get("items", ()), ("image",), "picture")
+    image = item["image"]
+    file = image if isinstance(image, bytes) else file_of(image, source.folder, "image")
     image = read_picture(file, None if size is None else (size, size))
-    return np.asarray(to_rgb(image)), " ".join(texts[0].split())
+    return np.asarray(to_rgb(image)), caption
 
 
 class SplitPictures:
@@ -124,53 +114,39 @@ class SplitPictures:
     def run(self, folder: Path) -> int:
         """Write the store; returns 1 where pictures were left out for being bad, see `emu.training.stages.JobStage`."""
         with new_folder(folder) as partial:
-            captions, keys, hashes, bad, first = self._read(partial)
-            chosen, duplicates = unique_rows(keys)
-            if len(chosen) < 2:
-                raise ValueError(
-                    f"{self.source} has {len(chosen)} different captioned pictures; expected 2 or more"
-                    + (f"; the first that is bad: {first}" if first else "")
-                )
+            captions, keys, hashes, left_out = self._read(partial)
+            chosen, left_out.duplicates = unique_rows(keys)
+            left_out.check_enough(len(chosen), self.source, "picture")
             groups = groups_of(hashes[chosen])
             train, held_out = divide([keys[row] for row in chosen], groups, self.held_out, self.seed)
             lines = "".join(json.dumps(caption, ensure_ascii=False) + "\n" for caption in captions)
             write_file(partial / CAPTIONS, lines.encode("utf-8", "replace"))
-            left_out = {**bad, **({"duplicate": duplicates} if duplicates else {})}
             table = {
                 "train": [chosen[place] for place in train],
                 "held_out": [chosen[place] for place in held_out],
                 "views": self.views,
                 "groups": len(set(groups.tolist())),
-                "left_out": left_out,
-                "first_bad": first,
+                "left_out": left_out.counts,
+                "first_bad": left_out.first_bad,
             }
             write_json(partial / SPLIT, table)
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
-        say(f"{len(train)} pictures to train on, {len(held_out)} held out; left out: {told}")
-        return 1 if bad else 0
+        left_out.say("picture", len(train), len(held_out))
+        return 1 if left_out.bad else 0
 
-    def _read(self, folder: Path) -> tuple[list[str], list[str], np.ndarray, Counter[str], str]:
-        """Captions, keys (digests of picture and caption), hashes, and what was bad."""
+    def _read(self, folder: Path) -> tuple[list[str], list[str], np.ndarray, LeftOut]:
+        """Captions, keys (digests of picture and caption), hashes, and what was left out."""
         captions, keys, hashes = [], [], list[np.ndarray]()
-        bad: Counter[str] = Counter()
-        first = ""
-        source = open_source(self.source, self.options)
+        left_out, source = LeftOut(), open_source(self.source, self.options)
         with (folder / PICTURES).open("wb") as file:
             file.write(_header(0, self.size))
-            for record in source.records():
-                try:
-                    picture, caption = captioned_picture(source, record, self.size)
-                except Exception as error:  # files of strangers break decoders in ways that nobody can list
-                    bad[reason_of(error)] += 1
-                    first = first or f"{record.place}: {message_of(error)}"
-                    continue
+            for picture, caption in left_out.good(source, lambda record: captioned_picture(source, record, self.size)):
                 file.write(picture.tobytes())
                 captions.append(caption)
                 keys.append(hashlib.sha256(picture.tobytes() + caption.encode("utf-8", "replace")).hexdigest())
                 hashes.append(small_hash(picture))
             file.seek(0)
             file.write(_header(len(captions), self.size))
-        return captions, keys, np.array(hashes, np.uint8), bad, first
+        return captions, keys, np.array(hashes, np.uint8), left_out
 
 
 def _header(number: int, size: int) -> bytes:
@@ -209,9 +185,3 @@ def divide(keys: list[str], groups: np.ndarray, share: float, seed: int) -> tupl
         held_out += places
     kept = set(held_out)
     return [place for place in range(len(keys)) if place not in kept], sorted(held_out)
-
-
-def training_captions(store: PictureStore) -> Iterator[str]:
-    """Captions of the training pictures."""
-    captions = store.captions
-    return (captions[row] for row in store.rows("train"))
