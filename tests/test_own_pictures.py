@@ -72,12 +72,20 @@ def test_the_split_knows_neither_names_nor_order_and_leaves_copies_and_damage_ou
             file.write(json.dumps({**line, "file_name": f"x{number}.png"}) + "\n")
         (other / "bad.png").write_bytes(b"not a picture")
         file.write(json.dumps({"file_name": "bad.png", "text": "bad"}) + "\n")
-    first = split(tmp_path)
-    assert SplitPictures(str(other), 32).run(tmp_path / "other-split") == 1
+    first = split(tmp_path, views=3)
+    assert SplitPictures(str(other), 32, views=3).run(tmp_path / "other-split") == 1
     second = PictureStore(tmp_path / "other-split")
     assert held_out(first) == held_out(second) and len(second.rows("train")) == len(first.rows("train"))
     assert second.split["left_out"]["duplicate"] == 1 and sum(second.split["left_out"].values()) == 2
     assert "bad.png" in second.split["first_bad"]
+    documents, others = ([store.read(one) for one in store.records()] for store in map(training, (first, second)))
+    assert documents == others  # their crops too, and their order
+    again = split(tmp_path, views=3, seed=1)
+    assert numbered_view(again, 0, 2).tobytes() != numbered_view(first, 0, 2).tobytes()
+
+
+def training(store):
+    return open_source(f"own-pictures:{store.folder}/train")
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -2,7 +2,7 @@
 
     pictures.npy      (N, size, size, 3) uint8
     captions.jsonl    a JSON text a line, N lines
-    split.json        {"train": [rows], "held_out": [rows], "views": V, "left_out": {reason: count}, ...}
+    split.json        {"train": [rows], "held_out": [rows], "views": V, "seed": S, "left_out": {reason: count}, ...}
 
 `SplitPictures` makes it of any source. Which pictures are held out depends on the pictures alone: not on their order, their names or the
 number of processes, and a copy of a training picture, or one that differs from it by a few levels, is never held out.
@@ -63,6 +63,15 @@ class PictureStore:
         if part not in ("train", "held_out"):
             raise ValueError(f"part is {part!r}; expected train or held_out")
         return self.split[part]
+
+    def key(self, row: int) -> str:
+        """The digest by which a picture is known, wherever it stands; see `key_of_picture`."""
+        return key_of_picture(np.asarray(self.pictures[row]), self.captions[row])
+
+
+def key_of_picture(picture: np.ndarray, caption: str) -> str:
+    """64 hexadecimal digits of a picture (H, W, 3) uint8 and its caption."""
+    return hashlib.sha256(picture.tobytes() + caption.encode("utf-8", "replace")).hexdigest()
 
 
 def captioned_picture(source: RecordSource, record: Record, size: int | None = None) -> tuple[np.ndarray, str]:
@@ -125,6 +134,7 @@ class SplitPictures:
                 "train": [chosen[place] for place in train],
                 "held_out": [chosen[place] for place in held_out],
                 "views": self.views,
+                "seed": self.seed,
                 "groups": len(set(groups.tolist())),
                 "left_out": left_out.counts,
                 "first_bad": left_out.first_bad,
@@ -142,7 +152,7 @@ class SplitPictures:
             for picture, caption in left_out.good(source, lambda record: captioned_picture(source, record, self.size)):
                 file.write(picture.tobytes())
                 captions.append(caption)
-                keys.append(hashlib.sha256(picture.tobytes() + caption.encode("utf-8", "replace")).hexdigest())
+                keys.append(key_of_picture(picture, caption))
                 hashes.append(small_hash(picture))
             file.seek(0)
             file.write(_header(len(captions), self.size))

@@ -1,6 +1,7 @@
 """Pictures of a store as they are trained on: cropped and mirrored, and as documents to tokenize.
 
-A view is a function of the store, the row and the number of the view, so that tokenizing is the same in any process.
+A view is a function of the picture, its caption, the split's seed and the number of the view, so that tokenizing is the same in any process
+and for any order of the files.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def numbered_view(store: PictureStore, row: int, number: int) -> np.ndarray:
         return picture
     if number == 1 and may_mirror(caption):
         return picture[:, ::-1]
-    return view_of(picture, caption, np.random.default_rng(derive_key("view", row, number)))
+    return view_of(
+        picture, caption, np.random.default_rng(derive_key("view", store.key(row), store.split["seed"], number))
+    )
 
 
 class StoredPictures:
