@@ -81,7 +81,7 @@ def test_the_split_knows_neither_names_nor_order_and_leaves_copies_and_damage_ou
     documents, others = ([store.read(one) for one in store.records()] for store in map(training, (first, second)))
     assert documents == others  # their crops too, and their order
     again = split(tmp_path, views=3, seed=1)
-    assert numbered_view(again, 0, 2).tobytes() != numbered_view(first, 0, 2).tobytes()
+    assert numbered_view(again, 0, 2)[0].tobytes() != numbered_view(first, 0, 2)[0].tobytes()
 
 
 def training(store):
@@ -108,14 +108,20 @@ def test_views_are_the_picture_its_mirror_image_and_crops_the_same_each_time(tmp
     write_pictures(tmp_path / "pictures", 24)
     store = split(tmp_path, views=3)
     row = store.rows("train")[0]
-    assert np.array_equal(numbered_view(store, row, 0), store.pictures[row])
-    assert np.array_equal(numbered_view(store, row, 1), store.pictures[row][:, ::-1])
-    assert np.array_equal(numbered_view(store, row, 2), numbered_view(store, row, 2))
+    (plain, nothing), (mirrored, told), (crop, cropped) = (numbered_view(store, row, number) for number in range(3))
+    assert np.array_equal(plain, store.pictures[row]) and nothing == ""
+    assert np.array_equal(mirrored, store.pictures[row][:, ::-1]) and told == "mirrored"
+    assert np.array_equal(crop, numbered_view(store, row, 2)[0]) and cropped in ("cropped", "cropped, mirrored")
     source = open_source(f"own-pictures:{store.folder}/train", SourceOptions(order="image,caption"))
     records = list(source.records())
     assert len(records) == source.length == 3 * len(store.rows("train"))
     image, caption = source.read(records[0])["items"]
     assert image["weight"] < 1 and caption == store.captions[row]
+    drawn = [store.read(record)["items"][0]["caption"] for store in [training(store)] for record in store.records()]
+    plain = [store.captions[row] for row in store.rows("train")]
+    assert (
+        drawn[: len(plain)] == plain and drawn[len(plain)] == f"mirrored: {plain[0]}"
+    )  # what is asked for is drawn as it is
     assert len(list(open_source(f"own-pictures:{store.folder}/held_out").records())) == len(store.rows("held_out"))
 
 

@@ -1,5 +1,8 @@
 """Pictures of a store as they are trained on: cropped and mirrored, and as documents to tokenize.
 
+A caption that is drawn says of a view that it is cropped or mirrored. So a model learns from views without drawing them: asked for the
+caption alone it draws the picture as it is (non-leaking augmentation, Karras et al. 2022, arXiv 2206.00364, appendix F.2).
+
 A view is a function of the picture, its caption, the split's seed and the number of the view, so that tokenizing is the same in any process
 and for any order of the files.
 """
@@ -32,6 +35,8 @@ SIDES = re.compile(
     re.IGNORECASE,
 )
 """Words that are no longer true of a mirrored picture."""
+MIRRORED, CROPPED = "mirrored", "cropped"
+"""What stands before the captions of views."""
 LEAST_CROP = 0.85
 """Smallest side of a crop, as a share of the picture's."""
 PROMPT_WEIGHT = 0.2
@@ -44,28 +49,29 @@ def may_mirror(caption: str) -> bool:
     return SIDES.search(caption) is None
 
 
-def view_of(picture: np.ndarray, caption: str, random: np.random.Generator, least: float = LEAST_CROP) -> np.ndarray:
-    """A picture (H, W, 3) uint8 cropped a little and mirrored, where its caption allows it."""
+def cropped(picture: np.ndarray, random: np.random.Generator, least: float = LEAST_CROP) -> np.ndarray:
+    """A square of a picture (S, S, 3) uint8, whose side is a share of at least `least`, at the size of the picture."""
     size = picture.shape[0]
     side = size * float(random.uniform(least, 1))
     left, top = random.uniform(0, size - side, 2)
-    image = Image.fromarray(picture).resize(
-        (size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
-    )
-    found = np.asarray(image)
-    return found[:, ::-1] if may_mirror(caption) and random.integers(2) else found
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box))
 
 
-def numbered_view(store: PictureStore, row: int, number: int) -> np.ndarray:
-    """View `number` of a picture: 0 is the picture, 1 its mirror image where that may be, others are random."""
+def numbered_view(store: PictureStore, row: int, number: int) -> tuple[np.ndarray, str]:
+    """View `number` of a picture, and what makes it one: 0 is the picture, 1 its mirror image where that may be, others are random.
+
+    Returns:
+        Pixels (S, S, 3) uint8, and words for a caption, "" of the picture itself.
+    """
     picture, caption = np.asarray(store.pictures[row]), store.captions[row]
     if number == 0:
-        return picture
+        return picture, ""
     if number == 1 and may_mirror(caption):
-        return picture[:, ::-1]
-    return view_of(
-        picture, caption, np.random.default_rng(derive_key("view", store.key(row), store.split["seed"], number))
-    )
+        return picture[:, ::-1], MIRRORED
+    random = np.random.default_rng(derive_key("view", store.key(row), store.split["seed"], number))
+    view = cropped(picture, random)
+    return (view[:, ::-1], f"{CROPPED}, {MIRRORED}") if may_mirror(caption) and random.integers(2) else (view, CROPPED)
 
 
 class StoredPictures:
@@ -116,11 +122,12 @@ class StoredPictures:
     def read(self, record: Record) -> Mapping[str, Any]:
         """The document of a view."""
         row, view = record.content
+        pixels, told = numbered_view(self._store, row, view)
         written = io.BytesIO()
-        Image.fromarray(numbered_view(self._store, row, view)).save(written, "png", compress_level=1)
+        Image.fromarray(pixels).save(written, "png", compress_level=1)
         caption, image = self._store.captions[row], {"image": written.getvalue()}
         if self.options.order.startswith("caption"):
-            return {"items": [{"caption": caption, "weight": PROMPT_WEIGHT}, image]}
+            return {"items": [{"caption": f"{told}: {caption}" if told else caption, "weight": PROMPT_WEIGHT}, image]}
         return {"items": [{**image, "weight": PROMPT_WEIGHT}, caption]}
 
 
@@ -169,7 +176,8 @@ class StoredPixels(SampledPixels):
         rows = self.store.rows("train")
         row = rows[int(random.integers(len(rows)))]
         # Wider crops than the transformer sees, and mirrored whatever the caption says: the tokenizer reads no captions.
-        pixels = view_of(np.asarray(self.store.pictures[row]), "", random, ANOTHER_CROP)
+        pixels = cropped(np.asarray(self.store.pictures[row]), random, ANOTHER_CROP)
+        pixels = pixels[:, ::-1] if random.integers(2) else pixels
         return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
 
     def val_dataloader(self) -> DataLoader:
