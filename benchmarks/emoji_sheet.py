@@ -1,4 +1,4 @@
-"""Draw the pictures of `emu demo pictures`, emu/demo/emoji.webp and emu/demo/emoji.json, from Noto's emoji font.
+"""Draw the pictures of `emu demo pictures`, emu/demo/pictures/emoji.webp and emu/demo/pictures/emoji.json, from Noto's emoji font.
 
 python benchmarks/emoji_sheet.py NotoColorEmoji.ttf emoji-test.txt
 
@@ -35,7 +35,7 @@ OTHERS = 610
 FONT_SIZE, DRAWN, SIDE, COLUMNS = 109, 136, 64, 40
 COLOURS = 48
 HELD_OUT = 89
-DEMO = Path(__file__).parents[1] / "emu" / "demo"
+DEMO = Path(__file__).parents[1] / "emu" / "demo" / "pictures"
 
 
 def listed(file: Path) -> list[tuple[str, str, str, str]]:

@@ -13,7 +13,8 @@ from emu.demo.digit_captions import DIGIT_NAMES
 from emu.demo.digit_pictures import captioned_sheet, moving_sheet, one_clip, pairs_sheet, sheet
 from emu.demo.digits import DIRECTIONS, FPS
 from emu.demo.measure import Findings
-from emu.demo.report import Figure, report_page
+from emu.demo.report import report_page
+from emu.evaluation.figures import Figure
 from emu.media import can_write_mp4, gif_bytes, mp4_bytes, png_bytes
 from emu.training.curves import draw_curves, read_curves
 from emu_tokenizers.files import write_file

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from emu.demo.report import STYLE, Figure
 from emu.documents import Video
+from emu.evaluation.figures import STYLE, Figure
 from emu.media import gif_bytes, tiled
 from emu.own_data.picture_measures import Measured, describe, measure_bits
 from emu.own_data.picture_report import curves_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emu.demo.report import STYLE, Figure
+from emu.evaluation.figures import STYLE, Figure
 from emu.media import png_bytes, tiled
 from emu.own_data.picture_measures import (
     Measured,
@@ -142,8 +142,8 @@ def pictures_of(found: Measured) -> list[Figure]:
     ]
 
 
-def curves_of(tables: Mapping[str, str]) -> list[Figure]:
-    """Curves of both runs; none where matplotlib (the extra `demo`) is missing."""
+def curves_of(tables: Mapping[str, str], panels_of: Mapping[str, Any] = PANELS) -> list[Figure]:
+    """Curves of both runs, in these panels by run and title; none where matplotlib (the extra `demo`) is missing."""
     figures = []
     for name, table in tables.items():
         rows = read_curves(Path(table))
@@ -154,7 +154,7 @@ def curves_of(tables: Mapping[str, str]) -> list[Figure]:
                 ]
                 for column in columns
             }
-            for title, columns in PANELS[name].items()
+            for title, columns in panels_of[name].items()
         }
         panels = {title: lines for title, lines in panels.items() if any(lines.values())}
         if not panels:

@@ -12,6 +12,7 @@ from PIL import Image
 from emu.data.tokenizing.picture_sizes import Size
 from emu.documents import Video
 from emu.lines import BadLine, shown
+from emu_tokenizers.pixels.clip_worker import UNTIMED_RATE
 from emu_tokenizers.pixels.images import BadPicture, fit_image, open_image, opened_image
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES
 from emu_tokenizers.pixels.videos import VideoFile
@@ -47,8 +48,8 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
     """The clip that an item names.
 
     Args:
-        item: {"frames": one file (an animation, a video, a folder of frames) or a list of pictures} or {"video": a file, or its
-            bytes}, with "fps" and, for a video, "start" in seconds and "frames", the number of frames.
+        item: {"frames": one file (an animation, a video, a folder of frames) or a list of pictures, or of the bytes of pictures} or
+            {"video": a file, or its bytes}, with "fps" and, for a video, "start" in seconds and "frames", the number of frames.
         folder: that file names start from.
         size: (height, width) that frames are cropped and resized to.
         fps: rate at which a file is read where the item says nothing; None keeps the file's own.
@@ -69,6 +70,8 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
             return Video(*VideoFile(item["video"], "the clip").sample(**part))
         return Video.open(file_of(item["video"], folder, "video"), **part)
     names = item["frames"] if isinstance(item["frames"], list) else [item["frames"]]
+    if names and all(isinstance(name, bytes) for name in names):
+        return Video([read_picture(name, size) for name in names], rate or fps or UNTIMED_RATE)
     files = [file_of(name, folder, "frames") for name in names]
     if not files:
         raise BadLine(
