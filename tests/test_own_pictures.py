@@ -116,7 +116,7 @@ def test_views_are_the_picture_its_mirror_image_and_crops_the_same_each_time(tmp
     records = list(source.records())
     assert len(records) == source.length == 3 * len(store.rows("train"))
     image, caption = source.read(records[0])["items"]
-    assert image["weight"] < 1 and caption == store.captions[row]
+    assert image["weight"] < 1 < caption["weight"] and caption["text"] == store.captions[row]
     drawn = [store.read(record)["items"][0]["caption"] for store in [training(store)] for record in store.records()]
     plain = [store.captions[row] for row in store.rows("train")]
     assert (

@@ -41,6 +41,8 @@ LEAST_CROP = 0.85
 """Smallest side of a crop, as a share of the picture's."""
 PROMPT_WEIGHT = 0.2
 """Loss weight of what comes before the answer: a picture that is described, a caption that is drawn."""
+ANSWER_WEIGHT = 4.0
+"""Loss weight of a caption that describes a picture, which has ten times as many tokens."""
 ANOTHER_CROP = 0.75
 
 
@@ -128,7 +130,7 @@ class StoredPictures:
         caption, image = self._store.captions[row], {"image": written.getvalue()}
         if self.options.order.startswith("caption"):
             return {"items": [{"caption": f"{told}: {caption}" if told else caption, "weight": PROMPT_WEIGHT}, image]}
-        return {"items": [{**image, "weight": PROMPT_WEIGHT}, caption]}
+        return {"items": [{**image, "weight": PROMPT_WEIGHT}, {"text": caption, "weight": ANSWER_WEIGHT}]}
 
 
 class StoredPixels(SampledPixels):

@@ -98,7 +98,7 @@ class ToneChanges(DerivedDocuments):
         """The document; both pictures are the same view of theirs."""
         number, given, asked = record.content
         before, after = (
-            png_bytes(Image.fromarray(np.ascontiguousarray(numbered_view(self._store, row, number % self._views))))
+            png_bytes(Image.fromarray(np.ascontiguousarray(numbered_view(self._store, row, number % self._views)[0])))
             for row in (given, asked)
         )
         parts = person_and_tone(self._store.captions[asked])
