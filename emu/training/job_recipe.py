@@ -21,7 +21,7 @@ from typing import Any
 
 from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.resolving import MARK, Resolved, resolve
-from emu.configuration.written import COMMAND_LINE, KeyPath, Written
+from emu.configuration.written import COMMAND_LINE, KeyPath, Written, dotted
 from emu.model import EmuConfig
 from emu.recipes import resolve_config
 from emu.training.words import CONFIG_OPTIONS, as_list, read_value, split_option, split_words
@@ -47,12 +47,26 @@ class StageRecipe:
         command: what it does, a name of `emu.training.stages.STAGES`, one of `TRAINED`, or a class path.
         written: its options.
         folder: where it works, in the job's.
+        below: (option, value) of what the command line sets in a table that only the plan will name.
     """
 
     name: str
     command: str
     written: Written
     folder: str = ""
+    below: list[tuple[str, Any]] = field(default_factory=list)
+
+    def set(self, option: str, value: Any) -> str | None:
+        """Set an option as the command line does; returns what is wrong with it, if anything."""
+        path = self.written.set(option, value)
+        self.written.files = self.written.tree
+        node, known = _reached(self.written.tree, path)
+        if known == len(path):
+            return None
+        if isinstance(node, str) and MARK in node:
+            self.below.append((option, value))
+            return None
+        return f"{dotted(path[:known])} is {node!r}, in which {dotted(path[known:])} cannot be set; set all of it"
 
     def with_values(self, names: Mapping[str, Any], *, environment: bool = True) -> tuple[Written, list[Problem]]:
         """Its options with values for what refers to `names` ("folders", "plan"), and a problem for each that cannot be resolved.
@@ -74,7 +88,13 @@ class StageRecipe:
         hidden = set() if environment else found.environment
         values = {path: found.values[path] for path in ours if path in found.values and path not in hidden}
         changed = Resolved(found.config).put_back(self.written.tree, values)
-        return Written(changed, changed, dict(self.written.places)), problems
+        filled = StageRecipe(self.name, self.command, Written(changed, changed, dict(self.written.places)), self.folder)
+        wrong = [filled.set(option, value) for option, value in self.below]
+        problems += [filled._problem(Problem(f"{COMMAND_LINE}: {text}")) for text in wrong if text]
+        if not self.below or filled.below:
+            return filled.written, problems
+        written, more = filled.with_values(names, environment=environment)  # what was set may refer to values too
+        return written, problems + more
 
     def named(self, problems: Sequence[Problem | str]) -> list[Problem]:
         """Problems of this stage's options, with the place of the key that each is about and the stage's name."""
@@ -223,15 +243,24 @@ def _set_options(job: JobRecipe, options: Sequence[str], stray: Sequence[str]) -
         elif name in stages and tuple(rest.split(".")) in DECIDED and stages[name].command in TRAINED:
             job.problems.append(Problem(f"--{key} is set by the job; leave it out", ()))
         elif name in stages and rest and text is not None:
-            written = stages[name].written
-            written.set(rest, read_value(text))
-            written.files = written.tree
+            wrong = stages[name].set(rest, read_value(text))
+            if wrong:
+                job.problems.append(Problem(f"{COMMAND_LINE}: stage {name}: {wrong}", ()))
         elif text is not None and _is_parameter(job.written.tree, key):
             job.written.set(key, read_value(text))
         else:
             known = ", ".join([f"--{name}.OPTION" for name in stages])
             text = f"--{key} is an option of neither the job nor a stage; options of stages are {known}"
             job.problems.append(Problem(f"{COMMAND_LINE}: {text}", ()))
+
+
+def _reached(node: Any, path: KeyPath) -> tuple[Any, int]:
+    """The last value on a path that a tree has, and how many keys lead to it."""
+    for number, key in enumerate(path):
+        if not isinstance(node, dict) or key not in node:
+            return node, number
+        node = node[key]
+    return node, len(path)
 
 
 def _is_parameter(tree: Mapping[str, Any], key: str) -> bool:
