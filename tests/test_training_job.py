@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from emu.cli.fit import fit
 from emu.cli.main import main
 from emu.training.job import Job
+from emu.training.job_checks import one_process_problems
 from emu.training.job_recipe import read_job
 from tests.training_toys import write_recipe
 
@@ -33,8 +34,8 @@ class Kill(Callback):
 class Copy:
     """A stage of one's own: writes a text."""
 
-    def __init__(self, text: str, fail: bool = False):
-        self.text, self.fail = text, fail
+    def __init__(self, text: object, fail: bool = False):
+        self.text, self.fail = str(text), fail
 
     def run(self, folder: Path) -> int:
         folder.mkdir(exist_ok=True)
@@ -45,14 +46,35 @@ class Copy:
 class Steps:
     """A plan that counts how often it was made."""
 
-    made = 0
+    made, data = 0, "some"
 
     def __init__(self, budget: int):
+        if budget > 1000:
+            raise ValueError(f"budget is {budget}; expected 1000 or less")
         self.budget = budget
+
+    @classmethod
+    def examples(cls):
+        return [{"steps": steps, "table": {"steps": steps, "size": 2}} for steps in (1, 100)]
+
+    def state(self):
+        return Steps.data
 
     def make(self):
         Steps.made += 1
-        return {"steps": 2 * self.budget}, [f"{2 * self.budget} steps, two for each minute"]
+        steps = 2 * self.budget
+        return {"steps": steps, "table": {"steps": steps, "size": 2}}, [f"{steps} steps, two for each minute"]
+
+
+class Small:
+    """A stage that takes few steps."""
+
+    def __init__(self, steps: int):
+        if steps > 50:
+            raise ValueError(f"steps is {steps}; expected 50 or less")
+
+    def run(self, folder: Path) -> int:
+        return 0
 
 
 def write_job(folder, **changes):
@@ -134,13 +156,74 @@ def test_a_changed_option_is_refused_by_name(done):
 
 def test_everything_wrong_with_any_stage_is_told_before_the_first_starts(tmp_path):
     path = write_job(tmp_path)
-    wrong = ("--first.trainer.max_stepz", 3, "--second.model.optimizer.lr", "fast", "--note.txt", "a")
+    made = Steps.made
+    wrong = ("--first.trainer.max_stepz", 3, "--second.model.optimizer.lr", "fast", "--note.txt", "a", "--budget", 1001)
     with pytest.raises(ValueError) as error:
-        fit(words(path, tmp_path / "run", *wrong, "--note.text", "${plan.stepz}"))
+        fit(words(path, tmp_path / "run", *wrong, "--note.text", "${plan.stepz}", "--frist.trainer.max_steps", 3))
     told = str(error.value)
-    for part in ("stage note", "plan.stepz", "stage first", "max_stepz", "stage second", "model.optimizer.lr"):
+    for part in ("stage note", "plan.stepz", "stage first", "max_stepz", "stage second", "model.optimizer.lr", "frist"):
         assert part in told
-    assert not (tmp_path / "run" / "1-note").exists()
+    assert "budget is 1001" in told
+    assert Steps.made == made and [path.name for path in (tmp_path / "run").iterdir()] == [".emu.lock"]
+
+
+def test_an_option_that_is_wrong_for_some_plans_alone_is_left_to_the_plan(tmp_path):
+    stages = [{"name": "a", "command": f"{__name__}.Small", "options": {"steps": "${plan.steps}"}}]
+    path = write_job(tmp_path, stages=stages)
+    made = Steps.made
+    assert fit(words(path, tmp_path / "run")) == 0 and Steps.made == made + 1
+    with pytest.raises(ValueError, match="steps is 100; expected 50 or less"):
+        fit(words(path, tmp_path / "more", "--budget", 50))
+    assert not (tmp_path / "more" / "plan.json").exists()
+
+
+def test_options_in_a_table_that_the_plan_makes_are_set(tmp_path):
+    stages = [{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "${plan.table}"}}]
+    path = write_job(tmp_path, stages=stages)
+    assert fit(words(path, tmp_path / "run", "--a.text.steps", 7, "--a.text.more", "${plan.steps}")) == 0
+    assert (tmp_path / "run" / "1-a" / "text").read_text() == "{'steps': 7, 'size': 2, 'more': 6}"
+    with pytest.raises(ValueError, match="text.steps is 8 and was 7 in stage a"):
+        fit(words(path, tmp_path / "run", "--a.text.steps", 8, "--a.text.more", 6))
+    with pytest.raises(ValueError, match="text is 'b', in which steps cannot be set"):
+        fit(words(path, tmp_path / "other", "--a.text", "b", "--a.text.steps", 8))
+
+
+def test_data_that_changed_between_a_stop_and_its_resume_is_told(tmp_path, monkeypatch, capsys):
+    stages = [{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "${plan.steps}"}}]
+    path = write_job(tmp_path, stages=stages)
+    assert fit(words(path, tmp_path / "run")) == 0
+    monkeypatch.setattr(Steps, "data", "other")
+    assert fit(words(path, tmp_path / "run")) == 0
+    assert "the data has changed since plan.json was made of it; this job goes on" in capsys.readouterr().err
+    table = json.loads((tmp_path / "run" / "job.json").read_text())
+    (tmp_path / "run" / "job.json").write_text(json.dumps({**table, "finished": []}))
+    with pytest.raises(ValueError, match="has changed since plan.json was made of it; put it back, start anew"):
+        fit(words(path, tmp_path / "run"))
+    assert fit(words(path, tmp_path / "run", "--overwrite", "true")) == 0
+
+
+def test_a_refused_job_overwrites_nothing(tmp_path, done):
+    path = write_job(tmp_path, stages=[{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x"}}])
+    fit(words(path, tmp_path / "run"))
+    with pytest.raises(ValueError, match="txt is not an option"):
+        fit(words(path, tmp_path / "run", "--a.txt", "y", "--overwrite", "true"))
+    assert (tmp_path / "run" / "1-a" / "text").read_text() == "x" and (tmp_path / "run" / "job.json").is_file()
+
+
+def test_folders_and_files_of_others_are_refused(tmp_path):
+    path = write_job(tmp_path, stages=[{"name": "a", "command": f"{__name__}.Copy", "options": {"text": "x"}}])
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "mine").write_text("kept")
+    (tmp_path / "run" / "mine.partial").write_text("kept")
+    for more in ((), ("--overwrite", "true")):
+        with pytest.raises(ValueError, match="model is there, and is not of a job; name another folder"):
+            fit(words(path, tmp_path / "run", *more))
+    assert (tmp_path / "run" / "model" / "mine").is_file() and (tmp_path / "run" / "mine.partial").is_file()
+    for name, told in (("job.json", "is not of a job"), ("plan.json", "is not the plan of a job")):
+        (tmp_path / name[:3]).mkdir()
+        (tmp_path / name[:3] / name).write_text("{}")
+        with pytest.raises(ValueError, match=told):
+            fit(words(path, tmp_path / name[:3]))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +254,26 @@ def test_what_comes_out_of_the_environment_is_not_written_down(tmp_path, monkeyp
     assert fit(words(path, tmp_path / "run")) == 0
     assert (tmp_path / "run" / "1-a" / "text").read_text() == "hush"
     assert "hush" not in (tmp_path / "run" / "job.json").read_text()
+
+
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_one_of_several_processes_is_refused_before_it_works(tmp_path, monkeypatch, names):
+    path = write_job(tmp_path)
+    for name, value in zip(names, "02", strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="this is one of 2 processes, and a job runs in one"):
+        fit(words(path, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_several_processes_are_problems_and_auto_is_one(tmp_path):
+    for settings in ({"devices": 2}, {"devices": [0, 1]}, {"devices": -1}, {"num_nodes": 2}):
+        (problem,) = one_process_problems(settings)
+        assert problem.path == ("trainer", *settings)
+    for settings in ({}, {"devices": 1}, {"devices": [3]}, {"devices": "auto", "num_nodes": 1}):
+        assert not one_process_problems(settings)
+    recipe = read_job(words(write_job(tmp_path), tmp_path / "run", "--second.trainer.devices", "auto"))
+    assert "--trainer.devices=1" in Job(recipe)._words(recipe.stages[2])
 
 
 def test_a_stage_of_several_processes_is_refused_with_its_place(tmp_path):

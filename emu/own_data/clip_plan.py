@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,15 @@ class ClipPlan(PicturePlan):
     def look(self) -> Facts:
         """See `PicturePlan`."""
         self._lengths = []
-        return super().look()
+        facts = super().look()
+        return replace(facts, frames=int(statistics.median(self._lengths)))
 
     def shape(self, facts: Facts) -> tuple[dict[str, Any], list[str]]:
         """Sizes and widths, and why."""
-        length = int(statistics.median(self._lengths))
-        frames = max(TEMPORAL_FACTOR, min(MOST_FRAMES, length) // TEMPORAL_FACTOR * TEMPORAL_FACTOR)
+        frames = max(TEMPORAL_FACTOR, min(MOST_FRAMES, facts.frames) // TEMPORAL_FACTOR * TEMPORAL_FACTOR)
         size = self.size or max(SMALLEST, min(LARGEST_FRAME, facts.side // 8 * 8))
         values, reasons = shape(facts, size, self.held_out, frames)
-        told = f"{frames} frames, four to a group of codes: clips have {length} in the median, and more than {MOST_FRAMES} take hours"
+        told = f"{frames} frames, four to a group of codes: clips have {facts.frames} in the median, and more than {MOST_FRAMES} take hours"
         return {**values, "frames": frames}, [told, *reasons]
 
     def pixels(self, values: Mapping[str, Any]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,14 @@ class Facts:
         side: median of the shorter sides, in pixels.
         caption: characters of the longest caption that was looked at.
         words: different words of the captions that were looked at.
+        frames: median of the lengths of clips; 1 for pictures.
     """
 
     pictures: int
     side: int
     caption: int
     words: int
+    frames: int = 1
 
 
 class PicturePlan:
@@ -106,29 +109,52 @@ class PicturePlan:
         held_out: float = 0.1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if not source:
-            raise ValueError("no pictures are named; give --data.source FOLDER")
         found = BUDGET.fullmatch(str(budget))
+        problems = []
+        if not source:
+            problems.append("no pictures are named; give --data.source FOLDER")
         if not found or float(found[1]) <= 0:
-            raise ValueError(f"budget is {budget!r}; expected a time such as 90s, 30min or 2h")
+            problems.append(f"budget is {budget!r}; expected a time such as 90s, 30min or 2h")
         if size is not None and (size % 8 or size < SMALLEST):
-            raise ValueError(f"size is {size}; expected a multiple of 8 from {SMALLEST} on")
+            problems.append(f"size is {size}; expected a multiple of 8 from {SMALLEST} on")
         if not 0 < held_out < 1:
-            raise ValueError(f"held_out is {held_out}; expected a share between 0 and 1")
+            problems.append(f"held_out is {held_out}; expected a share between 0 and 1")
+        missing = is_missing(source)
+        if missing:
+            problems.append(f"there is no folder and no file {source}; give --data.source FOLDER")
+        if problems or not source or not found:
+            raise (FileNotFoundError if missing and len(problems) == 1 else ValueError)("; ".join(problems))
         self.source, self.size, self.held_out = source, size, held_out
         self.seconds = float(found[1]) * UNITS[found[2]]
         self.given = dict(options or {})
         self.options = SourceOptions(**self.given)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        """What would be chosen for few small pictures and for many large ones; see `emu.training.job_plan.JobPlan`."""
+        plan = cls("dataset:example")
+        found = []
+        for facts in (Facts(12, SMALLEST, 20, 20), Facts(10_000, LARGEST, 100, 2000)):
+            values, _ = plan.shape(facts)
+            found.append(plan.chosen(facts, values, Speed(0.1, 0.001, 0.1))[0])
+        return found
+
+    def state(self) -> str | None:
+        """What the source says of itself."""
+        return open_source(self.source, self.options).fingerprint
 
     def make(self) -> tuple[dict[str, Any], list[str]]:
         """Look at the data, time both networks, choose."""
         values, reasons = self.shape(facts := self.look())
         config = EmuConfig(**values["transformer"], vocab_size=values["text_size"] + values["codebook_size"] + 32)
         vision = VisionTokenizerConfig(**values["vision"])
-        speed = measure_speed(vision, self.pixels(values), config, values["rows"])
-        steps, more = pace(facts, values, speed, self.seconds)
-        source = {"source": self.source, "options": self.given}
-        return {**source, **values, **steps, "speed": vars(speed)}, [*reasons, *more]
+        found, more = self.chosen(facts, values, measure_speed(vision, self.pixels(values), config, values["rows"]))
+        return found, [*reasons, *more]
+
+    def chosen(self, facts: Facts, values: Mapping[str, Any], speed: Speed) -> tuple[dict[str, Any], list[str]]:
+        """All values: sizes and widths, views and steps, and why the latter."""
+        steps, reasons = pace(facts, values, speed, self.seconds)
+        return {"source": self.source, "options": self.given, **values, **steps, "speed": vars(speed)}, reasons
 
     def shape(self, facts: Facts) -> tuple[dict[str, Any], list[str]]:
         """Sizes and widths, and why."""
@@ -163,6 +189,11 @@ class PicturePlan:
             raise ValueError(f"{self.source} has no captioned pictures: {first or 'it is empty'}")
         words = {word for caption in captions for word in caption.casefold().split()}
         return Facts(count, int(statistics.median(sides)), max(map(len, captions)), len(words))
+
+
+def is_missing(source: str | None) -> bool:
+    """Whether a source is the name of a file or folder that is not there; others are names of datasets, or patterns of names."""
+    return bool(source) and not set(str(source)) & set(":*?[") and not Path(str(source)).exists()
 
 
 def spread(records: Iterable[Record], most: int) -> tuple[list[Record], int]:

@@ -14,52 +14,39 @@ job, byte for byte. It is refused where something of the job has changed. See `e
 
 from __future__ import annotations
 
-import inspect
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
-from emu.configuration import import_object, load_extensions
+from emu.configuration import load_extensions
 from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.written import Written
+from emu.data.tokenizing.ranks import Rank
 from emu.model_settings import SETTINGS_FILE
 from emu.stopping import Stopped, say
 from emu.training.checkpoints import list_checkpoints
 from emu.training.cli import EmuCLI
+from emu.training.job_checks import changed, class_problems, one_process_problems, stage_class
+from emu.training.job_plan import PLAN_FILE, Planning
 from emu.training.job_recipe import TRAINED, JobRecipe, StageRecipe
 from emu.training.module import EmuModule
 from emu.training.module_class import build_apart
 from emu.training.preflight import early_problems
-from emu.training.stages import STAGES, JobStage
 from emu_tokenizers.files import PARTIAL, holding, read_json, write_json
 from emu_tokenizers.training.tokenizer_module import TokenizerModule
 
-JOB_FILE, PLAN_FILE, MODEL_FOLDER = "job.json", "plan.json", "model"
+JOB_FILE, MODEL_FOLDER = "job.json", "model"
+FOLDER_OPTION = "--trainer.default_root_dir"
 FORMAT_VERSION = 1
 MODULES = {"fit": EmuModule, "fit-tokenizer": TokenizerModule}
 ANYWHERE = "RUN"
 """Stands for the job's folder in what is recorded, so that the folder may move."""
-LEFT_OVER = ("*.partial-*", "*.replaced-*", f"*{PARTIAL}")
-"""Names of files and folders that were being written when a process was killed."""
-SHOWN = ("trainer.enable_progress_bar",)
-"""Options that change nothing of what is made."""
-
-
-class JobPlan(Protocol):
-    """Chooses numbers from the data; a recipe names its class in `plan`."""
-
-    def make(self) -> tuple[dict[str, Any], list[str]]:
-        """Look at the data and the machine, once.
-
-        Returns:
-            Values by name, which stages refer to as `${plan.NAME}`, and sentences that say why they are so.
-        """
-        ...
+LEFT_OVER = (".partial-*", ".replaced-*", f".*{PARTIAL}")
+"""What follows on a name while it is written, and stays when the process is killed."""
 
 
 class CheckCLI(EmuCLI):
@@ -92,12 +79,11 @@ class Job:
     """
 
     def __init__(self, recipe: JobRecipe) -> None:
-        raise_problems(recipe.problems, recipe.written)
         self.recipe, parameters = recipe, recipe.parameters
         trainer = parameters.get("trainer") or {}
         self.folder = Path(trainer.get("default_root_dir") or Path("runs") / recipe.name)
         self._overwrite = bool(parameters.get("overwrite"))
-        self._planned = parameters.get("plan")
+        self._planning = Planning(self.folder, parameters.get("plan"), anew=self._overwrite)
         trained = [stage.folder for stage in recipe.stages if stage.command in TRAINED]
         self._last = trained[-1] if trained else None
 
@@ -111,15 +97,23 @@ class Job:
             ValueError, FileNotFoundError: the job cannot work, is not the one of this folder, or another process works there.
             Stopped: Ctrl-C or SIGTERM, after saving.
         """
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError("a job runs in one process; start its stages one by one for several")
+        ranks = Rank.from_environment().size
+        if ranks > 1:
+            told = f"this is one of {ranks} processes, and a job runs in one; start it without torchrun or srun, or its stages one by one"
+            raise ValueError(told)
         load_extensions()
         with holding(self.folder, "emu fit"):
+            self._sweep()
+            if self._planning.is_due:
+                self._refuse(self._planning.problems(lambda values: self._looked_at(values)[1]))
+            self._planning.prepare()
+            stages, problems = self._looked_at(self._planning.values)
+            self._refuse(problems)
             if self._overwrite:
                 self._clear()
-            self._sweep()
-            stages = self._checked(self._plan())
+            self._planning.write()
             codes = self._begin(stages)
+            self._planning.check_state(len(codes))
             for stage, options in stages[len(codes) :]:
                 say(f"stage {stage.folder} ({stage.command})")
                 codes.append(self._run(stage, options))
@@ -128,52 +122,40 @@ class Job:
 
     def _sweep(self) -> None:
         """Remove what a killed job left half-written; whatever needs it is made again."""
-        for pattern in LEFT_OVER:
-            for path in [*self.folder.glob(pattern), *self.folder.glob(f"*/{pattern}")]:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        for name in (*self._folders, JOB_FILE, PLAN_FILE):
+            for pattern in LEFT_OVER:
+                for path in [*self.folder.glob(name + pattern), *self.folder.glob(f"{name}/*{pattern}")]:
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove what an earlier job wrote here."""
-        if not (self.folder / JOB_FILE).is_file() and not (self.folder / PLAN_FILE).is_file():
-            return
-        table = read_json(self.folder / JOB_FILE) if (self.folder / JOB_FILE).is_file() else {"stages": []}
+        found = self._recorded_here()
         # Only what is called as a stage's folder: job.json is a file like others, and must not name what lies elsewhere.
-        names = [entry["folder"] for entry in table["stages"] if re.fullmatch(r"\d+-[\w-]+", entry["folder"])]
-        for name in (*names, MODEL_FOLDER):
+        names = [entry["folder"] for entry in found["stages"] if re.fullmatch(r"\d+-[\w-]+", entry["folder"])]
+        for name in (*names, *self._folders) if found["stages"] else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for file in (JOB_FILE, PLAN_FILE):
             (self.folder / file).unlink(missing_ok=True)
 
-    def _plan(self) -> dict[str, Any]:
-        """Values of the plan, made once; {} without one."""
-        if self._planned is None:
-            return {}
-        raise_problems(_problems_of_class(self._planned, "plan"), self.recipe.written)
-        plan = import_object(self._planned["class_path"])(**self._planned.get("init_args", {}))
-        file = self.folder / PLAN_FILE
-        if not file.is_file():
-            values, reasons = plan.make()
-            table = {"format_version": FORMAT_VERSION, "made_from": self._planned, "values": values, "reasons": reasons}
-            write_json(file, table)
-        table = read_json(file)
-        raise_problems(_changed({"plan": table["made_from"]}, {"plan": self._planned}, "this folder's plan.json"))
-        for line in table["reasons"]:
-            say(f"plan: {line}")
-        return table["values"]
+    @property
+    def _folders(self) -> list[str]:
+        return [*(stage.folder for stage in self.recipe.stages), MODEL_FOLDER]
 
-    def _checked(self, plan: Mapping[str, Any]) -> list[tuple[StageRecipe, Written]]:
-        """The stages with values in their options, all of them looked at; what is wrong is told at once."""
+    def _refuse(self, problems: Sequence[Problem]) -> None:
+        raise_problems([*self.recipe.problems, *problems], self.recipe.written)
+
+    def _looked_at(self, plan: Mapping[str, Any]) -> tuple[list[tuple[StageRecipe, Written]], list[Problem]]:
+        """The stages with values in their options, and what is wrong with any of them."""
         names = self._names(self.folder, plan)
         stages, problems = [], list[Problem]()
         for stage in self.recipe.stages:
             options, found = stage.with_values(names)
             problems += found or stage.named(self._problems(stage, options))
             stages.append((stage, options))
-        raise_problems(problems)
-        return stages
+        return stages, problems
 
     def _names(self, folder: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         folders = {stage.name: str(folder / stage.folder) for stage in self.recipe.stages}
@@ -182,13 +164,9 @@ class Job:
     def _problems(self, stage: StageRecipe, options: Written) -> Sequence[Problem | str]:
         if stage.command not in TRAINED:
             table = {"class_path": stage.command, "init_args": options.tree}
-            return _problems_of_class(table, "command", stage.command)
-        devices = (options.tree.get("trainer") or {}).get("devices")
-        if isinstance(devices, int) and devices not in (0, 1):
-            text = (
-                f"trainer.devices is {devices}; a job runs in one process, set it to 1 or train this stage on its own"
-            )
-            return [Problem(text, ("trainer", "devices"))]
+            return class_problems(table, "command", stage.command)
+        if several := one_process_problems(options.tree.get("trainer") or {}):
+            return several
         try:
             recipe = Written(dict(options.files), dict(options.files), dict(options.places))
             return CheckCLI(MODULES[stage.command], self._words(stage), f"emu {stage.command}", recipe).found
@@ -203,41 +181,62 @@ class Job:
         # The result stands in the job's folder, and is named from the stage's, so that the run may move.
         export = f"../{MODEL_FOLDER}" if stage.folder == self._last else MODEL_FOLDER
         words = [f"--trainer.default_root_dir={folder}", f"--export={export}"]
+        if (stage.written.tree.get("trainer") or {}).get("devices") in (None, "auto"):
+            words.append("--trainer.devices=1")  # and not as many processes as there are graphics cards
         return [*words, "--ckpt_path=last"] if list_checkpoints(folder / "checkpoints") else words
 
     def _recorded(self, stages: Sequence[tuple[StageRecipe, Written]]) -> list[dict[str, Any]]:
-        names = self._names(Path(ANYWHERE), self._values())
+        names = self._names(Path(ANYWHERE), self._planning.values)
         entries = []
         for stage, _ in stages:
             options = yaml.safe_load(yaml.safe_dump(stage.with_values(names, environment=False)[0].tree))
             entries.append({"name": stage.name, "command": stage.command, "folder": stage.folder, "options": options})
         return entries
 
-    def _values(self) -> dict[str, Any]:
-        file = self.folder / PLAN_FILE
-        return read_json(file)["values"] if file.is_file() else {}
+    def _recorded_here(self) -> dict[str, Any]:
+        """The content of job.json; without stages where there is none."""
+        file = self.folder / JOB_FILE
+        if not file.is_file():
+            return {"stages": [], "finished": []}
+        table = read_json(file)
+        stages, finished = table.get("stages"), table.get("finished")
+        known = isinstance(stages, list) and all(isinstance(one, dict) and "folder" in one for one in stages)
+        if table.get("format_version") != FORMAT_VERSION or not known or not isinstance(finished, list):
+            raise ValueError(
+                f"{file} is not of a job that this version reads; name another folder with {FOLDER_OPTION}"
+            )
+        return table
 
     def _begin(self, stages: Sequence[tuple[StageRecipe, Written]]) -> list[int]:
         """Exit codes of the stages that are finished; a job that is not the one of this folder is refused."""
-        file = self.folder / JOB_FILE
-        if not file.is_file():
+        table, ours = self._recorded_here(), self._recorded(stages)
+        theirs = table["stages"]
+        if not theirs:
+            self._check_free()
             self._note(stages, [])
             return []
-        table, ours = read_json(file), self._recorded(stages)
-        theirs = table["stages"]
         if [entry["folder"] for entry in theirs] != [entry["folder"] for entry in ours]:
             before, now = (", ".join(entry["folder"] for entry in entries) for entries in (theirs, ours))
             raise ValueError(
-                f"{self.folder} holds a job of the stages {before}, this one has {now}; name another folder with "
-                "--trainer.default_root_dir, or start anew with --overwrite true"
+                f"{self.folder} holds a job of the stages {before}, this one has {now}; name another folder with {FOLDER_OPTION}, or "
+                "start anew with --overwrite true"
             )
         problems: list[Problem] = []
         for old, new in zip(theirs, ours, strict=True):
             for entry in (old, new):
-                entry.pop("name")
-            problems += _changed(old, new, f"stage {new['folder'].partition('-')[2]} of this folder's job")
+                entry.pop("name", None)
+            problems += changed(old, new, f"stage {new['folder'].partition('-')[2]} of this folder's job")
         raise_problems(problems)
         return list(table["finished"])
+
+    def _check_free(self) -> None:
+        """Refuse a folder with things in it that a stage would replace, and that no job wrote."""
+        for name in self._folders:
+            path = self.folder / name
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise ValueError(
+                    f"{path} is there, and is not of a job; name another folder with {FOLDER_OPTION}, or move it"
+                )
 
     def _note(self, stages: Sequence[tuple[StageRecipe, Written]], codes: Sequence[int]) -> None:
         table = {"format_version": FORMAT_VERSION, "stages": self._recorded(stages), "finished": list(codes)}
@@ -247,7 +246,7 @@ class Job:
         folder = self.folder / stage.folder
         try:
             if stage.command not in TRAINED:
-                return int(_stage_class(stage.command)(**options.tree).run(folder) or 0)
+                return int(stage_class(stage.command)(**options.tree).run(folder) or 0)
             words = self._words(stage)
             if "--ckpt_path=last" not in words:
                 shutil.rmtree(folder, ignore_errors=True)  # curves of steps that were never saved
@@ -269,61 +268,11 @@ def run_job(recipe: JobRecipe) -> int:
         ]
         tree = {**recipe.written.tree, "stages": stages}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
+        for stage in recipe.stages:
+            for option, value in stage.below:
+                print(f"# not in this recipe, since the plan makes the table: --{stage.name}.{option} {value}")
         return 0
     job = Job(recipe)
     code = job.run()
     print(f"{len(recipe.stages)} stages done; the result is in {job.folder / MODEL_FOLDER}")
     return code
-
-
-def _stage_class(command: str) -> type[JobStage]:
-    """The class of a stage; raises ValueError where there is none."""
-    return import_object(command) if "." in command else STAGES.find(command)
-
-
-def _problems_of_class(table: Any, what: str, command: str | None = None) -> list[Problem]:
-    """What keeps a class from being made of its arguments."""
-    if not isinstance(table, dict) or not isinstance(table.get("class_path"), str):
-        return [Problem(f"{what} is {table!r}; expected class_path and init_args", (what,))]
-    name, given = command or table["class_path"], dict(table.get("init_args") or {})
-    try:
-        found = import_object(name) if command is None else _stage_class(name)
-    except ValueError as error:
-        return [Problem(str(error), (what,))]
-    known = inspect.signature(found).parameters
-    problems = [
-        Problem(f"{key} is not an option of {name}; it has {', '.join(known)}", (key,))
-        for key in given
-        if key not in known
-    ]
-    required = [key for key, one in known.items() if one.default is one.empty and key not in given]
-    problems += [Problem(f"{key} is missing; {name} needs it", (key,)) for key in required]
-    if not problems:
-        try:
-            found(**given)
-        except (ValueError, TypeError, FileNotFoundError) as error:
-            problems.append(Problem(f"{name}: {error}", (what,)))
-    return problems
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> list[Problem]:
-    """A problem for each value that differs."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
-    return [
-        Problem(
-            f"{key} is {new.get(key, 'not set')} and was {old.get(key, 'not set')} in {what}; set it back, name another folder with "
-            "--trainer.default_root_dir, or start anew with --overwrite true",
-            (),
-        )
-        for key in {**old, **new}
-        if old.get(key) != new.get(key) and not key.endswith(SHOWN)
-    ]
-
-
-def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        key = f"{path}.{name}".removeprefix(".").removeprefix("options.")
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, key)
-        else:
-            yield key, value
