@@ -4,8 +4,8 @@
     emu fit --config own-videos --data.source clips --budget 30min
     python benchmarks/own_videos.py measure runs/own-videos/model --output drawn.gif
 
-`measure` draws the combinations of colour, shape and direction that no clip shows, and reads from the frames alone where the thing moves and
-which colour it has. The same reader is right of every clip that `make` writes; `check` says so.
+`measure` draws the combinations of colour, shape and direction that no clip shows, and reads from the frames alone where the thing moves
+and which colour it has. The same reader is right of every clip that `make` writes; `check` says so.
 """
 
 from __future__ import annotations

@@ -3,27 +3,76 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from emu.documents import Video
 from emu.evaluation.figures import STYLE, Figure
 from emu.media import gif_bytes, tiled
-from emu.own_data.picture_measures import Measured, describe, measure_bits
+from emu.own_data.clip_measures import StoredClips, measure_clips, measure_continued, measure_drawn, measure_told
+from emu.own_data.picture_measures import Measured, measure_bits
 from emu.own_data.picture_report import curves_of
 from emu.pipeline import Emu
 from emu_tokenizers.files import write_file, write_json
-from emu_tokenizers.pixels.images import to_rgb
-from emu_tokenizers.pixels.metrics import CodeCounter, psnr
-from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
 COLUMNS = 8
+WORDS = {
+    "train": "clips to train on",
+    "held_out": "held-out clips, which everything here is measured on",
+    "reconstruction_psnr": "reconstruction of held-out clips, dB",
+    "codebook_use": "share of the codes that held-out clips use",
+    "code_bits_per_pixel": "bits a pixel that codes take",
+    "held_out_bits_per_pixel": "bits a pixel that the model needs for the codes of held-out clips, given their captions",
+}
+Row = tuple[str, str | float, str, tuple[str, str], tuple[str, str] | None]
+TASKS: tuple[Row, ...] = (
+    # what is measured, the goal (a number or a figure), the model's figure, and (name, figure) of the baselines
+    (
+        "Text to video: clips whose nearest real clip, training clips included, has the caption that was asked for",
+        1.0,
+        "asked_is_nearest_of_all",
+        ("training clip with the nearest caption", "asked_is_nearest_of_all_nearest_caption"),
+        None,
+    ),
+    (
+        "Text to video: distance from the clip that was asked for, which may begin elsewhere (goal: that clip after its codes)",
+        "distance_to_asked_after_codes",
+        "distance_to_asked",
+        ("training clip with the nearest caption", "distance_to_asked_nearest_caption"),
+        ("mean clip", "distance_to_asked_mean_clip"),
+    ),
+    (
+        "Text to video: distance from the nearest training clip (goal: that of real held-out clips; less would be copying)",
+        "distance_of_real_to_nearest_training",
+        "distance_to_nearest_training",
+        ("training clip with the nearest caption", ""),
+        None,
+    ),
+    (
+        "Continuation: distance of the second half from the real one (goal: the real one after its codes)",
+        "continued_distance_after_codes",
+        "continued_distance",
+        ("last given frame, repeated", "continued_distance_last_frame"),
+        ("second half of the training clip with the nearest caption", "continued_distance_nearest_caption"),
+    ),
+    (
+        "Video to text: the very caption",
+        1.0,
+        "described_exactly",
+        ("caption of the training clip that looks nearest", "described_exactly_nearest_clip"),
+        ("commonest caption", "described_exactly_commonest"),
+    ),
+    (
+        "Video to text: words shared with the caption",
+        1.0,
+        "described_words",
+        ("caption of the training clip that looks nearest", "described_words_nearest_clip"),
+        ("commonest caption", "described_words_commonest"),
+    ),
+)
 
 
 class ClipReport:
@@ -54,79 +103,49 @@ class ClipReport:
 
     def run(self, folder: Path) -> int:
         """Measure and write; see `emu.training.stages.JobStage`."""
-        emu = Emu.from_pretrained(self.model)
-        clips, captions = held_out_clips(Path(self.clips))
-        found = measure_clips(emu, clips)
-        found.metrics |= measure_bits(emu, self.held_out).metrics
-        made = draw_clips(emu, clips[: self.count], captions[: self.count], self.seed)
-        found.metrics |= made.metrics
-        figures = [
-            moving("Text to video", "Clips for held-out captions, above the real ones. " + "; ".join(captions[:COLUMNS]),
-                   [made.pictures["drawn"], made.pictures["real"]]),
-            moving("Continuation", "The second half is the model's own, above the real clips.",
-                   [made.pictures["continued"], made.pictures["real"]]),
-            moving("Reconstructions", "Held-out clips after their codes, above the clips.",
-                   [found.pictures["reconstructions"][:COLUMNS], made.pictures["real"]]),
-            *curves_of(self.curves),
-        ]  # fmt: skip
+        emu, stored = Emu.from_pretrained(self.model), StoredClips(Path(self.clips), self.count)
+        found = measure_clips(emu, stored.held_out[0])
+        found.metrics["train"] = len(stored.documents("train"))
+        rebuilt = found.pictures["rebuilt"][stored.chosen]
+        for part in (
+            measure_bits(emu, self.held_out),
+            measure_drawn(emu, stored, rebuilt, self.seed),
+            measure_continued(emu, stored, rebuilt, self.seed),
+            measure_told(emu, stored),
+        ):
+            found.metrics |= part.metrics
+            found.pictures |= part.pictures
+            found.texts |= part.texts
+        found.pictures["rebuilt"] = rebuilt
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "report.html", page(found, figures, made.texts).encode("utf-8", "replace"))
+        figures = [*clips_of(found), *curves_of(self.curves)]
+        write_file(folder / "report.html", page(found, figures).encode("utf-8", "replace"))
         write_json(folder / "metrics.json", found.metrics)
         return 0
 
 
-def held_out_clips(folder: Path) -> tuple[list[Video], list[str]]:
-    """The held-out clips and their captions."""
-    clips, captions = [], []
-    for line in (folder / "held_out.draw.jsonl").read_text().splitlines():
-        caption, clip = json.loads(line)["items"]
-        clips.append(Video.open([folder / name for name in clip["frames"]], fps=clip["fps"]))
-        captions.append(caption["caption"])
-    return clips, captions
-
-
-@torch.no_grad()
-def measure_clips(emu: Emu, clips: Sequence[Video]) -> Measured:
-    """Quality of held-out clips after their codes, and how many kinds of codes they use."""
-    vision = emu.tokenizer.vision
-    assert vision is not None
-    counter, quality, rebuilt = CodeCounter(vision.codebook_sizes), [], []
-    for clip in clips:
-        pixels = from_bytes(torch.from_numpy(clip.frames)).permute(0, 3, 1, 2)[None].contiguous()
-        codes = vision.encode(pixels)
-        counter.add(codes)
-        decoded = vision.decode(codes)[:, : pixels.shape[1]]
-        quality.append(float(psnr(decoded, pixels).mean()))
-        rebuilt.append(to_frames(decoded)[0])
-    metrics = {
-        "reconstruction_psnr": round(float(np.mean(quality)), 3),
-        "codebook_use": round(counter.measure().use, 4),
-    }
-    return Measured({**metrics, "held_out": len(clips)}, {"reconstructions": np.stack(rebuilt)})
-
-
-def draw_clips(emu: Emu, clips: Sequence[Video], captions: Sequence[str], seed: int) -> Measured:
-    """Clips from captions, continuations of the first halves, and descriptions; clips of one rate at a time."""
-    frames, size = len(clips[0]), clips[0].frames.shape[1:3]
-    drawn: dict[int, np.ndarray] = {}
-    continued: dict[int, np.ndarray] = {}
-    for rate in sorted({clip.fps for clip in clips}):
-        places = [place for place, clip in enumerate(clips) if clip.fps == rate]
-        prompts = [captions[place] for place in places]
-        given = [Video(clips[place].frames[: frames // 2], rate) for place in places]
-        options: dict[str, Any] = {"size": size, "frames": frames, "fps": rate, "seed": seed}
-        for found, beginnings in ((drawn, None), (continued, given)):
-            for place, one in zip(
-                places, emu.generate_videos(prompts, first_frames=beginnings, **options), strict=True
-            ):
-                found[place] = np.stack([np.asarray(to_rgb(frame)) for frame in one.frames])
-    pictures = {
-        "drawn": np.stack([drawn[place] for place in range(len(clips))])[:COLUMNS],
-        "continued": np.stack([continued[place] for place in range(len(clips))])[:COLUMNS],
-        "real": np.stack([clip.frames for clip in clips])[:COLUMNS],
-    }
-    written = describe(emu, [[clip] for clip in clips], captions)
-    return Measured(written.metrics, pictures, written.texts)
+def clips_of(found: Measured) -> list[Figure]:
+    """What was drawn, gone on with and coded, each beside what it is compared with."""
+    shown = {name: clips[:COLUMNS] for name, clips in found.pictures.items()}
+    drawn = (
+        "Clips for held-out captions; below each the training clip that is nearest to it; below that the real clip, which the model never "
+        "saw, and the training clip that is nearest to the real one. Nothing is picked. Captions: "
+    )
+    return [
+        moving(
+            "Text to video",
+            drawn + "; ".join(found.texts["asked"][:COLUMNS]),
+            [shown[name] for name in ("drawn", "nearest", "asked", "nearest_to_asked")],
+        ),
+        moving(
+            "Continuation",
+            "The first half is given, the second half is the model's own; below, the real clips.",
+            [shown["continued"], shown["asked"]],
+        ),
+        moving(
+            "Reconstructions", "Held-out clips after their codes, above the clips.", [shown["rebuilt"], shown["asked"]]
+        ),
+    ]
 
 
 def moving(title: str, note: str, rows: Sequence[np.ndarray]) -> Figure:
@@ -139,19 +158,41 @@ def moving(title: str, note: str, rows: Sequence[np.ndarray]) -> Figure:
     return Figure(title, note, gif_bytes(sheets, 8), "gif")
 
 
-def page(found: Measured, figures: Sequence[Figure], texts: Mapping[str, Sequence[str]]) -> str:
+def cell(value: str | float, metrics: Mapping[str, Any]) -> str:
+    """A figure by its name, or the number itself, as a cell of a table; "" where there is none."""
+    number = value if not isinstance(value, str) else metrics[value] if value else None
+    return f'<td class="number">{"" if number is None else format(number, "g")}</td>'
+
+
+def task_table(metrics: Mapping[str, Any]) -> str:
+    """Each task with its goal, the model's figure, and two answers that need no model."""
+    rows = []
+    for words, goal, ours, *baselines in TASKS:
+        others = "".join(
+            f"<td>{html.escape(one[0])}</td>{cell(one[1], metrics)}" if one else "<td></td><td></td>"
+            for one in baselines
+        )
+        rows.append(f"<tr><td>{html.escape(words)}</td>{cell(goal, metrics)}{cell(ours, metrics)}{others}</tr>")
+    head = '<tr><th>task</th><th>goal</th><th>the model</th><th colspan="4">without a model</th></tr>'
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def page(found: Measured, figures: Sequence[Figure]) -> str:
     """The page."""
     rows = "".join(
-        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{value:g}</td></tr>'
-        for name, value in found.metrics.items()
+        f"<tr><td>{html.escape(words)}</td>{cell(name, found.metrics)}</tr>" for name, words in WORDS.items()
+    )
+    note = (
+        "Distances are root mean square differences in levels of 255, frame by frame at 16x16 pixels; nearest training clips are looked "
+        f"for among {found.metrics['compared_training_clips']:,}. All clips are shown at one rate."
     )
     told = "".join(
         f"<tr><td>{html.escape(text)}</td><td>{html.escape(real)}</td></tr>"
-        for text, real in zip(texts["described"][:24], texts["described_real"], strict=False)
+        for text, real in zip(found.texts["described"][:24], found.texts["described_real"], strict=False)
     )
     head = "<tr><th>the model's words</th><th>the caption</th></tr>"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu on your clips</title><style>{STYLE}</style></head><body>'
-        f"<h1>Emu on your clips</h1><h2>Figures</h2><table>{rows}</table>{''.join(figure.to_html() for figure in figures)}"
-        f"<h2>Video to text</h2><table>{head}{told}</table></body></html>\n"
+        f"<h1>Emu on your clips</h1><h2>Figures</h2><table>{rows}</table><h2>Tasks</h2><p>{note}</p>{task_table(found.metrics)}"
+        f"{''.join(figure.to_html() for figure in figures)}<h2>Video to text</h2><table>{head}{told}</table></body></html>\n"
     )

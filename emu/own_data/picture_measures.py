@@ -107,32 +107,79 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
     made = emu.generate_images(captions, size=size, seed=seed)
     drawn = np.stack([np.asarray(to_rgb(one.image)) for one in made])
     train, held_out = store.rows("train"), store.rows("held_out")
-    real = small(np.asarray(store.pictures)[[*train, *held_out]])
-    names = [store.captions[row] for row in [*train, *held_out]]
+    every = [*train, *held_out]
+    real = RealOnes(small(np.asarray(store.pictures)[every]), [store.captions[row] for row in every], len(train))
     asked = small(np.asarray(store.pictures)[list(rows)])
-    ours = small(drawn)
-    nearest = distances(ours, real).argmin(1)
-    to_train = distances(ours, real[: len(train)])
-    copied = [nearest_caption(caption, names[: len(train)]) for caption in captions]
-    mean = real[: len(train)].mean(0, keepdims=True)
-    own = lambda pictures: float(np.sqrt(((pictures - asked) ** 2).mean(1)).mean())  # noqa: E731
-    metrics = {
-        "asked_is_nearest_of_all": round(
-            float(np.mean([names[i] == c for i, c in zip(nearest, captions, strict=True)])), 4
-        ),
-        "distance_to_asked": round(own(ours), 2),
-        "distance_to_asked_nearest_caption": round(own(real[copied]), 2),
-        "distance_to_asked_mean_picture": round(own(np.repeat(mean, len(asked), 0)), 2),
-        "distance_to_nearest_training": round(float(to_train.min(1).mean()), 2),
-        "distance_of_real_to_nearest_training": round(float(distances(asked, real[: len(train)]).min(1).mean()), 2),
-        "drawn": len(rows),
-    }
+    metrics, places = compare_drawings(small(drawn), asked, captions, real, "picture")
     pictures = {
         "drawn": drawn,
         "asked": np.asarray(store.pictures)[list(rows)],
-        "nearest": np.stack([store.pictures[train[place]] for place in to_train.argmin(1)]),
+        "nearest": np.stack([store.pictures[train[place]] for place in places]),
     }
     return Measured(metrics, pictures, {"asked": captions})
+
+
+@dataclass(frozen=True)
+class RealOnes:
+    """Real pictures or clips that what a model makes is compared with.
+
+    Attributes:
+        small: (N, D) float32, training ones first.
+        captions: N of them.
+        train: how many are training ones.
+    """
+
+    small: np.ndarray
+    captions: Sequence[str]
+    train: int
+
+    def nearest_training(self, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the training ones that are nearest to (N, D), and the distances: (N,) each."""
+        found = distances(ours, self.small[: self.train])
+        return found.argmin(1), found.min(1)
+
+    def with_nearest_captions(self, captions: Sequence[str]) -> list[int]:
+        """Places of the training ones whose captions share the largest part of their words with these."""
+        return [nearest_caption(caption, self.captions[: self.train]) for caption in captions]
+
+    def nearest_is_asked(self, ours: np.ndarray, captions: Sequence[str]) -> float:
+        """Share of (N, D) whose nearest real one, training ones included, has the caption that was asked for."""
+        nearest = distances(ours, self.small).argmin(1)
+        return round(float(np.mean([self.captions[i] == asked for i, asked in zip(nearest, captions, strict=True)])), 4)
+
+
+def mean_distance(ours: np.ndarray, asked: np.ndarray) -> float:
+    """Mean over N of the root mean square differences, in levels of 255, of (N, D), or (1, D), from (N, D)."""
+    return round(float(np.sqrt(((ours - asked) ** 2).mean(1)).mean()), 2)
+
+
+def compare_drawings(
+    ours: np.ndarray, asked: np.ndarray, captions: Sequence[str], real: RealOnes, kind: str
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Drawings beside two baselines, the training one with the nearest caption and the mean one.
+
+    Args:
+        ours: (N, D) float32, as `small` makes them.
+        asked: (N, D), the held-out ones whose captions were drawn.
+        captions: N of them.
+        real: all real ones.
+        kind: "picture" or "clip", in the names of the figures.
+
+    Returns:
+        Figures, and (N,) places of the training ones that are nearest to the drawings.
+    """
+    train = real.small[: real.train]
+    places, to_train = real.nearest_training(ours)
+    metrics = {
+        "asked_is_nearest_of_all": real.nearest_is_asked(ours, captions),
+        "distance_to_asked": mean_distance(ours, asked),
+        "distance_to_asked_nearest_caption": mean_distance(train[real.with_nearest_captions(captions)], asked),
+        f"distance_to_asked_mean_{kind}": mean_distance(train.mean(0, keepdims=True), asked),
+        "distance_to_nearest_training": round(float(to_train.mean()), 2),
+        "distance_of_real_to_nearest_training": round(float(real.nearest_training(asked)[1].mean()), 2),
+        "drawn": len(captions),
+    }
+    return metrics, places
 
 
 def nearest_caption(caption: str, others: Sequence[str]) -> int:
@@ -153,11 +200,16 @@ def describe(emu: Emu, documents: Sequence[Sequence[Any]], captions: Sequence[st
     """What the model writes for documents of held-out pictures or clips, beside their captions."""
     room = max(len(emu.tokenizer.text.encode(caption)) for caption in captions) + 8
     texts = [text.strip() for text in emu.generate_text(documents, max_new_tokens=room)]
-    metrics = {
-        "described_exactly": round(float(np.mean([a == b for a, b in zip(texts, captions, strict=True)])), 4),
-        "described_words": round(float(np.mean([shared(a, b) for a, b in zip(texts, captions, strict=True)])), 4),
+    return Measured(match(texts, captions), {}, {"described": texts, "described_real": list(captions)})
+
+
+def match(texts: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
+    """Share of texts that are the very caption, and the mean share of words that they have in common."""
+    pairs = list(zip(texts, captions, strict=True))
+    return {
+        "described_exactly": round(float(np.mean([text == caption for text, caption in pairs])), 4),
+        "described_words": round(float(np.mean([shared(text, caption) for text, caption in pairs])), 4),
     }
-    return Measured(metrics, {}, {"described": texts, "described_real": list(captions)})
 
 
 def shared(text: str, caption: str) -> float:
