@@ -27,7 +27,7 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 LOOKED_AT = 256
 """Pictures whose size and caption are looked at."""
 LARGEST, SMALLEST = 64, 16
-VISION_BATCH, CLIP_BATCH, TOKENS_PER_STEP = 16, 4, 2048
+VISION_BATCH, CLIP_BATCH, TOKENS_PER_STEP = 16, 8, 2048
 TEMPORAL_FACTOR = 4
 VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
 """Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
@@ -214,7 +214,9 @@ def band_of(pictures: int) -> Band:
     return next(band for band in BANDS if pictures <= band.up_to)
 
 
-def shape(facts: Facts, size: int | None, held_out: float, frames: int = 1) -> tuple[dict[str, Any], list[str]]:
+def shape(
+    facts: Facts, size: int | None, held_out: float, frames: int = 1, factor: int | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Sizes and widths, and why: a function of the data alone.
 
     Args:
@@ -222,17 +224,19 @@ def shape(facts: Facts, size: int | None, held_out: float, frames: int = 1) -> t
         size: side in pixels; None chooses.
         held_out: share of them.
         frames: of a clip; 1 for pictures.
+        factor: pixels along the side of a code; None chooses.
     """
     band = band_of(facts.pictures)
     side = size or max(SMALLEST, min(LARGEST, facts.side // 8 * 8))
-    factor = 4 if side <= 24 else 8
+    factor = factor or (4 if side <= 24 else 8)
     grid = (side // factor) ** 2
     text_size = 300 + min(3700, 2 * facts.words)
     time = -(-frames // TEMPORAL_FACTOR)
     length = time * grid + facts.caption // 2 + 24
     row_length = 64 * math.ceil(DOCUMENTS_PER_ROW * length / 64)
     rows = max(1, round(TOKENS_PER_STEP / row_length))
-    bits = math.log2(band.codebook) / factor**2
+    bits = math.log2(band.codebook) / factor**2 / (1 if frames == 1 else TEMPORAL_FACTOR)
+    kind = "a picture" if frames == 1 else f"for {TEMPORAL_FACTOR} frames"
     values: dict[str, Any] = {
         "size": side,
         "held_out": held_out,
@@ -272,7 +276,7 @@ def shape(facts: Facts, size: int | None, held_out: float, frames: int = 1) -> t
         f"{facts.pictures:,} captioned pictures, {held_out:.0%} of them held out to measure on; near duplicates stay together",
         f"size {side}x{side}: the shorter sides are {facts.side} pixels in the median"
         + (f", and more than {LARGEST} takes hours on a processor" if facts.side > LARGEST and size is None else ""),
-        f"{grid} codes a picture (a code for {factor}x{factor} pixels) of {band.codebook} kinds, {bits:.2f} bit a pixel: more kinds than "
+        f"{grid} codes {kind} (a code for {factor}x{factor} pixels) of {band.codebook} kinds, {bits:.2f} bit a pixel: more kinds than "
         "that few of these pictures would use",
         f"transformer of width {band.hidden} and {band.layers} layers, dropout {band.dropout}: what {facts.pictures:,} pictures teach "
         "before it knows them by heart",
