@@ -188,11 +188,14 @@ class MultimodalTokenizer:
     def prompt(self, items: Any, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> Tensor:
         """A prompt for a block of codes: BOS, the items in their template, and the header of the block.
 
+        Items without words have the template without words.
+
         Returns:
             (n,) int64, ending in the image mark.
         """
         items = self._resized(items)
-        template = self.templates.generate if items else self.templates.unconditional
+        has_words = any(isinstance(item, str | TextSegment) for item in items)
+        template = self.templates.generate if has_words else self.templates.unconditional
         header = self.layout.header(modality, grid, meta)
         return torch.cat([self.render(template, items), torch.tensor(header)])
 

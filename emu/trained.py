@@ -136,7 +136,10 @@ class Trained:
     def check_task(self, *names: str) -> None:
         """Raise ValueError where the model knows its tasks and was trained for none of these; the message names the first."""
         if self.tasks and not set(names) & set(self.tasks):
-            raise ValueError(f"the model was not trained for {names[0]}; it was trained for {', '.join(self.tasks)}")
+            raise ValueError(
+                f"the model was not trained for {names[0]}; it was trained for {', '.join(self.tasks)}: ask for one of those, or train it "
+                "on documents of this form too"
+            )
 
     def problems(
         self,

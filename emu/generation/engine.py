@@ -145,7 +145,7 @@ class Engine:
         sampling: Sampling,
         *,
         seed: int | Sequence[int] = 0,
-        streams: int = 1,
+        streams: int | Sequence[int] = 1,
         prefix_codes: Tensor | None = None,
         window: Window = 1,
         on_row: OnRow | None = None,
@@ -156,6 +156,7 @@ class Engine:
             prompts: 1-D int64 tensors on the CPU, each ending in the header of a block of this modality and grid.
             negatives: what each is guided against, as prompts are; not read without guidance.
             sampling: how codes are drawn.
+            streams: sequences per prompt, or a list with the stream of each prompt's only sequence.
             modality, grid, others, result: as for `generate_codes`.
 
         Raises:
@@ -163,10 +164,11 @@ class Engine:
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         template = self.layout.block(modality, grid)
-        kind = (modality, grid, sampling.guided, len(prompts) * streams)
+        each = streams if isinstance(streams, int) else 1
+        kind = (modality, grid, sampling.guided, len(prompts) * each)
         chosen = self._windows.pick(kind) if window == "auto" else window
         job = GridJob.of(
-            template, grid, sampling, prompts, negatives, window=chosen, prefix_codes=prefix_codes, streams=streams
+            template, grid, sampling, prompts, negatives, window=chosen, prefix_codes=prefix_codes, streams=each
         )
         keys = make_keys(seed, len(prompts), streams, self.model.device)
         self._check_length(max(map(len, job.rows)) + job.room)

@@ -67,8 +67,8 @@ class Keys:
         )
 
 
-def make_keys(seed: int | Sequence[int], prompts: int, streams: int, device: torch.device) -> Keys:
-    """Keys of `prompts` x `streams` sequences, the streams of a prompt side by side.
+def make_keys(seed: int | Sequence[int], prompts: int, streams: int | Sequence[int], device: torch.device) -> Keys:
+    """Keys of `prompts` x `streams` sequences, the streams of a prompt side by side; of one sequence a prompt for a list of streams.
 
     Raises:
         ValueError: another number of seeds than prompts, or a seed beyond 64 bits.
@@ -79,5 +79,7 @@ def make_keys(seed: int | Sequence[int], prompts: int, streams: int, device: tor
     for one in seeds:
         if not -(2**63) <= one < 2**63:
             raise ValueError(f"seed {one} does not fit 64 bits")
-    each = torch.tensor(seeds, dtype=torch.int64, device=device).repeat_interleave(streams)
-    return Keys(each, torch.arange(streams, device=device).repeat(prompts))
+    each = torch.tensor(seeds, dtype=torch.int64, device=device)
+    if not isinstance(streams, int):
+        return Keys(each, torch.tensor(streams, dtype=torch.int64, device=device))
+    return Keys(each.repeat_interleave(streams), torch.arange(streams, device=device).repeat(prompts))

@@ -10,38 +10,17 @@ from tqdm import tqdm
 
 from emu.generation import Sampling
 from emu.generation.limits import check_whole, room_for_text
-from emu.generation.window_choice import Window
-from emu.pipeline.grid_requests import (
-    Clip,
-    GridRequests,
-    Made,
-    as_clips,
-    beginning,
-    cells_of,
-    headers_after,
-    vision_threads,
-)
-from emu.pipeline.requests import (
-    GenerationDefaults,
-    Size,
-    batches,
-    check_documents,
-    check_prompts,
-    check_seeds,
-    check_size,
-    chosen_top_k,
-    text_sampling,
-)
-from emu.pipeline.results import ImageResult, VideoResult
-from emu.pipeline.stored import StoredEmu
-from emu.pipeline.trained_limits import block_tasks, kinds_of, next_tasks, warn_beyond_training
+from emu.pipeline.drawing import DrawingEmu
+from emu.pipeline.grid_requests import clip_grid
+from emu.pipeline.next_headers import headers_after
+from emu.pipeline.prompt_documents import kinds_of
+from emu.pipeline.requests import Size, batches, check_documents, check_seeds, chosen_top_k, text_sampling
+from emu.pipeline.trained_limits import next_tasks, warn_beyond_training
+from emu.pipeline.vision_work import cells_of, vision_threads
 from emu.trained import task_name
-from emu_tokenizers import VisionTokenizer
-
-SAMPLING = ("guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
 
 
-class Emu(StoredEmu):
+class Emu(DrawingEmu):
     """Model, tokenizers and generation defaults, with a method for each job.
 
     Args:
@@ -55,152 +34,6 @@ class Emu(StoredEmu):
     Raises:
         ValueError: model and tokenizer speak of different ids.
     """
-
-    def generate_images(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        size: Size | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
-        temperature: float | None = None,
-        top_k: int | None | Literal["default"] = "default",
-        top_p: float | None = None,
-        images_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
-        window: Window = 1,
-        batch_size: int = 32,
-        deterministic: bool | None = None,
-        strict: bool = False,
-        progress: bool = False,
-    ) -> list[ImageResult]:
-        """Draw pictures. Settings that are None are those of `defaults`.
-
-        Args:
-            prompts: one or several.
-            size: (height, width) in pixels, multiples of the tokenizer's spatial factor.
-            guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
-            negative_prompt: what guidance moves away from.
-            temperature: 0 is greedy.
-            top_k: draw among the N most likely codes; None or 0 means all.
-            top_p: draw among the most likely codes that hold this share.
-            images_per_prompt: picture k of a prompt draws from stream k of its seed.
-            seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
-            window: above 1, exact speculative decoding of N codes at once; "auto" times 1 and 16 on the first batches and keeps
-                the faster.
-            batch_size: pictures that are drawn at a time.
-            deterministic: see `Emu`.
-            strict: raise ValueError where the request lies outside of what the model was trained for (size, length), instead of a warning.
-            progress: whether to show a progress bar.
-
-        Returns:
-            The pictures of the first prompt, then those of the second, ...
-
-        Raises:
-            TypeError, ValueError: an argument is invalid, or the model was not trained to draw; nothing was drawn.
-            FloatingPointError: the model's logits hold NaN or infinity.
-        """
-        settings = self.defaults.updated(
-            size=size,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            temperature=temperature,
-            top_k=chosen_top_k(top_k),
-            top_p=top_p,
-        )
-        prompts = check_prompts(prompts)
-        requests = GridRequests.of(
-            self.tokenizer,
-            "image",
-            self._clip_grid(settings)[1:],
-            prompts,
-            check_seeds(seed, len(prompts)),
-            check_whole("images_per_prompt", images_per_prompt, least=1),
-            negative_prompt=settings.negative_prompt,
-        )
-        self._check_trained("image", prompts, 0)
-        self._warn_beyond_training(strict, requests.tokens, size=settings.size)
-        options = {"window": window, "batch_size": batch_size, "progress": progress}
-        made, about = self._made(requests, settings, ("size", *SAMPLING), deterministic, **options)
-        model = self.model_name
-        return [ImageResult(*block[:4], {**about, "stream": block.stream}, model) for block in made]
-
-    def generate_videos(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        size: Size | None = None,
-        frames: int | None = None,
-        fps: float | None = None,
-        first_frames: Clip | Sequence[Clip] | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
-        temperature: float | None = None,
-        top_k: int | None | Literal["default"] = "default",
-        top_p: float | None = None,
-        videos_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
-        window: Window = 1,
-        batch_size: int = 16,
-        deterministic: bool | None = None,
-        strict: bool = False,
-        progress: bool = False,
-    ) -> list[VideoResult]:
-        """Make clips from nothing, from a picture, or from the beginning of a clip.
-
-        Args:
-            frames: length of the clips, first frames included.
-            fps: frames a second.
-            first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3), a `Video`, or the path of a video, a
-                picture or a folder of frames (brought to the rate and size of the clip); or a list of those, one per prompt. One picture
-                is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's temporal factor): where the
-                frames do not fill the last group, the last one is repeated.
-            videos_per_prompt, others: as in `generate_images`.
-
-        Returns:
-            The clips of the first prompt, then those of the second, ...
-
-        Raises:
-            FileNotFoundError: there is no such file of first frames.
-            TypeError, ValueError: an argument is invalid, or the model was not trained for this; nothing was generated.
-            FloatingPointError: the model's logits hold NaN or infinity.
-        """
-        settings = self.defaults.updated(
-            size=size,
-            frames=frames,
-            fps=fps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            temperature=temperature,
-            top_k=chosen_top_k(top_k),
-            top_p=top_p,
-        )
-        prompts = check_prompts(prompts)
-        clips = as_clips(first_frames, len(prompts), settings)
-        if size is None and clips:
-            settings = settings.updated(size=clips[0].frames.shape[1:3])
-        size = self._size(settings.size)
-        self._check_trained("video", prompts, len(clips[0]) if clips else 0)
-        requests = GridRequests.of(
-            self.tokenizer,
-            "video",
-            self._clip_grid(settings),
-            prompts,
-            check_seeds(seed, len(prompts)),
-            check_whole("videos_per_prompt", videos_per_prompt, least=1),
-            negative_prompt=settings.negative_prompt,
-            meta={"frames": settings.frames, "fps": settings.fps},
-            given=[beginning(self.tokenizer, clip, settings.frames, size) for clip in clips],
-        )
-        self._warn_beyond_training(strict, requests.tokens, size=size, frames=settings.frames, rate=settings.fps)
-        options = {"window": window, "batch_size": batch_size, "progress": progress}
-        made, about = self._made(requests, settings, ("size", "frames", "fps", *SAMPLING), deterministic, **options)
-        about |= {"first_frames": len(clips[0])} if clips else {}
-        model = self.model_name
-        return [
-            VideoResult(clip.images(), codes, settings.fps, prompt, seed, {**about, "stream": stream}, model)
-            for clip, codes, prompt, seed, stream in made
-        ]
 
     def generate_text(
         self,
@@ -225,7 +58,7 @@ class Emu(StoredEmu):
             top_k: draw among the N most likely tokens; None or 0 means all.
             top_p: draw among the most likely tokens that hold this share.
             seed: one for all documents, or one each.
-            batch_size, deterministic, strict, progress: as in `generate_images`.
+            batch_size, deterministic, strict, progress: as in `iter_images`.
 
         Returns:
             One text per document, without the document.
@@ -292,7 +125,7 @@ class Emu(StoredEmu):
             max_blocks: pictures and clips after which none begins.
             seed: of the noise.
             deterministic: see `Emu`.
-            strict: as in `generate_images`.
+            strict: as in `iter_images`.
 
         Returns:
             An iterator over `str`, PIL images and `Video`, each as soon as it is finished. What Emu3.5 plans before it writes comes as
@@ -318,9 +151,16 @@ class Emu(StoredEmu):
         text = text_sampling(settings, self.tokenizer.templates.settings, given)
         prompt = self._question(items)
         self._warn_beyond_training(
-            strict, len(prompt), size=None if size == "auto" else settings.size, frames=frames, rate=fps
+            strict,
+            len(prompt),
+            sizes=[settings.size] if size != "auto" and settings.size else [],
+            frames=frames,
+            rate=fps,
         )
-        clip = None if size == "auto" or self.tokenizer.vision is None else self._clip_grid(settings)
+        clip = None
+        if size != "auto" and self.tokenizer.vision is not None:
+            (shown,) = self._sizes(settings.size, 1)
+            clip = clip_grid(self.tokenizer.vision, shown, settings.frames)
         segments = self._engine(deterministic).generate(
             prompt,
             headers=headers_after(self.tokenizer, prompt, clip, settings),
@@ -334,21 +174,6 @@ class Emu(StoredEmu):
         )
         return map(self.tokenizer.decode_segment, segments)
 
-    @property
-    def spatial_factor(self) -> int:
-        """Sides of pictures are multiples of it."""
-        return self._vision.spatial_factor
-
-    @property
-    def _vision(self) -> VisionTokenizer:
-        if self.tokenizer.vision is None:
-            raise ValueError("this model has no vision tokenizer, so it neither draws nor sees")
-        return self.tokenizer.vision
-
-    def _check_trained(self, modality: str, prompts: Sequence[str], given_frames: int) -> None:
-        for prompt in prompts:
-            self.trained.check_task(*block_tasks(prompt, modality, given_frames))
-
     def _warn_beyond_training(self, strict: bool, tokens: int, **shape: Any) -> None:
         warn_beyond_training(
             self.trained, self.model.config.max_position_embeddings, strict=strict, tokens=tokens, **shape
@@ -360,31 +185,3 @@ class Emu(StoredEmu):
             ids = self.tokenizer.question(items)
         room_for_text([ids], self.model.config.max_position_embeddings, 1)
         return ids
-
-    def _made(
-        self,
-        requests: GridRequests,
-        settings: GenerationDefaults,
-        names: Sequence[str],
-        deterministic: bool | None,
-        **options: Any,
-    ) -> tuple[list[Made], dict[str, Any]]:
-        """Generated blocks, and what each depends on besides prompt and noise: the settings of these names and the machine's."""
-        engine, table = self._engine(deterministic), settings.to_dict()
-        made = requests.generate(engine, self.tokenizer, settings.sampling(), **options)
-        about = {name: table[name] for name in names}
-        about |= {"window": options["window"], "deterministic": engine.deterministic}
-        return made, about | {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
-
-    def _size(self, size: Size | None) -> Size:
-        if size is None:
-            seen = ", ".join(f"({height}, {width})" for height, width in self.trained.sizes[:8])
-            hint = f"; it was trained on {seen}" if seen else ""
-            raise ValueError(f"no size: the model has no default, so give size=(height, width) in pixels{hint}")
-        return check_size(size, self._vision.spatial_factor)
-
-    def _clip_grid(self, settings: GenerationDefaults) -> tuple[int, int, int]:
-        """(time, height, width) in codes; a picture has the last two."""
-        (height, width), vision = self._size(settings.size), self._vision
-        time = -(-settings.frames // vision.temporal_factor)
-        return time, height // vision.spatial_factor, width // vision.spatial_factor

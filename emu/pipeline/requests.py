@@ -120,7 +120,9 @@ def check_size(size: Any, factor: int = 1) -> Size:
         ValueError: a side is not a positive multiple of `factor`.
     """
     if not isinstance(size, tuple | list) or len(size) != 2:
-        raise TypeError(f"size is {size!r}; expected (height, width) in pixels")
+        raise TypeError(
+            f'size is {size!r}; expected (height, width) in pixels, "width:height" or ("width:height", area)'
+        )
     for name, side in zip(("height", "width"), size, strict=True):
         side = check_whole(name, side, least=1)
         if side % factor:
@@ -130,24 +132,6 @@ def check_size(size: Any, factor: int = 1) -> Size:
                 f"size is {tuple(size)}; the {name} must be a multiple of the tokenizer's factor {factor}, e.g. {near}"
             )
     return int(size[0]), int(size[1])
-
-
-def check_prompts(prompts: Any) -> list[str]:
-    """The prompts as a list.
-
-    Raises:
-        TypeError: something else than `str` or a list of them.
-        ValueError: no prompt.
-    """
-    listed = [prompts] if isinstance(prompts, str) else prompts
-    if not isinstance(listed, list | tuple):
-        raise TypeError(f"prompts are {type(prompts).__name__}; expected a str or a list of them")
-    if not listed:
-        raise ValueError("no prompts; expected at least one")
-    for index, prompt in enumerate(listed):
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt {index} is {type(prompt).__name__}; expected str")
-    return list(listed)
 
 
 def check_seeds(seed: Any, count: int) -> list[int]:

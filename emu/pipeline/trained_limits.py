@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from emu.documents import CodeSegment, Plan, Text, TextSegment
 from emu.generation.limits import beyond_positions, warn_caller
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
-from emu.trained import Trained, task_name
+from emu.trained import SHOWN, TEXT, Trained, task_name
 
 
 def warn_beyond_training(
@@ -17,7 +15,7 @@ def warn_beyond_training(
     positions: int,
     *,
     strict: bool,
-    size: Size | None = None,
+    sizes: Collection[Size] = (),
     frames: int | None = None,
     rate: float | None = None,
     tokens: int,
@@ -28,12 +26,14 @@ def warn_beyond_training(
         trained: what the model was trained for.
         positions: of the model.
         strict: raise ValueError instead.
-        size, frames, rate, tokens: of the request, see `Trained.problems`.
+        sizes: of the request, all of them.
+        frames, rate, tokens: of the request, see `Trained.problems`.
 
     Raises:
         ValueError: with `strict`, where something is outside of it.
     """
-    found = trained.problems(size=size, frames=frames, rate=rate)
+    found = [problem for size in dict.fromkeys(sizes) for problem in trained.problems(size=size)][:SHOWN]
+    found += trained.problems(frames=frames, rate=rate)
     # Whoever passes the model's positions passes its training too; the harder limit is the one to name.
     beyond = beyond_positions(tokens, positions)
     found += [beyond] if beyond else trained.problems(tokens=tokens)
@@ -45,31 +45,18 @@ def warn_beyond_training(
     warn_caller(f"{message}; expect poor results")
 
 
-def kinds_of(tokenizer: MultimodalTokenizer, items: Sequence[Any]) -> list[str]:
-    """The kind of each item of a document, by the names of `emu.trained`; items of no known kind are left to the tokenizer to refuse."""
-    kinds = []
-    for item in items:
-        if isinstance(item, str | Text | Plan | TextSegment):
-            kinds.append("text")
-        elif isinstance(item, CodeSegment):
-            kinds.append(item.modality)
-        else:
-            kinds += [name for name, modality in tokenizer.layout.modalities.items() if modality.accepts(item)][:1]
-    return kinds
-
-
-def block_tasks(prompt: str, modality: str, given_frames: int) -> list[str]:
-    """Tasks that make a block from a prompt, the one to name first.
+def block_tasks(kinds: Sequence[str], modality: str, given_frames: int) -> list[str]:
+    """Tasks that make a block after a document, the one to name first.
 
     Args:
-        prompt: its text; models that learn to leave captions out make blocks from none.
+        kinds: of the document's items; models that learn to leave captions out make blocks from documents without words too.
         modality: of the block.
         given_frames: frames of a clip that are given.
     """
     if given_frames:
         return [*(["image_to_video"] if given_frames == 1 else []), "video_continuation"]
-    named = task_name(["text"], modality)
-    return [named] if prompt else [task_name([], modality), named]
+    captioned = [] if TEXT in kinds else [[*kinds, TEXT], [TEXT, *kinds]]
+    return [task_name(given, modality) for given in (kinds, *captioned)]
 
 
 def next_tasks(tokenizer: MultimodalTokenizer, kinds: Sequence[str]) -> list[str]:

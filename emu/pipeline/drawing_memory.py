@@ -1,0 +1,146 @@
+"""How much memory drawing takes beside the weights, known before it begins, and how much there is."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emu.generation.session import PREFILL_CHUNK
+from emu.modalities import Grid
+from emu.model_config import EmuConfig
+from emu_tokenizers import VisionTokenizer
+
+SHARE = 0.8
+"""Of the free memory, where nobody says how much may be used; the rest is for what the figures leave out."""
+GIB = 1 << 30
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": GIB}
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class DrawingMemory:
+    """Bytes that drawing takes beside the weights.
+
+    Attributes:
+        sequence: of each block that is drawn at a time: its cache, with guidance those of two rows, and the work of a pass.
+        decoding: of turning one block's codes into pixels.
+    """
+
+    sequence: int
+    decoding: int
+
+    def peak(self, count: int) -> int:
+        """Bytes at the worst moment where N blocks are drawn at a time."""
+        return max(count * self.sequence, self.decoding)
+
+    def fitting(self, most: int, budget: int | None) -> int:
+        """How many blocks of at most N fit a budget in bytes, None for no limit; 0 where not even one does."""
+        return most if budget is None else min(most, budget // self.sequence)
+
+
+def drawing_memory(
+    config: EmuConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    prompt: int,
+    block: int,
+    candidates: int,
+    guided: bool,
+    window: int = 1,
+) -> int:
+    """Bytes of one block that is drawn: two numbers for each key-value head, layer and token, and the work of the widest pass.
+
+    Args:
+        config: of the transformer.
+        dtype, device: of its weights.
+        prompt: tokens before the block.
+        block: tokens of the block.
+        candidates: codes that a token may be.
+        guided: whether a second row runs.
+        window: tokens of a pass.
+    """
+    assert config.num_key_value_heads is not None and config.head_dim is not None
+    bytes_of = dtype.itemsize
+    rows = 2 if guided else 1
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_of
+    # Prompts are computed in a cache of their own, from which they are copied.
+    cache = rows * (2 * prompt + block + window) * token
+    fed = min(prompt, PREFILL_CHUNK)
+    activations = rows * fed * (8 * config.hidden_size + 4 * config.intermediate_size + prompt) * bytes_of
+    # Float32 logits, guided, sorted for top-k and top-p, and the noise beside them.
+    drawing = window * candidates * (rows + 6) * 4
+    return cache + max(activations, drawing)
+
+
+def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:
+    """Bytes of decoding one grid (height, width) or (time, height, width) of codes: the widest maps of a pass, and the pixels."""
+    if vision is None or len(grid) not in (2, 3):
+        return 0
+    *time, height, width = grid
+    frames = math.prod(time) * vision.temporal_factor if time else 1
+    frame = height * width * vision.spatial_factor**2
+    held = min(frames * frame, max(frame, vision.max_pixels_per_pass))
+    if frame > vision.max_pixels_per_picture:
+        held = vision.max_pixels_per_pass
+    widest = 4 * vision.config.base_channels * vision.config.channel_multiplier[0]
+    return (held * widest + 3 * 3 * frames * frame) * vision.dtype.itemsize
+
+
+def memory_budget(memory: Any, device: torch.device) -> int | None:
+    """Bytes that drawing may take: those given, or a share of what is free; None where that is not known.
+
+    Args:
+        memory: a number of bytes, or text such as "8GB" or "7.5GiB"; None for `SHARE` of the free memory.
+        device: where.
+
+    Raises:
+        TypeError, ValueError: another form.
+    """
+    if memory is None:
+        free = free_memory(device)
+        return None if free is None else int(SHARE * free)
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B|)\s*", memory, re.IGNORECASE)
+        if not found or found[2].upper() not in _UNITS:
+            raise ValueError(f'memory is {memory!r}; expected bytes or text such as "8GB"')
+        memory = int(float(found[1]) * _UNITS[found[2].upper()])
+    if isinstance(memory, bool) or not isinstance(memory, int):
+        raise TypeError(f'memory is {memory!r}; expected a whole number of bytes or text such as "8GB"')
+    if memory < 1:
+        raise ValueError(f"memory is {memory}; expected a positive number of bytes")
+    return memory
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken: of a GPU's memory, else of the machine's and of the limit that this process runs under."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch's allocator holds without using it is free for us too.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = []
+    if _MEMINFO.is_file():
+        table = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in table:
+            found.append(1024 * int(table["MemAvailable"].split()[0]))
+    limit = _CGROUP / "memory.max"
+    if limit.is_file() and (most := limit.read_text().strip()).isdecimal():
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        # Pages of files that nobody used lately count as used, and are given up when memory is asked for.
+        used = int((_CGROUP / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        found.append(max(0, int(most) - used))
+    return min(found, default=None)
+
+
+def shown_bytes(count: float) -> str:
+    """A number of bytes as people read it."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"

@@ -1,0 +1,73 @@
+"""Pictures and instructions as the documents of an edit: [picture, "make it red"], whose next item is the new picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from emu.documents import CodeSegment
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.requests import Size
+from emu_tokenizers.pixels.images import open_image, to_rgb
+
+
+def edit_documents(pictures: Any, prompts: Any) -> list[list[Any]]:
+    """One document for each pair of a picture and an instruction.
+
+    Args:
+        pictures: a picture for all prompts, or a list of one for each prompt, or with a single prompt of any number; several pictures
+            that one prompt is about are a list of their own.
+        prompts: one text for all pictures, or a list of one each.
+
+    Raises:
+        TypeError: a prompt is no text.
+        ValueError: there are none, or their numbers differ.
+    """
+    listed = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    words = list(prompts) if isinstance(prompts, list | tuple) else [prompts]
+    for number, word in enumerate(words):
+        if not isinstance(word, str):
+            raise TypeError(f"prompt {number} is {type(word).__name__}; expected a text that says what to do")
+    if not listed or not words:
+        raise ValueError(f"{len(listed)} pictures and {len(words)} prompts; give at least one of each")
+    count = max(len(listed), len(words))
+    if len(listed) not in (1, count) or len(words) not in (1, count):
+        raise ValueError(
+            f"{len(listed)} pictures for {len(words)} prompts; give one picture or one prompt for all, or as many of both "
+            "(several pictures for one prompt are a list of their own)"
+        )
+    pairs = zip(listed * (count // len(listed)), words * (count // len(words)), strict=True)
+    return [[*(several if isinstance(several, list | tuple) else [several]), word] for several, word in pairs]
+
+
+def edit_sizes(documents: Sequence[Sequence[Any]], tokenizer: MultimodalTokenizer, usual: Size | None) -> list[Size]:
+    """(height, width) of what each document makes: that of its last picture as the tokenizer takes it.
+
+    Pictures in files are brought to the model's default size where it has one.
+    """
+    return [_size_of(document[-2] if len(document) > 1 else None, tokenizer, usual) for document in documents]
+
+
+def _size_of(picture: Any, tokenizer: MultimodalTokenizer, usual: Size | None) -> Size:
+    factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
+    if isinstance(picture, CodeSegment):
+        return picture.codes.shape[0] * factor, picture.codes.shape[1] * factor
+    if isinstance(picture, str | os.PathLike):
+        if usual is not None and tokenizer.resize is None:
+            return usual
+        picture = open_image(picture)
+        if tokenizer.resize is None:
+            height, width = (max(1, round(side / factor)) * factor for side in (picture.height, picture.width))
+            return height, width
+    if isinstance(picture, np.ndarray) and picture.ndim == 3:
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise TypeError(
+            f"a picture is {type(picture).__name__}; expected a PIL image, a path or a uint8 array (H, W, 3)"
+        )
+    image = to_rgb(picture) if tokenizer.resize is None else tokenizer.resize(picture)
+    return image.height, image.width

@@ -1,0 +1,158 @@
+"""Blocks drawn in batches that memory holds, and handed out one by one in their order."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emu.documents import CodeSegment
+from emu.generation import Engine, Sampling
+from emu.generation.window_choice import CANDIDATES, Window
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, drawing_memory, shown_bytes
+from emu.pipeline.grid_requests import GridRequest
+from emu.pipeline.requests import batches
+from emu.pipeline.vision_work import vision_threads
+
+AHEAD = 8
+"""So many batches of blocks are looked at together, so that blocks of one size that lie apart share a batch."""
+
+
+class Made(NamedTuple):
+    """A drawn block: what it was asked for, what its codes stand for, and the codes."""
+
+    request: GridRequest
+    value: Any
+    codes: Tensor
+
+
+@dataclass
+class GridDrawing:
+    """How blocks are drawn.
+
+    Attributes:
+        engine, tokenizer: of the model.
+        sampling: how codes are drawn.
+        window: tokens of a pass, see `Engine.generate_grids`.
+        batch_size: most blocks at a time; halved where memory runs out nevertheless.
+        budget: bytes that a batch may take, None for no limit.
+    """
+
+    engine: Engine
+    tokenizer: MultimodalTokenizer
+    sampling: Sampling
+    window: Window
+    batch_size: int
+    budget: int | None
+
+    def memory(self, requests: Sequence[GridRequest]) -> DrawingMemory:
+        """What these blocks take in one batch; rows of a batch are as long as the longest."""
+        model, layout = self.engine.model, self.tokenizer.layout
+        first, guided = requests[0], self.sampling.guided
+        template = layout.block(first.modality, first.grid)
+        prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
+        sequence = drawing_memory(
+            model.config,
+            model.dtype,
+            model.device,
+            prompt=prompt,
+            block=len(template),
+            candidates=int(template.count.max()),
+            guided=guided,
+            window=max(CANDIDATES) if self.window == "auto" else self.window,
+        )
+        return DrawingMemory(sequence, decoding_memory(self.tokenizer.vision, first.grid))
+
+    def check(self, requests: Sequence[GridRequest]) -> None:
+        """Raise ValueError where not even one of some blocks fits the budget."""
+        for request in {one.kind: one for one in sorted(requests, key=lambda one: one.tokens)}.values():
+            needed = self.memory([request])
+            if not needed.fitting(1, self.budget):
+                raise ValueError(
+                    f"one {request.modality} of {'x'.join(map(str, request.grid))} codes takes {shown_bytes(needed.sequence)} of memory, "
+                    f"and {shown_bytes(self.budget or 0)} may be used; ask for a smaller size, fewer frames or guidance_scale=1, load the "
+                    "model with dtype=torch.bfloat16, or allow more with memory"
+                )
+
+    def made(self, requests: Sequence[GridRequest], *, progress: bool) -> Iterator[Made]:
+        """Draw all blocks, in order, each handed out as soon as those before it are.
+
+        Blocks wait as codes, and become pixels when it is their turn: memory holds the pixels of one.
+
+        Raises:
+            FloatingPointError: the model's logits hold NaN or infinity.
+            torch.OutOfMemoryError: a single block does not fit.
+        """
+        unit = requests[0].modality
+        with tqdm(total=len(requests), unit=unit, disable=not progress, dynamic_ncols=True) as bar:
+            ahead = AHEAD * self.batch_size
+            for start in range(0, len(requests), ahead):
+                for request, codes in self._in_order(requests[start : start + ahead]):
+                    with vision_threads(self.tokenizer, math.prod(request.grid)):
+                        segment = CodeSegment(request.modality, codes, request.meta)
+                        value = self.tokenizer.decode_segment(segment)
+                    bar.update()
+                    yield Made(request, value, codes)
+
+    def _in_order(self, requests: Sequence[GridRequest]) -> Iterator[tuple[GridRequest, Tensor]]:
+        waiting: dict[int, Tensor] = {}
+        following = 0
+        for indices in batches(requests, lambda one: one.kind, len(requests)):
+            for index, codes in zip(indices, self._codes([requests[index] for index in indices]), strict=True):
+                waiting[index] = codes
+                while following in waiting:
+                    yield requests[following], waiting.pop(following)
+                    following += 1
+
+    def _codes(self, requests: Sequence[GridRequest]) -> Iterator[Tensor]:
+        """Codes of blocks of one kind, in batches that memory holds."""
+        memory, start = self.memory(requests), 0
+        while start < len(requests):
+            batch = requests[start : start + max(1, memory.fitting(self.batch_size, self.budget))]
+            codes = self._drawn(batch)
+            if codes is None:
+                self.batch_size = max(1, len(batch) // 2)
+                continue
+            start += len(batch)
+            yield from codes
+
+    def _drawn(self, batch: Sequence[GridRequest]) -> Tensor | None:
+        """Codes of one batch, None where it is too large for the memory."""
+        first = batch[0]
+        try:
+            return self.engine.generate_grids(
+                [request.head for request in batch],
+                [request.negative for request in batch],
+                first.modality,
+                first.grid,
+                self.sampling,
+                seed=[request.seed for request in batch],
+                streams=[request.stream for request in batch],
+                prefix_codes=None if first.given is None else torch.stack([_given(request) for request in batch]),
+                window=self.window,
+            ).cpu()
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        gc.collect()  # after the error, whose frames held the tensors of the batch
+        if self.engine.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+def _given(request: GridRequest) -> Tensor:
+    assert request.given is not None
+    return request.given
+
+
+def told_of(block: Made, about: Mapping[str, Any]) -> tuple[str, int, dict[str, Any]]:
+    """Prompt, seed and settings of a result; `about` is what all results of a call share."""
+    request = block.request
+    return request.document.words, request.seed, {**request.about, **about}
