@@ -75,6 +75,13 @@ class Engine:
         """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
         return {**self.__dict__, "_linear": None}
 
+    @property
+    def bytes_to_copy(self) -> int:
+        """Bytes of weights that the next call lays out anew for its products; they stay from then on."""
+        if self._linear is not None:
+            return 0
+        return LinearBackend(self.model, TILE if self.deterministic else None).bytes_to_copy
+
     @torch.no_grad()
     def generate_codes(
         self,

@@ -34,6 +34,9 @@ class LinearBackend:
     Args:
         model: its weights are copied where packing pays and for tiles, so make a new object when they change (`is_current`).
         tile: number of rows of every product, or None for whatever comes.
+
+    Attributes:
+        bytes_to_copy: of the weights that it will hold a second time.
     """
 
     def __init__(self, model: EmuForCausalLM, tile: int | None = None) -> None:
@@ -49,6 +52,7 @@ class LinearBackend:
         known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         self._pack = on_cpu and size <= PACK_UP_TO and known
         self._copies = self._pack or tile is not None
+        self.bytes_to_copy = size if self._copies else 0
         self._packed_state = self._state() if self._copies else None
 
     def _state(self) -> tuple[list[tuple[int, int]], Tensor]:

@@ -30,18 +30,20 @@ class DrawingMemory:
     Attributes:
         sequence: of each block that is drawn at a time: its cache, with guidance those of two rows, and the work of a pass.
         decoding: of turning one block's codes into pixels.
+        copies: of weights that the first call lays out anew for its products.
     """
 
     sequence: int
     decoding: int
+    copies: int
 
     def peak(self, count: int) -> int:
         """Bytes at the worst moment where N blocks are drawn at a time."""
-        return max(count * self.sequence, self.decoding)
+        return self.copies + max(count * self.sequence, self.decoding)
 
     def fitting(self, most: int, budget: int | None) -> int:
         """How many blocks of at most N fit a budget in bytes, None for no limit; 0 where not even one does."""
-        return most if budget is None else min(most, budget // self.sequence)
+        return most if budget is None else max(0, min(most, (budget - self.copies) // self.sequence))
 
 
 def drawing_memory(
@@ -67,16 +69,17 @@ def drawing_memory(
         window: tokens of a pass.
     """
     assert config.num_key_value_heads is not None and config.head_dim is not None
-    bytes_of = dtype.itemsize
-    rows = 2 if guided else 1
-    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_of
+    numbers = dtype.itemsize
+    rows, fed = 2 if guided else 1, min(prompt, PREFILL_CHUNK)
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * numbers
     # Prompts are computed in a cache of their own, from which they are copied.
-    cache = rows * (2 * prompt + block + window) * token
-    fed = min(prompt, PREFILL_CHUNK)
-    activations = rows * fed * (8 * config.hidden_size + 4 * config.intermediate_size + prompt) * bytes_of
+    cache = rows * (prompt + block + window + prompt) * token
+    # The query heads of a key head are more queries of it, each with its mask; making one takes as much again.
+    masks = (config.num_attention_heads // config.num_key_value_heads + 2) * prompt
+    prefill = rows * fed * (8 * config.hidden_size + 4 * config.intermediate_size + masks) * numbers
     # Float32 logits, guided, sorted for top-k and top-p, and the noise beside them.
     drawing = window * candidates * (rows + 6) * 4
-    return cache + max(activations, drawing)
+    return cache + max(prefill, drawing)
 
 
 def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:
@@ -89,7 +92,7 @@ def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:
     held = min(frames * frame, max(frame, vision.max_pixels_per_pass))
     if frame > vision.max_pixels_per_picture:
         held = vision.max_pixels_per_pass
-    widest = 4 * vision.config.base_channels * vision.config.channel_multiplier[0]
+    widest = 2 * vision.config.base_channels * vision.config.channel_multiplier[0]
     return (held * widest + 3 * 3 * frames * frame) * vision.dtype.itemsize
 
 

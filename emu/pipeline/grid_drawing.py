@@ -68,7 +68,8 @@ class GridDrawing:
             guided=guided,
             window=max(CANDIDATES) if self.window == "auto" else self.window,
         )
-        return DrawingMemory(sequence, decoding_memory(self.tokenizer.vision, first.grid))
+        decoding = decoding_memory(self.tokenizer.vision, first.grid)
+        return DrawingMemory(sequence, decoding, self.engine.bytes_to_copy)
 
     def check(self, requests: Sequence[GridRequest]) -> None:
         """Raise ValueError where not even one of some blocks fits the budget."""
@@ -76,7 +77,7 @@ class GridDrawing:
             needed = self.memory([request])
             if not needed.fitting(1, self.budget):
                 raise ValueError(
-                    f"one {request.modality} of {'x'.join(map(str, request.grid))} codes takes {shown_bytes(needed.sequence)} of memory, "
+                    f"one {request.modality} of {'x'.join(map(str, request.grid))} codes takes {shown_bytes(needed.peak(1))} of memory, "
                     f"and {shown_bytes(self.budget or 0)} may be used; ask for a smaller size, fewer frames or guidance_scale=1, load the "
                     "model with dtype=torch.bfloat16, or allow more with memory"
                 )
