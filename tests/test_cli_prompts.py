@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from emu import Emu, Video
-from emu.cli import describe, generate_images, generate_videos
+from emu.cli import describe, edit_images, generate_images, generate_videos
 from emu.cli.main import main
 from emu.pipeline import ImageResult
 from emu_tokenizers.files import holding
@@ -33,7 +33,7 @@ def run(model, tmp_path, tiny_emu, monkeypatch):
 
     monkeypatch.setattr(Emu, "from_pretrained", loaded)
     monkeypatch.chdir(tmp_path)
-    names = {generate_images: "generate-images", generate_videos: "generate-videos"}
+    names = {generate_images: "generate-images", generate_videos: "generate-videos", edit_images: "edit-images"}
 
     def run_on(*words, command=generate_images, output="out"):
         return main([names[command], *map(str, words), "--model", str(model), "--output", output, "--device", "cpu"])
@@ -116,7 +116,7 @@ def test_files_and_settings_that_share_a_folder_keep_all_their_pictures(run, mon
     assert len(told) == len(set(told)) == 7  # a.jsonl and b.jsonl ask for one and the same in line 2
     assert len({r["files"][0] for r in found}) == 7 and all(os.path.exists(f"out/{r['files'][0]}") for r in found)
     drawn = []
-    monkeypatch.setattr(Emu, "generate_images", lambda self, prompts, **options: drawn.extend(prompts))
+    monkeypatch.setattr(Emu, "iter_images", lambda self, prompts, **options: iter(drawn.extend(prompts) or []))
     assert run("a.jsonl") == run("b.jsonl") == run("a.jsonl", "--guidance-scale", 5) == 0
     assert drawn == [] and len(records()) == 7
     assert run("a.jsonl", "b.jsonl", "a.jsonl") == 0 and len(records()) == 7
@@ -199,14 +199,14 @@ def test_first_frames_are_pictures_animations_and_parts_of_videos(run, tiny_emu,
     ]
     write("some.jsonl", *lines)
     seen = []
-    generate = Emu.generate_videos
+    generate = Emu.iter_videos
 
     def watched(self, prompts, *, first_frames, **options):
         seen.extend(first_frames)
         return generate(self, prompts, first_frames=first_frames, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Emu, "generate_videos", watched)
+        patch.setattr(Emu, "iter_videos", watched)
         assert run("some.jsonl", command=generate_videos) == 1
     assert [record["line"] for record in records()] == [1, 2, 3, 4]
     told = capsys.readouterr().err
@@ -215,6 +215,73 @@ def test_first_frames_are_pictures_animations_and_parts_of_videos(run, tiny_emu,
     assert {clip.frames.shape[1:3] for clip in seen} == {(8, 8)}
     expected = Video.open("clip.mp4", fps=4, start=1, frames=4, size=(8, 8))
     assert any(np.array_equal(clip.frames, expected.frames) for clip in seen)
+
+
+def test_documents_of_pictures_and_words_are_lines(run, tiny_emu, capsys):
+    Image.new("RGB", (30, 40), "red").save("red.png")
+    small = Image.open("red.png").resize((8, 8))
+    lines = [
+        {"items": [{"image": "red.png"}, "make it", {"text": "blue"}], "seed": 5, "size": [8, 8]},
+        {"prompt": "a ball", "seed": 6, "size": "1:2"},
+        {"prompt": "a ball", "seed": 6, "size": ["1:1", 260]},
+        {"items": [{"image": "nowhere.png"}, "make it blue"]},
+        {"items": []},
+        {"items": ["a"], "prompt": "a"},
+        {"items": [{"image": "red.png"}, ""]},
+        {"items": [{"image": "red.png"}], "size": "wide"},
+    ]
+    write("some.jsonl", *lines)
+    assert run("some.jsonl") == 1
+    told = capsys.readouterr().err
+    assert all(f"some.jsonl line {number}: " in told for number in range(4, 9)) and "Traceback" not in told
+    assert "5 images at a time: about " in told and " beside the model" in told
+    found = records()
+    assert [(r["line"], r["size"]) for r in found] == [(1, [8, 8]), (2, [12, 4]), (3, [16, 16])]
+    assert found[0]["items"] == lines[0]["items"] and "prompt" not in found[0]
+    (expected,) = tiny_emu.generate_images([[small, "make it", "blue"]], seed=5)
+    with Image.open(f"out/{found[0]['files'][0]}") as image:
+        assert image.text["prompt"] == "make it blue"
+        assert np.array_equal(np.asarray(image), np.asarray(expected.image))
+    Image.new("RGB", (8, 8), "green").save("red.png", compress_level=0)
+    assert run("some.jsonl") == 1 and len(records()) == 4  # another picture of that name is another request
+
+
+def test_pictures_are_edited_by_prompts_and_by_lines(run, tiny_emu, capsys):
+    for shade in ("red", "blue"):
+        Image.new("RGB", (8, 8), shade).save(f"{shade}.png")
+    write("some.jsonl", {"picture": "red.png", "prompt": "a ball", "seed": 3}, {"prompt": "a circle"})
+    assert run("some.jsonl", "--picture", "blue.png", "--picture", "red.png", command=edit_images) == 0
+    found = records()
+    told = [(r["line"], os.path.basename(r["picture"]), r["prompt"], r["seed"]) for r in found]
+    assert told == [(1, "red.png", "a ball", 3), (2, "blue.png", "a circle", 1), (2, "red.png", "a circle", 1)]
+    (expected,) = tiny_emu.edit_images(Image.open("red.png"), "a ball", seed=3)
+    with Image.open(f"out/{found[0]['files'][0]}") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected.image))
+    assert run("a ball", command=edit_images) == 1
+    assert "no picture; give --picture FILE" in capsys.readouterr().err
+    write("two.jsonl", {"picture": ["red.png", "blue.png"], "prompt": "both"})
+    assert run("two.jsonl", command=edit_images, output="two") == 0 and len(records("two")) == 1
+    assert run("a ball", "--picture", "nowhere.png", command=edit_images) == 2
+    assert "nowhere.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--area", "64"], "--area 64 without --ratio"),
+        (["--ratio", "1:1", "--size", "8", "8"], "--size and --ratio"),
+        (["--ratio", "wide"], "width:height"),
+        (["--memory", "much"], "memory is 'much'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run, capsys, words, message):
+    assert run("a ball", *words) == 2
+    assert message in capsys.readouterr().err and not os.path.exists("out")
+
+
+def test_a_ratio_is_a_size(run):
+    assert run("a ball", "--ratio", "2:1", "--area", "128") == 0
+    assert records()[0]["size"] == [8, 16]
 
 
 def test_a_first_frame_that_was_repaired_makes_a_new_clip(run):

@@ -7,8 +7,10 @@ stopped goes on where it was. A line that cannot be drawn is reported with its p
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,14 +21,20 @@ from tqdm import tqdm
 from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
 from emu.cli.prompts import PromptReader, Request, check_words
+from emu.data.tokenizing.document_reader import DocumentReader
+from emu.data.tokenizing.picture_sizes import Sizing
 from emu.generation.limits import check_whole
 from emu.lines import Place
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu
-from emu.pipeline.requests import batches, check_seeds
+from emu.pipeline.drawing_memory import free_memory, memory_budget, shown_bytes
+from emu.pipeline.output_sizes import sizes_of
+from emu.pipeline.requests import Size, batches, check_seeds
 from emu_tokenizers.files import holding, write_file
 
 OVERVIEW = "overview.png"
+AHEAD = 4
+"""So many batches of lines are read together, so that lines of one size that lie apart are drawn together."""
 OVERVIEW_LINES = 64
 """So many of the first finished requests stand in the overview."""
 SETTINGS = ("size", "guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
@@ -51,9 +59,11 @@ class Batch:
         command: its name, e.g. "emu generate-images".
         options: of `parser`.
         emu: the model.
+        modality: of what is made.
         unit: what is made, for messages.
         settings: names of the settings that options and lines may hold.
-        extra: other keys that lines may hold.
+        extra: other keys that lines may hold, whose values name files.
+        given: what lines hold that do not say it themselves, see `PromptReader`.
         columns: how many outputs stand side by side in `overview.png`.
     """
 
@@ -62,27 +72,63 @@ class Batch:
         command: str,
         options: argparse.Namespace,
         emu: Emu,
+        modality: str,
         unit: str,
         settings: Sequence[str] = SETTINGS,
         extra: Sequence[str] = (),
+        given: Sequence[Mapping[str, Any]] = ({},),
         columns: int = 8,
     ) -> None:
-        given = {name: getattr(options, name) for name in settings}
-        defaults = emu.defaults.updated(**{**given, "size": options.size and tuple(options.size)})
+        defaults = emu.defaults.updated(**{name: getattr(options, name) for name in settings if name != "size"})
+        defaults = defaults.updated(size=size_of(options, emu))
         vision = emu.tokenizer.vision
         factors = (1 if vision is None else vision.temporal_factor, emu.spatial_factor)
-        self.reader = PromptReader(defaults, settings, factors, options.seed, extra)
-        self.command, self.options, self.unit, self.columns = command, options, unit, columns
+        self.reader = PromptReader(defaults, settings, factors, options.seed, extra, given)
+        self.command, self.options, self.columns = command, options, columns
+        self.modality, self.unit = modality, unit
         self.batch_size = check_whole("--batch-size", options.batch_size, least=1)
         check_whole("--window", options.window, least=1)
         check_seeds(options.seed, 1)
-        self.problems = Problems(options.max_bad)
+        memory_budget(options.memory, emu.model.device)
+        self.problems, self.emu = Problems(options.max_bad), emu
         self.model = f"{options.model} {emu.fingerprint}" + (f" {options.dtype}" if options.dtype else "")
+
+    def document(self, request: Request) -> str | list[Any]:
+        """What a request draws after: its prompt, or its items with pictures and clips at the size of what is drawn.
+
+        A tokenizer with a rule of its own for the sizes of pictures (Emu3.5) brings them to theirs.
+
+        Raises:
+            BadLine: an item or its file cannot be read.
+        """
+        if request.items is None:
+            return request.prompt
+        return self.sizing(request).values(request.items)
+
+    def sizing(self, request: Request) -> DocumentReader:
+        """Reads the files of a request."""
+        tokenizer = self.emu.tokenizer
+        fixed = request.settings.size if tokenizer.resize is None else None
+        sizing = Sizing(self.emu.spatial_factor, fixed, resize=tokenizer.resize, clips=False)
+        return DocumentReader(tokenizer, request.folder, sizing)
+
+    def drawn(self, batch: Sequence[Request]) -> dict[str, Any]:
+        """What the jobs of an `Emu` are told of a batch beside its documents: the settings and each request's size and seed."""
+        options, settings = self.options, batch[0].settings
+        told = {name: getattr(settings, name) for name in self.reader.names if name != "size"}
+        return {
+            **told,
+            "size": [request.settings.size for request in batch],
+            "seed": [request.seed for request in batch],
+            "window": options.window,
+            "batch_size": self.batch_size,
+            "memory": options.memory,
+        }
 
     def run(
         self,
         prepare: Callable[[Request], Any],
-        generate: Callable[[list[Request], list[Any]], Sequence[Any]],
+        generate: Callable[[list[Request], list[Any]], Iterable[Any]],
         save: Callable[[Any, Path], list[Path]],
         show: Callable[[list[Path]], Image.Image],
     ) -> int:
@@ -90,7 +136,7 @@ class Batch:
 
         Args:
             prepare: reads the files that a request names; its errors are the problem of that request.
-            generate: makes the results of some requests of equal settings from what `prepare` gave.
+            generate: makes the results of some requests of equal settings from what `prepare` gave, one after another.
             save: writes a result to a path without suffix, and returns the files.
             show: a picture of the files of one request, for `overview.png`.
 
@@ -114,16 +160,17 @@ class Batch:
             todo = [request for request in requests if manifest.find(request) is None]
             made = 0
             try:
+                self._tell_memory(todo)
                 with self._bar(len(requests), len(requests) - len(todo)) as bar:
-                    for indices in batches(
-                        todo, lambda request: (request.settings, bool(request.extra)), self.batch_size
-                    ):
+                    for indices in batches(todo, _kind, AHEAD * self.batch_size):
                         batch = [todo[index] for index in indices]
+                        before = bar.n
                         for request, result in results_of(batch, prepare, generate, self.problems):
                             stem = manifest.stem(request, request.seed)
                             manifest.add(request, save(result, output / stem))
                             made += 1
-                        bar.update(len(indices))
+                            bar.update()
+                        bar.update(before + len(indices) - bar.n)
             except TooManyBad as error:
                 print(error, file=sys.stderr)
             finally:
@@ -138,14 +185,57 @@ class Batch:
         print(f"{told}; see {manifest.file}" + (f" and {output / PROBLEMS}" if self.problems.num_bad else ""))
         return 1 if self.problems.num_bad else 0
 
+    def _tell_memory(self, requests: Sequence[Request]) -> None:
+        """Print what drawing will take, before it begins."""
+        if not requests:
+            return
+        largest = max(
+            (request.settings for request in requests), key=lambda one: math.prod(one.size or ()) * one.frames
+        )
+        prompt = max(len(request.items or ()) for request in requests)
+        memory = self.emu.memory_of(
+            self.modality,
+            size=largest.size,
+            frames=largest.frames,
+            guidance_scale=largest.guidance_scale,
+            blocks_before=prompt,
+            window=self.options.window,
+        )
+        device = self.emu.model.device
+        budget, free = memory_budget(self.options.memory, device), free_memory(device)
+        count = max(1, memory.fitting(min(self.batch_size, len(requests)), budget))
+        told = f"{count} {self.unit}{'s' * (count != 1)} at a time: about {shown_bytes(memory.peak(count))} beside the model"
+        print(told + ("" if free is None else f"; {shown_bytes(free)} are free"), file=sys.stderr)
+
     def _bar(self, total: int, initial: int) -> tqdm:
         return tqdm(total=total, initial=initial, unit=self.unit, dynamic_ncols=True)
+
+
+def _kind(request: Request) -> Hashable:
+    """Requests of one kind are drawn by one call, which takes pictures of several sizes."""
+    return replace(request.settings, size=None), "first_frames" in request.extra
+
+
+def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:
+    """(height, width) of the options --size, or --ratio and --area; None where they say nothing.
+
+    Raises:
+        ValueError: both, or an area without a ratio.
+    """
+    if options.ratio is None:
+        if options.area is not None:
+            raise ValueError(f"--area {options.area} without --ratio; give both, or --size")
+        return options.size and (options.size[0], options.size[1])
+    if options.size:
+        raise ValueError("--size and --ratio; give one of them")
+    ratio = options.ratio if options.area is None else (options.ratio, options.area)
+    return sizes_of([ratio], 1, emu.defaults.size, emu.spatial_factor, emu.trained)[0]
 
 
 def results_of(
     batch: Sequence[Item],
     prepare: Callable[[Item], Any],
-    generate: Callable[[list[Item], list[Any]], Sequence[Any]],
+    generate: Callable[[list[Item], list[Any]], Iterable[Any]],
     problems: Problems,
 ) -> Iterator[tuple[Item, Any]]:
     """Results of a batch of requests; what is wrong with some of them goes to `problems`.
@@ -164,22 +254,22 @@ def results_of(
 
 
 def _generated(
-    ready: list[tuple[Item, Any]], generate: Callable[[list[Item], list[Any]], Sequence[Any]], problems: Problems
+    ready: list[tuple[Item, Any]], generate: Callable[[list[Item], list[Any]], Iterable[Any]], problems: Problems
 ) -> Iterator[tuple[Item, Any]]:
     """Results of a batch; where the batch cannot be made, those of its requests that can, one by one."""
-    requests = [request for request, _ in ready]
-    results: Sequence[Any] | None = None
+    done = 0
     try:
-        results = generate(requests, [prepared for _, prepared in ready])
+        results = generate([request for request, _ in ready], [prepared for _, prepared in ready])
+        for (request, _), result in zip(ready, results, strict=True):
+            yield request, result
+            done += 1
+        return
     except (ValueError, TypeError, OverflowError, torch.OutOfMemoryError):
         if len(ready) == 1:
-            with problems.containing(requests[0].place):
+            with problems.containing(ready[0][0].place):
                 raise
             return
-    if results is not None:
-        yield from zip(requests, results, strict=True)
-        return
-    for one in ready:
+    for one in ready[done:]:
         yield from _generated([one], generate, problems)
 
 
@@ -189,11 +279,16 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
     options.add_argument(
         "prompts",
         nargs="+",
-        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, and optionally seed, {keys}",
+        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, or with the items of a "
+        f"document, and optionally seed, {keys}",
     )
     options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
     options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
     options.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    options.add_argument(
+        "--ratio", metavar="WIDTH:HEIGHT", help="in place of --size, e.g. 4:3, of the default size's area"
+    )
+    options.add_argument("--area", type=int, metavar="PIXELS", help="with --ratio")
     options.add_argument("--guidance-scale", type=float, help="1 leaves guidance out")
     options.add_argument("--negative-prompt", help="what guidance moves away from")
     options.add_argument("--temperature", type=float, help="0 is greedy")
@@ -202,7 +297,13 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
     options.add_argument(
         "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
     )
-    options.add_argument("--batch-size", type=int, default=16, help="lines at a time (%(default)s)")
+    options.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        help="lines at a time, fewer where memory does not hold them (%(default)s)",
+    )
+    options.add_argument("--memory", help='what drawing may take, e.g. "8GB" (most of what is free)')
     options.add_argument("--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once")
     options.add_argument(
         "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"

@@ -66,6 +66,7 @@ COMMANDS: Registry[Command] = Registry(
         "fit": Command("emu.cli.fit:fit", "train a transformer from a recipe"),
         "fit-lora": Command("emu.cli.fit_lora:main", "of an earlier version: prints the command that is used now"),
         "generate-images": Command("emu.cli.generate_images:main", "draw images for a file of prompts"),
+        "edit-images": Command("emu.cli.edit_images:main", "draw pictures anew as prompts say"),
         "generate-videos": Command("emu.cli.generate_videos:main", "make clips for a file of prompts"),
         "describe": Command("emu.cli.describe:main", "write text about images"),
         "evaluate": Command("emu.cli.evaluate:main", "measure a trained model"),

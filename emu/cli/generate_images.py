@@ -1,14 +1,14 @@
-"""`emu generate-images`: one picture for each prompt."""
+"""`emu generate-images`: one picture for each prompt or document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from emu.cli.batch import SETTINGS, Batch, load, parser
+from emu.cli.batch import Batch, load, parser
 from emu.cli.prompts import Request
 from emu.pipeline import ImageResult
 from emu_tokenizers.pixels.images import open_image
@@ -26,19 +26,12 @@ def main(arguments: Sequence[str]) -> int:
         "size, guidance_scale, negative_prompt, temperature, top_k, top_p",
     ).parse_args(arguments)
     emu = load(options)
+    batch = Batch("emu generate-images", options, emu, "image", "image")
 
-    def generate(batch: list[Request], prepared: list[Any]) -> list[ImageResult]:
-        settings = batch[0].settings
-        return emu.generate_images(
-            [request.prompt for request in batch],
-            **{name: getattr(settings, name) for name in SETTINGS},
-            seed=[request.seed for request in batch],
-            window=options.window,
-            batch_size=options.batch_size,
-        )
+    def generate(requests: list[Request], documents: list[Any]) -> Iterator[ImageResult]:
+        return emu.iter_images(documents, **batch.drawn(requests))
 
-    batch = Batch("emu generate-images", options, emu, "image")
-    return batch.run(lambda request: None, generate, save, picture)
+    return batch.run(batch.document, generate, save, picture)
 
 
 def save(result: ImageResult, stem: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,19 @@ def main(arguments: Sequence[str]) -> int:
     words.add_argument("--fps", type=float, help="frames a second")
     options = words.parse_args(arguments)
     emu = load(options)
+    batch = Batch(
+        "emu generate-videos", options, emu, "video", "clip", VIDEO_SETTINGS, extra=("first_frames",), columns=1
+    )
 
-    def generate(batch: list[Request], prepared: list[Any]) -> list[VideoResult]:
-        settings = batch[0].settings
-        return emu.generate_videos(
-            [request.prompt for request in batch],
-            **{name: getattr(settings, name) for name in VIDEO_SETTINGS},
-            first_frames=prepared if batch[0].extra else None,
-            seed=[request.seed for request in batch],
-            window=options.window,
-            batch_size=options.batch_size,
-        )
+    def prepare(request: Request) -> tuple[Any, Video | None]:
+        return batch.document(request), first_frames(request)
 
-    batch = Batch("emu generate-videos", options, emu, "clip", VIDEO_SETTINGS, extra=("first_frames",), columns=1)
-    return batch.run(first_frames, generate, save, strip)
+    def generate(requests: list[Request], prepared: list[tuple[Any, Video | None]]) -> Iterator[VideoResult]:
+        documents, beginnings = zip(*prepared, strict=True)
+        begun = None if beginnings[0] is None else list(beginnings)
+        return emu.iter_videos(list(documents), first_frames=begun, **batch.drawn(requests))
+
+    return batch.run(prepare, generate, save, strip)
 
 
 def save(result: VideoResult, stem: Path) -> list[Path]:

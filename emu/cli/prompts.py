@@ -5,7 +5,8 @@
     emu generate-images "a handwritten seven" "a two" prompts themselves
     ... | emu generate-images -                       either kind of lines; pipes of the shell, <(...), too
 
-A bad line is counted and left out.
+A line may hold a document in place of a prompt, {"items": [{"image": "cat.png"}, "make it red"]}: items as in files that `emu tokenize`
+reads (`emu.data.tokenizing.document_reader`). A bad line is counted and left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from emu.data.tokenizing.named_files import names_of
 from emu.data.tokenizing.records import state_of
 from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown
 from emu.pipeline import GenerationDefaults
+from emu.pipeline.output_sizes import sizes_of
 from emu.pipeline.requests import check_seeds, check_size
+from emu.trained import UNKNOWN
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 FILE_SUFFIXES = (*JSON_SUFFIXES, ".txt")
@@ -41,7 +44,8 @@ class Request:
     Attributes:
         place: where it stands.
         folder: that files in it are named from.
-        prompt: its text.
+        prompt: its text, empty for a document.
+        items: of a document, as the line writes them; None for a prompt.
         seed: its own, or the command's plus its place.
         settings: the model's defaults, the command's options and the line's own keys, in rising order.
         extra: what else the line says, e.g. its first frames.
@@ -52,6 +56,7 @@ class Request:
     place: Place
     folder: Path
     prompt: str
+    items: Sequence[Any] | None
     seed: int
     settings: GenerationDefaults
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +65,8 @@ class Request:
 
     def record(self) -> dict[str, Any]:
         """What is asked for, as the manifest tells it."""
-        about = {"line": self.place.number, "prompt": self.prompt, "seed": self.seed, **self.settings.to_dict()}
+        asked = {"prompt": self.prompt} if self.items is None else {"items": list(self.items)}
+        about = {"line": self.place.number, **asked, "seed": self.seed, **self.settings.to_dict()}
         return {**about, **self.extra, **self.carried}
 
     def digest(self, model: str) -> str:
@@ -132,7 +138,8 @@ class PromptReader:
         names: settings that a line may hold.
         factors: (temporal, spatial) pixels of a code; sides of a size are multiples of the second.
         seed: of the first line where lines have none; the next ones count on from it.
-        extra: other keys that a line may hold.
+        extra: other keys that a line may hold, whose values name files.
+        given: what lines hold that do not say it themselves: a request for each of these and each line.
     """
 
     def __init__(
@@ -142,8 +149,10 @@ class PromptReader:
         factors: tuple[int, int],
         seed: int,
         extra: Sequence[str] = (),
+        given: Sequence[Mapping[str, Any]] = ({},),
     ) -> None:
-        self.defaults, self.names, self.factors, self.seed, self.extra = defaults, names, factors, seed, extra
+        self.defaults, self.names, self.factors, self.seed = defaults, names, factors, seed
+        self.extra, self.given = extra, given
 
     def read(self, words: Sequence[str], problems: Problems) -> list[Request]:
         """The requests of the words of a command; what is wrong with others goes to `problems`.
@@ -156,7 +165,7 @@ class PromptReader:
         requests: list[Request] = []
         for written in written_prompts(words):
             with problems.containing(written.place):
-                requests.append(self.request(written))
+                requests += self.requests(written)
             problems.read()
         if not problems.num_read:
             raise ValueError(
@@ -164,30 +173,48 @@ class PromptReader:
             )
         return requests
 
-    def request(self, written: WrittenPrompt) -> Request:
-        """The request of one line.
+    def requests(self, written: WrittenPrompt) -> list[Request]:
+        """The requests of one line.
 
         Raises:
             TypeError, ValueError: what is wrong with it.
         """
-        table, place = written.table(), written.place
-        known = ("prompt", "seed", *self.names, *self.extra, *CARRIED)
+        table = written.table()
+        repeated = [{name: value for name, value in given.items() if name not in table} for given in self.given]
+        return [
+            self._request(written, {**table, **given})
+            for number, given in enumerate(repeated)
+            if given not in repeated[:number]
+        ]
+
+    def _request(self, written: WrittenPrompt, table: dict[str, Any]) -> Request:
+        place = written.place
+        known = ("prompt", "items", "seed", *self.names, *self.extra, *CARRIED)
         unknown = sorted(set(table) - set(known))
         if unknown:
             raise BadLine("unknown key", f"unknown key {shown(unknown[0])}; known are {', '.join(known)}")
-        if not isinstance(table.get("prompt"), str):
-            raise BadLine("wrong value", f"prompt is {shown(table.get('prompt'))}; expected text")
-        table["prompt"].encode()  # words of the command line may hold bytes that are not text
+        prompt, items = table.get("prompt"), table.get("items")
+        if prompt is not None and items is not None:
+            raise BadLine("wrong value", "prompt and items in one line; expected one of them")
+        if items is None and not isinstance(prompt, str):
+            raise BadLine("wrong value", f"prompt is {shown(prompt)}; expected text, or items in its place")
+        if items is not None and (not isinstance(items, list) or not items):
+            form = '[{"image": "cat.png"}, "make it red"]'
+            raise BadLine("wrong value", f"items is {shown(items)}; expected a list such as {form}")
+        (prompt or "").encode()  # words of the command line may hold bytes that are not text
         extra = {name: table[name] for name in self.extra if name in table}
+        named = [name for value in extra.values() for name in file_names(value)]
+        named += [name for item in items or () for name in names_of(item)]
         return Request(
             place,
             written.folder,
-            table["prompt"],
+            prompt or "",
+            items,
             check_seeds(table.get("seed", self.seed + place.number - 1), 1)[0],
             self._settings(table),
             extra,
             {name: table[name] for name in CARRIED if name in table},
-            [state_of(written.folder / name) for value in extra.values() for name in first_frame_names(value)],
+            [state_of(written.folder / name) for name in named],
         )
 
     def _settings(self, table: Mapping[str, Any]) -> GenerationDefaults:
@@ -195,12 +222,12 @@ class PromptReader:
         for name, value in given.items():
             if isinstance(value, int) and abs(value) >= 1 << 63:
                 raise BadLine("wrong value", f"{name} is {shown(value)}; expected a number below 2^63")
-        if isinstance(given.get("size"), list):
-            given["size"] = tuple(given["size"])
+        temporal, spatial = self.factors
+        if given.get("size") is not None:
+            (given["size"],) = sizes_of([given["size"]], 1, self.defaults.size, spatial, UNKNOWN)
         settings = self.defaults.updated(**given)
         if settings.size is None:
-            raise ValueError("no size, and the model has no default; give size as [height, width]")
-        temporal, spatial = self.factors
+            raise ValueError('no size, and the model has no default; give size as [height, width] or ["4:3", 262144]')
         height, width = check_size(settings.size, spatial)
         frames = settings.frames if "frames" in self.names else 1
         if (codes := -(-frames // temporal) * (height // spatial) * (width // spatial)) > MAX_CODES:
@@ -209,6 +236,6 @@ class PromptReader:
         return settings
 
 
-def first_frame_names(value: Any) -> list[str]:
-    """The file names in what a line says of its first frames."""
+def file_names(value: Any) -> list[str]:
+    """The file names in what a line says of its first frames or its picture."""
     return names_of(value if isinstance(value, dict) else {"frames": value})

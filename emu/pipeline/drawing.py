@@ -9,11 +9,11 @@ from PIL import Image
 
 from emu.generation.limits import check_whole
 from emu.generation.window_choice import Window, check_window
-from emu.pipeline.drawing_memory import memory_budget
+from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
 from emu.pipeline.edit_documents import edit_documents, edit_sizes
 from emu.pipeline.first_frames import Clip, each_beginning
 from emu.pipeline.grid_drawing import GridDrawing, told_of
-from emu.pipeline.grid_requests import GridRequest, RequestReader, with_streams
+from emu.pipeline.grid_requests import GridRequest, RequestReader, clip_grid, with_streams
 from emu.pipeline.output_sizes import SizeLike, sizes_of
 from emu.pipeline.prompt_documents import PromptDocument, read_prompts
 from emu.pipeline.requests import GenerationDefaults, Size, check_seeds, chosen_top_k
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 SAMPLING = ("guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
+FEW_WORDS = 64
+"""Tokens of words, where nobody has read them yet."""
 Prompts = str | Sequence[str | Sequence[Any]]
 
 
@@ -246,6 +248,34 @@ class DrawingEmu(StoredEmu):
         return (
             VideoResult(block.value.images(), block.codes, settings.fps, *told_of(block, about), model)
             for block in made
+        )
+
+    def memory_of(
+        self,
+        modality: str,
+        *,
+        size: Size | None = None,
+        frames: int | None = None,
+        guidance_scale: float | None = None,
+        blocks_before: int = 0,
+        window: int = 1,
+    ) -> DrawingMemory:
+        """Bytes that drawing a picture or a clip takes beside the weights, before it is drawn; `peak(n)` for N at a time.
+
+        Args:
+            modality: "image" or "video".
+            size, frames, guidance_scale, window: of it, as of `iter_videos`.
+            blocks_before: pictures or clips in its document, taken to be of its own size; words are taken to be few.
+
+        Raises:
+            TypeError, ValueError: an argument is invalid.
+        """
+        settings = self.defaults.updated(frames=frames, guidance_scale=guidance_scale)
+        (height_width,) = self._sizes(size, 1)
+        grid = clip_grid(self._vision, height_width, settings.frames)[-self.tokenizer.layout.modality(modality).rank :]
+        drawing = self._drawing([], settings, window, 1, None, None)
+        return drawing.memory_of(
+            modality, grid, FEW_WORDS + blocks_before * len(self.tokenizer.layout.block(modality, grid))
         )
 
     @property

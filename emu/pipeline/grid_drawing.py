@@ -15,6 +15,7 @@ from tqdm import tqdm
 from emu.documents import CodeSegment
 from emu.generation import Engine, Sampling
 from emu.generation.window_choice import CANDIDATES, Window
+from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, drawing_memory, shown_bytes
 from emu.pipeline.grid_requests import GridRequest
@@ -53,11 +54,14 @@ class GridDrawing:
     budget: int | None
 
     def memory(self, requests: Sequence[GridRequest]) -> DrawingMemory:
-        """What these blocks take in one batch; rows of a batch are as long as the longest."""
-        model, layout = self.engine.model, self.tokenizer.layout
-        first, guided = requests[0], self.sampling.guided
-        template = layout.block(first.modality, first.grid)
+        """What blocks of one kind take; rows of a batch are as long as the longest."""
+        guided = self.sampling.guided
         prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
+        return self.memory_of(requests[0].modality, requests[0].grid, prompt)
+
+    def memory_of(self, modality: str, grid: Grid, prompt: int) -> DrawingMemory:
+        """What blocks of this modality and grid take after prompts of so many tokens."""
+        model, template = self.engine.model, self.tokenizer.layout.block(modality, grid)
         sequence = drawing_memory(
             model.config,
             model.dtype,
@@ -65,10 +69,10 @@ class GridDrawing:
             prompt=prompt,
             block=len(template),
             candidates=int(template.count.max()),
-            guided=guided,
+            guided=self.sampling.guided,
             window=max(CANDIDATES) if self.window == "auto" else self.window,
         )
-        decoding = decoding_memory(self.tokenizer.vision, first.grid)
+        decoding = decoding_memory(self.tokenizer.vision, grid)
         return DrawingMemory(sequence, decoding, self.engine.bytes_to_copy)
 
     def check(self, requests: Sequence[GridRequest]) -> None:

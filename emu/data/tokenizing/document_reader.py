@@ -16,10 +16,10 @@ Pictures, clips and other values may have a weight too. Or it is a conversation,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from emu.modalities import MODALITIES, ImageModality, VideoModality
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.templates import PLAIN
 
+Found = TypeVar("Found")
 OPTIONS = {
     "text": {"weight"},
     "caption": {"weight"},
@@ -152,24 +153,33 @@ class DocumentReader:
         _check_weights(rest, "without its caption ")
         return TokenizedDocument(document, caption=(span.start, span.length))
 
+    def values(self, items: Sequence[Any]) -> list[Any]:
+        """What the items of a document are: texts, and pictures and clips at their size; errors as in `draft`."""
+        return [self._contained(number, item, self._value_of) for number, item in enumerate(items, start=1)]
+
+    def _value_of(self, item: Any) -> Any:
+        item = {"text": item} if isinstance(item, str) else item
+        return self._value(kind_of(item, self.tokenizer.layout.modalities), item)
+
     def _pieces(self, items: Sequence[Any]) -> list[Piece]:
         """The items, text tokenized and pictures read; of the first bad one, a `BadLine` that names it and its file."""
         found: list[Piece] = []
         for number, item in enumerate(items, start=1):
-            try:
-                found.append(self._piece(item))
-            except Exception as error:
-                # Of any kind: files of strangers are read here, and the message has to name them.
-                raise BadLine(reason_of(error), f"{_where(number, item, str(error))}: {message_of(error)}") from error
+            found.append(self._contained(number, item, self._piece))
             found[-1].where = _where(number, item, "")
         return found
+
+    def _contained(self, number: int, item: Any, read: Callable[[Any], Found]) -> Found:
+        try:
+            return read(item)
+        except Exception as error:
+            # Of any kind: files of strangers are read here, and the message has to name them.
+            raise BadLine(reason_of(error), f"{_where(number, item, str(error))}: {message_of(error)}") from error
 
     def _piece(self, item: Any) -> Piece:
         if isinstance(item, str):
             item = {"text": item}
         kind = kind_of(item, self.tokenizer.layout.modalities)
-        if kind in ("text", "caption") and (not isinstance(item[kind], str) or not item[kind]):
-            raise BadLine("wrong value", f"{kind} is {shown(item[kind])}; expected text that is not empty")
         weight = number_of(item, "weight")
         value = self._value(kind, item)
         accepting = (one for one in self.tokenizer.layout.modalities.values() if one.accepts(value))
@@ -186,6 +196,8 @@ class DocumentReader:
 
     def _value(self, kind: str, item: Mapping[str, Any]) -> Any:
         if kind in ("text", "caption"):
+            if not isinstance(item[kind], str) or not item[kind]:
+                raise BadLine("wrong value", f"{kind} is {shown(item[kind])}; expected text that is not empty")
             return Text(item[kind])
         if kind in ("video", "frames"):
             return self.sizing.clip(read_clip(item, self.folder, self.sizing.fixed))
