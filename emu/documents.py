@@ -153,17 +153,21 @@ class CodeSegment:
         codes: int64, 0-based; the modality's grid, with a last axis where it has several codebooks.
         meta: what the grid does not say, e.g. the true number of frames and their rate.
         weight: loss weight of each of its codes.
+        hidden: bool, one for each cell of the grid: the cells that are shown as holes and written after the others (infill); at least one,
+            or None for a block that is written in order.
     """
 
     modality: str
     codes: Tensor
     meta: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
+    hidden: Tensor | None = None
 
     def __repr__(self) -> str:
         grid = "x".join(map(str, self.codes.shape))
         meta = f", {reprlib.repr(dict(self.meta))}" if self.meta else ""
-        return f"CodeSegment({self.modality!r}, {grid} codes{meta}, weight {self.weight:g})"
+        hidden = "" if self.hidden is None else f", {int(self.hidden.sum())} cells hidden"
+        return f"CodeSegment({self.modality!r}, {grid} codes{meta}, weight {self.weight:g}{hidden})"
 
 
 Segment = TextSegment | CodeSegment

@@ -48,12 +48,14 @@ class MultimodalTokenizer:
         codecs: name -> tokenizer that turns a modality's values into codes, under the name that `Modality.codec` gives it.
         templates: what stands around the user's words in prompts.
         resize: how pictures in prompts become pictures that the vision tokenizer takes; None takes them as they are.
+        extra_controls: controls of a new vocabulary beside the layout's, e.g. `("hole",)` for a model that is to fill in hidden cells.
 
     Attributes:
         codecs: name -> tokenizer, `vision` among them.
 
     Raises:
-        ValueError: an unknown layout or modality, a codec that is missing or given twice, or a vocabulary that does not fit the tokenizers.
+        ValueError: an unknown layout or modality, a codec that is missing or given twice, or a vocabulary that does not fit the tokenizers or
+            lacks a control.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class MultimodalTokenizer:
         codecs: Mapping[str, Any] | None = None,
         templates: Templates = PLAIN,
         resize: Resize | None = None,
+        extra_controls: Sequence[str] = (),
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"no layout {layout!r}; there are {sorted(LAYOUTS)}")
@@ -78,7 +81,11 @@ class MultimodalTokenizer:
         self.templates = templates
         self.resize = resize
         codebooks = self._codebooks(modalities)
-        self.vocabulary = vocabulary or Vocabulary.build(text.size, codebooks, LAYOUTS[layout].controls)
+        controls = (*LAYOUTS[layout].controls, *extra_controls)
+        self.vocabulary = vocabulary or Vocabulary.build(text.size, codebooks, controls)
+        missing = [name for name in extra_controls if name not in self.vocabulary.controls]
+        if missing:
+            raise ValueError(f"the vocabulary has no controls {missing}; add them, vocabulary.with_control(name, id)")
         self._check(codebooks)
         self.layout: Layout = LAYOUTS[layout](self.vocabulary, text, modalities)
 

@@ -21,6 +21,9 @@ CONTROLS = (*REQUIRED, "eol", "eof", "image", "boi", "eoi")
 """Controls of Emu3's layout, in the order in which `Vocabulary.build` numbers them unless it is given others: end of a row and of a frame,
 and the three marks of a block of codes: `boi` opens its header, `image` ends the header and starts the codes, `eoi` closes the block."""
 
+HOLE = "hole"
+"""An optional control that stands for each code of a hidden cell (infill); vocabularies without it have no blocks with hidden cells."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -76,7 +79,7 @@ class Vocabulary:
         Args:
             text_size: number of text ids.
             codebooks: name -> number of codes.
-            controls: those that the layout asks for (`Layout.controls`).
+            controls: those that the layout asks for (`Layout.controls`), and optional ones (`HOLE`).
         """
         ids = {name: text_size + i for i, name in enumerate(controls)}
         ranges, first = {}, text_size + len(ids)
@@ -84,6 +87,20 @@ class Vocabulary:
             ranges[name] = (first, count)
             first += count
         return cls(size=first, ranges=ranges, controls=ids, text=(0, text_size))
+
+    def with_control(self, name: str, index: int) -> Vocabulary:
+        """The same table with one more control, at an id that nobody owns yet: of Emu3's the words `<|extra_n|>`.
+
+        Args:
+            name: of the control, e.g. `HOLE`.
+            index: its id.
+
+        Raises:
+            ValueError: the table has that control, or the id lies outside of it or belongs to another.
+        """
+        if name in self.controls:
+            raise ValueError(f"the vocabulary has the control {name!r} already, with id {self.controls[name]}")
+        return Vocabulary(self.size, self.ranges, {**self.controls, name: index}, self.text)
 
     def __repr__(self) -> str:
         codes = ", ".join(f"{count} {name}" for name, (_, count) in self.ranges.items())

@@ -6,6 +6,7 @@ from emu.layouts.cursor import Cursor
 from emu.layouts.emu3 import Emu3Layout
 from emu.layouts.emu35 import Emu35Layout
 from emu.layouts.grammar import FREE, BlockTemplate, grid_template
+from emu.layouts.infill import hidden_template, hide
 from emu.layouts.layout import Layout
 from emu.layouts.meta_text import MetaTextLayout
 from emu_tokenizers.registry import Registry
@@ -26,6 +27,8 @@ __all__ = [
     "Layout",
     "MetaTextLayout",
     "grid_template",
+    "hidden_template",
+    "hide",
     "register",
     "unregister",
 ]

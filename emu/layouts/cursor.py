@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from emu.layouts.grammar import BlockTemplate, Grammar, IdRange
+from emu.layouts.grammar import FREE, BlockTemplate, Grammar, IdRange
+from emu.layouts.infill import hidden_template
 
 
 class Cursor:
@@ -25,6 +26,10 @@ class Cursor:
         self._header: list[int] = []  # the open header, from the control that opens it on; empty outside headers
         self._template: BlockTemplate | None = None
         self._place = 0
+        self._codes = 0  # written in the open block
+        self._holes: list[int] = []  # its places that are hidden
+        self._hides_cell = False  # whether its last code was a hole
+        self._fills = False  # whether it is the part that says what the holes stand for
         self._plan_end: int | None = None  # what closes the open plan
         self._answered = False
 
@@ -41,7 +46,7 @@ class Cursor:
     @property
     def is_within_block(self) -> bool:
         """Whether a header or a block was begun and is not complete; after a complete header a prompt may end."""
-        return bool(self._header) or self._place > 0
+        return bool(self._header) or self._place > 0 or self._fills
 
     def allowed(self) -> tuple[IdRange, ...]:
         """Disjoint id ranges of the next token."""
@@ -51,6 +56,8 @@ class Cursor:
         if not self._started:
             return ((controls["bos"], 1),)
         if self._template is not None:
+            if self._hides_cell and self._codes % self._template.codebooks and self.layout.hole is not None:
+                return ((self.layout.hole, 1),)  # all codes of a cell are hidden, or none is
             return (self._template.allowed(self._place),)
         if self._header:
             return self._allowed_in_header()
@@ -82,8 +89,11 @@ class Cursor:
         Raises:
             ValueError: the grammar does not allow it here.
         """
-        # A mark of prompts: it may be read here, and `allowed` does not offer it, so that no model writes it.
+        # Marks of prompts: they may be read here, and `allowed` does not offer them, so that no model writes them.
         if self._between and index == self.layout.begin_answer:
+            return
+        if index == self.layout.hole and self._may_hide:
+            self._advance_in_block(is_hole=True)
             return
         if not any(first <= index < first + count for first, count in self.allowed()):
             raise ValueError(
@@ -91,9 +101,7 @@ class Cursor:
             )
         controls = self._controls
         if self._template is not None:
-            self._place += 1
-            if self._place == len(self._template):
-                self._template, self._place = None, 0
+            self._advance_in_block(is_hole=False)
         elif self._header or index in self.layout.openings:
             self._extend_header(index)
         elif index == controls["eos"]:
@@ -106,6 +114,26 @@ class Cursor:
             self._answered = True
         elif self._plan_end is None:
             self._plan_end = dict(self.layout.plans.values()).get(index)
+
+    @property
+    def _may_hide(self) -> bool:
+        """Whether a cell may be hidden here: the next token is its first code, or the first one was a hole."""
+        template = self._template
+        if template is None or self._fills or int(template.forced[self._place]) != FREE:
+            return False
+        return self._hides_cell or self._codes % template.codebooks == 0
+
+    def _advance_in_block(self, is_hole: bool) -> None:
+        template = self._template
+        assert template is not None
+        if int(template.forced[self._place]) == FREE:
+            self._codes, self._hides_cell = self._codes + 1, is_hole
+            self._holes += [self._place] if is_hole else []
+        self._place += 1
+        if self._place == len(template):
+            self._fills = bool(self._holes)
+            self._template = hidden_template(template, torch.tensor(self._holes)) if self._holes else None
+            self._place, self._codes, self._holes, self._hides_cell = 0, 0, [], False
 
     def _extend_header(self, index: int) -> None:
         self._header.append(index)

@@ -32,17 +32,24 @@ class BlockTemplate:
         first: (n,) int64; first id of the range of a free position, 0 at forced ones.
         count: (n,) int64; number of ids of that range, 0 at forced ones.
         shape: shape of the codes that fill the free positions in order, with a last axis where there are several codebooks.
+        codebooks: number of codes of each cell.
     """
 
     forced: Tensor
     first: Tensor
     count: Tensor
     shape: tuple[int, ...]
+    codebooks: int = 1
 
     @property
     def free(self) -> Tensor:
         """(n,) bool: positions that hold a code."""
         return self.forced == FREE
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Axis lengths of the grid: `shape` without the codebooks."""
+        return self.shape[:-1] if self.codebooks > 1 else self.shape
 
     def __len__(self) -> int:
         return len(self.forced)
@@ -112,6 +119,7 @@ class Grammar(Protocol):
     plans: Mapping[str, tuple[int, int]]
     begin_answer: int | None
     end_answer: int | None
+    hole: int | None
     header_end: str
 
     def header_length(self, ids: Tensor) -> int | None: ...
@@ -152,7 +160,8 @@ def grid_template(
     positions = frames * rows * columns
     first[free] = torch.tensor([start for start, _ in ranges]).repeat(positions)
     count[free] = torch.tensor([size for _, size in ranges]).repeat(positions)
-    return BlockTemplate(forced, first, count, tuple(grid) + ((len(ranges),) if len(ranges) > 1 else ()))
+    shape = tuple(grid) + ((len(ranges),) if len(ranges) > 1 else ())
+    return BlockTemplate(forced, first, count, shape, len(ranges))
 
 
 def _joined(piece: Tensor, separator: Tensor, times: int, last: bool) -> Tensor:

@@ -19,9 +19,10 @@ from torch import Tensor
 from emu.documents import CodeSegment, Segment, Span, TextSegment, TokenDocument
 from emu.layouts.cursor import Cursor
 from emu.layouts.grammar import BlockTemplate, IdRange
+from emu.layouts.infill import hide
 from emu.layouts.parse import parse_segments
 from emu.modalities import MODALITIES, Grid, Modality
-from emu.vocabulary import Vocabulary
+from emu.vocabulary import HOLE, Vocabulary
 
 
 class TextCodec(Protocol):
@@ -45,6 +46,7 @@ class Layout(ABC):
 
     Attributes:
         openings: ids that open a block.
+        hole: id that stands for a hidden code, where the vocabulary has one (see `emu/layouts/infill.py`).
 
     Raises:
         ValueError: a modality is unknown, or the vocabulary lacks its codebook or a control that the layout needs.
@@ -87,6 +89,7 @@ class Layout(ABC):
             for scope, (before, after) in self.plan_marks.items()
             if before in controls and after in controls
         }
+        self.hole = controls.get(HOLE)
         begin, end = self.answer_marks or ("", "")
         self.begin_answer, self.end_answer = controls.get(begin), controls.get(end)
 
@@ -269,7 +272,8 @@ class Layout(ABC):
         grid = modality.check_codes(segment.codes, len(self.code_ranges(modality.codebook)))
         template = self.block(segment.modality, grid)
         header = _weighted(self.header(segment.modality, grid, segment.meta), segment.weight)
-        return [header, (template.fill(segment.codes), template.free.float() * segment.weight)]
+        block = template.fill(segment.codes), template.free.float() * segment.weight
+        return [header, block] if segment.hidden is None else [header, *hide(self, template, *block, segment.hidden)]
 
     def parse(self, ids: Tensor | Sequence[int]) -> list[Segment]:
         """Read a sequence back into segments; BOS, EOS and the padding after it are optional.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from emu.documents import CodeSegment, Segment, TextSegment
 from emu.layouts.grammar import Grammar
+from emu.layouts.infill import read_hidden
 
 
 def parse_segments(layout: Grammar, ids: Tensor | Sequence[int]) -> Iterator[tuple[Segment, int, int]]:
@@ -77,6 +78,9 @@ def _block(layout: Grammar, ids: Tensor, place: int, end: int) -> tuple[CodeSegm
     name, grid, meta = layout.parse_header(ids[place:start].tolist())
     template = layout.block(name, grid)
     try:
+        if layout.hole is not None and bool((ids[start : start + len(template)] == layout.hole).any()):
+            codes, hidden, used = read_hidden(template, ids[start:end], layout.hole)
+            return CodeSegment(name, codes, meta, hidden=hidden), start + used
         codes = template.read(ids[start:end])
     except ValueError as error:
         raise ValueError(f"in the {name!r} block that begins at position {place}: {error}") from error
