@@ -95,10 +95,12 @@ class ToneChanges(DerivedDocuments):
         return tone_changes(self._store, self.part)
 
     def read(self, record: Record) -> Mapping[str, Any]:
-        """The document; both pictures are the same view of theirs."""
+        """The document; in every other one both pictures are mirrored, where their captions allow it."""
         number, given, asked = record.content
+        # The first two views are functions of a picture's caption, which says the same of both; crops are each picture's own.
+        view = number % min(2, self._views)
         before, after = (
-            png_bytes(Image.fromarray(np.ascontiguousarray(numbered_view(self._store, row, number % self._views)[0])))
+            png_bytes(Image.fromarray(np.ascontiguousarray(numbered_view(self._store, row, view)[0])))
             for row in (given, asked)
         )
         parts = person_and_tone(self._store.captions[asked])

@@ -20,14 +20,15 @@ class StoreEmoji:
         views: how often a training picture is tokenized, each time cropped or mirrored otherwise.
         people: only so many of the people, each in five tones; None for all.
         others: only so many of the other pictures; None for all.
+        seed: of the crops.
     """
 
-    def __init__(self, views: int = 1, people: int | None = None, others: int | None = None) -> None:
+    def __init__(self, views: int = 1, people: int | None = None, others: int | None = None, seed: int = 0) -> None:
         if views < 1 or (people is not None and people < 2) or (others is not None and others < 0):
             raise ValueError(
                 f"views is {views}, people is {people} and others is {others}; expected 1 or more, 2 or more, and 0 or more"
             )
-        self.views, self.people, self.others = views, people, others
+        self.views, self.people, self.others, self.seed = views, people, others, seed
 
     def run(self, folder: Path) -> int:
         """Write the store; see `emu.training.stages.JobStage`."""
@@ -38,6 +39,7 @@ class StoreEmoji:
             np.save(partial / PICTURES, emoji.pictures)
             lines = "".join(json.dumps(caption) + "\n" for caption in emoji.captions)
             write_file(partial / CAPTIONS, lines.encode())
-            write_json(partial / SPLIT, {"train": train, "held_out": emoji.held_out, "views": self.views})
+            table = {"train": train, "held_out": emoji.held_out, "views": self.views, "seed": self.seed}
+            write_json(partial / SPLIT, table)
         say(f"{len(train)} pictures to train on, {len(held_out)} held out")
         return 0

@@ -47,6 +47,7 @@ def run_pictures(folder: Path, seed: int = 0, words: Sequence[str] = ()) -> dict
 def seeded(seed: int) -> list[str]:
     """Options that set every seed; the recipe's own are 0."""
     names = (
+        "pictures.seed",
         "vision.seed_everything",
         "vision.data.init_args.seed",
         "transformer.seed_everything",
