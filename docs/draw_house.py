@@ -12,7 +12,7 @@ WIDTH, MARGIN, GAP = 960, 20, 6
 ROW, SMALL_ROW = 42, 26
 CAPTIONS = {
     "cli": "one file a command",
-    "demo": "handwritten digits",
+    "demo": "handwritten digits; people in five skin tones",
     "evaluation": "suites, skills, calibration, statistics",
     "worlds": "rendered, with exact probabilities",
     "pipeline": "Emu: one method a job",
