@@ -28,12 +28,14 @@ from emu.tokenizer_folder import (
     write_templates,
 )
 from emu.vocabulary import Vocabulary
-from emu_tokenizers import TextTokenizer, VisionTokenizer
+from emu_tokenizers import TextTokenizer
 from emu_tokenizers.folders import TEXT_FOLDER
 from emu_tokenizers.pixels.resize import Resize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from emu_tokenizers import VisionTokenizer
 
 
 class MultimodalTokenizer:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from emu.modalities import MODALITIES
 from emu.templates import PLAIN, Templates
 from emu.vocabulary import Vocabulary
-from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.files import read_json, write_json
 from emu_tokenizers.pixels.resize import Resize
 
@@ -120,7 +119,13 @@ def read_codecs(folder: Path, table: TokenizerTable, classes: Mapping[str, Any])
     """
     known = [MODALITIES.find(name) for name in table.modalities]
     named = {modality.codec: modality.codec_class for modality in known if modality.codec and modality.codec_class}
-    classes = {VISION: VisionTokenizer, **named, **classes}
+    classes = {**named, **classes}
+    if VISION in table.fingerprints and VISION not in classes:
+        from emu_tokenizers import (
+            VisionTokenizer,  # takes seconds to load, which those who name a lighter class do without
+        )
+
+        classes[VISION] = VisionTokenizer
     codecs = {}
     for name in table.fingerprints:
         if name in ("vocabulary", "text"):

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import emu
+import emu.data
 import emu_tokenizers
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ FLOORS = [
 ]
 """Rooms of `emu` from the ground up: a room imports from floors below its own; rooms of the ground import one another too."""
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-LAZY = {"emu": emu._HOME_OF, "emu_tokenizers": emu_tokenizers._HOME_OF}
+LAZY = {"emu": emu._HOME_OF, "emu.data": emu.data._HOME_OF, "emu_tokenizers": emu_tokenizers._HOME_OF}
 """Package whose exports are loaded when they are asked for -> the home of each."""
 
 
@@ -63,7 +64,7 @@ def imports_of(file: Path) -> Iterator[str]:
 
 def home_of(dotted: str) -> str | None:
     """The module in which a dotted name lives, lazy exports followed; None outside of the house."""
-    package, _, name = dotted.partition(".")
+    package, _, name = dotted.rpartition(".")
     if name in LAZY.get(package, {}):
         return home_of(LAZY[package][name])
     while dotted and dotted not in modules():

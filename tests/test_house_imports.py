@@ -24,6 +24,7 @@ from tests.house import (
 
 BY_STRING = {
     "emu/__init__.py": "the lazy exports",
+    "emu/data/__init__.py": "the lazy exports",
     "tokenizers/emu_tokenizers/__init__.py": "the lazy exports",
     "emu/cli/commands.py": "the table of commands",
     "emu/configuration/objects.py": "import_object, for class paths that users give",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from emu.cli.line_problems import COMMAND_LINE, Problems
-from emu.data.tokenizing.named_files import names_of
+from emu.data.tokenizing.line_source import names_of
 from emu.data.tokenizing.records import state_of
 from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown
 from emu.pipeline import GenerationDefaults

@@ -19,20 +19,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad, add_option
-from emu.data.tokenizing import SourceOptions, document_reader, open_source
-from emu.data.tokenizing.encoding_processes import Encoding, LostProcess, usual_processes
-from emu.data.tokenizing.ranks import Rank
-from emu.data.tokenizing.shard_run import ShardRun
+from emu.cli.line_problems import add_option
+from emu.data.tokenizing import SourceOptions, line_source, open_source
+from emu.data.tokenizing.encoder_start import begin_loading, usual_processes
 from emu.data.tokenizing.source_options import ORDERS
-from emu.data.tokenizing.tokenizing_report import REPORT, stored_problems
-from emu.lines import LineProblem
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,57 +42,18 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--shard-size is {options.shard_size}; expected 1 or more")
     if options.processes is not None and options.processes < 1:
         raise ValueError(f"--processes is {options.processes}; expected 1 or more")
-    problems, rank = Problems(options.max_bad), Rank.from_environment()
     source = open_source(options.source, source_options(options))
     records = source.records()
     first = next(records, None)
     if first is None:
         raise ValueError(f"{options.source} has no documents")
-    encoding = Encoding(source, options.tokenizer, options.size, options.loss_on, options.device)
-    length = source.length
-    processes = options.processes or usual_processes(length, options.device)
-    bar = tqdm(total=length and -(-length // rank.size), unit="document", dynamic_ncols=True)
-    with bar, rank.holding(options.output, "emu tokenize"):
-        run = ShardRun(options.output, encoding, encoding.reader(), options.shard_size, rank, processes, bar.update)
+    processes = options.processes or usual_processes(source.length, options.device)
+    if processes > 1:
+        begin_loading()
+    # From here on torch is needed, which takes longer to load than many a source to encode: those processes load it meanwhile.
+    from emu.cli.tokenize_shards import write_shards
 
-        def report(number: int, found: list[LineProblem]) -> None:
-            for problem in found:
-                problems.add(problem)
-            problems.read(number)
-
-        run.report = report
-        closed = False
-        try:
-            closed = run.write(itertools.chain([first], records))
-        except TooManyBad as error:
-            print(error, file=sys.stderr)
-        except LostProcess as error:
-            print(f"emu tokenize: {error}", file=sys.stderr)
-            return 1
-        finally:
-            _write_problems(run, problems, closed)
-    _say(run, problems, closed)
-    return 1 if problems.num_bad else 0
-
-
-def _write_problems(run: ShardRun, problems: Problems, closed: bool) -> None:
-    """Write problems.jsonl: those of this run, or of all ranks where this was the last one."""
-    if run.rank.size == 1:
-        problems.write(run.output)
-    elif closed:
-        everyone = Problems(1.0, quiet=True)
-        for problem in stored_problems(run.output, run.num_shards):
-            everyone.add(problem)
-        everyone.write(run.output)
-
-
-def _say(run: ShardRun, problems: Problems, closed: bool) -> None:
-    seen = f"; see {run.output / PROBLEMS}" if problems.num_bad else ""
-    print(f"{run.num_documents} documents in {run.output}, {problems.num_bad} bad lines{seen}")
-    if closed:
-        print(f"lengths, sizes and reconstructions: {run.output / REPORT}")
-    elif run.rank.size > 1:
-        print(f"rank {run.rank.number} is done; the last of the {run.rank.size} ranks closes the folder")
+    return write_shards(options, source, itertools.chain([first], records), processes)
 
 
 def source_options(options: argparse.Namespace) -> SourceOptions:
@@ -149,7 +103,7 @@ def _with_joined_size(words: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = (document_reader.__doc__ or "").partition("\n\n")[2]
+    lines = (line_source.__doc__ or "").partition("\n\n")[2]
     parser = argparse.ArgumentParser(
         prog="emu tokenize",
         description=f"{__doc__}\n{lines}",

@@ -11,8 +11,8 @@ from PIL import Image
 
 from emu.documents import CodeSegment
 from emu.modalities.base import Grid, Modality
-from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.transforms import to_image, to_pixels
+from emu_tokenizers.vision.coder import VisionCoder
 
 _META = re.compile(r"([1-9]\d{0,5})\*([1-9]\d{0,5})")
 
@@ -28,12 +28,12 @@ class ImageModality(Modality):
     def accepts(self, value: Any) -> bool:
         return isinstance(value, Image.Image)
 
-    def encode(self, value: Image.Image, codec: VisionTokenizer) -> CodeSegment:
+    def encode(self, value: Image.Image, codec: VisionCoder) -> CodeSegment:
         pixels = to_pixels(value).to(device=codec.device, dtype=codec.dtype)  # (3, H, W)
         return CodeSegment(self.name, codec.encode(pixels[None])[0].cpu())
 
     @torch.no_grad()
-    def decode(self, segment: CodeSegment, codec: VisionTokenizer) -> Image.Image:
+    def decode(self, segment: CodeSegment, codec: VisionCoder) -> Image.Image:
         return to_image(codec.decode(segment.codes[None].to(codec.device))[0])
 
     def meta_text(self, grid: Grid, meta: Mapping[str, Any]) -> str:
@@ -43,5 +43,5 @@ class ImageModality(Modality):
         match = _META.fullmatch(text)
         return ((int(match[1]), int(match[2])), {}) if match else None
 
-    def codebook_sizes(self, codec: VisionTokenizer) -> tuple[int, ...]:
+    def codebook_sizes(self, codec: VisionCoder) -> tuple[int, ...]:
         return codec.codebook_sizes

@@ -14,8 +14,8 @@ import torch
 
 from emu.documents import CodeSegment, Video
 from emu.modalities.base import Grid, Modality
-from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.transforms import to_frames, to_pixels
+from emu_tokenizers.vision.coder import VisionCoder
 
 _NUMBER = r"(\d{1,6}(?:\.\d+)?)"
 _META = re.compile(rf"([1-9]\d{{0,5}})\*([1-9]\d{{0,5}})\*([1-9]\d{{0,5}}) ([1-9]\d{{0,6}})f {_NUMBER}fps {_NUMBER}s")
@@ -32,13 +32,13 @@ class VideoModality(Modality):
     def accepts(self, value: Any) -> bool:
         return isinstance(value, Video)
 
-    def encode(self, value: Video, codec: VisionTokenizer) -> CodeSegment:
+    def encode(self, value: Video, codec: VisionCoder) -> CodeSegment:
         frames = torch.stack([to_pixels(frame) for frame in value.frames])  # (T, 3, H, W)
         codes = codec.encode(frames[None].to(device=codec.device, dtype=codec.dtype))[0].cpu()
         return CodeSegment(self.name, codes, {"frames": len(value), "fps": value.fps})
 
     @torch.no_grad()
-    def decode(self, segment: CodeSegment, codec: VisionTokenizer) -> Video:
+    def decode(self, segment: CodeSegment, codec: VisionCoder) -> Video:
         pixels = codec.decode(segment.codes[None].to(codec.device), frames=segment.meta["frames"])[0]  # (T, 3, H, W)
         return Video(to_frames(pixels), segment.meta["fps"])
 
@@ -56,5 +56,5 @@ class VideoModality(Modality):
         meta = {"frames": int(match[4]), "fps": int(fps) if fps.is_integer() else fps}
         return (int(match[1]), int(match[2]), int(match[3])), meta
 
-    def codebook_sizes(self, codec: VisionTokenizer) -> tuple[int, ...]:
+    def codebook_sizes(self, codec: VisionCoder) -> tuple[int, ...]:
         return codec.codebook_sizes

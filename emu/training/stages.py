@@ -21,7 +21,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from emu.data.tokenizing import SourceOptions, open_source
-from emu.data.tokenizing.encoding_processes import Encoding, usual_processes
+from emu.data.tokenizing.encoder_start import usual_processes
+from emu.data.tokenizing.encoding_processes import Encoding
 from emu.data.tokenizing.shard_run import ShardRun
 from emu.data.tokenizing.text_sample import TextSample, texts_of
 from emu.layouts import Emu3Layout

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "TextTokenizer": "emu_tokenizers.text",
-    "VisionTokenizer": "emu_tokenizers.vision",
-    "VisionTokenizerConfig": "emu_tokenizers.vision",
-    "VisionTokenizerOutput": "emu_tokenizers.vision",
+    "VisionTokenizer": "emu_tokenizers.vision.tokenizer",
+    "VisionTokenizerConfig": "emu_tokenizers.vision.config",
+    "VisionTokenizerOutput": "emu_tokenizers.vision.tokenizer",
 }
 
 __all__ = ["TextTokenizer", "VisionTokenizer", "VisionTokenizerConfig", "VisionTokenizerOutput"]

@@ -1,17 +1,4 @@
-"""Lines of a document file as tokenized documents.
-
-A line is a document, {"items": [...]}, whose items are, in order:
-
-    "text", or {"text": "Describe it.", "weight": 0}     weight of its loss; 0 for prompts
-    {"caption": "a red circle", "weight": 0.1}           text that training may leave out, for guidance; one per document
-    {"image": "cat.png"}                                 a picture file, named from where the document file lies
-    {"video": "clip.mp4", "fps": 8, "start": 0, "frames": 16}    a clip, or a part of it, at a rate
-    {"frames": ["0.png", "1.png"], "fps": 8}             a clip of pictures; one name is an animation or a folder of frames
-    {"boxes": [[0, 0, 15, 31]]}                          a value of any other modality that the tokenizer has
-
-Pictures, clips and other values may have a weight too. Or it is a conversation, {"messages": [{"role": "user", "content": ...},
-{"role": "assistant", "content": ...}]}, whose contents are a text or a list of items.
-"""
+"""Tables of documents as tokenized documents; `emu.data.tokenizing.line_source` says what a table holds."""
 
 from __future__ import annotations
 
@@ -27,7 +14,8 @@ from PIL import Image
 
 from emu.data.shards import TokenizedDocument
 from emu.data.tokenizing.conversations import check_messages, templated, weighted
-from emu.data.tokenizing.named_files import file_of, names_of, number_of, read_clip, read_picture
+from emu.data.tokenizing.line_source import names_of
+from emu.data.tokenizing.named_files import file_of, number_of, read_clip, read_picture
 from emu.data.tokenizing.picture_sizes import Sizing
 from emu.data.tokenizing.pixel_batches import Piece, PixelBatches
 from emu.documents import Text, TextSegment, Video

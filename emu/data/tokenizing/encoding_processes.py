@@ -19,13 +19,15 @@ import torch
 
 from emu.configuration import load_extensions
 from emu.data.tokenizing.document_reader import DocumentReader
+from emu.data.tokenizing.encoder_start import starting_context
 from emu.data.tokenizing.picture_sizes import parse_sizing
 from emu.data.tokenizing.records import Record, RecordSource
 from emu.data.tokenizing.windows import EncodedWindow, encode_window
+from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.tokenizer_folder import VISION
+from emu_tokenizers.vision.coder import VisionCoder
 
-SMALL = 1000
-"""Records for each further process: starting one takes seconds."""
 POLL = 0.5
 """Seconds between two looks at how far the processes are."""
 
@@ -58,7 +60,9 @@ class Encoding:
         Raises:
             FileNotFoundError, ValueError: they cannot be read, or the size does not fit them.
         """
-        tokenizer = MultimodalTokenizer.from_pretrained(self.tokenizer)
+        # The class that only encodes and decodes loads in half the time; codes and fingerprint are those of the other one.
+        own = any(modality.codec == VISION and modality.codec_class for modality in MODALITIES.values())
+        tokenizer = MultimodalTokenizer.from_pretrained(self.tokenizer, codecs={} if own else {VISION: VisionCoder})
         vision = tokenizer.vision
         if vision is not None:
             vision.eval().to(self.device)
@@ -93,14 +97,6 @@ Results = Iterator[tuple[WindowTask, EncodedWindow]]
 _EMPTY = EncodedWindow([], [])
 
 
-def usual_processes(length: int | None, device: str) -> int:
-    """As many processes as there are processors, fewer where the work is little; one for a graphics card."""
-    if length is None or device != "cpu":
-        return 1
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, length // SMALL))
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread: sums of floating point numbers depend on how they are divided up."""
@@ -130,7 +126,7 @@ def encode_in_processes(
     Raises:
         LostProcess: a process ended, e.g. killed for its memory; what was finished is kept.
     """
-    context = _context()
+    context = starting_context()
     counter = context.Value("Q", 0)
     pool = ProcessPoolExecutor(processes, context, _start, (encoding, counter))
     waiting: deque[tuple[WindowTask, Future[EncodedWindow] | None]] = deque()
@@ -166,16 +162,6 @@ def encode_in_processes(
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """How processes start: not as forks of this one, whose threads (of PyTorch, of Arrow) do not survive that."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, and shared by all: a process that encodes takes no time to start and little memory.
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 _WORKER: dict[str, Any] = {}

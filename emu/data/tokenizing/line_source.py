@@ -1,4 +1,17 @@
-"""Files of lines: documents and conversations as JSON, or plain text."""
+"""Files of lines: documents and conversations as JSON, or plain text.
+
+A line is a document, {"items": [...]}, whose items are, in order:
+
+    "text", or {"text": "Describe it.", "weight": 0}     weight of its loss; 0 for prompts
+    {"caption": "a red circle", "weight": 0.1}           text that training may leave out, for guidance; one per document
+    {"image": "cat.png"}                                 a picture file, named from where the document file lies
+    {"video": "clip.mp4", "fps": 8, "start": 0, "frames": 16}    a clip, or a part of it, at a rate
+    {"frames": ["0.png", "1.png"], "fps": 8}             a clip of pictures; one name is an animation or a folder of frames
+    {"boxes": [[0, 0, 15, 31]]}                          a value of any other modality that the tokenizer has
+
+Pictures, clips and other values may have a weight too. Or it is a conversation, {"messages": [{"role": "user", "content": ...},
+{"role": "assistant", "content": ...}]}, whose contents are a text or a list of items.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from emu.data.tokenizing.named_files import names_of
 from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import SourceOptions
 from emu.lines import BadLine, Line, Place, count_lines, read_lines
@@ -16,7 +28,7 @@ TEXT_SUFFIXES = frozenset({".txt", ".text", ".md"})
 
 
 class LineSource:
-    """A file, a pipe or standard input with one JSON document a line (see `emu.data.tokenizing.document_reader`).
+    """A file, a pipe or standard input with one JSON document a line, see above.
 
     Args:
         name: of the file; "-" is standard input.
@@ -80,6 +92,15 @@ class TextSource(LineSource):
     def read(self, record: Record) -> Mapping[str, Any]:
         """The line as a document of one text; errors as in `Line.text`."""
         return {"items": [_line(record).text()]}
+
+
+def names_of(item: Any) -> list[str]:
+    """What may be file names in an item: all its words but those of text."""
+    if not isinstance(item, Mapping):
+        return []
+    values = [value for key, value in item.items() if key not in ("text", "caption")]
+    listed = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return [value for value in listed if isinstance(value, str)]
 
 
 def _line(record: Record) -> Line:

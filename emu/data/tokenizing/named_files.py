@@ -83,15 +83,6 @@ def read_clip(item: Mapping[str, Any], folder: Path, size: Size | None = None, f
     return Video.open(files, fps=rate or fps, size=size)
 
 
-def names_of(item: Any) -> list[str]:
-    """What may be file names in an item: all its words but those of text."""
-    if not isinstance(item, Mapping):
-        return []
-    values = [value for key, value in item.items() if key not in ("text", "caption")]
-    listed = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    return [value for value in listed if isinstance(value, str)]
-
-
 def file_of(name: Any, folder: Path, key: str) -> Path:
     """The file of a name in a line, which stands under a key.
 

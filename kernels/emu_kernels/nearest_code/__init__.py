@@ -6,9 +6,12 @@ compared again in float64.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from emu_kernels.checks import FLOATS, check_like, check_not_empty, check_shape, check_tensor
+from emu_kernels.dispatch import without_autocast
+from emu_kernels.nearest_code.cpu import nearest_code_torch
 from emu_kernels.nearest_code.op import nearest_op
 
 
@@ -34,4 +37,10 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     check_not_empty("codebook", codebook, 0, "entries")
     check_shape("codebook", codebook, (codebook.shape[0], z.shape[1]), "the features of z")
     check_like("codebook", codebook, "z", z, same_dtype=True)
+    plain = type(z) is Tensor and z.device.type == "cpu"
+    if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # What the op does there, without its wrapper: the first call of a custom op loads the compiler, which takes more time than a folder
+        # of small pictures takes to be encoded.
+        with without_autocast(z):
+            return nearest_code_torch(z, codebook)
     return nearest_op(z, codebook)

@@ -1,8 +1,9 @@
 """A codebook that follows the latents by moving averages (EMA), its start by k-means, and codes that nothing uses.
 
-The moving averages are those of vector-quantize-pytorch's `Codebook`, whose state this module keeps and whose arithmetic
-it inherits. What that class does through tables of (vectors, codes) (distances, an int64 one-hot, the one-hot product) is
-done here by `nearest_code` and `index_add_`, so that 32,768 codes and more cost no table. And what bites in training is
+The moving averages are those of vector-quantize-pytorch's `Codebook`: its state and its arithmetic, which a test holds
+against the library. The class is written out here, since the library takes longer to load than a folder of pictures takes
+to become tokens. What it does through tables of (vectors, codes) (distances, an int64 one-hot, the one-hot product) is
+done by `nearest_code` and `index_add_`, so that 32,768 codes and more cost no table. And what bites in training is
 settled here: the k-means start happens on a training step only, dead codes are judged against the mean use (an absolute
 threshold kills every code when there are more codes than vectors), ranks agree whenever the process group was made, and
 random choices are a function of the number of updates, so that a resumed run draws the same ones.
@@ -13,14 +14,15 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
-from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+from torch import Tensor, nn
 
 from emu_kernels import nearest_code
 from emu_tokenizers.distributed import num_ranks, sum_over_ranks
 
 START_COUNT = 8.0
 """Use that a codebook without statistics starts with: enough steps to show which codes are alive."""
+SMOOTHING = 1e-5
+"""Rows that each code is given in addition when sums are divided by numbers."""
 
 
 def cluster_sums(rows: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -84,14 +86,31 @@ def check_rounds(kmeans_iters: int) -> None:
         raise ValueError(f"kmeans_iters is {kmeans_iters}; expected at least 0")
 
 
-class EmaCodebook(Codebook):
-    """The library's codebook without its tables: (N, D) rows, one codebook of K codes."""
+class EmaCodebook(nn.Module):
+    """One codebook of K codes, for rows (N, D).
+
+    Attributes:
+        embed: the codes, (1, K, D).
+        cluster_size, embed_avg: moving averages of the number (1, K) and of the sum (1, K, D) of each code's rows.
+        initted: whether the codes come from data.
+        num_updates: steps of the averages so far.
+    """
+
+    embed: Tensor
+    cluster_size: Tensor
+    embed_avg: Tensor
+    initted: Tensor
+    num_updates: Tensor
 
     def __init__(self, dim: int, size: int, decay: float, dead_code_ratio: float, kmeans_iters: int) -> None:
-        super().__init__(dim=dim, codebook_size=size, decay=decay, threshold_ema_dead_code=0, kmeans_init=False)
-        self.dead_code_ratio = dead_code_ratio
-        self.kmeans_iters = kmeans_iters
-        self.initted.fill_(kmeans_iters == 0)
+        super().__init__()
+        self.codebook_size, self.decay = size, decay
+        self.dead_code_ratio, self.kmeans_iters = dead_code_ratio, kmeans_iters
+        embed = nn.init.kaiming_uniform_(torch.empty(1, size, dim))
+        self.register_buffer("initted", torch.tensor(kmeans_iters == 0))
+        self.register_buffer("cluster_size", torch.ones(1, size))
+        self.register_buffer("embed_avg", embed.clone())
+        self.register_buffer("embed", embed)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.reset_statistics()
 
@@ -116,7 +135,10 @@ class EmaCodebook(Codebook):
         count, total = cluster_sums(rows, ids, self.codebook_size)
         self.cluster_size.lerp_(count.to(self.cluster_size)[None], 1 - self.decay)
         self.embed_avg.lerp_(total.to(self.embed_avg)[None], 1 - self.decay)
-        self.update_ema()
+        # Laplace smoothing keeps codes without rows from being divided by zero.
+        total_size = self.cluster_size.sum(dim=-1, keepdim=True)
+        smoothed = (self.cluster_size + SMOOTHING) / (total_size + self.codebook_size * SMOOTHING)
+        self.embed.copy_(self.embed_avg / (smoothed * total_size)[..., None])
         self.replace_dead(rows)
         self.num_updates += 1
 

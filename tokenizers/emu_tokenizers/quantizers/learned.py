@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from vector_quantize_pytorch import SimVQ
 
 from emu_kernels import nearest_code
 from emu_tokenizers.distributed import mean_over_ranks, sum_over_ranks
@@ -36,6 +35,10 @@ class SimQuantizer(DataStartedQuantizer):
         check_rounds(kmeans_iters)
         self.kmeans_iters = kmeans_iters
         self.initted.fill_(kmeans_iters == 0)
+        from vector_quantize_pytorch import (
+            SimVQ,  # takes a second and a half to load, which only this quantizer has to pay
+        )
+
         self.sim = SimVQ(embed_dim, codebook_size, rotation_trick=False)
 
     def start(self, rows: Tensor) -> None:

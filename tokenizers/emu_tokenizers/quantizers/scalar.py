@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ
 
 from emu_tokenizers.distributed import mean_over_ranks, num_ranks
 from emu_tokenizers.quantizers.base import DataStartedQuantizer, straight_through
@@ -97,6 +96,8 @@ class ScalarQuantizer(ProjectedQuantizer):
                 f"levels is {tuple(levels)}; expected numbers of at least 2 that multiply to codebook_size {codebook_size}"
             )
         super().__init__(embed_dim, (codebook_size,))
+        from vector_quantize_pytorch import FSQ  # loaded by the quantizers that need it: it takes a second and a half
+
         self.fsq = FSQ(list(levels), dim=embed_dim, preserve_symmetry=2 in levels)
 
     def projections(self) -> tuple[nn.Module, nn.Module]:
@@ -149,6 +150,8 @@ class BinaryQuantizer(ProjectedQuantizer):
         if codebook_size < 2 or codebook_size & (codebook_size - 1):
             raise ValueError(f"codebook_size is {codebook_size}; LFQ and BSQ need a power of two of at least 2")
         super().__init__(embed_dim, (codebook_size,) * num_codebooks)
+        from vector_quantize_pytorch import LFQ  # as above
+
         self.lfq = LFQ(dim=embed_dim, codebook_size=codebook_size, num_codebooks=num_codebooks, spherical=spherical)
         if spherical:
             self.lfq.maybe_l2norm = partial(F.normalize, dim=-1)
