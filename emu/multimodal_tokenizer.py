@@ -56,8 +56,8 @@ class MultimodalTokenizer:
         codecs: name -> tokenizer, `vision` among them.
 
     Raises:
-        ValueError: an unknown layout or modality, a codec that is missing or given twice, or a vocabulary that does not fit the tokenizers or
-            lacks a control.
+        ValueError: an unknown layout or modality, a codec that is missing or given twice, or a vocabulary that does not fit the tokenizers
+            or lacks a control.
     """
 
     def __init__(
