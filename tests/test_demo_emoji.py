@@ -40,7 +40,9 @@ def test_a_tenth_of_the_pairs_is_held_out_evenly_and_of_a_person_one_at_most(emo
     assert len(people) == 178 and all(list(tones) == list(TONES) for tones in people.values())
     held_out = [person_and_tone(emoji.captions[row]) for row in emoji.held_out]
     assert len(held_out) == 89 and len({name for name, _ in held_out}) == 89
-    assert max(Counter(tone for _, tone in held_out).values()) - min(Counter(tone for _, tone in held_out).values()) <= 1
+    assert (
+        max(Counter(tone for _, tone in held_out).values()) - min(Counter(tone for _, tone in held_out).values()) <= 1
+    )
 
 
 def test_captions_name_person_and_tone_both_ways():

@@ -17,8 +17,7 @@ import torch
 
 from emu.checkpoints.bundled import BUNDLED
 from emu.demo.pictures.emoji_report import EmojiReport
-from emu.demo.pictures.emoji_store import StoreEmoji
-from emu.demo.pictures.pictures_run import METRICS
+from emu.demo.pictures.pictures_run import METRICS, STORE
 from emu.pipeline import Emu
 
 NAME = "pictures"
@@ -47,8 +46,7 @@ def bundle(run: Path, folder: Path = BUNDLED / NAME) -> int:
         size = sum(file.stat().st_size for file in rounded.rglob("*") if file.is_file())
         if size > MOST_BYTES:
             raise ValueError(f"the model takes {size:,} bytes; expected {MOST_BYTES:,} at most, train a smaller one")
-        StoreEmoji().run(Path(name) / "store")
-        EmojiReport(str(rounded), str(Path(name) / "store")).run(Path(name) / "report")
+        EmojiReport(str(rounded), str(run / STORE)).run(Path(name) / "report")
         shutil.copy(Path(name) / "report" / METRICS, rounded / METRICS)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(rounded, folder)

@@ -96,19 +96,18 @@ def measure_recoloured(emu: Emu, judge: ToneJudge, each: int, seed: int) -> Meas
 
 
 def recoloured(emu: Emu, pictures: np.ndarray, words: Sequence[str], each: int, seed: int) -> np.ndarray:
-    """(N * each, H, W, 3) uint8: pictures (N, H, W, 3) drawn anew after the words."""
+    """(N * each, H, W, 3) uint8: pictures (N, H, W, 3) drawn anew after the words; guidance moves away from the picture without words."""
     tokenizer, engine = emu.tokenizer, Engine(emu.model, emu.tokenizer.layout)
     assert tokenizer.vision is not None
     grid = tuple(side // tokenizer.vision.spatial_factor for side in pictures.shape[1:3])
-    heads = [
-        tokenizer.prompt([Image.fromarray(one), text], "image", grid) for one, text in zip(pictures, words, strict=True)
-    ]
+    images = [Image.fromarray(picture) for picture in pictures]
+    heads = [tokenizer.prompt([image, text], "image", grid) for image, text in zip(images, words, strict=True)]
+    negatives = [tokenizer.prompt([image], "image", grid) for image in images]
     found = []
     for start in range(0, len(heads), BATCH):
-        part = heads[start : start + BATCH]
-        negative = [tokenizer.prompt([], "image", grid)] * len(part)
-        sampling = emu.defaults.sampling()
-        codes = engine.generate_grids(part, negative, "image", grid, sampling, seed=[seed] * len(part), streams=each)
+        part = slice(start, start + BATCH)
+        seeds, sampling = [seed] * len(heads[part]), emu.defaults.sampling()
+        codes = engine.generate_grids(heads[part], negatives[part], "image", grid, sampling, seed=seeds, streams=each)
         found += [tokenizer.decode_segment(CodeSegment("image", one.cpu())) for one in codes]
     return as_arrays(found)
 

@@ -14,6 +14,8 @@ from emu_tokenizers.files import read_json, write_file, write_json
 
 RECIPE = "demo-pictures"
 METRICS, PAGE = "metrics.json", "report.html"
+STORE = "1-pictures"
+"""The folder of the recipe's first stage."""
 REPORT_STAGE = f"{EmojiReport.__module__.rpartition('.')[0]}.{EmojiReport.__name__}"
 
 
