@@ -12,16 +12,12 @@ from emu.demo.pictures.emoji import person_and_tone, tone_words
 from emu.demo.pictures.emoji_documents import motions, tone_changes
 from emu.demo.pictures.motions import FPS, FRAMES, MOTIONS, clip_of, moves_as, moving_caption, undone
 from emu.demo.pictures.tone_judge import ToneJudge, share
-from emu.documents import CodeSegment
-from emu.generation import Engine
 from emu.own_data.picture_measures import Measured, describe, distances, measure_reconstruction, nearest_caption, small
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.pixels.metrics import psnr
 from emu_tokenizers.pixels.transforms import from_bytes
-
-BATCH = 16
 
 
 def as_arrays(images: Sequence[Image.Image]) -> np.ndarray:
@@ -96,20 +92,10 @@ def measure_recoloured(emu: Emu, judge: ToneJudge, each: int, seed: int) -> Meas
 
 
 def recoloured(emu: Emu, pictures: np.ndarray, words: Sequence[str], each: int, seed: int) -> np.ndarray:
-    """(N * each, H, W, 3) uint8: pictures (N, H, W, 3) drawn anew after the words; guidance moves away from the picture without words."""
-    tokenizer, engine = emu.tokenizer, Engine(emu.model, emu.tokenizer.layout)
-    assert tokenizer.vision is not None
-    grid = tuple(side // tokenizer.vision.spatial_factor for side in pictures.shape[1:3])
-    images = [Image.fromarray(picture) for picture in pictures]
-    heads = [tokenizer.prompt([image, text], "image", grid) for image, text in zip(images, words, strict=True)]
-    negatives = [tokenizer.prompt([image], "image", grid) for image in images]
-    found = []
-    for start in range(0, len(heads), BATCH):
-        part = slice(start, start + BATCH)
-        seeds, sampling = [seed] * len(heads[part]), emu.defaults.sampling()
-        codes = engine.generate_grids(heads[part], negatives[part], "image", grid, sampling, seed=seeds, streams=each)
-        found += [tokenizer.decode_segment(CodeSegment("image", one.cpu())) for one in codes]
-    return as_arrays(found)
+    """(N * each, H, W, 3) uint8: pictures (N, H, W, 3) uint8 drawn anew after the words."""
+    documents = [[picture, text] for picture, text in zip(pictures, words, strict=True)]
+    made = emu.generate_images(documents, size=pictures.shape[1:3], images_per_prompt=each, seed=seed)
+    return as_arrays([one.image for one in made])
 
 
 def measure_animated(emu: Emu, judge: ToneJudge, seed: int) -> Measured:
