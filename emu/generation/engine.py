@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 
 from emu.documents import Segment
 from emu.generation.decoding import decode_open
+from emu.generation.filling import PartialBlocks
 from emu.generation.grid_job import GridJob
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
-from emu.generation.limits import beyond_positions, check_whole, room_for_text, warn_caller
-from emu.generation.linear import TILE, LinearBackend
+from emu.generation.limits import check_whole, room_for_text
+from emu.generation.model_runner import ModelRunner
 from emu.generation.prompt_ids import (
     Prompts,
     begun_document,
@@ -27,18 +27,15 @@ from emu.generation.prompt_ids import (
     repeated,
 )
 from emu.generation.sampling import Keys, Sampling, make_keys
-from emu.generation.session import GenerationStats, Session
-from emu.generation.threads import threads_for
-from emu.generation.window_choice import FastestWindow, Window, check_window
-from emu.layouts import Layout
+from emu.generation.session import GenerationStats
+from emu.generation.window_choice import Window, check_window
 from emu.modalities import Grid
-from emu.model import EmuForCausalLM
 
 TEXT = Sampling()
 CODES = Sampling(guidance_scale=3.0, top_k=2048)
 
 
-class Engine:
+class Engine(ModelRunner):
     """Generates with one model and one layout.
 
     Args:
@@ -54,33 +51,6 @@ class Engine:
     Raises:
         ValueError: model and layout have vocabularies of unequal size.
     """
-
-    def __init__(
-        self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False, check_length: bool = True
-    ) -> None:
-        if model.config.vocab_size != layout.vocabulary.size:
-            raise ValueError(
-                f"the model has {model.config.vocab_size} ids, the layout's vocabulary {layout.vocabulary.size}; use those trained together"
-            )
-        self.model, self.layout, self.deterministic = model, layout, deterministic
-        self.check_length = check_length
-        self.last_stats: GenerationStats | None = None
-        self._linear: LinearBackend | None = None
-        self._windows = FastestWindow(model.device)
-
-    def __repr__(self) -> str:
-        return f"Engine({type(self.model).__name__}, {self.layout!r}, deterministic={self.deterministic})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
-        return {**self.__dict__, "_linear": None}
-
-    @property
-    def bytes_to_copy(self) -> int:
-        """Bytes of weights that the next call lays out anew for its products; they stay from then on."""
-        if self._linear is not None:
-            return 0
-        return LinearBackend(self.model, TILE if self.deterministic else None).bytes_to_copy
 
     @torch.no_grad()
     def generate_codes(
@@ -178,21 +148,72 @@ class Engine:
             template, grid, sampling, prompts, negatives, window=chosen, prefix_codes=prefix_codes, streams=each
         )
         keys = make_keys(seed, len(prompts), streams, self.model.device)
-        self._check_length(max(map(len, job.rows)) + job.room)
-        if job.schedule.steps:
-            seconds = self._run(job, keys, on_row)
-            if window == "auto":
-                self._windows.note(kind, job.window, seconds)
-        return job.codes
+        return self._codes_of(job, keys, kind if window == "auto" else None, on_row)
 
-    def _run(self, job: GridJob, keys: Keys, on_row: OnRow | None) -> float | None:
-        """Generate a block; returns how long it took, or None where that includes the preparation of the weights."""
+    @torch.no_grad()
+    def fill_codes(
+        self,
+        prompt_ids: Prompts,
+        codes: Tensor,
+        hidden: Tensor,
+        negative_ids: Prompts | None = None,
+        *,
+        modality: str | None = None,
+        guidance_scale: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int | None = 2048,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        streams: int | Sequence[int] = 1,
+        window: Window = 1,
+    ) -> Tensor:
+        """Generate the hidden cells of a block after each prompt; masks may differ from block to block.
+
+        Args:
+            prompt_ids, negative_ids: as for `generate_codes`; what is kept of the block is shown after each of them.
+            codes: (prompts, *grid) int64, or (1, *grid) for all of them; with a last axis where there are several codebooks.
+            hidden: (prompts, *grid) bool, or (1, *grid): the cells to be generated, whose codes are not read; there may be none.
+            modality, guidance_scale, temperature, top_k, top_p, seed, window: as for `generate_codes`.
+            streams: sequences per prompt, or a list with the stream of each prompt's only sequence.
+
+        Returns:
+            (prompts * streams, *grid) int64, with a last axis where there are several codebooks: kept cells as they were given.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit, or the vocabulary has no control for holes; before any work.
+            FloatingPointError: the model's logits hold NaN or infinity.
+        """
+        grid = tuple(torch.as_tensor(hidden).shape[1:])
+        modality = modality or modality_of(grid, self.layout)
+        sampling = Sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+        vocab_size = self.model.config.vocab_size
+        prompts = check_prompts(prompt_ids, vocab_size)
+        check_headers(prompts, self.layout, modality, grid)
+        negatives = negative_rows(prompts, negative_ids, self.layout, vocab_size) if sampling.guided else ()
+        each, window = check_whole("streams", streams, least=1) if isinstance(streams, int) else 1, check_window(window)
+        blocks = PartialBlocks.of(self.layout, self.layout.block(modality, grid), codes, hidden, len(prompts))
+        keys = make_keys(seed, len(prompts), streams, self.model.device)
+        if not (some := blocks.unfinished):
+            return blocks.filled(blocks.codes[:0], each)
+        kind = ("filled", modality, grid, sampling.guided, len(some) * each)
+        chosen = self._windows.pick(kind) if window == "auto" else window
+        job = blocks.job(sampling, prompts, negatives, window=chosen, streams=each)
+        drawn = self._codes_of(job, keys.of(some, each), kind if window == "auto" else None)
+        return blocks.filled(drawn, each)
+
+    def _codes_of(self, job: GridJob, keys: Keys, timed: tuple[Any, ...] | None, on_row: OnRow | None = None) -> Tensor:
+        """The codes of a job; its time is noted under the kind `timed` where windows are compared."""
+        self._check_length(max(map(len, job.rows)) + job.room)
+        if not job.schedule.steps:
+            return job.codes
         # The first call also packs the weights, which says nothing about the window.
         prepared, begun = self._linear is not None, self._windows.clock()
         with self._session(job.fed_first, job.guidance_rows, job.room) as session:
             job.run(session, keys, on_row)
             self.last_stats = session.stats(job.sequences, job.sequences * len(job.schedule.steps))
-        return self._windows.clock() - begun if prepared else None
+        if timed is not None and prepared:
+            self._windows.note(timed, job.window, self._windows.clock() - begun)
+        return job.codes
 
     @torch.no_grad()
     def generate_text(
@@ -326,32 +347,3 @@ class Engine:
             seconds = time.perf_counter() - begun
             self.last_stats = GenerationStats(1, writer.tokens, writer.passes, writer.tokens / writer.passes, seconds)
             yield segment
-
-    def _check_length(self, longest: int) -> None:
-        problem = beyond_positions(longest, self.model.config.max_position_embeddings)
-        if problem and self.check_length:
-            warn_caller(f"sequences of {problem}; expect poor results")
-
-    @contextmanager
-    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
-        if self._linear is None or not self._linear.is_current():
-            self._linear = LinearBackend(self.model, TILE if self.deterministic else None)
-        training = self.model.training
-        self.model.eval()
-        try:
-            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
-            with threads_for(self._work(sum(map(len, unique))), self.model.device):
-                session = Session(self.model, self._linear, rows, guidance_rows, room, by_row=self.deterministic)
-            with threads_for(self._work(len(rows)), self.model.device):
-                yield session
-                session.logits_seen.check()
-        finally:
-            self.model.train(training)
-
-    def _work(self, tokens: int) -> int:
-        """Multiply-adds of the largest product of a pass over N tokens of all rows together."""
-        config, ranges = self.model.config, self.layout.vocabulary.ranges.values()
-        widest = max([2 * config.intermediate_size, *(count for _, count in ranges)])  # gate and up are one product
-        # A pass over few rows waits for the weights as long as it would take to multiply some more. Tiles have as many rows in any batch,
-        # and so their products as many threads: results must not depend on the batch.
-        return config.hidden_size * widest * (TILE if self.deterministic else max(TILE, tokens))

@@ -51,6 +51,13 @@ class Keys:
     seed: Tensor
     stream: Tensor
 
+    def of(self, prompts: Sequence[int], streams: int) -> Keys:
+        """Those of some prompts, which have `streams` sequences each."""
+        rows = torch.tensor(
+            [number * streams + k for number in prompts for k in range(streams)], device=self.seed.device
+        )
+        return Keys(self.seed[rows], self.stream[rows])
+
     def draw(self, logits: Tensor, sampling: Sampling, position: int | Tensor, draw: int = 0) -> Tensor:
         """Logits (G, B, K), G guidance rows, -> offsets (B,) int64; `position` counts the tokens after the prompt."""
         place = position if isinstance(position, Tensor) else torch.full_like(self.seed, position)

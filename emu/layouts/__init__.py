@@ -6,7 +6,7 @@ from emu.layouts.cursor import Cursor
 from emu.layouts.emu3 import Emu3Layout
 from emu.layouts.emu35 import Emu35Layout
 from emu.layouts.grammar import FREE, BlockTemplate, grid_template
-from emu.layouts.infill import hidden_template, hide
+from emu.layouts.infill import hidden_places, hidden_template, hide
 from emu.layouts.layout import Layout
 from emu.layouts.meta_text import MetaTextLayout
 from emu_tokenizers.registry import Registry
@@ -27,6 +27,7 @@ __all__ = [
     "Layout",
     "MetaTextLayout",
     "grid_template",
+    "hidden_places",
     "hidden_template",
     "hide",
     "register",

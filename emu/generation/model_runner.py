@@ -1,0 +1,77 @@
+"""A model made ready to run: its weights packed, its rows in sessions, the threads that a pass is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from emu.generation.limits import beyond_positions, warn_caller
+from emu.generation.linear import TILE, LinearBackend
+from emu.generation.session import GenerationStats, Session
+from emu.generation.threads import threads_for
+from emu.generation.window_choice import FastestWindow
+from emu.layouts import Layout
+from emu.model import EmuForCausalLM
+
+
+class ModelRunner:
+    """Opens sessions of one model and one layout; see `Engine` for the arguments and errors."""
+
+    def __init__(
+        self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False, check_length: bool = True
+    ) -> None:
+        if model.config.vocab_size != layout.vocabulary.size:
+            raise ValueError(
+                f"the model has {model.config.vocab_size} ids, the layout's vocabulary {layout.vocabulary.size}; use those trained together"
+            )
+        self.model, self.layout, self.deterministic = model, layout, deterministic
+        self.check_length = check_length
+        self.last_stats: GenerationStats | None = None
+        self._linear: LinearBackend | None = None
+        self._windows = FastestWindow(model.device)
+
+    def __repr__(self) -> str:
+        return f"Engine({type(self.model).__name__}, {self.layout!r}, deterministic={self.deterministic})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made of the weights: it belongs to this process and to this very model, and is made again."""
+        return {**self.__dict__, "_linear": None}
+
+    @property
+    def bytes_to_copy(self) -> int:
+        """Bytes of weights that the next call lays out anew for its products; they stay from then on."""
+        if self._linear is not None:
+            return 0
+        return LinearBackend(self.model, TILE if self.deterministic else None).bytes_to_copy
+
+    def _check_length(self, longest: int) -> None:
+        problem = beyond_positions(longest, self.model.config.max_position_embeddings)
+        if problem and self.check_length:
+            warn_caller(f"sequences of {problem}; expect poor results")
+
+    @contextmanager
+    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
+        if self._linear is None or not self._linear.is_current():
+            self._linear = LinearBackend(self.model, TILE if self.deterministic else None)
+        training = self.model.training
+        self.model.eval()
+        try:
+            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
+            with threads_for(self._work(sum(map(len, unique))), self.model.device):
+                session = Session(self.model, self._linear, rows, guidance_rows, room, by_row=self.deterministic)
+            with threads_for(self._work(len(rows)), self.model.device):
+                yield session
+                session.logits_seen.check()
+        finally:
+            self.model.train(training)
+
+    def _work(self, tokens: int) -> int:
+        """Multiply-adds of the largest product of a pass over N tokens of all rows together."""
+        config, ranges = self.model.config, self.layout.vocabulary.ranges.values()
+        widest = max([2 * config.intermediate_size, *(count for _, count in ranges)])  # gate and up are one product
+        # A pass over few rows waits for the weights as long as it would take to multiply some more. Tiles have as many rows in any batch,
+        # and so their products as many threads: results must not depend on the batch.
+        return config.hidden_size * widest * (TILE if self.deterministic else max(TILE, tokens))
