@@ -5,7 +5,8 @@ A task is named by the kinds of content it reads and writes, in their order of f
     text_to_image  image_to_text  image_to_image  text_to_video  video_to_text  image_to_video  image_and_text_to_image  ...
 
 What nothing stands before is `unconditional_image`, `unconditional_video`, ..., and for text `text_continuation`. Whoever writes a clip
-continues one too: `video_continuation` stands beside each task that writes one. A kind is "text" or the name of a registered modality.
+continues one too: `video_continuation` stands beside each task that writes one. Filling in hidden cells of a picture or a clip, whatever
+stands before it, is `image_infill` or `video_infill`. A kind is "text" or the name of a registered modality.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def task_name(given: Iterable[str], written: str) -> str:
     if not runs:
         return "text_continuation" if written == TEXT else f"unconditional_{written}"
     return f"{'_and_'.join(dict.fromkeys(runs))}_to_{written}"
+
+
+def infill_task(written: str) -> str:
+    """The task of filling in hidden cells of a block of this kind, e.g. "image_infill"."""
+    return f"{written}_infill"
 
 
 def tasks_of(kinds: Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from emu.data.document_sources import DocumentSource
+from emu.data.infilling import with_infill
 from emu.data.loader import EvaluationLoader, PackedLoader, StepLoader, row_length_problems
 from emu.data.mixture import Mixture, counts_per_step, mixture_problems
 from emu.data.rows import row_length_hint
+from emu.layouts import Layout
 from emu.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class MixtureDataModule(LightningDataModule, ABC):
         steps_per_epoch: optimizer steps of an epoch; only paces validation.
         validation_documents: how many documents validation packs together.
         num_workers: processes that prepare steps ahead.
+        infill: share of the training documents in which cells of the last picture or clip are hidden and written after the others, so that
+            the model learns to fill them in; see `emu/data/infilling.py`. The vocabulary needs the control `hole`.
 
     Attributes:
         sources_take_long: whether making the sources is work of its own, so that wrong numbers are reported before it; otherwise all
@@ -52,6 +56,7 @@ class MixtureDataModule(LightningDataModule, ABC):
         steps_per_epoch: int = 1000,
         validation_documents: int = 32,
         num_workers: int = 0,
+        infill: float = 0.0,
     ) -> None:
         super().__init__()
         self.documents_per_step = counts_per_step(documents_per_step, shares)
@@ -60,6 +65,7 @@ class MixtureDataModule(LightningDataModule, ABC):
         self.steps_per_epoch = steps_per_epoch
         self.validation_documents = validation_documents
         self.num_workers = num_workers
+        self.infill = infill
         self._training: Mapping[str, DocumentSource] | None = None
         self._validation: Mapping[str, DocumentSource] | None = None
 
@@ -73,6 +79,11 @@ class MixtureDataModule(LightningDataModule, ABC):
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
         """The table that the ids of the documents belong to."""
+
+    @property
+    def document_layout(self) -> Layout | None:
+        """The layout that the documents are written in, which `infill` needs; None where it is not known."""
+        return None
 
     @abstractmethod
     def training_sources(self) -> Mapping[str, DocumentSource]:
@@ -106,6 +117,8 @@ class MixtureDataModule(LightningDataModule, ABC):
         for name, least in (("row_length", 1), ("steps_per_epoch", 1), ("validation_documents", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 found.append(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if not 0 <= self.infill <= 1:
+            found.append(f"infill is {self.infill}; expected a share in [0, 1]")
         return found
 
     def source_problems(self) -> list[str]:
@@ -157,8 +170,18 @@ class MixtureDataModule(LightningDataModule, ABC):
 
     def _training_sources(self) -> Mapping[str, DocumentSource]:
         if self._training is None:
-            self._training = self.training_sources()
+            self._training = self._with_infill(self.training_sources())
         return self._training
+
+    def _with_infill(self, sources: Mapping[str, DocumentSource]) -> Mapping[str, DocumentSource]:
+        if not self.infill:
+            return sources
+        layout = self.document_layout
+        if layout is None:
+            raise ValueError(
+                f"infill is {self.infill}, and how the documents are written is not known; name data.tokenizer"
+            )
+        return with_infill(sources, layout, self.infill, self.row_length)
 
     def _validation_sources(self) -> Mapping[str, DocumentSource]:
         if self._validation is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,13 +14,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from emu.data.block_mixture import BlockMixture, block_problems
 from emu.data.datamodule import MixtureDataModule
 from emu.data.document_sources import DocumentSource, MeasuredSource
+from emu.data.infilling import InfillShards
 from emu.data.loader import StepLoader
 from emu.data.mixing_weights import weight_problems
 from emu.data.row_loader import RowLoader
 from emu.data.shards import TokenShards, differing, what_is_trained
+from emu.layouts import Layout
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.stopping import say
+from emu.trained import infill_task
 from emu.vocabulary import Vocabulary
 
 log = logging.getLogger("emu")
@@ -50,7 +54,7 @@ class ShardData(MixtureDataModule):
         generation: settings that are written beside the trained model for whoever draws with it, by the names of `emu.json`:
             `{guidance_scale: 3.0}`; those left out are the library's.
         verify: check every byte of the shards before the first step; otherwise each mebibyte is checked when it is read first.
-        options: see `MixtureDataModule`: seed, steps_per_epoch, validation_documents, num_workers.
+        options: see `MixtureDataModule`: seed, steps_per_epoch, validation_documents, num_workers, infill.
     """
 
     def __init__(
@@ -91,6 +95,11 @@ class ShardData(MixtureDataModule):
     def vocabulary(self) -> Vocabulary:
         """That of the first source; `source_problems` reports others that have another."""
         return next(iter(self._opened().values())).vocabulary
+
+    @property
+    def document_layout(self) -> Layout | None:
+        """See `MixtureDataModule`."""
+        return None if self.tokenizer is None else self._tokenizer.layout
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """The shards to train on."""
@@ -195,8 +204,13 @@ class ShardData(MixtureDataModule):
         tokenizer = self._tokenizer
         tokenizer.save_pretrained(folder)
         factors = {} if tokenizer.vision is None else {"vision": tokenizer.vision.spatial_factor}
-        sources = [source for source in self._training_sources().values() if isinstance(source, TokenShards)]
-        trained, frequent = what_is_trained(sources, factors)
+        sources = self._training_sources().values()
+        trained, frequent = what_is_trained([_shards(source) for source in sources], factors)
+        filled = [source for source in sources if isinstance(source, InfillShards)]
+        if filled:
+            tasks = dict.fromkeys(infill_task(name) for source in filled for name in source.modalities)
+            longest = max(source.max_length or 0 for source in filled)
+            trained = replace(trained, tasks=(*trained.tasks, *tasks), context=longest)
         write_settings(folder, {**frequent, **self.generation}, tokenizer.fingerprints, trained)
 
     @cached_property
@@ -245,7 +259,12 @@ class ShardData(MixtureDataModule):
 
     def _opened(self) -> dict[str, TokenShards]:
         opened = {**self._training_sources(), **{f"validation {k}": v for k, v in self._validation_sources().items()}}
-        return {name: source for name, source in opened.items() if isinstance(source, TokenShards)}
+        return {name: _shards(source) for name, source in opened.items()}
+
+
+def _shards(source: DocumentSource) -> TokenShards:
+    """The token shards that documents come from."""
+    return source.source if isinstance(source, InfillShards) else cast(TokenShards, source)
 
 
 @rank_zero_only

@@ -65,6 +65,31 @@ def make_pieces(shard: Shard, row_length: int, cut: bool) -> Pieces:
     return Pieces(rows, int(is_long.sum()), left_out, blocks)
 
 
+def last_kinds(shard: Shard, chosen: np.ndarray, pieces: Pieces | None) -> np.ndarray:
+    """(n,) int64: the last segment of each document, or piece, that is of a chosen kind; the number of its kind, -1 without any.
+
+    Args:
+        shard: whose segments are known.
+        chosen: (kinds,) bool.
+        pieces: what is read in place of the documents.
+    """
+    counts = np.diff(shard.span_starts)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    (places,) = np.nonzero(chosen[shard.spans[:, 2]]) if len(shard.spans) else (np.empty(0, np.int64),)
+    last = np.full(len(counts), -1)
+    np.maximum.at(last, owners[places], places)
+    if pieces is not None:
+        document, start, stop = (pieces.rows[:, column] for column in (0, 2, 3))
+        last = last[document]
+        for row in np.flatnonzero((start > 0) | (stop < np.diff(shard.starts)[document])).tolist():
+            first, end = shard.span_starts[document[row] : document[row] + 2].tolist()
+            within = places[(places >= first) & (places < end)]
+            within = within[(shard.spans[within, 0] >= start[row]) & (shard.spans[within, 0] < stop[row])]
+            last[row] = within[-1] if len(within) else -1
+    kinds = np.append(shard.spans[:, 2].astype(np.int64), -1)
+    return kinds[last]
+
+
 def _cut(shard: Shard, number: int, row_length: int) -> tuple[list[tuple[int, ...]], int]:
     """(rows of `Pieces` for one document, blocks left out)."""
     spans = shard.spans[shard.span_starts[number] : shard.span_starts[number + 1]].astype(np.int64)

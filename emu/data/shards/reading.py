@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from emu.data.shards.checksums import DamagedShards, json_digest
-from emu.data.shards.pieces import LONG_DOCUMENTS, Pieces, make_pieces
+from emu.data.shards.pieces import LONG_DOCUMENTS, Pieces, last_kinds, make_pieces
 from emu.data.shards.shard import Shard
 from emu.data.shards.shard_folder import open_shard, read_manifest
 from emu.documents import TokenDocument
@@ -139,6 +139,33 @@ class TokenShards:
                 none = np.zeros(len(shard.starts) - 1, np.int32)
                 droppable.append(none if shard.captions is None else shard.captions[:, 1])
         return self.lengths().astype(np.int32), np.concatenate([np.empty(0, np.int32), *droppable]).astype(np.int32)
+
+    def last_blocks(self, modalities: Sequence[str]) -> tuple[list[tuple[str, tuple[int, ...]]], np.ndarray]:
+        """The last block of codes of each document.
+
+        Args:
+            modalities: names of those whose blocks count.
+
+        Returns:
+            Kinds of blocks (modality, grid), and (len(self),) int64 the number of each document's kind, -1 without a block.
+
+        Raises:
+            ValueError: the folder does not say where segments lie; other errors as in `document`.
+        """
+        numbers: dict[tuple[str, tuple[int, ...]], int] = {}
+        found = [np.empty(0, np.int64)]
+        for number, shard in enumerate(self.open_shards()):
+            if not shard.has_segments:
+                raise ValueError(
+                    f"{self.folder} does not say where the pictures of its documents lie; rewrite it with emu shards merge --tokenizer"
+                )
+            of_kind = [
+                numbers.setdefault((kind.modality, kind.grid), len(numbers)) if kind.modality in modalities else -1
+                for kind in shard.kinds
+            ]
+            last = last_kinds(shard, np.array(of_kind, np.int64) >= 0, self.pieces.get(number))
+            found.append(np.array([*of_kind, -1], np.int64)[last])
+        return list(numbers), np.concatenate(found)
 
     def count_longer(self, length: int) -> int:
         """Number of the documents of the folder that have more tokens."""
