@@ -48,7 +48,9 @@ class FastestWindow:
         untimed = [window for window in CANDIDATES if window not in timed]
         return untimed[0] if untimed else min(CANDIDATES, key=lambda window: timed[window])
 
-    def note(self, kind: Hashable, window: int, seconds: float) -> None:
-        """Remember how long work of this kind took; the shortest time counts."""
+    def note(self, kind: Hashable, window: int, seconds: float | None) -> None:
+        """Remember how long work of this kind took; the shortest time counts, and None does not."""
+        if seconds is None:
+            return
         timed = self._seconds.setdefault(kind, {})
         timed[window] = min(seconds, timed.get(window, seconds))
