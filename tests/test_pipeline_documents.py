@@ -208,7 +208,7 @@ def test_what_is_wrong_is_found_before_the_first_is_drawn(tiny_emu, given):
         (lambda emu: emu.edit_images([], "a"), "0 pictures and 1 prompts"),
         (lambda emu: emu.edit_images(picture(), ["a", 3]), "prompt 1 is int"),
         (lambda emu: emu.edit_images(clip(), "a"), "a picture is Video"),
-        (lambda emu: emu.edit_images(picture(), "a", mask=picture()), "not trained to fill in"),
+        (lambda emu: emu.edit_images(picture(), "a", mask=picture()), "not trained for image_infill"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_with_what_to_do(tiny_emu, given, call, message):

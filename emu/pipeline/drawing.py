@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from PIL import Image
-
 from emu.generation.limits import check_whole
 from emu.generation.window_choice import Window, check_window
 from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
-from emu.pipeline.edit_documents import edit_documents, edit_sizes
-from emu.pipeline.first_frames import Clip, each_beginning
+from emu.pipeline.first_frames import Clip, each_clip
 from emu.pipeline.grid_drawing import GridDrawing, told_of
 from emu.pipeline.grid_requests import GridRequest, RequestReader, clip_grid, with_streams
 from emu.pipeline.output_sizes import SizeLike, sizes_of
@@ -61,6 +58,7 @@ class VideoOptions(DrawingOptions, total=False):
     frames: int | None
     fps: float | None
     first_frames: Clip | Sequence[Clip] | None
+    last_frames: Clip | Sequence[Clip] | None
     videos_per_prompt: int
 
 
@@ -144,37 +142,6 @@ class DrawingEmu(StoredEmu):
         made = drawing.made(with_streams(requests, streams), progress=progress)
         return (ImageResult(block.value, block.codes, *told_of(block, about), model) for block in made)
 
-    def edit_images(
-        self,
-        pictures: Any,
-        prompts: str | Sequence[str],
-        mask: Image.Image | None = None,
-        **options: Unpack[ImageOptions],
-    ) -> list[ImageResult]:
-        """Draw pictures anew as words say: `emu.edit_images(picture, "make it red")`.
-
-        Without a mask it is short for `generate_images([[picture, prompt], ...])`, at the size of the picture.
-
-        Args:
-            pictures: a picture (PIL image, path or uint8 array (H, W, 3)) for all prompts, or a list of one for each prompt; in that list
-                several pictures that one prompt is about are a list of their own.
-            prompts: what to do, one for all pictures or one each.
-            mask: where to draw, for models that were trained to fill in.
-            options: as of `iter_images`.
-
-        Returns:
-            The new pictures, one for each pair.
-
-        Raises:
-            FileNotFoundError, TypeError, ValueError: as of `iter_images`, or as many pictures as prompts were expected.
-        """
-        if mask is not None:
-            raise ValueError("this model was not trained to fill in; leave mask out to draw the whole picture anew")
-        documents = edit_documents(pictures, prompts)
-        if options.get("size") is None:
-            options["size"] = edit_sizes(documents, self.tokenizer, self.defaults.size)
-        return self.generate_images(documents, **options)
-
     def generate_videos(self, prompts: Prompts, **options: Unpack[VideoOptions]) -> list[VideoResult]:
         """Make clips from words, from pictures, or from the beginning of a clip: `emu.generate_videos("a ball", frames=16, fps=8)`.
 
@@ -193,6 +160,7 @@ class DrawingEmu(StoredEmu):
         frames: int | None = None,
         fps: float | None = None,
         first_frames: Clip | Sequence[Clip] | None = None,
+        last_frames: Clip | Sequence[Clip] | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
         temperature: float | None = None,
@@ -210,19 +178,20 @@ class DrawingEmu(StoredEmu):
         """Make clips, one after another; memory does not grow with their number.
 
         Args:
-            frames: length of the clips, first frames included.
+            frames: length of the clips, first and last frames included.
             fps: frames a second.
             first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3), a `Video`, or the path of a video, a
                 picture or a folder of frames (brought to the rate and size of the clip); or a list of those, one per prompt. One picture
                 is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's temporal factor): where the
                 frames do not fill the last group, the last one is repeated.
+            last_frames: how every clip ends, given likewise, for models that were trained to fill in; what lies between is drawn.
             videos_per_prompt, others: as in `iter_images`.
 
         Returns:
             An iterator over the clips of the first prompt, then those of the second, ...
 
         Raises:
-            FileNotFoundError: there is no such file of first frames, or no such picture.
+            FileNotFoundError: there is no such file of first or last frames, or no such picture.
             TypeError, ValueError: an argument is invalid, or the model was not trained for this; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: the memory does not hold a single clip.
@@ -240,7 +209,7 @@ class DrawingEmu(StoredEmu):
         streams = check_whole("videos_per_prompt", videos_per_prompt, least=1)
         meta = {"frames": settings.frames, "fps": settings.fps}
         requests = self._requests(
-            "video", documents, size, seed, settings, meta=meta, first_frames=first_frames, strict=strict
+            "video", documents, size, seed, settings, meta=meta, given=(first_frames, last_frames), strict=strict
         )
         drawing = self._drawing(requests, settings, window, batch_size, memory, deterministic)
         about, model = self._about(drawing, settings, ("frames", "fps", *SAMPLING)), self.model_name
@@ -301,20 +270,23 @@ class DrawingEmu(StoredEmu):
         settings: GenerationDefaults,
         *,
         meta: Mapping[str, Any] | None = None,
-        first_frames: Any = None,
+        given: tuple[Any, Any] = (None, None),
         strict: bool,
     ) -> list[GridRequest]:
-        """A block after each document; what is wrong with a call is found here, before work starts."""
+        """A block after each document, between given frames where there are any; what is wrong with a call is found here, before work."""
         count, sizes = len(documents), list[Size | None]()
-        seeds, beginnings = check_seeds(seed, count), each_beginning(first_frames, count)
+        seeds = check_seeds(seed, count)
+        beginnings, endings = (
+            each_clip(*one, count) for one in zip(("first_frames", "last_frames"), given, strict=True)
+        )
         positions = self.model.config.max_position_embeddings
         reader = RequestReader(self.tokenizer, self.trained, positions, modality, settings, meta or {})
-        if first_frames is None:
+        if all(frames is None for frames in given):
             sizes += self._sizes(size, count)
             reader.check_tasks(documents)
         else:
             sizes += [None] * count if size is None else self._sizes(size, count)
-        asked = zip(documents, sizes, seeds, beginnings, strict=True)
+        asked = zip(documents, sizes, seeds, beginnings, endings, strict=True)
         requests = [reader.read(*one) for one in asked]
         warn_beyond_training(
             self.trained,

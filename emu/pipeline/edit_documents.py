@@ -56,18 +56,29 @@ def _size_of(picture: Any, tokenizer: MultimodalTokenizer, usual: Size | None) -
     factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
     if isinstance(picture, CodeSegment):
         return picture.codes.shape[0] * factor, picture.codes.shape[1] * factor
-    if isinstance(picture, str | os.PathLike):
-        if usual is not None and tokenizer.resize is None:
-            return usual
-        picture = open_image(picture)
-        if tokenizer.resize is None:
-            height, width = (max(1, round(side / factor)) * factor for side in (picture.height, picture.width))
-            return height, width
-    if isinstance(picture, np.ndarray) and picture.ndim == 3:
-        picture = Image.fromarray(picture)
-    if not isinstance(picture, Image.Image):
-        raise TypeError(
-            f"a picture is {type(picture).__name__}; expected a PIL image, a path or a uint8 array (H, W, 3)"
-        )
-    image = to_rgb(picture) if tokenizer.resize is None else tokenizer.resize(picture)
+    is_file = isinstance(picture, str | os.PathLike)
+    if is_file and usual is not None and tokenizer.resize is None:
+        return usual
+    image = as_picture(picture)
+    if is_file and tokenizer.resize is None:
+        height, width = (max(1, round(side / factor)) * factor for side in (image.height, image.width))
+        return height, width
+    image = image if tokenizer.resize is None else tokenizer.resize(image)
     return image.height, image.width
+
+
+def as_picture(picture: Any) -> Image.Image:
+    """A picture as users give it, upright and in RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError, ValueError: it is no picture.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return open_image(picture)
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[-1] == 3:
+        return Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        shown = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise TypeError(f"a picture is {shown}; expected a PIL image, a path or a uint8 array (H, W, 3)")
+    return to_rgb(picture)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from emu.generation import Sampling
 from emu.generation.limits import check_whole, room_for_text
-from emu.pipeline.drawing import DrawingEmu
+from emu.pipeline.editing import EditingEmu
 from emu.pipeline.grid_requests import clip_grid
 from emu.pipeline.next_headers import headers_after
 from emu.pipeline.prompt_documents import kinds_of
@@ -20,7 +20,7 @@ from emu.pipeline.vision_work import cells_of, vision_threads
 from emu.trained import task_name
 
 
-class Emu(DrawingEmu):
+class Emu(EditingEmu):
     """Model, tokenizers and generation defaults, with a method for each job.
 
     Args:

@@ -1,12 +1,14 @@
-"""How a clip begins: its first frames, brought to its size and rate, as codes."""
+"""How a clip begins and ends: its first and last frames, brought to its size and rate, as codes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -18,29 +20,28 @@ from emu.pipeline.vision_work import cells_of, vision_threads
 Clip = Video | np.ndarray | Image.Image | Sequence[Image.Image] | str | os.PathLike
 
 
-def each_beginning(first_frames: Any, count: int) -> list[Clip | None]:
-    """How the clip of each of N prompts begins, not opened yet.
+def each_clip(name: str, given: Any, count: int) -> list[Clip | None]:
+    """The given frames of the clip of each of N prompts, not opened yet.
 
     Args:
-        first_frames: None, one clip for all prompts, or a list of one clip per prompt; a clip is a list of PIL images, a uint8 array
+        name: of the argument, for messages.
+        given: None, one clip for all prompts, or a list of one clip per prompt; a clip is a list of PIL images, a uint8 array
             (T, H, W, 3), a `Video`, or the path of a file or a folder of frames, and a single PIL image is a clip of one frame.
         count: N.
 
     Raises:
         ValueError: another number of clips than prompts.
     """
-    several = isinstance(first_frames, list | tuple) and len(first_frames) > 0
-    if not several or any(isinstance(item, Image.Image) for item in first_frames):
-        return [first_frames] * count
-    if len(first_frames) != count:
-        raise ValueError(
-            f"first_frames holds {len(first_frames)} clips for {count} prompts; give one clip, or one per prompt"
-        )
-    return list(first_frames)
+    several = isinstance(given, list | tuple) and len(given) > 0
+    if not several or any(isinstance(item, Image.Image) for item in given):
+        return [given] * count
+    if len(given) != count:
+        raise ValueError(f"{name} holds {len(given)} clips for {count} prompts; give one clip, or one per prompt")
+    return list(given)
 
 
 def opened(frames: Clip, settings: GenerationDefaults) -> Video:
-    """A beginning as a clip; a file is brought to the rate and size of the settings.
+    """Given frames as a clip; a file is brought to the rate and size of the settings.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -64,11 +65,7 @@ def codes_of_beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int,
     Raises:
         ValueError: the frames have another size, or leave nothing to generate.
     """
-    height, width = clip.frames.shape[1:3]
-    if (height, width) != tuple(size):
-        raise ValueError(
-            f"first_frames are {height}x{width}, the clip is {size[0]}x{size[1]}; resize them or change size"
-        )
+    _check_size("first_frames", clip, size)
     factor = tokenizer.vision.temporal_factor if tokenizer.vision is not None else 1
     given, all_of_them = -(-len(clip) // factor), -(-frames // factor)
     if given >= all_of_them:
@@ -80,3 +77,50 @@ def codes_of_beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int,
         (segment,) = tokenizer.segments(clip)
     assert isinstance(segment, CodeSegment)
     return segment.codes
+
+
+def clip_between(
+    tokenizer: MultimodalTokenizer, beginning: Video | None, ending: Video, frames: int, fps: float, size: Size
+) -> CodeSegment:
+    """A clip whose first and last frames are given and whose others are hidden.
+
+    Codes of a clip's end depend on what comes before it, which nobody knows yet: while it is encoded, the frames between hold still. Codes
+    stand for groups of frames: where the last frames do not fill their first group, their first one is repeated.
+
+    Args:
+        tokenizer: with a vision tokenizer.
+        beginning: its first frames, None where they are drawn too.
+        ending: its last frames.
+        frames, fps: length and rate of the clip.
+        size: its (height, width) in pixels.
+
+    Raises:
+        ValueError: the frames have another size, or leave nothing to generate.
+    """
+    first = np.empty((0, *ending.frames.shape[1:]), np.uint8) if beginning is None else beginning.frames
+    for name, clip in (("first_frames", beginning), ("last_frames", ending)):
+        if clip is not None:
+            _check_size(name, clip, size)
+    factor = tokenizer.vision.temporal_factor if tokenizer.vision is not None else 1
+    begun, ends = -(-len(first) // factor), max(0, frames - len(ending)) // factor
+    if begun >= ends:
+        raise ValueError(
+            f"first_frames and last_frames hold {len(first)} and {len(ending)} of {frames} frames, which leaves nothing to generate (codes "
+            f"stand for {factor} frames each); ask for more frames, or give fewer"
+        )
+    still = first[-1:] if len(first) else ending.frames[:1]
+    tail = np.repeat(ending.frames[:1], frames - len(ending) - ends * factor, axis=0)
+    between = np.repeat(still, ends * factor - len(first), axis=0)
+    whole = Video(np.concatenate([first, between, tail, ending.frames]), fps)
+    with vision_threads(tokenizer, cells_of(tokenizer, [whole])):
+        (segment,) = tokenizer.segments(whole)
+    assert isinstance(segment, CodeSegment)
+    hidden = torch.zeros(segment.codes.shape[:3], dtype=torch.bool)
+    hidden[begun:ends] = True
+    return replace(segment, hidden=hidden)
+
+
+def _check_size(name: str, clip: Video, size: Size) -> None:
+    height, width = clip.frames.shape[1:3]
+    if (height, width) != tuple(size):
+        raise ValueError(f"{name} are {height}x{width}, the clip is {size[0]}x{size[1]}; resize them or change size")

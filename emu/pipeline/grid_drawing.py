@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -57,17 +57,18 @@ class GridDrawing:
         """What blocks of one kind take; rows of a batch are as long as the longest."""
         guided = self.sampling.guided
         prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
-        return self.memory_of(requests[0].modality, requests[0].grid, prompt)
+        drawn = max(0 if one.hidden is None else int(one.hidden.sum()) for one in requests)
+        return self.memory_of(requests[0].modality, requests[0].grid, prompt, drawn)
 
-    def memory_of(self, modality: str, grid: Grid, prompt: int) -> DrawingMemory:
-        """What blocks of this modality and grid take after prompts of so many tokens."""
+    def memory_of(self, modality: str, grid: Grid, prompt: int, hidden: int = 0) -> DrawingMemory:
+        """What blocks of this modality and grid take after prompts of so many tokens, with N hidden cells where others are given."""
         model, template = self.engine.model, self.tokenizer.layout.block(modality, grid)
         sequence = drawing_memory(
             model.config,
             model.dtype,
             model.device,
-            prompt=prompt,
-            block=len(template),
+            prompt=prompt + (len(template) if hidden else 0),
+            block=1 + hidden * template.codebooks if hidden else len(template),
             candidates=int(template.count.max()),
             guided=self.sampling.guided,
             window=max(CANDIDATES) if self.window == "auto" else self.window,
@@ -131,16 +132,34 @@ class GridDrawing:
     def _drawn(self, batch: Sequence[GridRequest]) -> Tensor | None:
         """Codes of one batch, None where it is too large for the memory."""
         first = batch[0]
+        heads, negatives = [request.head for request in batch], [request.negative for request in batch]
+        given = None if first.given is None else torch.stack([_present(request.given) for request in batch])
+        noise: dict[str, Any] = {
+            "seed": [request.seed for request in batch],
+            "streams": [request.stream for request in batch],
+        }
+        sampling: dict[str, Any] = asdict(self.sampling)
         try:
+            if given is not None and first.hidden is not None:
+                hidden = torch.stack([_present(request.hidden) for request in batch])
+                return self.engine.fill_codes(
+                    heads,
+                    given,
+                    hidden,
+                    negatives,
+                    modality=first.modality,
+                    **sampling,
+                    **noise,
+                    window=self.window,
+                ).cpu()
             return self.engine.generate_grids(
-                [request.head for request in batch],
-                [request.negative for request in batch],
+                heads,
+                negatives,
                 first.modality,
                 first.grid,
                 self.sampling,
-                seed=[request.seed for request in batch],
-                streams=[request.stream for request in batch],
-                prefix_codes=None if first.given is None else torch.stack([_given(request) for request in batch]),
+                **noise,
+                prefix_codes=given,
                 window=self.window,
             ).cpu()
         except torch.OutOfMemoryError:
@@ -152,9 +171,9 @@ class GridDrawing:
         return None
 
 
-def _given(request: GridRequest) -> Tensor:
-    assert request.given is not None
-    return request.given
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None  # of blocks of one kind, all have it or none has
+    return tensor
 
 
 def told_of(block: Made, about: Mapping[str, Any]) -> tuple[str, int, dict[str, Any]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from emu.documents import Video
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.first_frames import Clip, codes_of_beginning, opened
+from emu.pipeline.first_frames import Clip, clip_between, codes_of_beginning, opened
 from emu.pipeline.prompt_documents import PromptDocument, prompt_ids
 from emu.pipeline.requests import GenerationDefaults, Size, check_size
-from emu.pipeline.trained_limits import block_tasks
+from emu.pipeline.trained_limits import block_tasks, check_infill
 from emu.trained import Trained
 from emu_tokenizers import VisionTokenizer
 
@@ -30,8 +31,10 @@ class GridRequest:
         meta: what the header states besides the grid.
         head: (n,) ids of the document and the header of the block.
         negative: the same for what guidance moves away from.
-        given: codes that the block begins with, (k, ...) along its slowest axis; None where it begins from nothing.
-        given_frames: frames of a clip that those codes stand for.
+        given: codes that the block begins with, (k, ...) along its slowest axis; None where it begins from nothing. Those of the whole grid
+            where cells of it are hidden.
+        hidden: bool (*grid), the cells to draw where the others are given; None for a block that is drawn in order.
+        first_frames, last_frames: how many frames of a clip are given.
         seed, stream: of its noise.
         tokens: of the whole sequence, the block included.
     """
@@ -44,7 +47,9 @@ class GridRequest:
     head: Tensor
     negative: Tensor
     given: Tensor | None
-    given_frames: int
+    hidden: Tensor | None
+    first_frames: int
+    last_frames: int
     seed: int
     stream: int
     tokens: int
@@ -52,14 +57,15 @@ class GridRequest:
     @property
     def kind(self) -> Hashable:
         """Blocks of one kind are drawn together."""
-        return self.grid, tuple(self.meta.items()), 0 if self.given is None else len(self.given)
+        return self.grid, tuple(self.meta.items()), 0 if self.given is None else len(self.given), self.hidden is None
 
     @property
     def about(self) -> dict[str, Any]:
         """What a result tells of it beside words and seed, of JSON's types."""
         document = self.document.told()
         told: dict[str, Any] = {} if document is None else {"document": document}
-        told |= {"first_frames": self.given_frames} if self.given_frames else {}
+        for name in ("first_frames", "last_frames"):
+            told |= {name: getattr(self, name)} if getattr(self, name) else {}
         return {"size": list(self.size), **told, "stream": self.stream}
 
 
@@ -99,30 +105,39 @@ class RequestReader:
     def check_tasks(self, documents: Sequence[PromptDocument], given_frames: int = 0) -> None:
         """Raise ValueError where the model was not trained to draw after one of some documents."""
         for document in documents:
-            self.trained.check_task(*block_tasks(document.kinds(self.tokenizer), self.modality, given_frames))
+            if document.partial is not None:
+                check_infill(self.trained, self.tokenizer, self.modality)
+            else:
+                self.trained.check_task(*block_tasks(document.kinds(self.tokenizer), self.modality, given_frames))
 
-    def read(self, document: PromptDocument, size: Size | None, seed: int, beginning: Clip | None) -> GridRequest:
+    def read(
+        self, document: PromptDocument, size: Size | None, seed: int, beginning: Clip | None, ending: Clip | None
+    ) -> GridRequest:
         """The block after one document.
 
         Args:
             document: what it is drawn after.
-            size: (height, width) in pixels; None for that of the beginning.
+            size: (height, width) in pixels; None for that of the given frames. A block with hidden cells has a size of its own.
             seed: of its noise.
-            beginning: how a clip begins, None for a block that begins from nothing.
+            beginning, ending: how a clip begins and ends, None where nothing is given.
 
         Raises:
-            FileNotFoundError: there is no such file of first frames.
+            FileNotFoundError: there is no such file of first or last frames.
             ValueError: a picture cannot be read or is of a size that the tokenizer refuses, or a document with pictures leaves no room
                 for the block.
             TypeError: an item is of no known kind.
         """
-        given = None if beginning is None else opened(beginning, self.settings.updated(size=size))
-        if given is not None:
-            self.check_tasks([document], len(given))
+        settings = self.settings.updated(size=size)
+        first, last = (None if clip is None else opened(clip, settings) for clip in (beginning, ending))
+        if last is not None:
+            check_infill(self.trained, self.tokenizer, self.modality)
+        elif first is not None:
+            self.check_tasks([document], len(first))
+        frames = first or last
         if size is None:
-            assert given is not None
-            size = check_size(given.frames.shape[1:3], self._factor)
-        codes = None if given is None else codes_of_beginning(self.tokenizer, given, self.settings.frames, size)
+            assert frames is not None
+            size = check_size(frames.frames.shape[1:3], self._factor)
+        codes, hidden, size = self._given(document, size, first, last)
         assert self.tokenizer.vision is not None
         rank = self.tokenizer.layout.modality(self.modality).rank
         grid = clip_grid(self.tokenizer.vision, size, self.settings.frames)[-rank:]
@@ -130,16 +145,52 @@ class RequestReader:
         head, negative = prompt_ids(
             self.tokenizer, items, self.settings.negative_prompt, self.modality, grid, self.meta
         )
-        tokens = max(len(head), len(negative)) + self._room(document, head, grid)
-        frames = 0 if given is None else len(given)
         return GridRequest(
-            document, size, self.modality, grid, self.meta, head, negative, codes, frames, seed, 0, tokens
+            document=document,
+            size=size,
+            modality=self.modality,
+            grid=grid,
+            meta=self.meta,
+            head=head,
+            negative=negative,
+            given=codes,
+            hidden=hidden,
+            first_frames=0 if first is None else len(first),
+            last_frames=0 if last is None else len(last),
+            seed=seed,
+            stream=0,
+            tokens=max(len(head), len(negative)) + self._room(document, head, grid, hidden),
         )
 
-    def _room(self, document: PromptDocument, head: Tensor, grid: Grid) -> int:
+    def _given(
+        self, document: PromptDocument, size: Size, first: Video | None, last: Video | None
+    ) -> tuple[Tensor | None, Tensor | None, Size]:
+        """Codes that are given of the block, the cells that are hidden among them, and its size; see `GridRequest`."""
+        frames, fps, partial = self.settings.frames, self.settings.fps, document.partial
+        if last is not None:
+            partial = clip_between(self.tokenizer, first, last, frames, fps, size)
+        if partial is None:
+            return None if first is None else codes_of_beginning(self.tokenizer, first, frames, size), None, size
+        assert partial.hidden is not None and self.tokenizer.vision is not None
+        height, width = (cells * self._factor for cells in partial.hidden.shape[-2:])
+        rank = self.tokenizer.layout.modality(self.modality).rank
+        grid = clip_grid(self.tokenizer.vision, (height, width), frames)[-rank:]
+        if (
+            partial.modality != self.modality
+            or tuple(partial.hidden.shape) != grid
+            or (first is not None and last is None)
+        ):
+            raise ValueError(
+                f"prompt {document.number} ends in a block of {partial.modality} of which {tuple(partial.hidden.shape)} cells are kept or "
+                f"hidden; expected one of {self.modality} of {grid} cells, and no first frames beside it"
+            )
+        return partial.codes, partial.hidden, (height, width)
+
+    def _room(self, document: PromptDocument, head: Tensor, grid: Grid, hidden: Tensor | None) -> int:
         """Tokens of the block; raises ValueError where a document with pictures leaves too few for it."""
-        block = len(self.tokenizer.layout.block(self.modality, grid))
-        if len(head) + block > self.positions and not document.is_text:
+        template = self.tokenizer.layout.block(self.modality, grid)
+        block = len(template) + (0 if hidden is None else 1 + int(hidden.sum()) * template.codebooks)
+        if len(head) + block > self.positions and not (document.is_text and hidden is None):
             raise ValueError(
                 f"prompt {document.number} has {len(head)} tokens and the {self.modality} to draw {block}, more than the model's "
                 f"{self.positions} positions; leave out some of its pictures, or make them or what is drawn smaller"

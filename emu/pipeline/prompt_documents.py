@@ -3,6 +3,7 @@
     "a red circle"                       words
     [picture, "make it red"]             a picture and words; several pictures; a clip
     [a, a_red, b]                        examples without words: what was done to a is done to b
+    ["a red circle", segment]            a `CodeSegment` with hidden cells comes last: they are drawn, after what stands before it
 
 Items are what training documents hold (`str`, PIL images, `Video`, segments, values of other modalities), and for convenience paths of
 pictures and clips and uint8 arrays. Their ids are those that training gave a document that begins so.
@@ -58,12 +59,23 @@ class PromptDocument:
         """Whether it holds words alone."""
         return all(isinstance(item, WORDS) for item in self.items)
 
+    @property
+    def partial(self) -> CodeSegment | None:
+        """The block of which cells are drawn, where the document ends in one."""
+        last = self.items[-1] if self.items else None
+        return last if isinstance(last, CodeSegment) and last.hidden is not None else None
+
+    @property
+    def before(self) -> tuple[Any, ...]:
+        """The items that stand before what is drawn."""
+        return self.items if self.partial is None else self.items[:-1]
+
     def kinds(self, tokenizer: MultimodalTokenizer) -> list[str]:
-        """The kind of each item, by the names of `emu.trained`; items of no known kind are left to the tokenizer to refuse."""
-        return kinds_of(tokenizer, self.items)
+        """The kind of each item before what is drawn, by the names of `emu.trained`; unknown ones are left to the tokenizer to refuse."""
+        return kinds_of(tokenizer, self.before)
 
     def segments(self, tokenizer: MultimodalTokenizer, settings: GenerationDefaults) -> list[str | Segment]:
-        """The items as prompts are rendered from: words as they are, pictures and clips as codes.
+        """The items before what is drawn, as prompts are rendered from: words as they are, pictures and clips as codes.
 
         Args:
             tokenizer: of the model.
@@ -74,7 +86,7 @@ class PromptDocument:
             TypeError: an item is of no known kind.
         """
         found: list[str | Segment] = []
-        for place, item in enumerate(self.items):
+        for place, item in enumerate(self.before):
             if isinstance(item, WORDS):
                 found.append(item.text if isinstance(item, Text) else item)
                 continue

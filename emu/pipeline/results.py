@@ -28,6 +28,7 @@ class ImageResult:
         seed: what its noise was keyed by.
         settings: everything else that it depends on, by the names of `Emu.generate_images`; of JSON's types.
         model: name and fingerprint of what made it.
+        decoded: what the codes decode to, where `image` has pixels of an edited picture; None where that is `image` itself.
     """
 
     image: Image.Image
@@ -36,6 +37,7 @@ class ImageResult:
     seed: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
+    decoded: Image.Image | None = None
 
     @property
     def about(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from emu.generation.limits import beyond_positions, warn_caller
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
-from emu.trained import SHOWN, TEXT, Trained, task_name
+from emu.trained import SHOWN, TEXT, Trained, infill_task, task_name
+from emu.vocabulary import HOLE
 
 
 def warn_beyond_training(
@@ -57,6 +58,17 @@ def block_tasks(kinds: Sequence[str], modality: str, given_frames: int) -> list[
         return [*(["image_to_video"] if given_frames == 1 else []), "video_continuation"]
     captioned = [] if TEXT in kinds else [[*kinds, TEXT], [TEXT, *kinds]]
     return [task_name(given, modality) for given in (kinds, *captioned)]
+
+
+def check_infill(trained: Trained, tokenizer: MultimodalTokenizer, modality: str) -> None:
+    """Raise ValueError where a model was not trained to fill in hidden cells of blocks of a modality."""
+    task = infill_task(modality)
+    trained.check_task(task)
+    if tokenizer.layout.hole is None:
+        raise ValueError(
+            f"the model was not trained for {task}: its vocabulary has no control {HOLE!r}; train one with "
+            f"MultimodalTokenizer(..., extra_controls=({HOLE!r},)) and data.infill"
+        )
 
 
 def next_tasks(tokenizer: MultimodalTokenizer, kinds: Sequence[str]) -> list[str]:

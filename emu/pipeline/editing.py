@@ -1,0 +1,83 @@
+"""The jobs of an `Emu` that change pictures: as words say, or where a mask says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from emu.pipeline.drawing import DrawingEmu, ImageOptions
+from emu.pipeline.edit_documents import edit_documents, edit_sizes
+from emu.pipeline.masked_pictures import MaskedPicture, each_mask
+from emu.pipeline.results import ImageResult
+from emu.pipeline.trained_limits import check_infill
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Mask = Image.Image | np.ndarray | str | os.PathLike
+
+
+class EditingEmu(DrawingEmu):
+    """The jobs that draw, and that change what was drawn."""
+
+    def edit_images(
+        self,
+        pictures: Any,
+        prompts: str | Sequence[str],
+        mask: Mask | Sequence[Mask] | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> list[ImageResult]:
+        """Draw pictures anew as words say: `emu.edit_images(picture, "make it red")`, or `mask=` where it is white.
+
+        Without a mask it is short for `generate_images([[picture, prompt], ...])`, at the size of the picture. With one, the cells that it
+        touches are filled in, and the prompt is a caption of the whole new picture; codes of the other cells, and pixels outside of the
+        mask, stay the picture's own. `ImageResult.decoded` is what the codes alone decode to.
+
+        Args:
+            pictures: a picture (PIL image, path or uint8 array (H, W, 3)) for all prompts, or a list of one for each prompt; in that list
+                several pictures that one prompt is about are a list of their own.
+            prompts: what to do, one for all pictures or one each.
+            mask: white or True where to draw anew, of the picture's size: a PIL image of mode "L" or "1", a path, or bool (H, W); or a list
+                of one for each pair. For models that were trained to fill in.
+            options: as of `iter_images`.
+
+        Returns:
+            The new pictures, `images_per_prompt` for each pair.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: as of `iter_images`, or numbers of pictures, prompts and masks, or sizes of a picture
+                and its mask, do not agree.
+        """
+        documents = edit_documents(pictures, prompts)
+        if mask is not None:
+            return self._filled(documents, mask, options)
+        if options.get("size") is None:
+            options["size"] = edit_sizes(documents, self.tokenizer, self.defaults.size)
+        return self.generate_images(documents, **options)
+
+    def _filled(self, documents: Sequence[Sequence[Any]], mask: Any, options: ImageOptions) -> list[ImageResult]:
+        """Pictures of documents [picture, caption], drawn anew where masks are white."""
+        check_infill(self.trained, self.tokenizer, "image")
+        if options.get("size") is not None:
+            raise ValueError("size is given beside a mask; a picture that is filled in keeps its own, so leave it out")
+        usual, masked = self.defaults.size, list[MaskedPicture]()
+        for number, (document, one) in enumerate(zip(documents, each_mask(mask, len(documents)), strict=True)):
+            if len(document) != 2:
+                raise ValueError(
+                    f"prompt {number} has {len(document) - 1} pictures beside a mask; give the one that is to be filled in"
+                )
+            masked.append(MaskedPicture.of(document[0], one, self.tokenizer, usual))
+        options["size"] = [picture.mask.shape for picture in masked]
+        drawn = self.generate_images(
+            [[document[1], picture.segment] for document, picture in zip(documents, masked, strict=True)], **options
+        )
+        each = len(drawn) // len(masked)
+        return [
+            replace(result, image=masked[number // each].over(result.image), decoded=result.image)
+            for number, result in enumerate(drawn)
+        ]
