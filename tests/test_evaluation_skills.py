@@ -13,6 +13,7 @@ from emu.evaluation.suites import Report
 from emu.evaluation.suites.calibration import figures_of
 from emu.evaluation.suites.worlds import SuiteOptions, trained_worlds
 from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, moving, shapes, standard_worlds
+from emu.worlds.moving import path_number
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.training_data import WORLDS_FILE
 
@@ -46,7 +47,7 @@ def test_a_ball_that_jumps_has_no_legal_path():
     clips = world.draw(0, 30).values("clip")
     colour, places = world.paths_of(clips)
     places[:, 2] = (places[:, 2] + 8) % 16
-    jumped = world._number(colour, places)
+    jumped = path_number(colour, places)
     skills = {skill.name: skill for skill in VIDEO_SKILLS}
     share = measure_skill(skills["legal path"], world, lambda task, captions, seed: jumped, 30)
     assert share.value == 0

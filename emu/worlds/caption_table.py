@@ -77,6 +77,7 @@ class CaptionTable:
     def __init__(self, rules: Sequence[Rule], words: Mapping[str, Sequence[str]], columns: Columns) -> None:
         self.rules = tuple(rules)
         self.words = {name: tuple(some) for name, some in words.items()}
+        self._num_scenes = len(next(iter(columns.values())))
         self._radices = [[len(self.words[name]) for name in rule.field_names] for rule in self.rules]
         sizes = [int(np.prod(radices, dtype=np.int64)) for radices in self._radices]
         # Captions are numbered rule after rule, and no two rules share a number even where their texts are equal.
@@ -94,7 +95,7 @@ class CaptionTable:
 
     def _number(self, rule: int, fields: Sequence[np.ndarray]) -> np.ndarray:
         """Numbers of captions: the words of the fields as digits of mixed radices, after all captions of earlier rules."""
-        number = np.zeros_like(np.asarray(fields[0]))
+        number = np.zeros(self._num_scenes, np.int64)
         for radix, field in zip(self._radices[rule], fields, strict=True):
             number = number * radix + field
         return number + self._first[rule]

@@ -8,17 +8,23 @@ show the same cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from emu.worlds import tiles
-from emu.worlds.caption_table import Rule
+from emu.worlds.caption_table import Columns, Rule
+from emu.worlds.table import Attribute
 from emu.worlds.tiles import COLOURS, LATTICE
 from emu.worlds.world import Task, World
 
 DIRECTIONS = ("up", "left", "down", "right")
 """In the order of left turns."""
 TURN_ODDS = 0.3
-_STEPS = np.array([(-1, 0), (0, -1), (1, 0), (0, 1)])  # (row, column) of each direction
+PICTURES_PER_SECOND = 4
+"""At which clips are shown whose captions say nothing of it."""
+STEPS = np.array([(-1, 0), (0, -1), (1, 0), (0, 1)])
+"""(row, column) of each direction."""
 _BALL = 0  # the tile of a ball is a large circle
 
 TASKS = (
@@ -33,51 +39,37 @@ RULES = (
 )
 
 
-class MovingWorld(World):
-    """The world of a rolling ball.
+class BallWorld(World):
+    """A world of clips of one ball; its variable "clip" numbers what clips show.
 
     Args:
-        num_steps: pictures of a clip, 3 or more.
+        num_steps: pictures of a clip.
         frames_per_step: frames that show each picture; the temporal factor of the tokenizer, so that a picture is one frame of codes.
-
-    Attributes:
-        places: (N, num_steps) int64 cells of each hidden state.
-
-    Raises:
-        ValueError: fewer than 3 or more than 8 steps, or no frame a step.
+        name, columns, probability, words, variables, tasks, held_out, attributes, rules: see `World`.
     """
 
-    def __init__(self, num_steps: int = 4, frames_per_step: int = 1) -> None:
-        if not 3 <= num_steps <= 8:
-            raise ValueError(f"num_steps is {num_steps}; this world has clips of 3 to 8 steps")
+    def __init__(
+        self,
+        num_steps: int,
+        frames_per_step: int,
+        name: str,
+        columns: Columns,
+        probability: np.ndarray,
+        rules: Sequence[Rule],
+        words: Mapping[str, Sequence[str]],
+        variables: Mapping[str, np.ndarray],
+        tasks: Sequence[Task],
+        held_out: np.ndarray | None = None,
+        attributes: Mapping[str, Mapping[str, Attribute]] | None = None,
+    ) -> None:
         if frames_per_step < 1:
             raise ValueError(f"frames_per_step is {frames_per_step}; expected 1 or more")
         self.num_steps, self.frames_per_step = num_steps, frames_per_step
-        num_turns = num_steps - 2
-        colour, direction, start, turns = (
-            some.ravel() for some in np.indices((len(COLOURS), len(DIRECTIONS), LATTICE**2, 2**num_turns))
-        )
-        turned = (turns[:, None] >> np.arange(num_turns)) & 1  # (N, num_turns)
-        odds = np.prod(np.where(turned == 1, TURN_ODDS, 1 - TURN_ODDS), axis=1)
-        self.places = roll(start, direction, turned)
-        clip = self._number(colour, self.places)
-        super().__init__(
-            f"moving-{num_steps}",
-            {"colour": colour, "direction": direction, "start": start},
-            odds / (len(COLOURS) * len(DIRECTIONS) * LATTICE**2),
-            RULES,
-            {"colour": COLOURS, "direction": DIRECTIONS},
-            variables={"clip": clip, "beginning": self._number(colour, self.places[:, :2])},
-            tasks=TASKS,
-            held_out=(colour == direction),
-            attributes={"clip": {"start": _by_clip(clip, start), "turns": _by_clip(clip, visible_turns(self.places))}},
-        )
+        super().__init__(name, columns, probability, rules, words, variables, tasks, held_out, attributes)
 
-    def _number(self, colour: np.ndarray, places: np.ndarray) -> np.ndarray:
-        number = colour
-        for step in range(places.shape[1]):
-            number = number * LATTICE**2 + places[:, step]
-        return number
+    def rates_of(self, clips: np.ndarray) -> np.ndarray:
+        """(n,) int64 pictures a second of numbers of the clip variable, or of its beginnings."""
+        return np.full(len(clips), PICTURES_PER_SECOND)
 
     def paths_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(colour (n,), places (n, num_steps)) of numbers of the clip variable."""
@@ -85,7 +77,7 @@ class MovingWorld(World):
         for _ in range(self.num_steps):
             rest, place = np.divmod(rest, LATTICE**2)
             places.append(place)
-        return rest, np.stack(places[::-1], axis=1)
+        return rest % len(COLOURS), np.stack(places[::-1], axis=1)
 
     def cells_of(self, clips: np.ndarray) -> np.ndarray:
         """(n, num_steps, 16) int64 tile of each cell at each step."""
@@ -129,7 +121,64 @@ class MovingWorld(World):
         steps = places.reshape(len(pixels), self.num_steps, self.frames_per_step)
         good &= (steps == steps[:, :, :1]).all(axis=(1, 2))
         colour = tiles.attributes_of(np.where(good, kinds[:, 0], balls[0]))[1]
-        return np.where(good, self._number(colour, steps[:, :, 0]), -1)
+        return np.where(good, path_number(colour, steps[:, :, 0]), -1)
+
+
+class MovingWorld(BallWorld):
+    """The world of a rolling ball.
+
+    Args:
+        num_steps: pictures of a clip, 3 or more.
+        frames_per_step: see `BallWorld`.
+
+    Attributes:
+        places: (N, num_steps) int64 cells of each hidden state.
+
+    Raises:
+        ValueError: fewer than 3 or more than 8 steps, or no frame a step.
+    """
+
+    def __init__(self, num_steps: int = 4, frames_per_step: int = 1) -> None:
+        if not 3 <= num_steps <= 8:
+            raise ValueError(f"num_steps is {num_steps}; this world has clips of 3 to 8 steps")
+        num_turns = num_steps - 2
+        colour, direction, start, turns = (
+            some.ravel() for some in np.indices((len(COLOURS), len(DIRECTIONS), LATTICE**2, 2**num_turns))
+        )
+        turned = turns_of(turns, num_turns)
+        self.places = roll(start, direction, turned)
+        clip = path_number(colour, self.places)
+        super().__init__(
+            num_steps,
+            frames_per_step,
+            f"moving-{num_steps}",
+            {"colour": colour, "direction": direction, "start": start},
+            turn_odds(turned) / (len(COLOURS) * len(DIRECTIONS) * LATTICE**2),
+            RULES,
+            {"colour": COLOURS, "direction": DIRECTIONS},
+            variables={"clip": clip, "beginning": path_number(colour, self.places[:, :2])},
+            tasks=TASKS,
+            held_out=(colour == direction),
+            attributes={"clip": {"start": by_clip(clip, start), "turns": by_clip(clip, visible_turns(self.places))}},
+        )
+
+
+def path_number(colour: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(n,) one number for a colour (n,) and cells (n, steps)."""
+    number = colour
+    for step in range(places.shape[1]):
+        number = number * LATTICE**2 + places[:, step]
+    return number
+
+
+def turns_of(numbers: np.ndarray, count: int) -> np.ndarray:
+    """(n, count) 0 or 1: the bits of numbers (n,), whether the ball turns before each later move."""
+    return (numbers[:, None] >> np.arange(count)) & 1
+
+
+def turn_odds(turned: np.ndarray) -> np.ndarray:
+    """(n,) odds of turns (n, count)."""
+    return np.prod(np.where(turned == 1, TURN_ODDS, 1 - TURN_ODDS), axis=1)
 
 
 def roll(start: np.ndarray, direction: np.ndarray, turned: np.ndarray) -> np.ndarray:
@@ -148,11 +197,11 @@ def roll(start: np.ndarray, direction: np.ndarray, turned: np.ndarray) -> np.nda
     for move in range(turned.shape[1] + 1):
         if move:  # the first move goes where the caption says, so that its words can be checked in the clip
             heading = (heading + turned[:, move - 1]) % 4
-        ahead = np.stack([y, x], 1) + _STEPS[heading]
+        ahead = np.stack([y, x], 1) + STEPS[heading]
         # Reversed rather than stopped: a ball that stood still would make clips of one place that no heading can be read from.
         outside = ((ahead < 0) | (ahead >= LATTICE)).any(axis=1)
         heading = np.where(outside, (heading + 2) % 4, heading)
-        y, x = y + _STEPS[heading, 0], x + _STEPS[heading, 1]
+        y, x = y + STEPS[heading, 0], x + STEPS[heading, 1]
         places.append(y * LATTICE + x)
     return np.stack(places, axis=1)
 
@@ -175,7 +224,7 @@ def is_path(places: np.ndarray) -> np.ndarray:
     return (np.abs(np.diff(y, axis=1)) + np.abs(np.diff(x, axis=1)) == 1).all(axis=1)
 
 
-def _by_clip(clip: np.ndarray, values: np.ndarray) -> np.ndarray:
+def by_clip(clip: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values of hidden states by number of the clip that shows them, -1 for numbers that no state shows."""
     table = np.full(clip.max() + 1, -1)
     table[clip] = values

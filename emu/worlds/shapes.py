@@ -14,8 +14,9 @@ import numpy as np
 from emu.randomness import key_of, uniforms
 from emu.worlds import tiles
 from emu.worlds.caption_table import Columns, Filling, Rule
+from emu.worlds.lattice import LatticeWorld, lattice_of
 from emu.worlds.tiles import COLOURS, LATTICE, SHAPES, SIZES
-from emu.worlds.world import Task, World
+from emu.worlds.world import Task
 
 NUM_BINS = 32
 """Bins along each side of a picture in which boxes are written."""
@@ -62,7 +63,7 @@ WORDS = {
 }
 
 
-class ShapesWorld(World):
+class ShapesWorld(LatticeWorld):
     """The world of one or of two objects.
 
     Args:
@@ -71,6 +72,7 @@ class ShapesWorld(World):
 
     Attributes:
         cells: (N, 16) int64 tile of each cell of each scene; the picture variable is the number of the scene.
+        kinds, places: (N, num_objects) int64 tile and cell of each object.
         boxes: (N, num_objects, 4) int64 first and last bin (y0, x0, y1, x1) of each object, in raster order of their cells.
 
     Raises:
@@ -81,10 +83,8 @@ class ShapesWorld(World):
         if num_objects not in (1, 2):
             raise ValueError(f"num_objects is {num_objects}; this world has scenes of 1 or 2 objects")
         self.num_objects = num_objects
-        columns, probability = _one_scenes() if num_objects == 1 else _two_scenes()
-        self.kinds, self.places = _objects(columns, num_objects)  # (N, num_objects) each
-        self.cells = np.zeros((len(probability), LATTICE**2), np.int64)
-        np.put_along_axis(self.cells, self.places, self.kinds, axis=1)
+        columns, probability = one_scenes() if num_objects == 1 else two_scenes()
+        self.kinds, self.places = objects_of(columns, num_objects)  # (N, num_objects) each
         self.boxes = _boxes(self.kinds, self.places)
         box_numbers = _box_number(self.boxes)
         super().__init__(
@@ -95,12 +95,10 @@ class ShapesWorld(World):
             WORDS,
             variables={"picture": np.arange(len(probability)), "boxes": box_numbers},
             tasks=TASKS,
-            held_out=_unseen(columns, num_objects) if unseen_kinds else _held_out_pairs(self.kinds),
+            held_out=_unseen(columns, num_objects) if unseen_kinds else held_out_pairs(self.kinds),
             attributes=self._attributes(columns, box_numbers),
+            cells=lattice_of(self.kinds, self.places),
         )
-        # Sorted once, so that grading searches: there are 43,200 scenes of two objects to compare each picture with.
-        self._scene_keys = self._keys(self.cells)
-        self._scene_order = np.argsort(self._scene_keys)
         self._box_rows = dict(zip(box_numbers.tolist(), range(len(box_numbers)), strict=True))
 
     def _attributes(self, columns: Columns, box_numbers: np.ndarray) -> dict[str, Mapping[str, np.ndarray]]:
@@ -121,26 +119,6 @@ class ShapesWorld(World):
             boxes[name][box_numbers] = picture[name]
         return {"picture": picture, "boxes": boxes}
 
-    def render(self, rows: np.ndarray, size: int = 32) -> np.ndarray:
-        """uint8 (n, size, size, 3) pictures of scenes; sizes are multiples of 32.
-
-        Raises:
-            ValueError: another size.
-        """
-        return tiles.draw(self.cells[rows], size)
-
-    def grade(self, pixels: np.ndarray) -> np.ndarray:
-        """(n,) int64 scenes that uint8 (n, size, size, 3) pictures show, -1 for none of this world.
-
-        Raises:
-            ValueError: pictures of another shape, type or size.
-        """
-        cells = tiles.read(pixels)
-        keys = self._keys(cells)
-        at = np.searchsorted(self._scene_keys, keys, sorter=self._scene_order).clip(max=len(self._scene_order) - 1)
-        rows = self._scene_order[at]
-        return np.where((self.cells[rows] == cells).all(axis=1), rows, -1)
-
     def read_boxes(self, boxes: np.ndarray) -> int:
         """Number of the boxes variable for (k, 4) bins, -1 where no scene of this world has such boxes."""
         boxes = np.asarray(boxes)
@@ -153,19 +131,9 @@ class ShapesWorld(World):
         """(num_objects, 4) int64 bins of a number of the boxes variable."""
         return self.boxes[self._box_rows[number]]
 
-    @staticmethod
-    def _keys(cells: np.ndarray) -> np.ndarray:
-        """(n,) first and last object of lattices and their cells, as one number: unique for lattices of one or two objects."""
-        filled = cells != tiles.EMPTY
-        first, last = filled.argmax(axis=1), LATTICE**2 - 1 - filled[:, ::-1].argmax(axis=1)
-        number = np.zeros(len(cells), np.int64)
-        for place in (first, last):
-            kind = np.take_along_axis(cells, place[:, None], axis=1)[:, 0]
-            number = (number * LATTICE**2 + place) * tiles.NUM_KINDS + kind
-        return number
 
-
-def _one_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
+def one_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Attributes (N,) of all scenes of one object, and their odds (N,)."""
     shape, colour, size, place = (
         some.ravel() for some in np.indices((len(SHAPES), len(COLOURS), len(SIZES), LATTICE**2))
     )
@@ -173,7 +141,8 @@ def _one_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
     return {"shape": shape, "colour": colour, "size": size, "place": place, "quadrant": _quadrant(place)}, odds
 
 
-def _two_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
+def two_scenes() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Attributes (N,) of all scenes of two objects, and their odds (N,)."""
     names = ("shape", "colour", "place", "shape2", "colour2", "place2")
     axes = np.indices((len(SHAPES), len(COLOURS), LATTICE**2) * 2).reshape(6, -1)
     columns = dict(zip(names, axes, strict=True))
@@ -192,7 +161,8 @@ def _quadrant(place: np.ndarray) -> np.ndarray:
     return (y >= LATTICE // 2) * 2 + (x >= LATTICE // 2)
 
 
-def _objects(columns: Columns, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
+def objects_of(columns: Columns, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tiles (N, num_objects), cells (N, num_objects)) of scenes."""
     if num_objects == 1:
         kinds = [tiles.kind_of(columns["shape"], columns["colour"], columns["size"])]
         return np.stack(kinds, 1), columns["place"][:, None]
@@ -222,8 +192,8 @@ def _box_number(boxes: np.ndarray) -> np.ndarray:
     return number
 
 
-def _held_out_pairs(kinds: np.ndarray) -> np.ndarray:
-    """Pairs of objects, whatever their places, of which a fixed tenth is never shown."""
+def held_out_pairs(kinds: np.ndarray) -> np.ndarray:
+    """(n,) bool whether tiles (n, k) are a pair that is never shown, a fixed tenth of all, in whatever places."""
     if kinds.shape[1] == 1:
         return np.zeros(len(kinds), bool)
     # By kinds alone and in either order, so that a held-out pair is unseen in every place and every wording.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
+
+Attribute: TypeAlias = np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""What may be tested of a target: its value by number of the target, int64, or (targets (n,), prompts (n,)) -> (n,) int64 where both are
+needed to tell it; -1 where there is no such thing."""
 
 
 class ConditionalTable:
@@ -40,12 +47,16 @@ class ConditionalTable:
         """(n,) float64 log2 P(target | given), -inf where impossible."""
         target, given = np.asarray(target, np.int64), np.asarray(given, np.int64)
         places = self._places(given)
+        at, found = self._pairs(target, given)
+        with np.errstate(divide="ignore"):  # log2(0) = -inf is the answer for impossible targets
+            return np.log2(np.where(found, self.joint[at], 0.0) / self.marginal[places])
+
+    def _pairs(self, target: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(where pairs stand (n,), whether they occur (n,))."""
         keys = given * self._radix + target
         at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
         # A target outside 0 .. radix - 1 would be taken for a pair of another prompt: -1 is what graders give for no scene at all.
-        found = (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
-        with np.errstate(divide="ignore"):  # log2(0) = -inf is the answer for impossible targets
-            return np.log2(np.where(found, self.joint[at], 0.0) / self.marginal[places])
+        return at, (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
 
     def entropy(self) -> float:
         """H(target | given) in bits."""
@@ -59,12 +70,20 @@ class ConditionalTable:
         span = slice(self._bounds[place], self._bounds[place + 1])
         return self.target[span], self.joint[span] / self.marginal[place]
 
-    def reduced(self, values: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """(n, number of values) odds of a function of the target, `values[target]`, for each prompt."""
-        width = int(values.max()) + 1
+    def rank(self, target: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n,) int64 place of each target among those that its prompt allows, in ascending order; -1 where it does not allow it."""
+        at, found = self._pairs(target, given)
+        return np.where(found, at - self._bounds[self._places(given)], -1)
+
+    def reduced(self, values: Attribute, given: np.ndarray) -> np.ndarray:
+        """(n, number of values) odds of an attribute of the target for each prompt; what has no value (-1) counts for none."""
         prompts, inverse = np.unique(given, return_inverse=True)  # thousands of samples share a few prompts
-        odds = np.zeros((len(prompts), width))
-        for i, prompt in enumerate(prompts.tolist()):
+        found = []
+        for prompt in prompts.tolist():
             targets, probability = self.outcomes(prompt)
-            odds[i] = np.bincount(values[targets], probability, minlength=width)
-        return odds[inverse]
+            seen = values(targets, np.full(len(targets), prompt)) if callable(values) else values[targets]
+            found.append((seen[seen >= 0], probability[seen >= 0]))
+        width = 1 + max(int(seen.max(initial=0)) for seen, _ in found)
+        if not callable(values):
+            width = int(values.max()) + 1
+        return np.stack([np.bincount(seen, odds, minlength=width) for seen, odds in found])[inverse]

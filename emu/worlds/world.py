@@ -16,7 +16,7 @@ import numpy as np
 
 from emu.randomness import key_of, uniforms
 from emu.worlds.caption_table import CaptionTable, Columns, Rule
-from emu.worlds.table import ConditionalTable
+from emu.worlds.table import Attribute, ConditionalTable
 
 TRAIN, HELD_OUT, COMBINATIONS = "train", "held_out", "combinations"
 SPLITS = (TRAIN, HELD_OUT, COMBINATIONS)
@@ -84,7 +84,7 @@ class World:
         variables: what documents show of a state, name -> (N,) int64; the variable "caption" is added.
         tasks: questions about the variables.
         held_out: (N,) bool, states that training never shows: the held-out combinations.
-        attributes: what of a target may be tested against its true odds: variable -> attribute -> (number of the target,) int64.
+        attributes: what of a target may be tested against its true odds: variable -> name -> attribute.
 
     Raises:
         ValueError: probabilities are negative or do not sum to one, lengths differ, or a task names an unknown variable.
@@ -100,7 +100,7 @@ class World:
         variables: Mapping[str, np.ndarray],
         tasks: Sequence[Task],
         held_out: np.ndarray | None = None,
-        attributes: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        attributes: Mapping[str, Mapping[str, Attribute]] | None = None,
     ) -> None:
         self.name = name
         self.columns = {key: np.asarray(column, np.int64) for key, column in columns.items()}
@@ -111,7 +111,9 @@ class World:
         self.variables = {key: np.asarray(value, np.int64) for key, value in variables.items()}
         self.variables["caption"] = self.captions.ids
         self.tasks = {task.name: task for task in tasks}
-        self.attributes = {variable: dict(some) for variable, some in (attributes or {}).items()}
+        self.attributes: dict[str, dict[str, Attribute]] = {
+            variable: dict(some) for variable, some in (attributes or {}).items()
+        }
         self.attributes.setdefault("caption", {"template": self.captions.rule_of(np.arange(len(self.captions)))})
         self._tables: dict[tuple[str, ...], ConditionalTable] = {}
 
@@ -269,7 +271,7 @@ class World:
             given: (n,) int64 numbers of the given variable.
 
         Returns:
-            (n, number of values) float64.
+            (n, number of values) float64; a row of zeros for prompts whose targets have no such attribute.
 
         Raises:
             ValueError: the target has no such attribute.
@@ -278,8 +280,8 @@ class World:
         values = self.attribute_of(question.target, attribute)
         return self.table(question.target, question.given).reduced(values, given)
 
-    def attribute_of(self, variable: str, attribute: str) -> np.ndarray:
-        """Values of an attribute by number of the variable.
+    def attribute_of(self, variable: str, attribute: str) -> Attribute:
+        """An attribute of a variable.
 
         Raises:
             ValueError: the variable has no such attribute.
@@ -290,6 +292,21 @@ class World:
                 f"{variable!r} of world {self.name!r} has no attribute {attribute!r}; it has {sorted(known)}"
             )
         return known[attribute]
+
+    def attribute_values(self, task: str, attribute: str, target: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """(n,) int64 values of an attribute of targets, -1 where a target has none; raises as `attribute_of` does."""
+        values = self.attribute_of(self.task(task).target, attribute)
+        if callable(values):
+            return np.where(target >= 0, values(np.maximum(target, 0), given), -1)
+        return np.where((target >= 0) & (target < len(values)), values[np.clip(target, 0, len(values) - 1)], -1)
+
+    def parts(self, variable: str, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """What a document shows for values of a variable, in order.
+
+        Returns:
+            (variable that has a form of its own: "caption", "picture", "clip" or "boxes"; its (n,) numbers) of each part.
+        """
+        return [(variable, numbers)]
 
     def render(self, rows: np.ndarray, size: int) -> np.ndarray:
         """uint8 pictures (n, size, size, 3) or clips (n, T, size, size, 3) of hidden states."""
