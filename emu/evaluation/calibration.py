@@ -188,8 +188,7 @@ def measure_attributes(
     target = np.asarray(sample(task, given, seed))
     if target.shape != given.shape:
         raise ValueError(f"{n} prompts gave samples of shape {target.shape}; expected one each")
-    legal = np.isfinite(world.log2_probability(task, target, given))
-    return [_test(world, task, name, odds_of[name], target, legal) for name in attributes]
+    return [attribute_test(world, task, name, given, target) for name in attributes]
 
 
 def attribute_problems(
@@ -232,22 +231,34 @@ def _prompts(
     return given, {name: world.attribute_odds(task, name, given) for name in attributes}
 
 
-def _test(
-    world: World, task: str, name: str, truth: np.ndarray, target: np.ndarray, legal: np.ndarray
-) -> AttributeTest:
-    """Test the values of an attribute among targets (n,) against their true odds (n, values)."""
-    values = world.attribute_of(world.task(task).target, name)
-    width = truth.shape[1]
-    value = np.where((target >= 0) & (target < len(values)), values[np.clip(target, 0, len(values) - 1)], -1)
+def attribute_test(world: World, task: str, name: str, given: np.ndarray, target: np.ndarray) -> AttributeTest:
+    """Test an attribute of answers to prompts against its true odds.
+
+    Args:
+        world: where the prompts come from.
+        task: name of the task.
+        name: of the attribute, see `World.attributes`.
+        given: (n,) int64 prompts.
+        target: (n,) int64 answers, -1 for what no scene of the world looks like.
+
+    Raises:
+        TooFewAnswers: almost nothing of it is a possible answer.
+    """
+    truth = world.attribute_odds(task, name, given)
+    legal = np.isfinite(world.log2_probability(task, target, given))
+    value, width = world.attribute_values(task, name, target, given), truth.shape[1]
     # Impossible values say that an answer is wrong, which `legal` counts; the test asks how the possible ones are distributed.
-    shown = (value >= 0) & (truth[np.arange(len(truth)), np.maximum(value, 0)] > 0)
+    shown = (value >= 0) & (value < width)
+    shown[shown] = truth[np.flatnonzero(shown), value[shown]] > 0
     counted, prompts, groups = np.zeros(width), np.zeros(width), []
     # Prompts of equal odds are one group of a chi-square test: single prompts come too rarely for tests of their own.
     odds_of_group, member = np.unique(truth.round(ODDS_DIGITS), axis=0, return_inverse=True)
     for number, odds in enumerate(odds_of_group):
+        if (odds > 0).sum() < 2:
+            continue
         odds = odds / odds.sum()  # rounding took the sum away from 1
         some = (member.ravel() == number) & shown
-        if (odds > 0).sum() < 2 or some.sum() < samples_needed(odds):
+        if some.sum() < samples_needed(odds):
             continue
         counts = np.bincount(value[some], minlength=width)
         groups.append((counts, odds))

@@ -90,12 +90,11 @@ class ModelSample:
         self.batch_size = batch_size
 
     def __call__(self, task: str, given: np.ndarray, seed: int) -> np.ndarray:
-        answers = [
-            self._batch(task, given[start : start + self.batch_size], start, seed)
-            for start in range(0, len(given), self.batch_size)
-        ]
-        target = self.documents.world.task(task).target
-        return np.concatenate([self.documents.read(target, some) for some in answers])
+        found = []
+        for start in range(0, len(given), self.batch_size):
+            some = given[start : start + self.batch_size]
+            found.append(self.documents.read(task, self._batch(task, some, start, seed), some))
+        return np.concatenate(found)
 
     def codes(self, task: str, given: np.ndarray, seed: int) -> Tensor:
         """(n, *grid) generated codes of a task whose target is not text."""

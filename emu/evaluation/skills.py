@@ -165,7 +165,6 @@ def guidance_sweep(
     if n < 160:
         raise ValueError(f"{n} samples are too few to measure the diversity of 16 places; 160 are needed")
     captions = world.draw(seed, n, HELD_OUT, rules=["plain"]).values("caption")
-    place = world.attribute_of("picture", "place")
     points = []
     for scale in scales:
         varied = ModelSample(
@@ -173,7 +172,8 @@ def guidance_sweep(
         )
         answers = varied("text-to-image", captions, seed)
         right = allowed(world, answers, captions)
-        counts = np.bincount(place[answers[right]], minlength=16)
+        places = world.attribute_values("text-to-image", "place", answers[right], captions[right])
+        counts = np.bincount(places, minlength=16)
         # The entropy of a sample is too low by about (values - 1) / 2n nats; without right pictures there is nothing to measure.
         odds = counts[counts > 0] / max(1, counts.sum())
         entropy = float(-(odds * np.log2(odds)).sum()) + (len(odds) - 1) / (2 * max(1, counts.sum()) * np.log(2))

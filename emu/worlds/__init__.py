@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 
 from emu.worlds.caption_table import CaptionTable, Filling, Rule
@@ -48,9 +48,9 @@ def fills(num_objects: int = 1) -> FillWorld:
 
 
 @cache
-def rates(frames_per_step: int = 1) -> RateWorld:
+def rates() -> RateWorld:
     """The world of a ball at three rates, built once; see `RateWorld`."""
-    return RateWorld(frames_per_step)
+    return RateWorld()
 
 
 MORE_WORLDS: Registry[Callable[[], World]] = Registry(
@@ -71,6 +71,12 @@ register = MORE_WORLDS.register
 def standard_worlds(unseen_kinds: bool = False, frames_per_step: int = 1) -> dict[str, World]:
     """The three worlds that recipes train on and suites grade, by the names that their tables use."""
     return {"one": shapes(1, unseen_kinds), "two": shapes(2, unseen_kinds), "moving": moving(4, frames_per_step)}
+
+
+def worlds_of(names: Iterable[str], unseen_kinds: bool = False) -> dict[str, World]:
+    """The three standard worlds and those of `MORE_WORLDS` among the names; unknown names are left out."""
+    more = {name: make() for name, make in MORE_WORLDS.items() if name in set(names)}
+    return standard_worlds(unseen_kinds) | more
 
 
 __all__ = [
@@ -102,4 +108,5 @@ __all__ = [
     "register",
     "shapes",
     "standard_worlds",
+    "worlds_of",
 ]

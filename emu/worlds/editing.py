@@ -1,9 +1,9 @@
 """Pictures edited by words: a picture, an instruction, and what may come of it.
 
-Of one object, "it": recolour, move by one cell, move elsewhere (any other cell, each as likely), enlarge, add another object (any free cell,
-each as likely; large with probability .3), remove. Of two, "the red circle": recolour in a colour that neither has, move by one cell, enlarge,
-remove, remove one of the two (either, as likely). Everything that an instruction does not speak of stays. The two objects of a picture
-differ in shape and in colour, as in the world of two objects, and the pairs that are held out there are held out here.
+Of one object, "it": recolour, move by one cell, move elsewhere (any other cell, each as likely), enlarge, add another object (in any free
+cell, each as likely; large with probability .3), remove. Of two, "the red circle": recolour in a colour that neither has, move by one cell,
+enlarge, remove, remove one of the two (either, as likely). Everything that an instruction does not speak of stays. The two objects of a
+picture differ in shape and in colour, as in the world of two objects, and the pairs that are held out there are held out here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emu.worlds import tiles
-from emu.worlds.caption_table import Columns, Rule
+from emu.worlds.caption_table import Rule
 from emu.worlds.lattice import NOTHING, RequestWorld, lattice_of, object_keys, objects_of_keys
 from emu.worlds.moving import DIRECTIONS, STEPS
 from emu.worlds.shapes import LARGE_ODDS, held_out_pairs, objects_of, one_scenes, two_scenes
@@ -113,7 +113,11 @@ class EditWorld(RequestWorld):
     def _change(self, edited: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tiles (n, 16) of the picture that is edited, (n, 16) bool cells that were filled anew, (n, 16) bool that were emptied)."""
         before, after = self.cells[self.sources_of("edit", given)], self.cells[edited]
-        return before, (before == tiles.EMPTY) & (after != tiles.EMPTY), (before != tiles.EMPTY) & (after == tiles.EMPTY)
+        return (
+            before,
+            (before == tiles.EMPTY) & (after != tiles.EMPTY),
+            (before != tiles.EMPTY) & (after == tiles.EMPTY),
+        )
 
     def _new_place(self, edited: np.ndarray, given: np.ndarray) -> np.ndarray:
         """Rank among the free cells of the one that was filled: every free cell is as likely, whatever else the picture shows."""
@@ -230,7 +234,9 @@ def enlarge(kinds: np.ndarray, places: np.ndarray) -> Requests:
     parts = []
     for i in range(kinds.shape[1]):
         some = np.flatnonzero(tiles.attributes_of(kinds[:, i])[2] == 0)
-        parts.append((some, _name(kinds, i, some), object_keys(_replaced(kinds, i, kinds[:, i] + 1)[some], places[some])))
+        parts.append(
+            (some, _name(kinds, i, some), object_keys(_replaced(kinds, i, kinds[:, i] + 1)[some], places[some]))
+        )
     return _gather(parts, len(kinds))
 
 

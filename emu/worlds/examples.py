@@ -1,9 +1,9 @@
 """Pictures edited by example, without words: what was done to one picture is to be done to another.
 
-A document shows a picture, the same after one of eight edits (made red, green or blue; moved by one cell up, left, down or right; enlarged),
-and a second picture; the answer is the second picture after the same edit. All second pictures allow all edits: their object is small, yellow,
-purple or cyan, and stands in one of the four inner cells. So the edit cannot be guessed from them: without the example each of the eight is as
-likely.
+A document shows a picture, the same after one of eight edits (made red, green or blue; moved by one cell up, left, down or right;
+enlarged), and a second picture; the answer is the second picture after the same edit. All second pictures allow all edits: their object is
+small, yellow, purple or cyan, and stands in one of the four inner cells. So the edit cannot be guessed from them: without the example each of
+the eight is as likely.
 """
 
 from __future__ import annotations

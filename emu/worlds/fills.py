@@ -17,6 +17,8 @@ from emu.worlds.tiles import LATTICE
 from emu.worlds.world import Task
 
 TASKS = (Task("fill", "request", "picture"),)
+REST = "rest"
+"""The variable that shows a picture with hidden cells."""
 HIDING = 3.0
 """How much likelier a rectangle that hides an object is than one that does not."""
 ONE_RULES = (Rule("named", 0.7, "a {colour} {shape}"), Rule("unnamed", 0.3, "one object"))
@@ -51,7 +53,7 @@ class FillWorld(RequestWorld):
         captions = CaptionTable(rules, WORDS, shown)
         rest, first = _rests(cells, hidden)
         self._num_captions, self._num_objects = len(captions), num_objects
-        self._hidden, self._rests = hidden[rectangle[first]], np.where(hidden[rectangle[first]], 0, cells[scene[first]])
+        self._hidden, self._completed = hidden[rectangle[first]], scene[first]
         self.kinds = tuple(f"{rule.name}, {count} hidden" for rule in rules for count in range(num_objects + 1))
         super().__init__(
             f"fill-{num_objects}",
@@ -70,7 +72,7 @@ class FillWorld(RequestWorld):
         """See `World`: a request is a caption and a picture with hidden cells, which the answer completes."""
         if variable == "request":
             rest, caption = np.divmod(numbers, self._num_captions)
-            return [("caption", caption), ("rest", rest)]
+            return [("caption", caption), (REST, rest)]
         return [(variable, numbers)]
 
     def hidden_cells(self, given: np.ndarray) -> np.ndarray:
@@ -79,7 +81,11 @@ class FillWorld(RequestWorld):
 
     def rest_of(self, given: np.ndarray) -> np.ndarray:
         """(n, 16) int64 tiles that prompts show, empty where cells are hidden."""
-        return self._rests[given // self._num_captions]
+        return np.where(self.hidden_cells(given), tiles.EMPTY, self.cells[self.completed(given)])
+
+    def completed(self, given: np.ndarray) -> np.ndarray:
+        """(n,) int64 a picture that shows what prompts show, and in the hidden cells anything."""
+        return self._completed[given // self._num_captions]
 
     def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
         """See `RequestWorld`."""

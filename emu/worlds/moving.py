@@ -67,9 +67,13 @@ class BallWorld(World):
         self.num_steps, self.frames_per_step = num_steps, frames_per_step
         super().__init__(name, columns, probability, rules, words, variables, tasks, held_out, attributes)
 
-    def rates_of(self, clips: np.ndarray) -> np.ndarray:
-        """(n,) int64 pictures a second of numbers of the clip variable, or of its beginnings."""
-        return np.full(len(clips), PICTURES_PER_SECOND)
+    def rates_of(self, variable: str, numbers: np.ndarray) -> np.ndarray:
+        """(n,) int64 pictures a second that values of a variable say."""
+        return np.full(len(numbers), PICTURES_PER_SECOND)
+
+    def at_rate(self, clips: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """(n,) int64 numbers of the clip variable, from what `grade` read in frames and the rates (n,) at which they are shown."""
+        return clips
 
     def paths_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(colour (n,), places (n, num_steps)) of numbers of the clip variable."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from emu.layouts import Emu3Layout
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.worlds import ShapesWorld, World
+from emu.vocabulary import HOLE
+from emu.worlds import FillWorld, ShapesWorld, World
 from emu.worlds.scene_documents import QUESTION
 from emu_tokenizers import TextTokenizer, VisionTokenizer, VisionTokenizerConfig
 from emu_tokenizers.pixels.transforms import from_bytes
@@ -194,7 +195,7 @@ def fit_tokenizer(
     """Both tokenizers of some worlds from nothing: words from all captions and headers, codes from the patches of rendered pictures.
 
     Args:
-        worlds: of shapes and of a rolling ball.
+        worlds: of pictures and of clips, that of one or of two objects among them.
         size: pixels along a picture.
         codebook_size: number of codes; 64 keep all patches of 32x32 pictures apart, 256 those of 64x64, 1024 those of 128x128.
         per_channel: see `fit_patches`.
@@ -208,4 +209,11 @@ def fit_tokenizer(
     for world in worlds:
         captions = [world.captions.text(number) for number in range(len(world.captions))]
         corpus += [captions[i % len(captions)] for i in range(max(CAPTIONS_OF_A_WORLD, len(captions)))]
-    return MultimodalTokenizer(TextTokenizer.train(corpus, text_size), vision, layout, ("image", "video", "boxes"))
+    hides = any(isinstance(world, FillWorld) for world in worlds)
+    return MultimodalTokenizer(
+        TextTokenizer.train(corpus, text_size),
+        vision,
+        layout,
+        ("image", "video", "boxes"),
+        extra_controls=(HOLE,) if hides else (),
+    )

@@ -34,13 +34,9 @@ _RADIX = len(COLOURS) * LATTICE ** (2 * NUM_STEPS)
 
 
 class RateWorld(BallWorld):
-    """The world of a ball at three rates.
+    """The world of a ball at three rates, for tokenizers that encode frames one by one."""
 
-    Args:
-        frames_per_step: see `BallWorld`.
-    """
-
-    def __init__(self, frames_per_step: int = 1) -> None:
+    def __init__(self) -> None:
         parts = [_scenes(pace) for pace in range(len(SHOWN_MOVES))]
         rate, colour, direction, start = np.concatenate([scenes for scenes, _, _ in parts], axis=1)
         places = np.concatenate([shown for _, shown, _ in parts])
@@ -48,7 +44,7 @@ class RateWorld(BallWorld):
         begun = rate * _RADIX + path_number(colour, places[:, :2])
         super().__init__(
             NUM_STEPS,
-            frames_per_step,
+            1,
             "rates",
             {"rate": rate, "colour": colour, "direction": direction, "start": start},
             np.concatenate([odds for _, _, odds in parts]) / (len(COLOURS) * len(DIRECTIONS) * LATTICE**2),
@@ -62,9 +58,17 @@ class RateWorld(BallWorld):
             },
         )
 
-    def rates_of(self, clips: np.ndarray) -> np.ndarray:
-        """See `BallWorld`."""
-        return np.array(RATES)[np.asarray(clips) // _RADIX]
+        self._rate_of_caption = np.zeros(len(self.captions), np.int64)
+        self._rate_of_caption[self.captions.ids] = rate[:, None]
+
+    def rates_of(self, variable: str, numbers: np.ndarray) -> np.ndarray:
+        """See `BallWorld`; captions say it too."""
+        rate = self._rate_of_caption[numbers] if variable == "caption" else np.asarray(numbers) // _RADIX
+        return np.array(RATES)[rate]
+
+    def at_rate(self, clips: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """See `BallWorld`: the same frames are another clip at another rate."""
+        return np.where(clips >= 0, clips + np.searchsorted(RATES, rates) * _RADIX, -1)
 
     def _ending(self, clips: np.ndarray, beginnings: np.ndarray) -> np.ndarray:
         """Rank among the clips that begin so."""

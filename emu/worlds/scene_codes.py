@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emu.worlds import MovingWorld, ShapesWorld, tiles
+from emu.worlds import BallWorld, LatticeWorld, tiles
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
@@ -36,8 +36,8 @@ def decode(vision: VisionTokenizer, codes: Tensor) -> np.ndarray:
     return to_frames(decoded)
 
 
-def picture_codes(world: ShapesWorld, vision: VisionTokenizer, size: int) -> Tensor:
-    """int32 (N, h, w) codes of all scenes."""
+def picture_codes(world: LatticeWorld, vision: VisionTokenizer, size: int) -> Tensor:
+    """int32 (M, h, w) codes of all pictures by their numbers."""
     rows = np.arange(len(world.cells))
     some = np.random.default_rng(0).choice(rows, SAMPLE, replace=False)
     # A trained tokenizer sees neighbours, so that what one tile alone is coded as is tried on a sample before it is believed.
@@ -48,7 +48,7 @@ def picture_codes(world: ShapesWorld, vision: VisionTokenizer, size: int) -> Ten
     return torch.cat(parts)
 
 
-def clip_codes(world: MovingWorld, vision: VisionTokenizer, size: int) -> tuple[np.ndarray, Tensor]:
+def clip_codes(world: BallWorld, vision: VisionTokenizer, size: int) -> tuple[np.ndarray, Tensor]:
     """(numbers of the clips in ascending order, their int32 (n, t, h, w) codes)."""
     known = np.unique(world.variables["clip"])
     some = known[np.linspace(0, len(known) - 1, SAMPLE).astype(int)]

@@ -6,7 +6,8 @@ a task asks for codes, or for words and the end after them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import Tensor
 from emu.documents import CodeSegment, Segment, TextSegment, TokenDocument
 from emu.modalities.boxes import Boxes
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.worlds import Draws, MovingWorld, ShapesWorld, World
+from emu.worlds import BallWorld, Draws, FillWorld, LatticeWorld, ShapesWorld, World
+from emu.worlds.fills import REST
+from emu.worlds.moving import PICTURES_PER_SECOND
 from emu.worlds.scene_codes import clip_codes, collisions, decode, picture_codes
+from emu.worlds.tiles import LATTICE
 
 QUESTION = "Describe it."
-FPS = 4
 BEGINNING = 2
 """Frames of codes that the continuation task gives."""
 
@@ -30,9 +33,9 @@ class WorldDocuments:
     """Documents of one world through one tokenizer.
 
     Args:
-        world: of shapes or of a rolling ball.
-        tokenizer: a vision tokenizer of temporal factor equal to the world's frames a step (1 for still pictures), and the modalities that
-            the world's tasks need.
+        world: of still pictures or of clips of a ball.
+        tokenizer: a vision tokenizer of temporal factor equal to the world's frames a step (1 for still pictures), the modalities that the
+            world's tasks need, and the control "hole" where cells are hidden.
         size: pixels along a picture.
         tasks: what a model was trained on and is measured on; all of the world's tasks by default.
 
@@ -43,11 +46,11 @@ class WorldDocuments:
     def __init__(
         self, world: World, tokenizer: MultimodalTokenizer, size: int = 32, tasks: Iterable[str] | None = None
     ) -> None:
-        if not isinstance(world, ShapesWorld | MovingWorld):
+        if not isinstance(world, LatticeWorld | BallWorld):
             raise ValueError(
                 f"world {world.name!r} has no pictures that this class could encode; use shapes() or moving()"
             )
-        needed = ["video"] if isinstance(world, MovingWorld) else ["image", "boxes"]
+        needed = ["video"] if isinstance(world, BallWorld) else ["image", *["boxes"] * isinstance(world, ShapesWorld)]
         missing = [name for name in needed if name not in tokenizer.layout.modalities]
         if missing or tokenizer.vision is None:
             raise ValueError(
@@ -57,7 +60,7 @@ class WorldDocuments:
             raise ValueError(
                 f"pictures of {size} pixels; the tokenizer's factor {tokenizer.vision.spatial_factor} does not divide that"
             )
-        if isinstance(world, MovingWorld) and world.frames_per_step != tokenizer.vision.temporal_factor:
+        if isinstance(world, BallWorld) and world.frames_per_step != tokenizer.vision.temporal_factor:
             raise ValueError(
                 f"the world shows {world.frames_per_step} frames a step, the tokenizer joins {tokenizer.vision.temporal_factor}; "
                 "make the world with frames_per_step of that number"
@@ -68,24 +71,25 @@ class WorldDocuments:
 
     def codes(self, variable: str, numbers: np.ndarray) -> Tensor:
         """(n, *grid) int64 codes of pictures or clips by their number."""
-        if variable == "picture":
+        if isinstance(self.world, LatticeWorld):
             return self._pictures[torch.from_numpy(np.asarray(numbers))].long()
         known, table = self._clips
         return table[torch.from_numpy(np.searchsorted(known, numbers))].long()
 
     @cached_property
     def _pictures(self) -> Tensor:
-        assert isinstance(self.world, ShapesWorld) and self.tokenizer.vision is not None
+        assert isinstance(self.world, LatticeWorld) and self.tokenizer.vision is not None
         return picture_codes(self.world, self.tokenizer.vision, self.size)
 
     @cached_property
     def _clips(self) -> tuple[np.ndarray, Tensor]:
-        assert isinstance(self.world, MovingWorld) and self.tokenizer.vision is not None
+        assert isinstance(self.world, BallWorld) and self.tokenizer.vision is not None
         return clip_codes(self.world, self.tokenizer.vision, self.size)
 
     def check_distinct(self) -> None:
         """Raise ValueError where two scenes have the same codes: no model could tell them apart."""
-        table = self._pictures if isinstance(self.world, ShapesWorld) else self._clips[1]
+        # Equal clips at two rates are told apart by their headers.
+        table = self._pictures if isinstance(self.world, LatticeWorld) else self._clips[1]
         same = collisions(table)
         if same:
             raise ValueError(
@@ -98,33 +102,56 @@ class WorldDocuments:
         assert self.tokenizer.vision is not None
         return decode(self.tokenizer.vision, codes)
 
-    def header(self, variable: str) -> tuple[str, tuple[int, ...], dict[str, Any]]:
-        """(modality, grid, meta) of blocks that show a variable."""
+    def header(self, variable: str, rate: int = PICTURES_PER_SECOND) -> tuple[str, tuple[int, ...], dict[str, Any]]:
+        """(modality, grid, meta) of blocks that show a variable; of clips at a rate of pictures a second."""
         assert self.tokenizer.vision is not None
         side = self.size // self.tokenizer.vision.spatial_factor
-        if variable == "picture":
-            return "image", (side, side), {}
         if variable == "boxes":
             assert isinstance(self.world, ShapesWorld)
             return "boxes", (self.world.num_objects, 4), {}
-        assert isinstance(self.world, MovingWorld)
-        return (
-            "video",
-            (self.world.num_steps, side, side),
-            {"frames": self.world.num_steps * self.world.frames_per_step, "fps": FPS},
-        )
+        if isinstance(self.world, LatticeWorld):
+            return "image", (side, side), {}
+        assert isinstance(self.world, BallWorld)
+        meta = {"frames": self.world.num_steps * self.world.frames_per_step, "fps": rate}
+        return "video", (self.world.num_steps, side, side), meta
+
+    def _headers(self, task: str, given: np.ndarray) -> list[tuple[str, tuple[int, ...], dict[str, Any]]]:
+        """Headers of the blocks that answer prompts."""
+        question = self.world.task(task)
+        if isinstance(self.world, BallWorld):
+            return [self.header(question.target, rate) for rate in self.world.rates_of(question.given, given).tolist()]
+        return [self.header(question.target)] * len(given)
 
     def segments(self, variable: str, numbers: np.ndarray, weight: float = 1.0) -> list[Segment]:
-        """One segment for each value of a variable."""
-        if variable == "caption":
+        """One segment for each value of a variable that is shown in one part."""
+        ((form, numbers),) = self.world.parts(variable, numbers)
+        if form == "caption":
             return [TextSegment(self._caption(number), weight) for number in numbers.tolist()]
-        modality, _, meta = self.header(variable)
-        if variable == "boxes":
+        if form == "boxes":
             assert isinstance(self.world, ShapesWorld)
             world = self.world
             boxes = [torch.from_numpy(Boxes(world.boxes_of(number)).bins) for number in numbers.tolist()]
-            return [CodeSegment(modality, bins, meta, weight) for bins in boxes]
-        return [CodeSegment(modality, codes, meta, weight) for codes in self.codes(variable, numbers)]
+            return [CodeSegment("boxes", bins, {}, weight) for bins in boxes]
+        codes = self.codes(form, numbers)
+        if not isinstance(self.world, BallWorld):
+            return [CodeSegment("image", grid, {}, weight) for grid in codes]
+        rates = self.world.rates_of(form, numbers).tolist()
+        return [
+            CodeSegment("video", grid, self.header(form, rate)[2], weight)
+            for grid, rate in zip(codes, rates, strict=True)
+        ]
+
+    def _shown(self, task: str, given: np.ndarray) -> list[list[Segment]]:
+        """What prompts show before the block or the text that answers them."""
+        parts = [
+            self.segments(form, numbers, 0.0)
+            for form, numbers in self.world.parts(self.world.task(task).given, given)
+            if form != REST
+        ]
+        shown: list[list[Segment]] = [list(some) for some in zip(*parts, strict=True)] if parts else [[] for _ in given]
+        if self.world.task(task).target == "caption":
+            shown = [[*some, self._question] for some in shown]
+        return shown
 
     def _caption(self, number: int) -> Tensor:
         if number not in self._captions:
@@ -151,19 +178,26 @@ class WorldDocuments:
         Raises:
             ValueError: the world has no such task.
         """
-        question = self.world.task(task)
-        targets = self.segments(question.target, draws.values(question.target))
+        given, target = self.world.task(task).given, self.world.task(task).target
+        targets = self._answers(task, draws.values(given), draws.values(target))
         if task == "continuation":
-            return [self._with_prompt(self._continuation(target), prompt_weight) for target in targets]
-        givens = self.segments(question.given, draws.values(question.given), 0.0)
+            return [self._with_prompt(self._continuation(clip), prompt_weight) for clip in targets]
         documents = []
-        for i, (given, target) in enumerate(zip(givens, targets, strict=True)):
-            parts = [] if without_prompt is not None and without_prompt[i] else [given]
-            if question.target == "caption":
-                parts.append(self._question)
-            document = self._target_only(self.tokenizer.layout.build([*parts, target]), question.target)
-            documents.append(self._with_prompt(document, prompt_weight))
+        for i, (shown, answer) in enumerate(zip(self._shown(task, draws.values(given)), targets, strict=True)):
+            if without_prompt is not None and without_prompt[i]:
+                shown = [segment for segment in shown if segment is self._question]
+            documents.append(self._with_prompt(self._target_only([*shown, answer]), prompt_weight))
         return documents
+
+    def _answers(self, task: str, given: np.ndarray, target: np.ndarray) -> list[Segment]:
+        """What is asked for."""
+        answers = self.segments(self.world.task(task).target, target)
+        if not isinstance(self.world, FillWorld):
+            return answers
+        hidden = torch.from_numpy(self.world.hidden_cells(given)).unflatten(1, (LATTICE, LATTICE))
+        block = self.header("picture")[1][0] // LATTICE  # codes along a cell
+        masks = hidden.repeat_interleave(block, 1).repeat_interleave(block, 2)
+        return [replace(answer, hidden=mask) for answer, mask in zip(answers, masks, strict=True)]
 
     def _with_prompt(self, document: TokenDocument, weight: float) -> TokenDocument:
         if weight == 0:
@@ -171,10 +205,18 @@ class WorldDocuments:
         prompt = self._codes_in(document.ids) * (document.weights == 0)
         return TokenDocument(document.ids, document.weights + weight * prompt)
 
-    def _target_only(self, document: TokenDocument, variable: str) -> TokenDocument:
-        if variable == "caption":
+    def _target_only(self, segments: Sequence[Segment]) -> TokenDocument:
+        """A document of segments of which the last is asked for: of a block its codes, and of one with hidden cells what they hide."""
+        document, answer = self.tokenizer.layout.build(segments), segments[-1]
+        if isinstance(answer, TextSegment):
             return document
-        return TokenDocument(document.ids, document.weights * self._codes_in(document.ids))
+        return self._after(document, 0 if answer.hidden is None else int(answer.codes[~answer.hidden].numel()))
+
+    def _after(self, document: TokenDocument, given: int) -> TokenDocument:
+        """The document with weights on codes alone, and none on the first of those that weigh something."""
+        weights = document.weights * self._codes_in(document.ids)
+        # Codes weigh 1 each, so that their running sum counts them.
+        return TokenDocument(document.ids, weights * (weights.cumsum(0) > given))
 
     def _codes_in(self, ids: Tensor) -> Tensor:
         found = torch.zeros(len(ids))
@@ -183,44 +225,50 @@ class WorldDocuments:
         return found
 
     def _continuation(self, clip: Segment) -> TokenDocument:
-        document = self.tokenizer.layout.build([clip])
-        weights = document.weights * self._codes_in(document.ids)
         assert isinstance(clip, CodeSegment)
-        given = clip.codes[:BEGINNING].numel()
-        # Codes weigh 1 each, so that their running sum counts them: the given ones are the first.
-        return TokenDocument(document.ids, weights * (weights.cumsum(0) > given))
+        return self._after(self.tokenizer.layout.build([clip]), clip.codes[:BEGINNING].numel())
 
     def prompts(self, task: str, given: np.ndarray) -> list[Tensor]:
         """Ids of prompts, each ending where the target begins."""
-        question, layout = self.world.task(task), self.tokenizer.layout
-        begin = torch.tensor([self.tokenizer.vocabulary.controls["bos"]])
-        if task == "continuation":
-            end = torch.tensor(layout.header(*self.header("clip")))
-            return [torch.cat([begin, end])] * len(given)
-        asks_text = question.target == "caption"
-        end = self._question.ids if asks_text else torch.tensor(layout.header(*self.header(question.target)))
-        shown = self.segments(question.given, given, 0.0)
-        return [torch.cat([begin, layout.build([segment], add_special=False).ids, end]) for segment in shown]
+        if isinstance(self.world, FillWorld):
+            answers = self._answers(task, given, self.world.completed(given))
+            documents = [
+                self._target_only([*shown, answer])
+                for shown, answer in zip(self._shown(task, given), answers, strict=True)
+            ]
+            return [document.ids[: int(document.weights.nonzero()[0])] for document in documents]
+        layout, begin = self.tokenizer.layout, torch.tensor([self.tokenizer.vocabulary.controls["bos"]])
+        shown = [[]] * len(given) if task == "continuation" else self._shown(task, given)
+        ends: list[list[int]] = [[]] * len(given)
+        if self.world.task(task).target != "caption":
+            ends = [layout.header(*header) for header in self._headers(task, given)]
+        return [
+            torch.cat([begin, layout.build(some, add_special=False).ids, torch.tensor(end, dtype=torch.int64)])
+            for some, end in zip(shown, ends, strict=True)
+        ]
 
     def beginnings(self, given: np.ndarray) -> Tensor:
         """(n, 2, h, w) codes of the first frames that the continuation task gives."""
-        assert isinstance(self.world, MovingWorld)
-        first = {
-            int(number): row for row, number in reversed(list(enumerate(self.world.variables["beginning"].tolist())))
-        }
-        clips = self.world.variables["clip"][[first[int(number)] for number in given]]
+        assert isinstance(self.world, BallWorld)
+        known, first = np.unique(self.world.variables["beginning"], return_index=True)
+        clips = self.world.variables["clip"][first[np.searchsorted(known, given)]]
         return self.codes("clip", clips)[:, :BEGINNING]
 
-    def read(self, variable: str, answers: Tensor | list[Tensor]) -> np.ndarray:
-        """Numbers of a variable from generated codes (n, *grid) or lists of text ids; -1 where the world has no such value."""
-        if variable == "caption":
+    def read(self, task: str, answers: Tensor | list[Tensor], given: np.ndarray) -> np.ndarray:
+        """Numbers of the target variable from generated codes (n, *grid) or lists of text ids; -1 where the world has no such value."""
+        question = self.world.task(task)
+        if question.target == "caption":
             known = self._caption_numbers
             return np.array([known.get(tuple(ids.tolist()), -1) for ids in answers])
         assert isinstance(answers, Tensor)
-        if variable == "boxes":
+        if question.target == "boxes":
             assert isinstance(self.world, ShapesWorld)
             return np.array([self.world.read_boxes(bins) for bins in answers.numpy()])
-        return self.world.grade(self.pixels(answers))
+        numbers = self.world.grade(self.pixels(answers))
+        if isinstance(self.world, BallWorld):
+            # Frames do not tell at which rate they are shown; the header of the block did.
+            return self.world.at_rate(numbers, self.world.rates_of(question.given, given))
+        return numbers
 
     @cached_property
     def _caption_numbers(self) -> Mapping[tuple[int, ...], int]:
@@ -234,13 +282,18 @@ class WorldDocuments:
     def max_length(self, task: str) -> int:
         """Upper bound on the tokens of a document of a task."""
         question = self.world.task(task)
-        length = 2 + (len(self._question.ids) if question.target == "caption" else 0)
         shown = [question.target] if task == "continuation" else [question.given, question.target]
-        for variable in shown:
-            if variable == "caption":
+        forms = [form for variable in shown for form, _ in self.world.parts(variable, np.zeros(1, np.int64))]
+        length = 2 + (len(self._question.ids) if question.target == "caption" else 0)
+        for form in forms:
+            if form == "caption":
                 length += self.longest_caption
+            elif form == REST:
+                length += len(
+                    self.tokenizer.layout.block(*self.header("picture")[:2])
+                )  # shown with holes, then what they hide
             else:
-                modality, grid, meta = self.header(variable)
+                modality, grid, meta = self.header(form)
                 layout = self.tokenizer.layout
                 length += len(layout.header(modality, grid, meta)) + len(layout.block(modality, grid))
         return length

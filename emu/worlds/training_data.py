@@ -16,9 +16,10 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
 from emu.randomness import key_of, uniforms
 from emu.vocabulary import Vocabulary
-from emu.worlds import TRAIN, World, standard_worlds
+from emu.worlds import TRAIN, World, worlds_of
+from emu.worlds.moving import PICTURES_PER_SECOND
 from emu.worlds.patch_tokenizer import fit_tokenizer
-from emu.worlds.scene_documents import FPS, WorldDocuments
+from emu.worlds.scene_documents import WorldDocuments
 from emu_tokenizers.files import write_json
 
 WORLDS_FILE = "worlds.json"
@@ -56,15 +57,17 @@ class WorldSource:
 
 
 class WorldsData(MixtureDataModule):
-    """All tasks of the worlds of shapes and of a rolling ball, in one mixture.
+    """All tasks of worlds of shapes, edits and a rolling ball, in one mixture.
 
     The tokenizers are made from nothing when the run starts: words from the captions, codes from the patches of rendered pictures.
 
     Args:
-        documents_per_step: "world/task" -> how many of its documents a step holds; worlds are "one", "two" and "moving".
+        documents_per_step: "world/task" -> how many of its documents a step holds; worlds are "one", "two", "moving" and those of
+            `emu.worlds.MORE_WORLDS`.
         row_length: positions of a packed row.
         size: pixels along a picture, 32, 64 or 128.
         codebook_size: number of vision codes; 64 keep all patches of 32x32 pictures apart.
+        text_size: number of text ids, 256 of which are bytes.
         per_channel: three codes a cell, one for each colour channel, so that a shape in an unseen colour
             is made of known codes.
         prompt_dropout: share of text-to-image and text-to-video documents without a caption.
@@ -83,6 +86,7 @@ class WorldsData(MixtureDataModule):
         *,
         size: int = 32,
         codebook_size: int = 64,
+        text_size: int = 416,
         per_channel: bool = False,
         prompt_dropout: float = 0.1,
         prompt_weight: float = 0.0,
@@ -95,7 +99,7 @@ class WorldsData(MixtureDataModule):
         super().__init__(
             documents_per_step, row_length, seed=seed, steps_per_epoch=steps_per_epoch, num_workers=num_workers
         )
-        self.size, self.layout = size, layout
+        self.size, self.text_size, self.layout = size, text_size, layout
         self.codebook_size, self.per_channel = codebook_size, per_channel
         self.prompt_dropout, self.prompt_weight, self.unseen_kinds = prompt_dropout, prompt_weight, unseen_kinds
 
@@ -110,8 +114,9 @@ class WorldsData(MixtureDataModule):
 
     @cached_property
     def worlds(self) -> dict[str, World]:
-        """The worlds by name."""
-        return standard_worlds(self.unseen_kinds)
+        """The worlds by name: the three standard ones, and those of the mixture."""
+        named = {name.partition("/")[0] for name in self.documents_per_step}
+        return worlds_of(named, self.unseen_kinds)
 
     @cached_property
     def tokenizer(self) -> MultimodalTokenizer:
@@ -121,6 +126,7 @@ class WorldsData(MixtureDataModule):
             self.size,
             codebook_size=self.codebook_size,
             per_channel=self.per_channel,
+            text_size=self.text_size,
             layout=self.layout,
         )
 
@@ -150,7 +156,9 @@ class WorldsData(MixtureDataModule):
     def save_pretrained(self, folder: Path) -> None:
         """Write the tokenizers, generation defaults and the worlds' fingerprints beside the exported model."""
         self.tokenizer.save_pretrained(folder)
-        defaults = GenerationDefaults(size=(self.size, self.size), frames=4, fps=FPS, guidance_scale=1.0, top_k=0)
+        defaults = GenerationDefaults(
+            size=(self.size, self.size), frames=4, fps=PICTURES_PER_SECOND, guidance_scale=1.0, top_k=0
+        )
         tasks: dict[str, list[str]] = {}
         for name in self.source_names:
             world, task = name.split("/")

@@ -15,7 +15,7 @@ from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline import Emu
-from emu.worlds import COMBINATIONS, standard_worlds
+from emu.worlds import COMBINATIONS, worlds_of
 from emu.worlds.scene_documents import WorldDocuments
 from emu.worlds.training_data import WORLDS_FILE
 from emu_tokenizers.files import read_json
@@ -133,7 +133,7 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
     missing = [name for name in ("unseen_kinds", "worlds", "size", "tasks") if name not in table]
     if missing:
         raise ValueError(f"{file} lacks {missing}; export the model again")
-    worlds = standard_worlds(bool(table["unseen_kinds"]))
+    worlds = worlds_of(table["worlds"], bool(table["unseen_kinds"]))
     for name, trained in table["worlds"].items():
         ours = worlds[name].fingerprint() if name in worlds else None
         if ours != trained:
