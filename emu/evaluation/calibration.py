@@ -131,13 +131,33 @@ def score_task(
     if n < 30:
         raise ValueError(f"{n} documents are too few for a confidence interval; 30 are needed")
     draws = world.draw(seed, n, split)
-    exact = world.exact_bits(task, draws)
+    return _compare(world, task, draws, _bits_of(task, score, draws), world.floor(task))
+
+
+def score_kinds(world: World, task: str, score: Score, n: int = 500, *, seed: int = 0) -> dict[str, TaskScore]:
+    """Likewise by kind of prompts (`World.prompt_kinds`), on the held-out documents of `score_task`; without kinds of fewer than 30."""
+    draws, floors = world.draw(seed, n, HELD_OUT), world.floors(task)
+    kinds, bits = world.kinds_of(task, draws.values(world.task(task).given)), _bits_of(task, score, draws)
+    found = {}
+    for number, name in enumerate(world.prompt_kinds):
+        some = np.flatnonzero(kinds == number)
+        if name in floors and len(some) >= 30:
+            found[name] = _compare(world, task, draws[some], bits[some], floors[name])
+    return found
+
+
+def _bits_of(task: str, score: Score, draws: Draws) -> np.ndarray:
     bits = np.asarray(score(task, draws), np.float64)
-    if bits.shape != exact.shape:
-        raise ValueError(f"the score of {n} documents has shape {bits.shape}; expected one number of bits each")
-    return TaskScore(
-        world.name, task, split, world.floor(task), float(exact.mean()), mean(bits), excess_bits(bits, exact)
-    )
+    if bits.shape != (len(draws),):
+        raise ValueError(
+            f"the score of {len(draws)} documents has shape {bits.shape}; expected one number of bits each"
+        )
+    return bits
+
+
+def _compare(world: World, task: str, draws: Draws, bits: np.ndarray, floor: float) -> TaskScore:
+    exact = world.exact_bits(task, draws)
+    return TaskScore(world.name, task, draws.split, floor, float(exact.mean()), mean(bits), excess_bits(bits, exact))
 
 
 def check_batch_independence(task: str, score: Score, draws: Draws) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.model.scoring import token_losses
 from emu.packing import pack
-from emu.worlds import Draws
+from emu.worlds import Draws, FillWorld
 from emu.worlds.scene_documents import WorldDocuments
 
 ROWS_PER_PASS = 8
@@ -114,14 +115,21 @@ class ModelSample:
                 prompts, max_new_tokens=room, temperature=self.temperature, top_k=self.top_k, seed=seeds
             )
         modality, grid, _ = self.documents.header(target)
+        drawn: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "seed": seeds,
+            "modality": modality,
+        }
+        if isinstance(self.documents.world, FillWorld):
+            shown = self.documents.codes(target, self.documents.world.completed(given))
+            hidden = self.documents.hidden(given)
+            return self.engine.fill_codes(prompts, shown, hidden, guidance_scale=self.guidance_scale, **drawn)
         return self.engine.generate_codes(
             prompts,
             None,
             grid,
-            modality=modality,
             guidance_scale=1.0 if task == "continuation" else self.guidance_scale,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            seed=seeds,
             prefix_codes=self.documents.beginnings(given) if task == "continuation" else None,
+            **drawn,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,6 +177,23 @@ def chi_square_groups(groups: list[tuple[np.ndarray, np.ndarray]]) -> ChiSquare:
     if freedom == 0:
         raise ValueError("the odds leave nothing free: every group has one possible value, so there is nothing to test")
     return ChiSquare(statistic, freedom, _upper_tail(statistic, freedom), total)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979): with all hypotheses true, the smallest is below a level no oftener than that level.
+
+    Args:
+        p_values: of all tests of a family, in any order.
+
+    Returns:
+        The adjusted ones in the same order, each at least as large as it was, at most 1.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        # The smallest is compared with level / n, the next with level / (n - 1), ...; none may pass that a smaller one failed.
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def _check(counts: np.ndarray, odds: np.ndarray) -> None:

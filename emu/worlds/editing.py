@@ -68,7 +68,7 @@ class EditWorld(RequestWorld):
             raise ValueError(f"num_objects is {num_objects}; this world edits pictures of 1 or 2 objects")
         offers = ONE_OFFERS if num_objects == 1 else TWO_OFFERS
         objects, places, odds = _scenes(num_objects)
-        self.kinds = tuple(offers)
+        self.prompt_kinds = tuple(offers)
         self._texts = [text for texts, _ in offers.values() for text in texts]
         self._edit_of_text = np.repeat(np.arange(len(offers)), [len(texts) for texts, _ in offers.values()])
         made = [offer(objects, places) for _, offer in offers.values()]
@@ -107,7 +107,7 @@ class EditWorld(RequestWorld):
         return given // len(self._texts)
 
     def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
-        """See `RequestWorld`: numbers of the edits."""
+        """See `World`: numbers of the edits."""
         return self._edit_of_text[given % len(self._texts)]
 
     def _change(self, edited: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

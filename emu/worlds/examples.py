@@ -2,8 +2,8 @@
 
 A document shows a picture, the same after one of eight edits (made red, green or blue; moved by one cell up, left, down or right;
 enlarged), and a second picture; the answer is the second picture after the same edit. All second pictures allow all edits: their object is
-small, yellow, purple or cyan, and stands in one of the four inner cells. So the edit cannot be guessed from them: without the example each of
-the eight is as likely.
+small, yellow, purple or cyan, and stands in one of the four inner cells. So the edit cannot be guessed from them: without the example each
+of the eight is as likely.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASKS = (Task(BY_EXAMPLE, "example", "edited"), Task(WITHOUT, "picture", "edited
 class ExampleWorld(RequestWorld):
     """The world of edits that are shown by one example; a picture's caption is the edit in words, and no task shows it."""
 
-    kinds = EDITS
+    prompt_kinds = EDITS
 
     def __init__(self) -> None:
         first, second, edit = _pairs()
@@ -64,7 +64,7 @@ class ExampleWorld(RequestWorld):
         return given % len(self.cells)
 
     def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
-        """See `RequestWorld`; without an example a prompt is of no kind, and -1."""
+        """See `World`; without an example a prompt is of no kind, and -1."""
         if task == WITHOUT:
             return np.full(len(given), -1)
         rest = given // len(self.cells)

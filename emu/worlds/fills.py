@@ -27,13 +27,10 @@ ONE_EXTENTS, TWO_EXTENTS = ((2, 2), (2, 4), (4, 2)), ((2, 2),)
 
 
 class FillWorld(RequestWorld):
-    """The world of pictures of one or of two objects with a hidden rectangle.
+    """The world of pictures of one or of two objects with a hidden rectangle; kinds: words of the caption, and hidden objects.
 
     Args:
         num_objects: of the pictures, 1 or 2.
-
-    Attributes:
-        kinds: the words of the caption and the number of objects that are hidden.
 
     Raises:
         ValueError: another number of objects.
@@ -54,7 +51,7 @@ class FillWorld(RequestWorld):
         rest, first = _rests(cells, hidden)
         self._num_captions, self._num_objects = len(captions), num_objects
         self._hidden, self._completed = hidden[rectangle[first]], scene[first]
-        self.kinds = tuple(f"{rule.name}, {count} hidden" for rule in rules for count in range(num_objects + 1))
+        self.prompt_kinds = tuple(f"{rule.name}, {count} hidden" for rule in rules for count in range(num_objects + 1))
         super().__init__(
             f"fill-{num_objects}",
             {**shown, "rectangle": rectangle},
@@ -75,6 +72,14 @@ class FillWorld(RequestWorld):
             return [("caption", caption), (REST, rest)]
         return [(variable, numbers)]
 
+    def sources_of(self, task: str, given: np.ndarray) -> np.ndarray:
+        """See `RequestWorld`; hidden cells of these pictures show anything."""
+        return self.completed(given)
+
+    def stays(self, task: str, given: np.ndarray) -> np.ndarray:
+        """See `RequestWorld`: what is not hidden."""
+        return ~self.hidden_cells(given)
+
     def hidden_cells(self, given: np.ndarray) -> np.ndarray:
         """(n, 16) bool cells that prompts hide."""
         return self._hidden[given // self._num_captions]
@@ -88,7 +93,7 @@ class FillWorld(RequestWorld):
         return self._completed[given // self._num_captions]
 
     def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
-        """See `RequestWorld`."""
+        """See `World`."""
         missing = self._num_objects - (self.rest_of(given) != tiles.EMPTY).sum(axis=1)
         return self.captions.rule_of(given % self._num_captions) * (self._num_objects + 1) + missing
 

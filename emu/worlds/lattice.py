@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -69,22 +70,56 @@ class LatticeWorld(World):
         return np.where((self.cells[numbers] == cells).all(axis=1), numbers, -1)
 
 
-class RequestWorld(LatticeWorld):
-    """A world of requests to change or complete a picture.
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of answers to requests.
 
     Attributes:
-        kinds: names of the kinds of requests, in the order of `kinds_of`.
+        right: (n,) bool possible answers: everything asked for is there, and nothing else has changed.
+        stays: (n, 16) bool cells that had to stay: every possible answer shows there what the picture of the request does.
+        changed: (n, 16) bool those of them that did not.
     """
 
-    kinds: tuple[str, ...]
+    right: np.ndarray
+    stays: np.ndarray
+    changed: np.ndarray
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(n,) bool answers in which every cell that had to stay did."""
+        return np.logical_not(self.changed.any(axis=1))
+
+
+class RequestWorld(LatticeWorld):
+    """A world of requests to change or complete a picture."""
 
     def sources_of(self, task: str, given: np.ndarray) -> np.ndarray:
         """(n,) int64 numbers of the pictures that prompts (n,) ask to change."""
         raise NotImplementedError(f"world {self.name!r} does not say what its prompts ask to change")
 
-    def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
-        """(n,) int64 kinds of prompts (n,)."""
-        raise NotImplementedError(f"world {self.name!r} does not say what kinds of prompts it has")
+    def stays(self, task: str, given: np.ndarray) -> np.ndarray:
+        """(n, 16) bool cells that had to stay, see `Verdict`."""
+        question = self.task(task)
+        table = self.table(question.target, question.given, full=True)
+        prompts, inverse = np.unique(given, return_inverse=True)
+        before = self.cells[self.sources_of(task, prompts)]
+        after = [self.cells[table.outcomes(prompt)[0]] for prompt in prompts.tolist()]
+        return np.stack([(some == one).all(axis=0) for some, one in zip(after, before, strict=True)])[inverse]
+
+    def judge(self, task: str, given: np.ndarray, cells: np.ndarray) -> Verdict:
+        """Judge answers, with the held-out combinations among the possible ones.
+
+        Args:
+            task: name of the task.
+            given: (n,) int64 prompts.
+            cells: (n, 16) int64 tiles of the answers, as `tiles.read` reads them.
+
+        Raises:
+            ValueError: a prompt never occurs.
+        """
+        right = np.isfinite(self.log2_probability(task, self.numbers_of(cells), given, full=True))
+        stays = self.stays(task, given)
+        return Verdict(right, stays, stays & (cells != self.cells[self.sources_of(task, given)]))
 
     def fingerprint(self) -> str:
         """See `World`; what documents show is covered too, since worlds of requests can differ in that alone."""

@@ -67,6 +67,9 @@ class BallWorld(World):
         self.num_steps, self.frames_per_step = num_steps, frames_per_step
         super().__init__(name, columns, probability, rules, words, variables, tasks, held_out, attributes)
 
+    rates: tuple[int, ...] = (PICTURES_PER_SECOND,)
+    """Pictures a second that clips may have."""
+
     def rates_of(self, variable: str, numbers: np.ndarray) -> np.ndarray:
         """(n,) int64 pictures a second that values of a variable say."""
         return np.full(len(numbers), PICTURES_PER_SECOND)

@@ -34,7 +34,10 @@ _RADIX = len(COLOURS) * LATTICE ** (2 * NUM_STEPS)
 
 
 class RateWorld(BallWorld):
-    """The world of a ball at three rates, for tokenizers that encode frames one by one."""
+    """The world of a ball at three rates, for tokenizers that encode frames one by one; kinds of prompts: the rates."""
+
+    rates = RATES
+    prompt_kinds = tuple(f"{rate} fps" for rate in RATES)
 
     def __init__(self) -> None:
         parts = [_scenes(pace) for pace in range(len(SHOWN_MOVES))]
@@ -65,6 +68,10 @@ class RateWorld(BallWorld):
         """See `BallWorld`; captions say it too."""
         rate = self._rate_of_caption[numbers] if variable == "caption" else np.asarray(numbers) // _RADIX
         return np.array(RATES)[rate]
+
+    def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
+        """See `World`."""
+        return np.searchsorted(RATES, self.rates_of(self.task(task).given, given))
 
     def at_rate(self, clips: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """See `BallWorld`: the same frames are another clip at another rate."""

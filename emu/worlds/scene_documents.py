@@ -194,10 +194,7 @@ class WorldDocuments:
         answers = self.segments(self.world.task(task).target, target)
         if not isinstance(self.world, FillWorld):
             return answers
-        hidden = torch.from_numpy(self.world.hidden_cells(given)).unflatten(1, (LATTICE, LATTICE))
-        block = self.header("picture")[1][0] // LATTICE  # codes along a cell
-        masks = hidden.repeat_interleave(block, 1).repeat_interleave(block, 2)
-        return [replace(answer, hidden=mask) for answer, mask in zip(answers, masks, strict=True)]
+        return [replace(answer, hidden=mask) for answer, mask in zip(answers, self.hidden(given), strict=True)]
 
     def _with_prompt(self, document: TokenDocument, weight: float) -> TokenDocument:
         if weight == 0:
@@ -230,13 +227,6 @@ class WorldDocuments:
 
     def prompts(self, task: str, given: np.ndarray) -> list[Tensor]:
         """Ids of prompts, each ending where the target begins."""
-        if isinstance(self.world, FillWorld):
-            answers = self._answers(task, given, self.world.completed(given))
-            documents = [
-                self._target_only([*shown, answer])
-                for shown, answer in zip(self._shown(task, given), answers, strict=True)
-            ]
-            return [document.ids[: int(document.weights.nonzero()[0])] for document in documents]
         layout, begin = self.tokenizer.layout, torch.tensor([self.tokenizer.vocabulary.controls["bos"]])
         shown = [[]] * len(given) if task == "continuation" else self._shown(task, given)
         ends: list[list[int]] = [[]] * len(given)
@@ -253,6 +243,13 @@ class WorldDocuments:
         known, first = np.unique(self.world.variables["beginning"], return_index=True)
         clips = self.world.variables["clip"][first[np.searchsorted(known, given)]]
         return self.codes("clip", clips)[:, :BEGINNING]
+
+    def hidden(self, given: np.ndarray) -> Tensor:
+        """(n, h, w) bool cells of grids that prompts of a world with hidden rectangles hide."""
+        assert isinstance(self.world, FillWorld)
+        cells = torch.from_numpy(self.world.hidden_cells(given)).unflatten(1, (LATTICE, LATTICE))
+        along = self.header("picture")[1][0] // LATTICE  # codes along a cell
+        return cells.repeat_interleave(along, 1).repeat_interleave(along, 2)
 
     def read(self, task: str, answers: Tensor | list[Tensor], given: np.ndarray) -> np.ndarray:
         """Numbers of the target variable from generated codes (n, *grid) or lists of text ids; -1 where the world has no such value."""
@@ -284,7 +281,7 @@ class WorldDocuments:
         question = self.world.task(task)
         shown = [question.target] if task == "continuation" else [question.given, question.target]
         forms = [form for variable in shown for form, _ in self.world.parts(variable, np.zeros(1, np.int64))]
-        length = 2 + (len(self._question.ids) if question.target == "caption" else 0)
+        layout, length = self.tokenizer.layout, 2 + (len(self._question.ids) if question.target == "caption" else 0)
         for form in forms:
             if form == "caption":
                 length += self.longest_caption
@@ -293,7 +290,7 @@ class WorldDocuments:
                     self.tokenizer.layout.block(*self.header("picture")[:2])
                 )  # shown with holes, then what they hide
             else:
-                modality, grid, meta = self.header(form)
-                layout = self.tokenizer.layout
-                length += len(layout.header(modality, grid, meta)) + len(layout.block(modality, grid))
+                rates = self.world.rates if isinstance(self.world, BallWorld) else (PICTURES_PER_SECOND,)
+                headers = [self.header(form, rate) for rate in rates]
+                length += max(len(layout.header(*header)) for header in headers) + len(layout.block(*headers[0][:2]))
         return length

@@ -58,6 +58,12 @@ class ConditionalTable:
         # A target outside 0 .. radix - 1 would be taken for a pair of another prompt: -1 is what graders give for no scene at all.
         return at, (self._keys[at] == keys) & (target >= 0) & (target < self._radix)
 
+    def entropies(self) -> np.ndarray:
+        """(number of prompts,) float64 entropy in bits of the target given each of `given_values`."""
+        # every pair in the table has p > 0, so that no 0 log 0 occurs
+        odds = self.joint / np.repeat(self.marginal, np.diff(self._bounds))
+        return np.add.reduceat(-odds * np.log2(odds), self._bounds[:-1])
+
     def entropy(self) -> float:
         """H(target | given) in bits."""
         # -sum p(t, g) log2 p(t | g); every pair in the table has p > 0, so that no 0 log 0 occurs

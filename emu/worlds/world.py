@@ -90,6 +90,9 @@ class World:
         ValueError: probabilities are negative or do not sum to one, lengths differ, or a task names an unknown variable.
     """
 
+    prompt_kinds: tuple[str, ...] = ("all",)
+    """Names of the kinds of prompts that suites tell apart."""
+
     def __init__(
         self,
         name: str,
@@ -299,6 +302,22 @@ class World:
         if callable(values):
             return np.where(target >= 0, values(np.maximum(target, 0), given), -1)
         return np.where((target >= 0) & (target < len(values)), values[np.clip(target, 0, len(values) - 1)], -1)
+
+    def kinds_of(self, task: str, given: np.ndarray) -> np.ndarray:
+        """(n,) int64 kinds of prompts (n,), -1 for none."""
+        return np.zeros(len(given), np.int64)
+
+    def floors(self, task: str) -> dict[str, float]:
+        """Entropy of the target given prompts of each kind that training shows, in bits a document, by name of the kind."""
+        question = self.task(task)
+        table = self.table(question.target, question.given)
+        kind, entropy = self.kinds_of(task, table.given_values), table.entropies()
+        some = [kind == number for number in range(len(self.prompt_kinds))]
+        return {
+            name: float((table.marginal * entropy)[mask].sum() / table.marginal[mask].sum())
+            for name, mask in zip(self.prompt_kinds, some, strict=True)
+            if mask.any()
+        }
 
     def parts(self, variable: str, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """What a document shows for values of a variable, in order.

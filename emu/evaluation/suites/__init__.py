@@ -5,6 +5,7 @@ from __future__ import annotations
 from emu.configuration import import_object
 from emu.evaluation.suites.base import Log, Report, Suite
 from emu.evaluation.suites.calibration import CalibrationSuite
+from emu.evaluation.suites.requests import EditsSuite, ExamplesSuite, FillsSuite, RatesSuite
 from emu.evaluation.suites.shapes import ShapesSuite
 from emu.evaluation.suites.tokenizer import TokenizerSuite
 from emu.evaluation.suites.video import VideoSuite
@@ -16,6 +17,10 @@ SUITES: Registry[Suite] = Registry(
         "calibration": CalibrationSuite(),
         "shapes": ShapesSuite(),
         "video": VideoSuite(),
+        "edits": EditsSuite(),
+        "examples": ExamplesSuite(),
+        "fills": FillsSuite(),
+        "rates": RatesSuite(),
         "tokenizer": TokenizerSuite(),
     },
 )
