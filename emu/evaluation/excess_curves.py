@@ -14,7 +14,7 @@ from emu.evaluation.calibration import TaskScore, score_task
 from emu.evaluation.models import ModelSample, ModelScore
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
-from emu.worlds import HELD_OUT, MovingWorld
+from emu.worlds import HELD_OUT, BallWorld, RequestWorld
 from emu.worlds.scene_documents import WorldDocuments
 from emu.worlds.training_data import WorldsData
 
@@ -73,15 +73,18 @@ class ExcessCurves(Callback):
 def write_samples(
     model: EmuForCausalLM, documents: Mapping[str, WorldDocuments], count: int, file: Path, scale: int = 3
 ) -> None:
-    """One row of pictures for each world, and one for each frame of clips, drawn at guidance 1 from held-out prompts."""
+    """Answers to held-out prompts at guidance 1: a row for each world of pictures, for clips one for each frame.
+
+    Above answers to requests stands a row of the pictures that were to be changed.
+    """
     rows: list[np.ndarray] = []
     for some in documents.values():
-        is_clip = isinstance(some.world, MovingWorld)
-        task = "text-to-video" if is_clip else "text-to-image"
-        given = some.world.draw(1, count, HELD_OUT).values("caption")
-        codes = ModelSample(Engine(model, some.tokenizer.layout), some).codes(task, given, seed=0)
-        pixels = some.pixels(codes)
-        rows += [_row(frame) for frame in (pixels.swapaxes(0, 1) if is_clip else [pixels])]
+        task = next(iter(some.world.tasks))
+        given = some.world.draw(1, count, HELD_OUT).values(some.world.task(task).given)
+        if isinstance(some.world, RequestWorld):
+            rows.append(_row(some.world.render(some.world.sources_of(task, given), some.size)))
+        pixels = some.pixels(ModelSample(Engine(model, some.tokenizer.layout), some).codes(task, given, seed=0))
+        rows += [_row(frame) for frame in (pixels.swapaxes(0, 1) if isinstance(some.world, BallWorld) else [pixels])]
     picture = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(file)

@@ -60,16 +60,17 @@ def clip_codes(world: BallWorld, vision: VisionTokenizer, size: int) -> tuple[np
 
 
 def _tile_codes(vision: VisionTokenizer, size: int) -> Tensor:
-    """(kinds, 16, b, b) codes of each tile in each cell, from pictures of one object."""
-    places = tiles.LATTICE**2
-    cells = np.zeros((tiles.NUM_KINDS, places, places), np.int64)
-    cells[:, np.arange(places), np.arange(places)] = np.arange(tiles.NUM_KINDS)[:, None]
-    grids = encode(vision, tiles.draw(cells.reshape(-1, places), size))  # (kinds * 16, h, w, ...)
+    """(kinds, 16, b, b) codes of each tile in each cell."""
+    places = np.arange(tiles.LATTICE**2)
+    # Pictures full of tiles, so that there are as few as there are tiles; whoever sees neighbours is found out by the sample.
+    cells = (np.arange(tiles.NUM_KINDS)[:, None] + places) % tiles.NUM_KINDS
+    grids = encode(vision, tiles.draw(cells, size))  # (kinds, h, w, ...)
     block = grids.shape[1] // tiles.LATTICE
-    split = grids.unflatten(2, (tiles.LATTICE, block)).unflatten(1, (tiles.LATTICE, block))  # (m, 4, b, 4, b, ...)
-    split = split.transpose(2, 3).flatten(1, 2).unflatten(0, (tiles.NUM_KINDS, places))  # (kinds, 16, 16, b, b, ...)
-    # Picture (kind, place) shows its object at `place`: of its 16 cells that one is kept.
-    return split[:, torch.arange(places), torch.arange(places)]
+    split = grids.unflatten(2, (tiles.LATTICE, block)).unflatten(1, (tiles.LATTICE, block))  # (kinds, 4, b, 4, b, ...)
+    split = split.transpose(2, 3).flatten(1, 2)  # (kinds, 16, b, b, ...)
+    table = torch.empty_like(split)
+    table[torch.from_numpy(cells), torch.from_numpy(places)] = split
+    return table
 
 
 def _put_together(table: Tensor, cells: np.ndarray) -> Tensor:
