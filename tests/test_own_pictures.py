@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from emu.data.tokenizing import SourceOptions, open_source
-from emu.own_data import PicturePlan, PictureStore, SplitPictures
+from emu.own_data import PicturePlan, PictureStore, SplitPictures, near_duplicates
 from emu.own_data.near_duplicates import groups_of, small_hash
 from emu.own_data.picture_measures import distances, nearest_caption, small
 from emu.own_data.picture_plan import BANDS, Facts, band_of, pace, shape, spread
@@ -39,6 +39,20 @@ def test_groups_do_not_depend_on_the_order():
     order = np.random.default_rng(0).permutation(30)
     first, second = groups_of(hashes), groups_of(hashes[order])
     assert all((first[order[i]] == first[order[j]]) == (second[i] == second[j]) for i in range(30) for j in range(30))
+
+
+@pytest.mark.parametrize("block", [7, 64])
+def test_groups_are_those_that_comparing_every_pair_gives(monkeypatch, block):
+    monkeypatch.setattr(near_duplicates, "BLOCK", block)
+    random = np.random.default_rng(block)
+    some = random.integers(0, 256, (12, 192))[random.integers(0, 12, 60)] + random.integers(-6, 7, (60, 192))
+    chain = np.full((40, 192), 2) * np.arange(40)[random.permutation(40), None]  # each near the next alone
+    hashes = np.clip(np.concatenate([some, chain, chain[:3]]), 0, 255).astype(np.uint8)
+    near = ((hashes[:, None].astype(int) - hashes) ** 2).mean(-1) <= near_duplicates.NEAR**2
+    while not np.array_equal(near, more := near @ near):
+        near = more
+    groups = groups_of(hashes)
+    assert np.array_equal(groups[:, None] == groups, near) and len(set(groups[60:])) == 1 < len(set(groups))
 
 
 def test_groups_are_not_divided_and_keys_alone_decide():

@@ -22,23 +22,27 @@ def small_hash(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
 
 
-def near_pairs(hashes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i < j, of near duplicates.
+def near_blocks(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(I,) pictures, (J,) others, and (I, J) bool whether they are near duplicates: each pair at least one way around.
+
+    Only pictures of about the same brightness are compared: where the sums of two hashes differ by more than `NEAR` a value, so do the
+    hashes. All numbers are integers below 2**24, which float32 holds exactly, so that no result depends on the blocks.
 
     Args:
-        hashes: (N, 192) uint8, all different ones; every pair is compared, by products of blocks.
+        hashes: (N, 192) uint8, or as many values for each.
     """
-    levels = hashes.astype(np.float32) - 128
+    sums = hashes.sum(axis=1, dtype=np.int64)
+    order = np.argsort(sums, kind="stable")
+    levels, sums = hashes[order].astype(np.float32) - 128, sums[order]
     squares = (levels * levels).sum(axis=1)
-    most = NEAR * NEAR * levels.shape[1]
+    width = hashes.shape[1]
     for start in range(0, len(levels), BLOCK):
         rows = slice(start, start + BLOCK)
-        for other in range(start, len(levels), BLOCK):
-            columns = slice(other, other + BLOCK)
+        end = int(np.searchsorted(sums, sums[rows][-1] + NEAR * width, side="right"))
+        for other in range(start, end, BLOCK):
+            columns = slice(other, min(other + BLOCK, end))
             far = squares[rows, None] + squares[None, columns] - 2 * levels[rows] @ levels[columns].T
-            for i, j in np.argwhere(far <= most).tolist():
-                if start + i < other + j:
-                    yield start + i, other + j
+            yield order[rows], order[columns], far <= NEAR * NEAR * width
 
 
 def groups_of(hashes: np.ndarray) -> np.ndarray:
@@ -47,16 +51,21 @@ def groups_of(hashes: np.ndarray) -> np.ndarray:
     The groups do not depend on the order of the pictures, their numbers do.
     """
     unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
-    parents = list(range(len(unique)))
+    groups = np.arange(len(unique))
+    for some, others, near in near_blocks(unique):
+        one, two = np.nonzero(near & (groups[some][:, None] != groups[others]))
+        unite(groups, some[one], others[two])
+    return groups[inverse.reshape(-1)]
 
-    def root(node: int) -> int:
-        while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
 
-    for one, other in near_pairs(unique):
-        first, second = sorted((root(one), root(other)))
-        parents[second] = first
-    roots = np.array([root(node) for node in range(len(unique))], np.int64)
-    return roots[inverse.reshape(-1)]
+def unite(groups: np.ndarray, one: np.ndarray, two: np.ndarray) -> None:
+    """Join the groups of pairs (one[k], two[k]) in place: each member holds the smallest number of its group, before and after."""
+    while True:
+        first, second = groups[one], groups[two]
+        apart = first != second
+        if not apart.any():
+            return
+        one, two, first, second = one[apart], two[apart], first[apart], second[apart]
+        np.minimum.at(groups, np.maximum(first, second), np.minimum(first, second))
+        while not np.array_equal(groups, higher := groups[groups]):
+            groups[:] = higher
