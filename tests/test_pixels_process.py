@@ -55,6 +55,21 @@ def test_a_clip_that_takes_too_long_costs_no_more_than_itself(process):
     assert len(frames(process)) == 3
 
 
+@posix
+def test_the_time_of_a_clip_is_what_it_computes_and_not_what_others_take(process):
+    frames(process)
+    process.seconds = 0.2
+    other = process._process
+    os.kill(other.pid, signal.SIGSTOP)  # a machine on which others are at work
+    threading.Timer(0.4, os.kill, (other.pid, signal.SIGCONT)).start()
+    assert len(frames(process)) == 3 and process._process is other
+    written, process.seconds = io.BytesIO(), 0.02
+    Image.effect_noise((3000, 3000), 50).save(written, format="PNG", compress_level=1)
+    with pytest.raises(BadPicture, match=r"took more than 0\.02 seconds") as caught:
+        process.ask(written.getvalue(), "large.png", ask="numbers", start=0, frames=1)
+    assert caught.value.reason == "timeout"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere memory is watched, not limited")
 def test_a_clip_that_fills_the_memory_costs_no_more_than_itself():
     process, written = ClipProcess(memory=64 << 20), io.BytesIO()

@@ -41,6 +41,7 @@ def serve() -> None:
     limit_memory(memory)
     while header := requests.read(4):
         request = json.loads(requests.read(struct.unpack(">I", header)[0]))
+        limit_time(request["seconds"])
         content = requests.read(request["follows"]) if request.get("follows") is not None else request["path"]
         try:
             for message, payload in answer(content, request):
@@ -127,6 +128,12 @@ def _some(images: Iterator[Image.Image], count: int | None) -> Iterator[Image.Im
 def _resized(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
     """A picture in the size (height, width) of the clip's first one."""
     return image if image.size == (shape[1], shape[0]) else image.resize((shape[1], shape[0]))
+
+
+def limit_time(seconds: float) -> None:
+    """Let this process end by a signal after it has computed for so many seconds from now, where the system counts them."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def limit_memory(extra: int) -> None:
