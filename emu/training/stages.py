@@ -34,7 +34,9 @@ from emu_tokenizers.files import new_folder
 from emu_tokenizers.registry import Registry
 
 LEAST_IDS = 300
-"""Of a text tokenizer."""
+"""That may be asked for of a text tokenizer; a few words do not fill even these."""
+NUM_BYTES = 256
+"""Ids that every text tokenizer has."""
 
 
 class JobStage(Protocol):
@@ -97,14 +99,14 @@ def filled(corpus: Sequence[str], most: int) -> TextTokenizer:
     Raises:
         ValueError: the corpus has more characters than that, or is empty.
     """
-    for size in (*range(most, LEAST_IDS, -max(1, most // 40)), LEAST_IDS):
+    for size in (*range(most, LEAST_IDS, -max(1, most // 40)), *range(min(most, LEAST_IDS), NUM_BYTES, -1)):
         try:
             return TextTokenizer.train(corpus, size)
         except ValueError as error:
+            refused = error
             if "more than this corpus fills" not in str(error):
-                raise
-    letters = "".join(map(chr, range(32, 127)))  # a few words do not fill the least number of ids
-    return TextTokenizer.train([*corpus, letters], LEAST_IDS)
+                break
+    raise refused
 
 
 class Join:

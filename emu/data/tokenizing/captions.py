@@ -44,6 +44,8 @@ def caption_of(content: bytes, suffix: str, name: str, column: str | None = None
     if isinstance(found, Mapping):
         keys = CAPTION_KEYS if column is None else (column,)
         found = next((found[key] for key in keys if found.get(key) is not None), None)
+    if isinstance(found, str) and any("\ud800" <= letter <= "\udfff" for letter in found):
+        raise BadLine("not text", f"{name} holds half a character (a lone surrogate)")
     if not isinstance(found, str) or not found.strip():
         raise BadLine("no caption", f"{name} holds {shown(found)}; expected text, or a JSON object with a caption")
     return found
@@ -57,10 +59,18 @@ def metadata_rows(file: Path) -> Iterator[dict[str, Any]]:
     """
     if file.suffix == ".jsonl":
         for line in read_lines(file):
-            yield line.table()
+            try:
+                yield line.table()
+            except BadLine as error:
+                raise ValueError(f"line {line.number}: {error}") from error
     elif file.suffix == ".csv":
         with file.open(encoding="utf-8-sig", newline="") as opened:  # which skips a byte order mark, and takes CRLF
-            yield from csv.DictReader(opened)
+            rows = csv.DictReader(opened)
+            for row in rows:
+                if None in row:
+                    told = "has more cells than there are columns; put texts that hold commas in quotes"
+                    raise ValueError(f"line {rows.line_num} {told}")
+                yield row
     else:
         import pyarrow.parquet
 
@@ -89,6 +99,8 @@ def read_metadata(file: Path, column: str | None = None) -> Iterator[tuple[str, 
             chosen = _caption_column(row, key, column)
             value = row.get(chosen) if chosen else None
             yield str(row[key]), value if isinstance(value, str) and value.strip() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8; save it as UTF-8") from error
     except (ValueError, csv.Error, OSError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
