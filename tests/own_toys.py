@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import random
 import signal
 import time
 
@@ -67,6 +68,38 @@ def killed_after(words, ready):
     process.kill()  # does nothing where it has ended
     process.join()
     return process.exitcode == -signal.SIGKILL
+
+
+MOMENTS = (
+    "1-*",
+    "2-*",
+    "3-*",
+    "3-*/checkpoints/*",
+    "3-*/model*",
+    "4-*",
+    "5-*/*",
+    "6-*/*",
+    "8-*",
+    "9-*",
+    "9-*/checkpoints/*",
+    "model*",
+)
+"""What is there when a job of one's own data has come so far."""
+
+
+def killed_over(words, run, seed):
+    """Kill a job twelve times, each time a little later on its way; returns how many of them found it at work."""
+    draws, found = random.Random(seed), 0
+    for moment in MOMENTS:
+        wait, since = draws.uniform(0, 0.4), []
+
+        def ready(moment=moment, wait=wait, since=since):
+            if not since and any(run.glob(moment)):
+                since.append(time.monotonic())
+            return bool(since) and time.monotonic() > since[0] + wait
+
+        found += killed_after(words, ready)
+    return found
 
 
 def started(done, tmp_path, name):

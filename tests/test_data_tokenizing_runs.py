@@ -88,8 +88,15 @@ def test_ranks_make_the_shards_of_one_process_and_the_last_one_closes(place, cap
 
 def killed(arguments, writes):
     """Run a command in a child that is killed at its file number `writes` (five a shard), before or after that is there."""
+    _, status = os.waitpid(begun(arguments, writes), 0)
+    return os.WIFSIGNALED(status)
+
+
+def begun(arguments, writes, **variables):
+    """The child that `killed` waits for."""
     child = os.fork()
     if not child:
+        os.environ.update(variables)
         replace, count = os.replace, [0]
 
         def replace_or_die(*names):
@@ -104,8 +111,7 @@ def killed(arguments, writes):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         main(arguments)
         os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return child
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,29 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(place, kill
             TokenShards(place / "killed")
     assert main(words(place, "killed")) == 1
     assert files_of(place / "killed") == files_of(place / "calm")
+
+
+@pytest.mark.slow
+def test_kills_of_a_run_of_several_processes_change_no_byte(place, monkeypatch):
+    monkeypatch.undo()  # processes of their own have windows of the usual size
+    assert main(words(place, "calm")) == 1
+    for number in (1, 2, 3, 4, 5, 6, 1, 6, 4, 6, 5, 3):
+        killed(words(place, "killed", "--processes", "2"), number)
+    assert main(words(place, "killed", "--processes", "2")) == 1
+    assert files_of(place / "killed") == files_of(place / "calm")
+
+
+@pytest.mark.parametrize("kills", [(4,), pytest.param((1, 2, 3, 4, 5, 6), marks=pytest.mark.slow)])
+def test_kills_of_two_ranks_at_a_time_change_no_byte(place, monkeypatch, kills):
+    assert main(words(place, "calm")) == 1
+    for number in kills:
+        ranks = [begun(words(place, "many"), number + rank, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+        assert all(os.WIFSIGNALED(os.waitpid(rank, 0)[1]) for rank in ranks)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        assert main(words(place, "many")) in (0, 1)
+    assert files_of(place / "many") == files_of(place / "calm")
 
 
 def test_a_smaller_input_leaves_no_shards_of_the_larger_one(place):

@@ -1,15 +1,13 @@
 """`emu fit --config own-images`: from a folder of captioned pictures to a model and a report, in seconds where steps are few."""
 
 import json
-import random
-import time
 
 import pytest
 
 from emu import Emu
 from emu.cli.fit import fit
 from emu.own_data import PicturePlan
-from tests.own_toys import content, killed_after, started, write_pictures
+from tests.own_toys import content, killed_over, started, write_pictures
 
 FEW = (
     "--vision.trainer.max_steps",
@@ -69,18 +67,27 @@ def test_a_missing_source_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_was_killed_while_it_tokenized_ends_with_the_same_bytes(done, tmp_path):
-    run = started(done, tmp_path, "pictures")
-    assert killed_after(words(run), (run / "5-draw").exists)
-    assert fit(words(run)) == 0
-    assert content(run) == content(done / "run")
+@pytest.mark.parametrize("job", ["own-images", "own-videos"])
+def test_everything_wrong_is_told_at_once_before_anything_is_read(tmp_path, monkeypatch, job):
+    monkeypatch.setattr(PicturePlan, "make", lambda plan: pytest.fail("the pictures were read"))
+    wrong = ["--data.source", str(tmp_path / "nowhere"), "--budget", "soon", "--data.size", "30"]
+    wrong += ["--transformer.trainer.max_stepz", "3", "--vision.model.config.base_channelz", "4"]
+    with pytest.raises(ValueError) as error:
+        fit(["--config", job, "--trainer.default_root_dir", str(tmp_path / "run"), *wrong])
+    for part in ("nowhere", "budget is 'soon'", "size is 30", "stage transformer", "max_stepz", "base_channelz"):
+        assert part in str(error.value)
+
+
+def test_what_is_chosen_for_the_examples_fits_the_stages():
+    few, many = PicturePlan.examples()
+    assert few["size"] < many["size"] and few["vision"]["spatial_factor"] < many["vision"]["spatial_factor"]
+    assert few.keys() == many.keys() >= {"views", "vision_steps", "text_size", "source"}
 
 
 @pytest.mark.slow
-def test_twelve_kills_spread_over_the_job_change_no_byte(done, tmp_path):
-    run, draws = started(done, tmp_path, "pictures"), random.Random(0)
-    for _ in range(12):
-        until = time.monotonic() + draws.uniform(0.2, 4)
-        killed_after(words(run), lambda until=until: time.monotonic() > until)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_twelve_kills_spread_over_the_job_change_no_byte(done, tmp_path, seed):
+    run = started(done, tmp_path, "pictures")
+    assert killed_over(words(run), run, seed) >= 10
     assert fit(words(run)) == 0
     assert content(run) == content(done / "run")
