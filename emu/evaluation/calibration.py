@@ -127,37 +127,41 @@ def score_task(
     Raises:
         ValueError: an unknown task or split, too few documents, or a score of another length.
     """
+    return score_kinds(world, task, score, n, seed=seed, split=split)[""]
+
+
+def score_kinds(
+    world: World, task: str, score: Score, n: int = 500, *, seed: int = 0, split: str = HELD_OUT
+) -> dict[str, TaskScore]:
+    """Likewise for all documents, under "", and for those of each kind of prompts (`World.prompt_kinds`) under its name.
+
+    Kinds of fewer than 30 documents are left out, and all kinds of a split whose floors are not those of training.
+    """
     world.task(task)
     if n < 30:
         raise ValueError(f"{n} documents are too few for a confidence interval; 30 are needed")
     draws = world.draw(seed, n, split)
-    return _compare(world, task, draws, _bits_of(task, score, draws), world.floor(task))
-
-
-def score_kinds(world: World, task: str, score: Score, n: int = 500, *, seed: int = 0) -> dict[str, TaskScore]:
-    """Likewise by kind of prompts (`World.prompt_kinds`), on the held-out documents of `score_task`; without kinds of fewer than 30."""
-    draws, floors = world.draw(seed, n, HELD_OUT), world.floors(task)
-    kinds, bits = world.kinds_of(task, draws.values(world.task(task).given)), _bits_of(task, score, draws)
-    found = {}
-    for number, name in enumerate(world.prompt_kinds):
-        some = np.flatnonzero(kinds == number)
-        if name in floors and len(some) >= 30:
-            found[name] = _compare(world, task, draws[some], bits[some], floors[name])
-    return found
-
-
-def _bits_of(task: str, score: Score, draws: Draws) -> np.ndarray:
-    bits = np.asarray(score(task, draws), np.float64)
-    if bits.shape != (len(draws),):
-        raise ValueError(
-            f"the score of {len(draws)} documents has shape {bits.shape}; expected one number of bits each"
+    bits, exact = np.asarray(score(task, draws), np.float64), world.exact_bits(task, draws)
+    if bits.shape != exact.shape:
+        raise ValueError(f"the score of {n} documents has shape {bits.shape}; expected one number of bits each")
+    kinds = world.kinds_of(task, draws.values(world.task(task).given))
+    parts = {"": (np.ones(n, bool), world.floor(task))}
+    if split == HELD_OUT and len(world.prompt_kinds) > 1:
+        floors = world.floors(task)
+        parts |= {name: (kinds == world.prompt_kinds.index(name), floor) for name, floor in floors.items()}
+    return {
+        name: TaskScore(
+            world.name,
+            task,
+            split,
+            floor,
+            float(exact[some].mean()),
+            mean(bits[some]),
+            excess_bits(bits[some], exact[some]),
         )
-    return bits
-
-
-def _compare(world: World, task: str, draws: Draws, bits: np.ndarray, floor: float) -> TaskScore:
-    exact = world.exact_bits(task, draws)
-    return TaskScore(world.name, task, draws.split, floor, float(exact.mean()), mean(bits), excess_bits(bits, exact))
+        for name, (some, floor) in parts.items()
+        if some.sum() >= 30
+    }
 
 
 def check_batch_independence(task: str, score: Score, draws: Draws) -> float:

@@ -16,7 +16,7 @@ from emu.evaluation.statistics import Interval, proportion
 from emu.evaluation.suites.base import Log, Report
 from emu.evaluation.suites.calibration import describe_score
 from emu.evaluation.suites.worlds import WorldModel, WorldSuite
-from emu.worlds import COMBINATIONS, HELD_OUT, FillWorld
+from emu.worlds import COMBINATIONS, FillWorld
 from emu.worlds.examples import BY_EXAMPLE, WITHOUT
 
 SEEDS = 3
@@ -71,10 +71,10 @@ class RequestSuite(WorldSuite):
                 scores[name + key] = score
                 log(f"{name}{key}: {describe_score(score)}")
             answers = ask_seeds(question, subject)
-            measured = {f"{what}/{name}": share for what, share in self.measure(question, subject, answers).items()}
-            for what, share in measured.items():
-                log(f"{what}: {share}")
-            found |= measured
+            for what, share in self.measure(question, subject, answers).items():
+                head, slash, tail = what.partition("/")
+                found[f"{head}/{name}{slash}{tail}"] = share
+                log(f"{head}/{name}{slash}{tail}: {share}")
             more, problems = free_tests(answers, question.attributes)
             tests += more
             for problem in problems:
@@ -171,14 +171,11 @@ def measure_bits(question: Question, subject: WorldModel) -> dict[str, TaskScore
     """Scores by what is added to the name of the task: "" for held-out documents, "/<kind>" of them, "/combinations"."""
     documents, options = subject.documents[question.world], subject.options
     world, score = documents.world, ModelScore(subject.model, documents)
-    splits = {"": HELD_OUT} | ({"/combinations": COMBINATIONS} if world.held_out.any() else {})
-    found = {
-        key: score_task(world, question.task, score, options.documents, seed=options.seed, split=split)
-        for key, split in splits.items()
-    }
-    if len(world.prompt_kinds) > 1:
-        kinds = score_kinds(world, question.task, score, options.documents, seed=options.seed)
-        found |= {f"/{name}": kind for name, kind in kinds.items()}
+    amount, seed = options.documents, options.seed
+    found = score_kinds(world, question.task, score, amount, seed=seed)
+    found = {f"/{name}" if name else "": one for name, one in found.items()}
+    if world.held_out.any():
+        found["/combinations"] = score_task(world, question.task, score, amount, seed=seed, split=COMBINATIONS)
     return found
 
 
@@ -200,7 +197,10 @@ def overwritten(answers: Answers, subject: WorldModel, plain: str, filled: str) 
 
 
 def report(scores: dict[str, TaskScore], found: dict[str, Interval], tests: list[dict[str, Any]]) -> Report:
-    """Tables and figures: "excess/...", "share/..." of the floor, "right/...", "kept/...", "p/.../<seed>" by Holm."""
+    """Tables and figures: "excess/<task>" in bits, "share/..." of the floor, "right/...", "kept/...", "p/.../<seed>" by Holm.
+
+    What is of one kind of prompts, or of held-out combinations, has its name after that of the task.
+    """
     figures: dict[str, float] = {}
     for name, score in scores.items():
         figures[f"excess/{name}"] = round(score.excess.value, 4)
