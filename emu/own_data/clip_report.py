@@ -27,7 +27,7 @@ WORDS = {
     "code_bits_per_pixel": "bits a pixel that codes take",
     "held_out_bits_per_pixel": "bits a pixel that the model needs for the codes of held-out clips, given their captions",
 }
-Row = tuple[str, str | float, str, tuple[str, str], tuple[str, str] | None]
+Row = tuple[str, str | float, str, tuple[str, str] | None, tuple[str, str] | None]
 TASKS: tuple[Row, ...] = (
     # what is measured, the goal (a number or a figure), the model's figure, and (name, figure) of the baselines
     (
@@ -48,7 +48,7 @@ TASKS: tuple[Row, ...] = (
         "Text to video: distance from the nearest training clip (goal: that of real held-out clips; less would be copying)",
         "distance_of_real_to_nearest_training",
         "distance_to_nearest_training",
-        ("training clip with the nearest caption", ""),
+        None,
         None,
     ),
     (
@@ -159,9 +159,8 @@ def moving(title: str, note: str, rows: Sequence[np.ndarray]) -> Figure:
 
 
 def cell(value: str | float, metrics: Mapping[str, Any]) -> str:
-    """A figure by its name, or the number itself, as a cell of a table; "" where there is none."""
-    number = value if not isinstance(value, str) else metrics[value] if value else None
-    return f'<td class="number">{"" if number is None else format(number, "g")}</td>'
+    """A figure by its name, or the number itself, as a cell of a table."""
+    return f'<td class="number">{metrics[value] if isinstance(value, str) else value:g}</td>'
 
 
 def task_table(metrics: Mapping[str, Any]) -> str:
