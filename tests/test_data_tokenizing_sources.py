@@ -133,6 +133,30 @@ def test_hostile_members_are_problems_and_never_touch_the_disk(tmp_path):
     assert not (tmp_path.parent / "evil.png").exists()
 
 
+def test_a_giant_header_of_a_tar_is_not_read(tmp_path):
+    """Extended headers and long names of any length, claimed or there, and thousands of headers in a row."""
+    write_tar(tmp_path / "good.tar", {"good.png": png(0)})
+    good = (tmp_path / "good.tar").read_bytes()[:1024]  # one member and no end
+    many = b"".join(_header(tarfile.XHDTYPE, 20, b"20 path=a/b/c/d.png\n") for _ in range(4000))
+    wide = _header(tarfile.XHDTYPE, 1 << 20, b"x" * (1 << 20))
+    hostile = [_header(kind, 1 << 33) for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)]
+    for headers in (*hostile, wide, many):
+        (tmp_path / "hostile.tar").write_bytes(good + headers + bytes(1 << 20))
+        source = open_source(str(tmp_path / "hostile.tar"))
+        first, giant = source.records()
+        assert source.read(first)["items"][0]["image"] == png(0)
+        with pytest.raises(BadLine, match="has a header of more than 262144 bytes after 1 members"):
+            source.read(giant)
+
+
+def _header(kind, size, content=b""):
+    entry = tarfile.TarInfo("header")
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.USTAR_FORMAT if size < 1 << 33 else tarfile.GNU_FORMAT) + content.ljust(
+        -(-len(content) // 512) * 512, b"\0"
+    )
+
+
 def test_a_truncated_tar_keeps_what_came_before(tmp_path):
     write_tar(tmp_path / "whole.tar", {f"{number}.png": png(number, 64, 64) for number in range(3)})
     (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:20_000])

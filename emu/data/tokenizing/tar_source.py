@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from emu.data.tokenizing.captions import CAPTION_SUFFIXES, MAX_CAPTION_BYTES, caption_of, is_inside
 from emu.data.tokenizing.folder_source import captioned
@@ -19,6 +19,8 @@ from emu_tokenizers.pixels.listing import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, is
 from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, MAX_MEMBERS
 
 PREFIX = "webdataset:"
+MAX_HEADER = 1 << 18
+"""Bytes of the longest header of a member, long names and extended (PAX) headers included, which are read as a whole."""
 
 
 class TarSource:
@@ -143,9 +145,10 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
     """(name of a file with a suffix, offset, size, problem) of each member; None for the name where the file ends within one."""
     number = 0
     try:
-        with tarfile.open(archive, "r:") as file:
+        with archive.open("rb") as stream, tarfile.open(fileobj=(headers := _Headers(stream)), mode="r:") as file:
             while (entry := file.next()) is not None:
                 file.members = []  # type: ignore[attr-defined]  # which would grow with every member
+                headers.left = MAX_HEADER
                 number += 1
                 if number > MAX_MEMBERS:
                     raise ValueError(f"{archive} has more than {MAX_MEMBERS} members; split it")
@@ -155,12 +158,36 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
                 # The key of a sample ends at the first dot of the last part of its name.
                 folder = entry.name[: len(entry.name) - len(base)].replace(".", "\u2024")
                 yield folder + base, entry.offset_data, entry.size, _refusal(entry)
+    except (_HeaderTooLarge, RecursionError):  # the latter of thousands of headers in a row
+        told = (
+            f"{archive} has a header of more than {MAX_HEADER} bytes after {number} members; the rest of it is left out"
+        )
+        yield None, 0, 0, ("too large", f"{told}: write it again with the members alone")
     except tarfile.TarError as error:
         if not number:
             raise ValueError(
                 f"{archive} is not an uncompressed tar file: {error}; unpack it with gunzip or zstd"
             ) from error
         yield None, 0, 0, ("damaged", f"{archive} is damaged after {number} members: {error}")
+
+
+class _HeaderTooLarge(Exception):
+    """A member's header has more bytes than may be read of it."""
+
+
+class _Headers:
+    """A tar file as its headers are read: so many bytes, and no more, until the next one is asked for."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.left = stream, MAX_HEADER
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int) -> bytes:
+        """So many bytes of the file; raises `_HeaderTooLarge`."""
+        self.left -= size
+        if self.left < 0:
+            raise _HeaderTooLarge
+        return self.stream.read(size)
 
 
 def _refusal(entry: tarfile.TarInfo) -> tuple[str, str] | None:
