@@ -159,8 +159,13 @@ def shards_recipe(folder: Path) -> Path:
     return folder / "shards.yaml"
 
 
-def measure_steps(recipe: str | Path) -> None:
-    """Print the share of `next(loader)` in the steps of a recipe, medians without the first ones."""
+def measure_steps(recipe: str | Path, workers: int | None = None) -> None:
+    """Print the share of `next(loader)` in the steps of a recipe, medians without the first ones.
+
+    Args:
+        recipe: file or name of one.
+        workers: processes that draw ahead; None leaves it to the recipe.
+    """
     ProcessorTime.measured.clear()
     with tempfile.TemporaryDirectory() as place:
         words = {
@@ -172,6 +177,8 @@ def measure_steps(recipe: str | Path) -> None:
             "--trainer.enable_progress_bar": "false",
             "--trainer.default_root_dir": f"{place}/run",
         }
+        if workers is not None:
+            words["--data.num_workers"] = workers
         fit(["--config", str(recipe), *(str(word) for pair in words.items() for word in pair)])
     shown = []
     for number, unit in enumerate(("processor", "wall")):
@@ -179,13 +186,15 @@ def measure_steps(recipe: str | Path) -> None:
         shown.append(
             f"{1e3 * taken:.2f} of {1e3 * (taken + trained):.1f} ms {unit} time ({taken / (taken + trained):.2%})"
         )
-    print(f"next(loader), {Path(recipe).stem}: {', '.join(shown)}")
+    ahead = "" if workers is None else f" with {workers} processes that draw ahead"
+    print(f"next(loader), {Path(recipe).stem}{ahead}: {', '.join(shown)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", nargs="*", help="measure the steps of these recipes alone")
+    parser.add_argument("--workers", type=int, nargs="*", help="do so with these numbers of processes that draw ahead")
     arguments = parser.parse_args()
     if arguments.steps is None:
         rows, tokens = run_lengths(MEAN, DOCUMENTS, arguments.rounds)
@@ -199,7 +208,8 @@ def main() -> None:
             )
     with tempfile.TemporaryDirectory() as place:
         for recipe in arguments.steps or ["digits", "shapes", shards_recipe(Path(place))]:
-            measure_steps(recipe)
+            for workers in arguments.workers or [None]:
+                measure_steps(recipe, workers)
 
 
 if __name__ == "__main__":

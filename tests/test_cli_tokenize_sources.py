@@ -11,6 +11,7 @@ from PIL import Image
 from emu import MultimodalTokenizer
 from emu.cli.main import main
 from emu.data.shards import TokenShards
+from emu.data.tokenizing import SourceOptions, open_source
 from emu.data.tokenizing.picture_sizes import Sizing, parse_sizing
 from emu.documents import Video
 from emu.modalities.boxes import Boxes
@@ -66,6 +67,27 @@ def test_damage_bombs_and_wrong_labels_are_counted_and_the_rest_is_kept(tokenize
     assert len(TokenShards(tmp_path / "out")) == 1
     reasons = {json.loads(line)["reason"] for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()}
     assert {"not a picture"} < reasons
+
+
+def test_streams_and_tars_show_their_rate_and_count_what_they_leave_out_by_reason(tokenize, photos, tmp_path, capsys):
+    members = {file.name: file.read_bytes() for file in sorted(photos.iterdir())}
+    write_tar(tmp_path / "photos.tar", {**members, "8.png": b"words", "9.txt": b"a ball"})
+    rows = {"text": [*CAPTIONS, "a ball", ""], "image": [*(str(photos / f"{n}.png") for n in range(3)), "none.png", ""]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "pairs.parquet")
+    table = (tmp_path / "pairs.parquet", "--caption", "text", "--image", "image")
+    for words, length in (((tmp_path / "photos.tar",), ""), ((*table, "--streaming"), ""), (table, "5/5")):
+        assert tokenize(*words, "--max-bad", 1) == 1
+        told = capsys.readouterr().err
+        assert "document/s" in told and (f"{length} [" in told if length else "5document [" in told)
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "3 documents of 5 records" in page and page.count("20.00%") == 2
+
+
+def test_the_number_of_rows_of_a_stream_is_known_where_its_dataset_says_it(photos, tmp_path):
+    source = open_source(f"dataset:{photos}", SourceOptions(streaming=True, caption="text"))
+    assert source.length is None
+    source._table.info.splits = {"train": datasets.SplitInfo("train", num_examples=7)}
+    assert source.length == 7
 
 
 def test_clips_of_a_folder_are_cut_to_a_length(tokenize, tmp_path, tiny_emu):
