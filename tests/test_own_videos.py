@@ -8,8 +8,10 @@ import pytest
 
 from emu import Emu
 from emu.cli.fit import fit
+from emu.cli.main import main
+from emu.data.shards import TokenShards
 from emu.documents import Video
-from emu.media import gif_bytes
+from emu.media import gif_bytes, mp4_bytes
 from emu.own_data import SplitClips
 from tests.own_toys import COLOURS, content, drawn, killed_over, started
 
@@ -79,6 +81,26 @@ def test_clips_keep_their_rate_and_are_divided_alike_in_any_order(tmp_path):
     frames = Video.open([tmp_path / "first" / name for name in clip["frames"]]).frames
     assert frames.shape == (8, 16, 16, 3) and clip["fps"] in (4, 8) and caption["caption"].startswith("a ")
     assert not np.array_equal(frames[0], frames[-1])
+
+
+def test_video_files_with_captions_beside_them_are_clips_and_documents(tmp_path, shelf):
+    pytest.importorskip("av")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number, colour in enumerate(COLOURS):
+        frames = [drawn(colour, "disc", 32, time - 4) for time in range(12)]
+        (folder / f"{number}.mp4").write_bytes(mp4_bytes(frames, (8, 4)[number % 2]))
+        (folder / f"{number}.txt").write_text(f"a {colour} disc")
+    (folder / "cut.mp4").write_bytes((folder / "0.mp4").read_bytes()[:200])
+    (folder / "cut.txt").write_text("a clip")
+    assert SplitClips(str(folder), 16, 8, 0.25).run(tmp_path / "split") == 1
+    lines = (tmp_path / "split" / "train.draw.jsonl").read_text().splitlines()
+    assert len(lines) == 3 and {json.loads(line)["items"][1]["fps"] for line in lines} == {4, 8}
+    split = json.loads((tmp_path / "split" / "split.json").read_text())
+    assert sum(split["left_out"].values()) == 1 and "cut.mp4" in split["first_bad"]
+    words = ["tokenize", folder, "--tokenizer", shelf / "tokenizer", "--output", tmp_path / "out", "--size", "8,8"]
+    assert main([*map(str, words), "--clip-frames", "8"]) == 1
+    assert len(TokenShards(tmp_path / "out")) == 4
 
 
 @pytest.mark.slow
