@@ -68,6 +68,22 @@ def tiny_emu():
     return Emu(EmuForCausalLM(config).eval(), tokenizer, defaults)
 
 
+@pytest.fixture(scope="session")
+def filling_emu(tiny_emu):
+    """`tiny_emu` with a vocabulary that has holes, so that it fills in."""
+    import torch
+
+    from emu import Emu, EmuConfig, EmuForCausalLM, MultimodalTokenizer
+
+    ours = tiny_emu.tokenizer
+    tokenizer = MultimodalTokenizer(ours.text, ours.vision, extra_controls=("hole",))
+    vocabulary = tokenizer.vocabulary
+    table = tiny_emu.model.config.to_dict() | {"vocab_size": vocabulary.size, "vocabulary": vocabulary.to_dict()}
+    ids = {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
+    torch.manual_seed(0)
+    return Emu(EmuForCausalLM(EmuConfig(**table | ids)).eval(), tokenizer, tiny_emu.defaults)
+
+
 @pytest.fixture(scope="module")
 def shelf(tiny_emu, tmp_path_factory):
     """A folder with tokenizers, pictures and an animation, for files of lines."""

@@ -40,6 +40,14 @@ def test_layout_and_modalities_are_chosen(folders, tmp_path):
     assert (layout.name, list(layout.modalities)) == ("emu3.5", ["image"])
 
 
+def test_a_tokenizer_of_models_that_fill_in_has_a_control_for_holes(folders, tmp_path):
+    parts = [str(folders / "text"), str(folders / "vision")]
+    for name, words in {"plain": [], "filling": ["--infill"]}.items():
+        assert main(["join", *parts, "--output", str(tmp_path / name), *words]) == 0
+        layout = MultimodalTokenizer.from_pretrained(tmp_path / name).layout
+        assert (layout.hole is not None) == bool(words)
+
+
 def test_only_modalities_that_these_two_can_code_are_offered(folders, tmp_path, capsys):
     class Sound(BoxesModality):
         name, codec = "sound", "sound"

@@ -265,6 +265,26 @@ def test_pictures_are_edited_by_prompts_and_by_lines(run, tiny_emu, capsys):
     assert "nowhere.png" in capsys.readouterr().err
 
 
+def test_pictures_are_filled_in_where_a_mask_is_white(run, filling_emu, monkeypatch, capsys):
+    monkeypatch.setattr(Emu, "from_pretrained", lambda *_, **__: filling_emu)
+    Image.new("RGB", (8, 8), "red").save("red.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save("mask.png")
+    write(
+        "some.jsonl", {"picture": "red.png", "mask": "mask.png", "prompt": "a ball", "seed": 3}, {"prompt": "a circle"}
+    )
+    assert run("some.jsonl", "--picture", "red.png", command=edit_images) == 0
+    (expected,) = filling_emu.edit_images("red.png", "a ball", mask=mask, seed=3)
+    with Image.open(f"out/{records()[0]['files'][0]}") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected.image))
+        assert (np.asarray(image)[:, 4:] == (255, 0, 0)).all()
+    assert run("a ball", "--picture", "red.png", "--mask", "mask.png", command=edit_images, output="two") == 0
+    Image.new("L", (4, 8)).save("mask.png")
+    assert run("a ball", "--picture", "red.png", "--mask", "mask.png", command=edit_images, output="three") == 1
+    assert "the mask is 8x4 pixels" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

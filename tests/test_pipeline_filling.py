@@ -7,23 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from emu import Emu, EmuConfig, EmuForCausalLM, MultimodalTokenizer, Video
+from emu import Emu, Video
 from emu.documents import CodeSegment
 from emu.media import read_provenance
 from emu.trained import Trained
-from emu.vocabulary import HOLE
-
-
-@pytest.fixture(scope="module")
-def filler(tiny_emu):
-    """`tiny_emu` with a vocabulary that has holes; 4 pixels a code, 4 frames a code."""
-    ours = tiny_emu.tokenizer
-    tokenizer = MultimodalTokenizer(ours.text, ours.vision, extra_controls=(HOLE,))
-    vocabulary = tokenizer.vocabulary
-    table = tiny_emu.model.config.to_dict() | {"vocab_size": vocabulary.size, "vocabulary": vocabulary.to_dict()}
-    ids = {f"{name}_token_id": vocabulary.control(name) for name in ("pad", "bos", "eos")}
-    torch.manual_seed(0)
-    return Emu(EmuForCausalLM(EmuConfig(**table | ids)).eval(), tokenizer, tiny_emu.defaults)
 
 
 def picture(seed=0, height=8, width=12):
@@ -44,42 +31,42 @@ def codes_of(emu, value):
     return segment.codes
 
 
-def test_codes_and_pixels_outside_the_mask_are_the_pictures_own(filler):
+def test_codes_and_pixels_outside_the_mask_are_the_pictures_own(filling_emu):
     pictures, given = [picture(seed) for seed in range(4)], masks(4)
     given[2][:] = False
-    made = filler.edit_images(pictures, "a red circle", mask=given, images_per_prompt=2, seed=3)
+    made = filling_emu.edit_images(pictures, "a red circle", mask=given, images_per_prompt=2, seed=3)
     assert len(made) == 8
     for number, result in enumerate(made):
         source, mask = pictures[number // 2], given[number // 2]
         cells = torch.from_numpy(mask.reshape(2, 4, 3, 4).any(axis=(1, 3)))
-        assert torch.equal(result.codes[~cells], codes_of(filler, source)[~cells])
+        assert torch.equal(result.codes[~cells], codes_of(filling_emu, source)[~cells])
         image, decoded = np.asarray(result.image), np.asarray(result.decoded)
         assert np.array_equal(image[~mask], np.asarray(source)[~mask]) and np.array_equal(image[mask], decoded[mask])
-        plain = filler.tokenizer.decode_segment(CodeSegment("image", result.codes))
+        plain = filling_emu.tokenizer.decode_segment(CodeSegment("image", result.codes))
         assert np.array_equal(decoded, np.asarray(plain)) and result.prompt == "a red circle"
     assert np.array_equal(np.asarray(made[4].image), np.asarray(pictures[2]))  # an all-False mask
     assert not torch.equal(made[6].codes, made[7].codes)
 
 
-def test_masks_are_pictures_arrays_or_files_and_one_may_serve_for_all(filler, tmp_path):
+def test_masks_are_pictures_arrays_or_files_and_one_may_serve_for_all(filling_emu, tmp_path):
     mask = masks(1, 5)[0]
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     grey.save(tmp_path / "mask.png")
     picture(1).save(tmp_path / "picture.png")
-    expected = filler.edit_images([picture(0), picture(1)], "a", mask=mask)
+    expected = filling_emu.edit_images([picture(0), picture(1)], "a", mask=mask)
     for other in (grey, grey.convert("1"), tmp_path / "mask.png"):
-        made = filler.edit_images([picture(0), picture(1)], "a", mask=other)
+        made = filling_emu.edit_images([picture(0), picture(1)], "a", mask=other)
         assert all(torch.equal(one.codes, two.codes) for one, two in zip(made, expected, strict=True))
-    filler.edit_images(picture(0), ["a", "a red circle"], mask=mask)
-    unusual = Emu(filler.model, filler.tokenizer)  # without a default size a picture in a file keeps its own
+    filling_emu.edit_images(picture(0), ["a", "a red circle"], mask=mask)
+    unusual = Emu(filling_emu.model, filling_emu.tokenizer)  # without a default size a picture in a file keeps its own
     (made,) = unusual.edit_images(tmp_path / "picture.png", "a", mask=tmp_path / "mask.png", guidance_scale=2.0)
     assert torch.equal(made.codes, expected[1].codes)
     made.save(tmp_path / "made.png")
     assert "hidden" in str(read_provenance(tmp_path / "made.png")["settings"]["document"])
 
 
-def test_filling_and_drawing_share_a_call_and_do_not_depend_on_it(filler):
-    codes = codes_of(filler, picture(0))
+def test_filling_and_drawing_share_a_call_and_do_not_depend_on_it(filling_emu):
+    codes = codes_of(filling_emu, picture(0))
     hidden = torch.zeros(2, 3, dtype=torch.bool)
     hidden[:, 1] = True
     documents = [
@@ -87,22 +74,22 @@ def test_filling_and_drawing_share_a_call_and_do_not_depend_on_it(filler):
         "a",
         [picture(1), "b", CodeSegment("image", codes, hidden=~hidden)],
     ]
-    together = filler.generate_images(documents, size=[(8, 12), (8, 8), (8, 12)], seed=[1, 2, 3])
+    together = filling_emu.generate_images(documents, size=[(8, 12), (8, 8), (8, 12)], seed=[1, 2, 3])
     for seed, (document, result) in enumerate(zip(documents, together, strict=True), 1):
-        (alone,) = filler.generate_images([document], size=(8, 12) if seed != 2 else (8, 8), seed=seed)
+        (alone,) = filling_emu.generate_images([document], size=(8, 12) if seed != 2 else (8, 8), seed=seed)
         assert torch.equal(alone.codes, result.codes)
 
 
 @pytest.mark.parametrize("first, last", [(4, 4), (0, 4), (1, 1), (5, 3), (0, 9)])
-def test_clips_between_given_frames_keep_their_codes(filler, first, last):
+def test_clips_between_given_frames_keep_their_codes(filling_emu, first, last):
     given = {"first_frames": frames(1, first) if first else None, "last_frames": frames(2, last)}
-    (made, again) = filler.generate_videos(["a ball", "a ball"], frames=16, fps=4, seed=5, **given)
+    (made, again) = filling_emu.generate_videos(["a ball", "a ball"], frames=16, fps=4, seed=5, **given)
     assert torch.equal(made.codes, again.codes) and len(made.frames) == 16 and made.codes.shape == (4, 2, 2)
     still = given["first_frames"][-1:] if first else frames(2, last)[:1]
     tail = (16 - last) // 4 * 4  # where the first whole group of given last frames begins
     whole = [*(given["first_frames"] if first else []), *np.repeat(still, tail - first, 0)]
     whole += [*np.repeat(frames(2, last)[:1], 16 - last - tail, 0), *frames(2, last)]
-    codes = codes_of(filler, Video(np.stack(whole), 4))
+    codes = codes_of(filling_emu, Video(np.stack(whole), 4))
     begun = -(-first // 4)
     kept = [*range(begun), *range(tail // 4, 4)]
     assert torch.equal(made.codes[kept], codes[kept])
@@ -126,7 +113,7 @@ def test_clips_between_given_frames_keep_their_codes(filler, first, last):
         ),
         (
             lambda emu: emu.edit_images(picture(), "a", mask=np.ones((8, 12), bool), size=(8, 8)),
-            "size is given beside a mask",
+            "has a picture of .8, 12. pixels .* and size .8, 8.",
         ),
         (
             lambda emu: emu.edit_images(picture(0, 8, 10), "a", mask=np.ones((8, 10), bool)),
@@ -146,18 +133,21 @@ def test_clips_between_given_frames_keep_their_codes(filler, first, last):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_work(filler, call, message, monkeypatch):
+def test_what_does_not_fit_is_refused_before_any_work(filling_emu, call, message, monkeypatch):
     monkeypatch.setattr("emu.generation.engine.Engine.fill_codes", None)
     with pytest.raises((TypeError, ValueError), match=message):
-        call(filler)
+        call(filling_emu)
 
 
-def test_a_model_that_was_not_trained_to_fill_in_says_so(tiny_emu, filler):
+def test_a_model_that_was_not_trained_to_fill_in_says_so(tiny_emu, filling_emu):
     mask = np.ones((8, 12), bool)
     with pytest.raises(ValueError, match="was not trained for image_infill: its vocabulary has no control 'hole'"):
         tiny_emu.edit_images(picture(), "a", mask=mask)
     known = Emu(
-        filler.model, filler.tokenizer, filler.defaults, trained=Trained(tasks=("text_to_image", "video_infill"))
+        filling_emu.model,
+        filling_emu.tokenizer,
+        filling_emu.defaults,
+        trained=Trained(tasks=("text_to_image", "video_infill")),
     )
     with pytest.raises(
         ValueError, match="not trained for image_infill; it was trained for text_to_image, video_infill"

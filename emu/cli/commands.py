@@ -57,7 +57,10 @@ class Command:
 COMMANDS: Registry[Command] = Registry(
     "command",
     {
-        "demo": Command("emu.cli.demo:main", "train on handwritten digits, or on colour pictures, from nothing and look at the results"),
+        "demo": Command(
+            "emu.cli.demo:main",
+            "train on handwritten digits, or on colour pictures, from nothing and look at the results",
+        ),
         "fit-tokenizer": Command("emu.cli.fit:fit_tokenizer", "train a vision tokenizer from a recipe"),
         "fit-text": Command("emu.cli.fit_text:main", "train a text tokenizer on the captions or texts of a source"),
         "tokenize": Command("emu.cli.tokenize:main", "turn raw documents into token shards"),

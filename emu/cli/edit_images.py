@@ -2,12 +2,15 @@
 
 emu edit-images "make it red" --picture cat.png --picture dog.png --output edited
 emu edit-images edits.jsonl --output edited        {"picture": "cat.png", "prompt": "make it red", "seed": 3, ...} a line
+emu edit-images "a cat in a hat" --picture cat.png --mask head.png --output edited       drawn anew where the mask is white
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from emu.cli.batch import Batch, load, parser
@@ -27,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     words = parser(
         "edit-images",
         "Draw pictures anew as prompts say. Run it again to go on after a stop.",
-        "picture (a file, or a list of files that the prompt is about), size, guidance_scale, negative_prompt, temperature, top_k, top_p",
+        "picture (a file, or a list of files that the prompt is about), mask (a file, white where to draw anew), size, guidance_scale, "
+        "negative_prompt, temperature, top_k, top_p",
     )
     words.add_argument(
         "--picture",
@@ -36,22 +40,49 @@ def main(arguments: Sequence[str]) -> int:
         metavar="FILE",
         help="what every prompt is about that names no picture of its own; give it several times for several pictures",
     )
+    words.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="white where to draw anew, of the picture's size; prompts are captions of the whole new picture then",
+    )
     options = words.parse_args(arguments)
     check_words(options.prompts)
-    given = [{"picture": os.path.abspath(existing_file(name))} for name in options.picture]
+    mask = {} if options.mask is None else {"mask": os.path.abspath(existing_file(options.mask))}
+    given = [{"picture": os.path.abspath(existing_file(name)), **mask} for name in options.picture]
     emu = load(options)
-    batch = Batch("emu edit-images", options, emu, "image", "image", extra=("picture",), given=given or [{}])
+    batch = Batch("emu edit-images", options, emu, "image", "image", extra=("picture", "mask"), given=given or [mask])
 
-    def document(request: Request) -> list[Any]:
+    def document(request: Request) -> Any:
+        if request.items is None and "picture" not in request.extra:
+            raise BadLine("wrong value", 'no picture; give --picture FILE, or "picture" in the line')
+        if "mask" in request.extra:
+            return masked(request)
         if request.items is not None:
             return list(batch.document(request))
-        if "picture" not in request.extra:
-            raise BadLine("wrong value", 'no picture; give --picture FILE, or "picture" in the line')
         named = request.extra["picture"]
         files = named if isinstance(named, list) else [named]
         return batch.sizing(request).values([*({"image": file} for file in files), request.prompt])
 
     def generate(requests: list[Request], documents: list[Any]) -> Iterator[ImageResult]:
-        return emu.iter_images(documents, **batch.drawn(requests))
+        pairs = zip(requests, documents, strict=True)
+        for has_mask, group in itertools.groupby(pairs, lambda pair: "mask" in pair[0].extra):
+            some, written = (list(column) for column in zip(*group, strict=True))
+            if has_mask:
+                pictures, prompts, masks = (list(column) for column in zip(*written, strict=True))
+                yield from emu.edit_images(pictures, prompts, mask=masks, **batch.drawn(some))
+            else:
+                yield from emu.iter_images(written, **batch.drawn(some))
 
     return batch.run(document, generate, save, picture)
+
+
+def masked(request: Request) -> tuple[Path, str, Path]:
+    """Picture, caption and mask of a request.
+
+    Raises:
+        BadLine: it names several pictures, or no file.
+    """
+    picture, mask = request.extra.get("picture"), request.extra["mask"]
+    if request.items is not None or not isinstance(picture, str) or not isinstance(mask, str):
+        raise BadLine("wrong value", "a mask goes with one picture and one prompt; expected the names of two files")
+    return request.folder / picture, request.prompt, request.folder / mask

@@ -10,7 +10,7 @@ from emu.layouts import LAYOUTS, Emu3Layout
 from emu.modalities import MODALITIES
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.tokenizer_folder import VISION
-from emu.vocabulary import Vocabulary
+from emu.vocabulary import HOLE, Vocabulary
 from emu_tokenizers import TextTokenizer, VisionTokenizer
 from emu_tokenizers.files import new_folder
 
@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
         default=["image", "video"],
         help="what documents may hold beside text (default: image video)",
     )
+    words.add_argument(
+        "--infill", action="store_true", help=f"with the control {HOLE!r}, for models that are to fill in hidden cells"
+    )
     return words
 
 
@@ -49,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.output.exists():
         raise FileExistsError(f"{given.output} exists; name a folder that does not")
     text, vision = TextTokenizer.from_pretrained(given.text), VisionTokenizer.from_pretrained(given.vision)
-    tokenizer = MultimodalTokenizer(text, vision, layout=given.layout, modalities=given.modalities)
+    extra = (HOLE,) if given.infill else ()
+    tokenizer = MultimodalTokenizer(
+        text, vision, layout=given.layout, modalities=given.modalities, extra_controls=extra
+    )
     with new_folder(given.output) as partial:
         tokenizer.save_pretrained(partial)
     print("\n".join(table(tokenizer.vocabulary)))

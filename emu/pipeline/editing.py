@@ -63,21 +63,28 @@ class EditingEmu(DrawingEmu):
     def _filled(self, documents: Sequence[Sequence[Any]], mask: Any, options: ImageOptions) -> list[ImageResult]:
         """Pictures of documents [picture, caption], drawn anew where masks are white."""
         check_infill(self.trained, self.tokenizer, "image")
-        if options.get("size") is not None:
-            raise ValueError("size is given beside a mask; a picture that is filled in keeps its own, so leave it out")
-        usual, masked = self.defaults.size, list[MaskedPicture]()
-        for number, (document, one) in enumerate(zip(documents, each_mask(mask, len(documents)), strict=True)):
+        count, asked = len(documents), options.get("size")
+        each = asked if isinstance(asked, list) and len(asked) == count else [asked] * count
+        masked: list[MaskedPicture] = []
+        for number, (document, one, size) in enumerate(zip(documents, each_mask(mask, count), each, strict=True)):
             if len(document) != 2:
                 raise ValueError(
                     f"prompt {number} has {len(document) - 1} pictures beside a mask; give the one that is to be filled in"
                 )
-            masked.append(MaskedPicture.of(document[0], one, self.tokenizer, usual))
+            wanted = None if size is None else self._sizes(size, 1)[0]
+            picture = MaskedPicture.of(document[0], one, self.tokenizer, wanted or self.defaults.size)
+            if wanted is not None and picture.mask.shape != wanted:
+                raise ValueError(
+                    f"prompt {number} has a picture of {picture.mask.shape} pixels (height, width) and a mask, and size {wanted}; a "
+                    "picture that is filled in keeps its size, so leave size out"
+                )
+            masked.append(picture)
         options["size"] = [picture.mask.shape for picture in masked]
         drawn = self.generate_images(
             [[document[1], picture.segment] for document, picture in zip(documents, masked, strict=True)], **options
         )
-        each = len(drawn) // len(masked)
+        streams = len(drawn) // len(masked)
         return [
-            replace(result, image=masked[number // each].over(result.image), decoded=result.image)
+            replace(result, image=masked[number // streams].over(result.image), decoded=result.image)
             for number, result in enumerate(drawn)
         ]
