@@ -102,9 +102,10 @@ class RequestWorld(LatticeWorld):
         question = self.task(task)
         table = self.table(question.target, question.given, full=True)
         prompts, inverse = np.unique(given, return_inverse=True)
-        before = self.cells[self.sources_of(task, prompts)]
-        after = [self.cells[table.outcomes(prompt)[0]] for prompt in prompts.tolist()]
-        return np.stack([(some == one).all(axis=0) for some, one in zip(after, before, strict=True)])[inverse]
+        targets, _, owner = table.all_outcomes(prompts)
+        same = self.cells[targets] == self.cells[self.sources_of(task, prompts)][owner]
+        # The outcomes of a prompt lie side by side, so that one reduction per prompt says where all of them agree with the source.
+        return np.logical_and.reduceat(same, np.searchsorted(owner, np.arange(len(prompts))))[inverse]
 
     def judge(self, task: str, given: np.ndarray, cells: np.ndarray) -> Verdict:
         """Judge answers, with the held-out combinations among the possible ones.

@@ -76,6 +76,14 @@ class ConditionalTable:
         span = slice(self._bounds[place], self._bounds[place + 1])
         return self.target[span], self.joint[span] / self.marginal[place]
 
+    def all_outcomes(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The possible targets of prompts (n,), one prompt after another: (targets (k,), their odds (k,), number of the prompt (k,))."""
+        places = self._places(given)
+        starts, counts = self._bounds[places], np.diff(self._bounds)[places]
+        owner = np.repeat(np.arange(len(places)), counts)
+        rows = np.arange(counts.sum()) + (starts - counts.cumsum() + counts)[owner]
+        return self.target[rows], self.joint[rows] / self.marginal[places][owner], owner
+
     def rank(self, target: np.ndarray, given: np.ndarray) -> np.ndarray:
         """(n,) int64 place of each target among those that its prompt allows, in ascending order; -1 where it does not allow it."""
         at, found = self._pairs(target, given)
@@ -84,12 +92,9 @@ class ConditionalTable:
     def reduced(self, values: Attribute, given: np.ndarray) -> np.ndarray:
         """(n, number of values) odds of an attribute of the target for each prompt; what has no value (-1) counts for none."""
         prompts, inverse = np.unique(given, return_inverse=True)  # thousands of samples share a few prompts
-        found = []
-        for prompt in prompts.tolist():
-            targets, probability = self.outcomes(prompt)
-            seen = values(targets, np.full(len(targets), prompt)) if callable(values) else values[targets]
-            found.append((seen[seen >= 0], probability[seen >= 0]))
-        width = 1 + max(int(seen.max(initial=0)) for seen, _ in found)
-        if not callable(values):
-            width = int(values.max()) + 1
-        return np.stack([np.bincount(seen, odds, minlength=width) for seen, odds in found])[inverse]
+        targets, odds, owner = self.all_outcomes(prompts)
+        seen = values(targets, prompts[owner]) if callable(values) else values[targets]
+        width = 1 + int(seen.max(initial=0) if callable(values) else values.max())
+        valued = seen >= 0
+        counts = np.bincount(owner[valued] * width + seen[valued], odds[valued], minlength=len(prompts) * width)
+        return counts.reshape(len(prompts), width)[inverse]
