@@ -60,7 +60,7 @@ emu = Emu.from_pretrained({folder!r})
 picture = emu.generate_images("woman singer, dark skin tone")[0].image
 print(emu.generate_text([[picture]])[0])
 light = emu.generate_images([[picture, "light skin tone"]])[0].image
-clip = emu.generate_videos("cat turning left")[0]
+clip = emu.generate_videos("cat bouncing")[0]
 clip.save("cat.gif")
 """
 

@@ -1,7 +1,7 @@
-"""Clips made of pictures: each bounces, or turns to a side.
+"""Clips made of pictures: each bounces, or leaves to a side.
 
-A picture is reduced to 48x48 on white. A clip has four frames; it bounces by 8 pixels at a time, and turns by a quarter. Both are exact on
-the grid of codes that stand for 8x8 pixels, so that frames are judged exactly too: undone, they are one picture four times.
+A clip has four frames; the first is the picture. It moves by whole codes, which stand for 8x8 pixels, so that frames are judged exactly:
+undone, they show one part of the picture four times.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 FRAMES, FPS = 4, 4
-SMALL, STEP = 48, 8
-TURNS = {"turning left": 1, "turning right": -1}
-"""Quarters to the left from frame to frame."""
-HEIGHTS = (2 * STEP, STEP, 0, STEP)
-"""How far a bouncing picture is from the upper edge in each frame."""
-MOTIONS = ("bouncing", *TURNS)
+STEP = 8
+SHIFTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "bouncing": ((0, 0), (1, 0), (2, 0), (1, 0)),
+    "moving left": ((0, 0), (0, -1), (0, -2), (0, -3)),
+    "moving right": ((0, 0), (0, 1), (0, 2), (0, 3)),
+}
+"""How far down and to the right a picture is in each frame, in steps of 8 pixels."""
+MOTIONS = tuple(SHIFTS)
 
 
 def moving_caption(caption: str, motion: str) -> str:
@@ -25,34 +26,30 @@ def moving_caption(caption: str, motion: str) -> str:
     return f"{caption} {motion}"
 
 
-def reduced(picture: np.ndarray) -> np.ndarray:
-    """(48, 48, 3) uint8: a picture (64, 64, 3) as it is in clips."""
-    return np.asarray(Image.fromarray(picture).resize((SMALL, SMALL), Image.Resampling.LANCZOS))
-
-
-def frame_of(small: np.ndarray, motion: str, number: int, side: int) -> np.ndarray:
-    """Frame `number` of a clip, (side, side, 3) uint8, of a picture (48, 48, 3)."""
-    left = (side - SMALL) // 2
-    top = HEIGHTS[number] if motion == "bouncing" else left
-    frame = np.full((side, side, 3), 255, np.uint8)
-    frame[top : top + SMALL, left : left + SMALL] = np.rot90(small, number * TURNS.get(motion, 0))
+def frame_of(picture: np.ndarray, motion: str, number: int) -> np.ndarray:
+    """Frame `number` of a clip of a picture, both (H, W, 3) uint8: moved, on white."""
+    down, right = (STEP * steps for steps in SHIFTS[motion][number])
+    height, width = picture.shape[:2]
+    frame = np.full_like(picture, 255)
+    seen = picture[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    top, left = max(0, down), max(0, right)
+    frame[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
     return frame
 
 
 def clip_of(picture: np.ndarray, motion: str) -> np.ndarray:
-    """(4, 64, 64, 3) uint8: a picture in motion."""
-    small = reduced(picture)
-    return np.stack([frame_of(small, motion, number, len(picture)) for number in range(FRAMES)])
+    """(4, H, W, 3) uint8: a picture in motion."""
+    return np.stack([frame_of(picture, motion, number) for number in range(FRAMES)])
 
 
 def undone(clip: np.ndarray, motion: str) -> np.ndarray:
-    """(4, 48, 48, 3) uint8: the picture in each frame of a clip (4, H, W, 3), if it moves in this way."""
-    left = (clip.shape[2] - SMALL) // 2
-    tops = HEIGHTS if motion == "bouncing" else (left,) * FRAMES
+    """(4, h, w, 3) uint8: the part of the picture that all frames of a clip (4, H, W, 3) show, if it moves in this way."""
+    shifts = STEP * np.array(SHIFTS[motion])  # (4, 2)
+    first, last = np.maximum(0, -shifts).max(0), clip.shape[1:3] - np.maximum(0, shifts).max(0)
     return np.stack(
         [
-            np.rot90(frame[top : top + SMALL, left : left + SMALL], -number * TURNS.get(motion, 0))
-            for number, (frame, top) in enumerate(zip(clip, tops, strict=True))
+            frame[first[0] + down : last[0] + down, first[1] + right : last[1] + right]
+            for frame, (down, right) in zip(clip, shifts, strict=True)
         ]
     )
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emu.demo.pictures.motions import FRAMES, MOTIONS, frame_of, reduced
+from emu.demo.pictures.motions import FRAMES, MOTIONS, frame_of
 from emu.own_data.picture_views import StoredPixels
 from emu_tokenizers.pixels.transforms import from_bytes
 
 
 class MovingPixels(StoredPixels):
-    """`StoredPixels` of which some are frames of clips: reduced, turned, or away from the middle.
+    """`StoredPixels` of which some are frames of clips: away from the middle, on white.
 
     Args:
         clip_share: of the samples.
@@ -40,5 +40,5 @@ class MovingPixels(StoredPixels):
         rows = self.store.rows("train")
         picture = np.asarray(self.store.pictures[rows[int(random.integers(len(rows)))]])
         motion = MOTIONS[int(random.integers(len(MOTIONS)))]
-        frame = frame_of(reduced(picture), motion, int(random.integers(FRAMES)), len(picture))
+        frame = frame_of(picture, motion, int(random.integers(FRAMES)))
         return from_bytes(torch.from_numpy(frame)).permute(2, 0, 1).contiguous()
