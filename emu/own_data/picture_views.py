@@ -43,7 +43,9 @@ PROMPT_WEIGHT = 0.2
 """Loss weight of what comes before the answer: a picture that is described, a caption that is drawn."""
 ANSWER_WEIGHT = 4.0
 """Loss weight of a caption that describes a picture, which has ten times as many tokens."""
-ANOTHER_CROP = 0.75
+WIDEST_CROP, CROPPED_SHARE = 0.75, 0.5
+"""Smallest side, and share, of the crops that a vision tokenizer is trained on: without whole pictures among them it is trained for others
+than it is asked to code, without crops it learns few pictures by heart."""
 
 
 def may_mirror(caption: str) -> bool:
@@ -177,8 +179,10 @@ class StoredPixels(SampledPixels):
         """One crop (3, size, size) in [-1, 1], drawn by `random`."""
         rows = self.store.rows("train")
         row = rows[int(random.integers(len(rows)))]
-        # Wider crops than the transformer sees, and mirrored whatever the caption says: the tokenizer reads no captions.
-        pixels = cropped(np.asarray(self.store.pictures[row]), random, ANOTHER_CROP)
+        pixels = np.asarray(self.store.pictures[row])
+        if random.random() < CROPPED_SHARE:
+            pixels = cropped(pixels, random, WIDEST_CROP)
+        # Mirrored whatever the caption says: the tokenizer reads no captions.
         pixels = pixels[:, ::-1] if random.integers(2) else pixels
         return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
 
