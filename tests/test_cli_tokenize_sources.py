@@ -11,7 +11,6 @@ from PIL import Image
 from emu import MultimodalTokenizer
 from emu.cli.main import main
 from emu.data.shards import TokenShards
-from emu.data.tokenizing import SourceOptions, open_source
 from emu.data.tokenizing.picture_sizes import Sizing, parse_sizing
 from emu.documents import Video
 from emu.modalities.boxes import Boxes
@@ -81,13 +80,6 @@ def test_streams_and_tars_show_their_rate_and_count_what_they_leave_out_by_reaso
         assert "document/s" in told and (f"{length} [" in told if length else "5document [" in told)
         page = (tmp_path / "out" / "report.html").read_text()
         assert "3 documents of 5 records" in page and page.count("20.00%") == 2
-
-
-def test_the_number_of_rows_of_a_stream_is_known_where_its_dataset_says_it(photos, tmp_path):
-    source = open_source(f"dataset:{photos}", SourceOptions(streaming=True, caption="text"))
-    assert source.length is None
-    source._table.info.splits = {"train": datasets.SplitInfo("train", num_examples=7)}
-    assert source.length == 7
 
 
 def test_clips_of_a_folder_are_cut_to_a_length(tokenize, tmp_path, tiny_emu):

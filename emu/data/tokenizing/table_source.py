@@ -126,11 +126,8 @@ class TableSource:
 
     @property
     def length(self) -> int | None:
-        """Number of rows; of a stream what its dataset says of itself, None where it says nothing."""
-        if not self.streaming:
-            return len(self._table)
-        split = (self._table.info.splits or {}).get(str(self._table.split))
-        return (split.num_examples or None) if split is not None else None
+        """Number of rows; None for streams."""
+        return None if self.streaming else len(self._table)
 
     @property
     def fingerprint(self) -> str:
