@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from emu.generation.limits import check_whole
 from emu.generation.window_choice import Window, check_window
+from emu.pipeline.clip_parts import ClipParts
 from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
 from emu.pipeline.first_frames import Clip, each_clip
 from emu.pipeline.grid_drawing import GridDrawing, told_of
@@ -59,6 +60,7 @@ class VideoOptions(DrawingOptions, total=False):
     fps: float | None
     first_frames: Clip | Sequence[Clip] | None
     last_frames: Clip | Sequence[Clip] | None
+    overlap: int | None
     videos_per_prompt: int
 
 
@@ -161,6 +163,7 @@ class DrawingEmu(StoredEmu):
         fps: float | None = None,
         first_frames: Clip | Sequence[Clip] | None = None,
         last_frames: Clip | Sequence[Clip] | None = None,
+        overlap: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
         temperature: float | None = None,
@@ -185,6 +188,8 @@ class DrawingEmu(StoredEmu):
                 is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's temporal factor): where the
                 frames do not fill the last group, the last one is repeated.
             last_frames: how every clip ends, given likewise, for models that were trained to fill in; what lies between is drawn.
+            overlap: clips longer than the longest that the model was trained on are made in parts of that length, each of which begins
+                with so many of the last frames there are, in whole groups; None makes them in one piece.
             videos_per_prompt, others: as in `iter_images`.
 
         Returns:
@@ -207,12 +212,15 @@ class DrawingEmu(StoredEmu):
             top_p=top_p,
         )
         streams = check_whole("videos_per_prompt", videos_per_prompt, least=1)
-        meta = {"frames": settings.frames, "fps": settings.fps}
-        requests = self._requests(
-            "video", documents, size, seed, settings, meta=meta, given=(first_frames, last_frames), strict=strict
-        )
+        parts, given = self._parts(settings.frames, overlap), (first_frames, last_frames)
+        if parts.overlap and last_frames is not None:
+            raise ValueError(
+                f"overlap is {overlap} and last_frames are given; a clip in parts has no given end, leave one of them out"
+            )
+        requests = self._requests("video", documents, size, seed, settings, parts=parts, given=given, strict=strict)
         drawing = self._drawing(requests, settings, window, batch_size, memory, deterministic)
         about, model = self._about(drawing, settings, ("frames", "fps", *SAMPLING)), self.model_name
+        about |= {} if overlap is None else {"overlap": overlap}
         made = drawing.made(with_streams(requests, streams), progress=progress)
         return (
             VideoResult(block.value.images(), block.codes, settings.fps, *told_of(block, about), model)
@@ -225,6 +233,7 @@ class DrawingEmu(StoredEmu):
         *,
         size: Size | None = None,
         frames: int | None = None,
+        overlap: int | None = None,
         guidance_scale: float | None = None,
         blocks_before: int = 0,
         window: int = 1,
@@ -233,7 +242,7 @@ class DrawingEmu(StoredEmu):
 
         Args:
             modality: "image" or "video".
-            size, frames, guidance_scale, window: of it, as of `iter_videos`.
+            size, frames, overlap, guidance_scale, window: of it, as of `iter_videos`.
             blocks_before: pictures or clips in its document, taken to be of its own size; words are taken to be few.
 
         Raises:
@@ -241,7 +250,8 @@ class DrawingEmu(StoredEmu):
         """
         settings = self.defaults.updated(frames=frames, guidance_scale=guidance_scale)
         (height_width,) = self._sizes(size, 1)
-        grid = clip_grid(self._vision, height_width, settings.frames)[-self.tokenizer.layout.modality(modality).rank :]
+        rank = self.tokenizer.layout.modality(modality).rank
+        grid = clip_grid(self._vision, height_width, self._parts(settings.frames, overlap).frames)[-rank:]
         drawing = self._drawing([], settings, window, 1, None, None)
         return drawing.memory_of(
             modality, grid, FEW_WORDS + blocks_before * len(self.tokenizer.layout.block(modality, grid))
@@ -261,6 +271,9 @@ class DrawingEmu(StoredEmu):
     def _sizes(self, size: Any, count: int) -> list[Size]:
         return sizes_of(size, count, self.defaults.size, self.spatial_factor, self.trained)
 
+    def _parts(self, frames: int, overlap: int | None) -> ClipParts:
+        return ClipParts.of(self._vision, frames, overlap, self.trained.frames or (self.defaults.frames,))
+
     def _requests(
         self,
         modality: str,
@@ -269,7 +282,7 @@ class DrawingEmu(StoredEmu):
         seed: int | Sequence[int],
         settings: GenerationDefaults,
         *,
-        meta: Mapping[str, Any] | None = None,
+        parts: ClipParts | None = None,
         given: tuple[Any, Any] = (None, None),
         strict: bool,
     ) -> list[GridRequest]:
@@ -280,7 +293,7 @@ class DrawingEmu(StoredEmu):
             each_clip(*one, count) for one in zip(("first_frames", "last_frames"), given, strict=True)
         )
         positions = self.model.config.max_position_embeddings
-        reader = RequestReader(self.tokenizer, self.trained, positions, modality, settings, meta or {})
+        reader = RequestReader(self.tokenizer, self.trained, positions, modality, settings, parts)
         if all(frames is None for frames in given):
             sizes += self._sizes(size, count)
             reader.check_tasks(documents)
@@ -293,8 +306,8 @@ class DrawingEmu(StoredEmu):
             positions,
             strict=strict,
             sizes=[request.size for request in requests],
-            frames=settings.frames if meta else None,
-            rate=settings.fps if meta else None,
+            frames=None if parts is None else parts.frames,
+            rate=None if parts is None else settings.fps,
             tokens=max(request.tokens for request in requests),
         )
         return requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from emu.generation import Engine, Sampling
 from emu.generation.window_choice import CANDIDATES, Window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.clip_parts import part_seed
 from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, drawing_memory, shown_bytes
 from emu.pipeline.grid_requests import GridRequest
 from emu.pipeline.requests import batches
@@ -58,7 +59,12 @@ class GridDrawing:
         guided = self.sampling.guided
         prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
         drawn = max(0 if one.hidden is None else int(one.hidden.sum()) for one in requests)
-        return self.memory_of(requests[0].modality, requests[0].grid, prompt, drawn)
+        first = requests[0]
+        memory = self.memory_of(first.modality, first.grid, prompt, drawn)
+        if first.parts is None:
+            return memory
+        whole = (first.parts.latents, *first.grid[1:])
+        return replace(memory, decoding=decoding_memory(self.tokenizer.vision, whole))
 
     def memory_of(self, modality: str, grid: Grid, prompt: int, hidden: int = 0) -> DrawingMemory:
         """What blocks of this modality and grid take after prompts of so many tokens, with N hidden cells where others are given."""
@@ -132,36 +138,13 @@ class GridDrawing:
     def _drawn(self, batch: Sequence[GridRequest]) -> Tensor | None:
         """Codes of one batch, None where it is too large for the memory."""
         first = batch[0]
-        heads, negatives = [request.head for request in batch], [request.negative for request in batch]
         given = None if first.given is None else torch.stack([_present(request.given) for request in batch])
-        noise: dict[str, Any] = {
-            "seed": [request.seed for request in batch],
-            "streams": [request.stream for request in batch],
-        }
-        sampling: dict[str, Any] = asdict(self.sampling)
         try:
-            if given is not None and first.hidden is not None:
-                hidden = torch.stack([_present(request.hidden) for request in batch])
-                return self.engine.fill_codes(
-                    heads,
-                    given,
-                    hidden,
-                    negatives,
-                    modality=first.modality,
-                    **sampling,
-                    **noise,
-                    window=self.window,
-                ).cpu()
-            return self.engine.generate_grids(
-                heads,
-                negatives,
-                first.modality,
-                first.grid,
-                self.sampling,
-                **noise,
-                prefix_codes=given,
-                window=self.window,
-            ).cpu()
+            if first.hidden is not None:
+                return self._filled(batch, _present(given))
+            if first.parts is not None:
+                return first.parts.drawn(given, lambda known, number: self._part(batch, known, number))
+            return self._part(batch, given, 0)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -169,6 +152,36 @@ class GridDrawing:
         if self.engine.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _part(self, batch: Sequence[GridRequest], given: Tensor | None, number: int) -> Tensor:
+        """Codes of blocks that are drawn in order after those given (B, k, ...); of a clip in parts, those of one of them."""
+        first = batch[0]
+        return self.engine.generate_grids(
+            [request.head for request in batch],
+            [request.negative for request in batch],
+            first.modality,
+            first.grid,
+            self.sampling,
+            seed=[part_seed(request.seed, number) for request in batch],
+            streams=[request.stream for request in batch],
+            prefix_codes=given,
+            window=self.window,
+        ).cpu()
+
+    def _filled(self, batch: Sequence[GridRequest], given: Tensor) -> Tensor:
+        """Codes (B, ...) of blocks of which cells are hidden."""
+        sampling: dict[str, Any] = asdict(self.sampling)
+        return self.engine.fill_codes(
+            [request.head for request in batch],
+            given,
+            torch.stack([_present(request.hidden) for request in batch]),
+            [request.negative for request in batch],
+            modality=batch[0].modality,
+            **sampling,
+            seed=[request.seed for request in batch],
+            streams=[request.stream for request in batch],
+            window=self.window,
+        ).cpu()
 
 
 def _present(tensor: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from emu.documents import Video
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.pipeline.clip_parts import ClipParts
 from emu.pipeline.first_frames import Clip, clip_between, codes_of_beginning, opened
 from emu.pipeline.prompt_documents import PromptDocument, prompt_ids
 from emu.pipeline.requests import GenerationDefaults, Size, check_size
@@ -27,8 +28,9 @@ class GridRequest:
         document: what it is drawn after.
         size: (height, width) in pixels.
         modality: name of the registered modality.
-        grid: axis lengths of the block, slowest first.
-        meta: what the header states besides the grid.
+        grid: axis lengths of the block, slowest first; of a clip in parts, those of a part.
+        meta: what the value is told besides its codes.
+        parts: of a clip, None for pictures.
         head: (n,) ids of the document and the header of the block.
         negative: the same for what guidance moves away from.
         given: codes that the block begins with, (k, ...) along its slowest axis; None where it begins from nothing. Those of the whole grid
@@ -44,6 +46,7 @@ class GridRequest:
     modality: str
     grid: Grid
     meta: Mapping[str, Any]
+    parts: ClipParts | None
     head: Tensor
     negative: Tensor
     given: Tensor | None
@@ -57,7 +60,8 @@ class GridRequest:
     @property
     def kind(self) -> Hashable:
         """Blocks of one kind are drawn together."""
-        return self.grid, tuple(self.meta.items()), 0 if self.given is None else len(self.given), self.hidden is None
+        given = 0 if self.given is None else len(self.given)
+        return self.grid, tuple(self.meta.items()), self.parts, given, self.hidden is None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class RequestReader:
         positions: of the model.
         modality: of the blocks.
         settings: of the call; its size where clips begin with a file and no size is asked for.
-        meta: what the headers state besides the grid.
+        parts: of clips, None for pictures.
     """
 
     tokenizer: MultimodalTokenizer
@@ -100,7 +104,7 @@ class RequestReader:
     positions: int
     modality: str
     settings: GenerationDefaults
-    meta: Mapping[str, Any]
+    parts: ClipParts | None
 
     def check_tasks(self, documents: Sequence[PromptDocument], given_frames: int = 0) -> None:
         """Raise ValueError where the model was not trained to draw after one of some documents."""
@@ -109,6 +113,8 @@ class RequestReader:
                 check_infill(self.trained, self.tokenizer, self.modality)
             else:
                 self.trained.check_task(*block_tasks(document.kinds(self.tokenizer), self.modality, given_frames))
+        if self.parts is not None and self.parts.overlap:
+            self.trained.check_task("video_continuation")
 
     def read(
         self, document: PromptDocument, size: Size | None, seed: int, beginning: Clip | None, ending: Clip | None
@@ -140,17 +146,18 @@ class RequestReader:
         codes, hidden, size = self._given(document, size, first, last)
         assert self.tokenizer.vision is not None
         rank = self.tokenizer.layout.modality(self.modality).rank
-        grid = clip_grid(self.tokenizer.vision, size, self.settings.frames)[-rank:]
-        items = document.segments(self.tokenizer, self.settings.updated(size=size))
-        head, negative = prompt_ids(
-            self.tokenizer, items, self.settings.negative_prompt, self.modality, grid, self.meta
-        )
+        length = settings.frames if self.parts is None else self.parts.frames
+        grid = clip_grid(self.tokenizer.vision, size, length)[-rank:]
+        items = document.segments(self.tokenizer, settings.updated(size=size))
+        stated = {} if self.parts is None else {"frames": length, "fps": settings.fps}
+        head, negative = prompt_ids(self.tokenizer, items, settings.negative_prompt, self.modality, grid, stated)
         return GridRequest(
             document=document,
             size=size,
             modality=self.modality,
             grid=grid,
-            meta=self.meta,
+            meta={} if self.parts is None else {"frames": settings.frames, "fps": settings.fps},
+            parts=self.parts,
             head=head,
             negative=negative,
             given=codes,

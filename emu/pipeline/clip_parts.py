@@ -1,0 +1,79 @@
+"""Clips longer than those of training, made in parts: each further one begins with the last latent frames, under the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emu.generation.limits import check_whole
+from emu.randomness import derive_key
+from emu_tokenizers import VisionTokenizer
+
+
+@dataclass(frozen=True)
+class ClipParts:
+    """A clip as one part or several.
+
+    Attributes:
+        frames: of a part, as its header says.
+        part_latents: its latent frames.
+        latents: latent frames of the whole clip.
+        overlap: latent frames that a further part begins with; 0 for a clip of one part.
+    """
+
+    frames: int
+    part_latents: int
+    latents: int
+    overlap: int
+
+    @classmethod
+    def of(cls, vision: VisionTokenizer, frames: int, overlap: int | None, trained: Sequence[int]) -> ClipParts:
+        """The parts of a clip.
+
+        Args:
+            vision: tokenizer of the model.
+            frames: length of the clip.
+            overlap: frames that a further part begins with, None for a clip in one piece.
+            trained: lengths of the clips that the model saw.
+
+        Raises:
+            TypeError, ValueError: the overlap is no whole number, or leaves nothing to draw in a part.
+        """
+        factor, longest = vision.temporal_factor, max(trained)
+        latents, kept = -(-frames // factor), 0
+        if overlap is not None:
+            kept = -(-check_whole("overlap", overlap, least=1) // factor)
+            if kept >= longest // factor:
+                raise ValueError(
+                    f"overlap is {overlap} frames, and a part has {longest} (the longest clip that the model was trained on), in groups of "
+                    f"{factor}; expected at most {max(0, (longest // factor - 1) * factor)}"
+                )
+        if not kept or frames <= longest:
+            return cls(frames, latents, latents, 0)
+        return cls(longest // factor * factor, longest // factor, latents, kept)
+
+    def drawn(self, beginning: Tensor | None, part: Callable[[Tensor | None, int], Tensor]) -> Tensor:
+        """Codes (B, t, ...) of whole clips.
+
+        Args:
+            beginning: (B, k, ...) codes that the clips begin with, None where they begin from nothing.
+            part: makes a part: codes that it begins with and its number -> its codes (B, t, ...), the given ones first.
+        """
+        if not self.overlap:
+            return part(beginning, 0)
+        codes, number = beginning, 0
+        if codes is None or codes.shape[1] < self.part_latents:  # more may be given than a part holds
+            codes = part(codes, 0)
+        while codes.shape[1] < self.latents:
+            number += 1
+            made = part(codes[:, -self.overlap :], number)
+            codes = torch.cat([codes, made[:, self.overlap :]], 1)
+        return codes[:, : self.latents]
+
+
+def part_seed(seed: int, number: int) -> int:
+    """Seed of a part of a clip: the clip's own for the first, others for the next ones, so that noise does not repeat."""
+    return derive_key("part", seed, number) if number else seed
