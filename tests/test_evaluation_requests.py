@@ -117,6 +117,14 @@ def test_the_recipe_trains_on_plain_tasks_as_shapes_does_and_its_rows_hold_the_l
     assert {name.partition("/")[0] for name in counts} == {"one", "two", "moving", *MORE_WORLDS}
 
 
+def test_a_model_of_the_recipe_says_what_it_was_trained_for(data):
+    trained = data.trained()
+    assert {"image_and_text_to_image", "image_to_image", "image_infill", "text_to_image", "video_continuation"} <= set(
+        trained.tasks
+    )
+    assert trained.rates == (2, 4, 8) and trained.frames == (4,) and trained.context <= data.row_length
+
+
 @pytest.mark.parametrize(("name", "task"), TASKS)
 def test_documents_parse_back_and_weigh_what_is_asked_for_alone(data, name, task):
     documents = data.documents[name]

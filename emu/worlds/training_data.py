@@ -9,14 +9,15 @@ from typing import Any
 
 from emu.data.datamodule import MixtureDataModule
 from emu.data.document_sources import DocumentSource
-from emu.documents import TokenDocument
+from emu.documents import CodeSegment, TextSegment, TokenDocument
 from emu.layouts import Emu3Layout
 from emu.model_settings import write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import GenerationDefaults
 from emu.randomness import key_of, uniforms
+from emu.trained import CLIP, Trained, infill_task, task_name
 from emu.vocabulary import Vocabulary
-from emu.worlds import TRAIN, World, worlds_of
+from emu.worlds import TRAIN, BallWorld, World, worlds_of
 from emu.worlds.moving import PICTURES_PER_SECOND
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.scene_documents import WorldDocuments
@@ -166,4 +167,26 @@ class WorldsData(MixtureDataModule):
         worlds = {name: self.worlds[name].fingerprint() for name in tasks}
         table = {"size": self.size, "unseen_kinds": self.unseen_kinds, "worlds": worlds, "tasks": tasks}
         write_json(folder / WORLDS_FILE, table)
-        write_settings(folder, defaults.to_dict(), self.tokenizer.fingerprints)
+        write_settings(folder, defaults.to_dict(), self.tokenizer.fingerprints, self.trained())
+
+    def trained(self) -> Trained:
+        """What the mixture teaches, told from one document of each of its sources."""
+        tasks: list[str] = []
+        clips: list[BallWorld] = []
+        for name in self.source_names:
+            world, _, task = name.partition("/")
+            documents = self.documents[world]
+            segments = self.tokenizer.layout.parse(documents.documents(task, documents.world.draw(0, 1))[0].ids)
+            kinds = ["text" if isinstance(segment, TextSegment) else segment.modality for segment in segments]
+            answer = segments[-1]
+            is_filled = isinstance(answer, CodeSegment) and answer.hidden is not None
+            tasks.append(infill_task(kinds[-1]) if is_filled else task_name(kinds[:-1], kinds[-1]))
+            if task in GUIDED and self.prompt_dropout:
+                tasks.append(task_name([], kinds[-1]))
+            if isinstance(documents.world, BallWorld):
+                clips.append(documents.world)
+        if clips:
+            tasks.append(f"{CLIP}_continuation")
+        frames, rates = {world.num_steps for world in clips}, {rate for world in clips for rate in world.rates}
+        size, context = (self.size, self.size), max(self.longest_documents()[name] for name in self.source_names)
+        return Trained(tuple(dict.fromkeys(tasks)), (size,), tuple(sorted(frames)), tuple(sorted(rates)), context)
