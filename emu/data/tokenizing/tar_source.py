@@ -145,7 +145,7 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
     """(name of a file with a suffix, offset, size, problem) of each member; None for the name where the file ends within one."""
     number = 0
     try:
-        with archive.open("rb") as stream, tarfile.open(fileobj=(headers := _Headers(stream)), mode="r:") as file:
+        with archive.open("rb") as stream, tarfile.open(fileobj=(headers := _Headers(stream)), mode="r:") as file:  # type: ignore[call-overload]
             while (entry := file.next()) is not None:
                 file.members = []  # type: ignore[attr-defined]  # which would grow with every member
                 headers.left = MAX_HEADER

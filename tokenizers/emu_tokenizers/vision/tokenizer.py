@@ -45,7 +45,7 @@ class VisionTokenizerOutput:
     vectors: Tensor | None = None
 
 
-class VisionTokenizer(VisionCoder, PreTrainedModel):
+class VisionTokenizer(VisionCoder, PreTrainedModel):  # type: ignore[misc]  # opens its own folders, as transformers does not
     """Discrete autoencoder of images and clips: a `VisionCoder` that starts as training wants it, and is trained."""
 
     config_class = VisionTokenizerConfig
