@@ -40,6 +40,26 @@ def write_pictures(folder, count=12, size=32):
     return folder
 
 
+def write_scenes(folder, count, size=16):
+    """Any number of captioned pictures that differ: a disc or a box of any place, size and shade, on any ground."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as lines:
+        for number in range(count):
+            colour, shape = list(COLOURS)[random.integers(4)], SHAPES[random.integers(2)]
+            image = Image.new("RGB", (size, size), tuple(random.integers(0, 256, 3).tolist()))
+            pen, (left, top), side = ImageDraw.Draw(image), random.uniform(0, size / 2, 2), random.uniform(4, size / 2)
+            shade = tuple((np.array(COLOURS[colour]) + random.integers(-20, 21, 3)).clip(0, 255).tolist())
+            draw = pen.ellipse if shape == "disc" else pen.rectangle
+            draw((left, top, left + side, top + side), fill=shade)
+            image.save(folder / f"{number:06d}.png", compress_level=1)
+            where = f"{('top', 'bottom')[int(top + side / 2 > size / 2)]} {('left', 'right')[int(left + side / 2 > size / 2)]}"
+            lines.write(
+                json.dumps({"file_name": f"{number:06d}.png", "text": f"a {colour} {shape} at the {where}"}) + "\n"
+            )
+    return folder
+
+
 def noise(seed, size=32):
     """A picture of smooth noise, unlike every other."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from emu import Emu
 from emu.cli.fit import fit
 from emu.own_data import PicturePlan
-from tests.own_toys import content, killed_over, started, write_pictures
+from tests.own_toys import content, killed_over, started, write_pictures, write_scenes
 
 FEW = (
     "--vision.trainer.max_steps",
@@ -82,6 +82,16 @@ def test_what_is_chosen_for_the_examples_fits_the_stages():
     few, many = PicturePlan.examples()
     assert few["size"] < many["size"] and few["vision"]["spatial_factor"] < many["vision"]["spatial_factor"]
     assert few.keys() == many.keys() >= {"views", "vision_steps", "text_size", "source"}
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_go_through_the_same_stages(tmp_path):
+    write_scenes(tmp_path / "pictures", 1000)
+    run = tmp_path / "run"
+    assert fit(words(run, "--pictures.views", 1)) == 0
+    values, split = (json.loads((run / name).read_text()) for name in ("plan.json", "1-pictures/split.json"))
+    assert len(split["train"]) + len(split["held_out"]) == 1000 and split["groups"] > 900
+    assert values["values"]["codebook_size"] > 128 and (run / "10-report" / "report.html").is_file()
 
 
 @pytest.mark.slow
