@@ -116,7 +116,8 @@ def measure_animated(emu: Emu, judge: ToneJudge, seed: int) -> Measured:
     rows, ways = zip(*asked, strict=True)
     metrics = {}
     for kind, made in clips.items():
-        metrics[f"animated_motion_right{kind}"] = share(moves_as(made, ways))
-        metrics[f"animated_is_nearest{kind}"] = share(judge.is_nearest(np.stack([clip[0] for clip in made]), rows))
+        moves, first = moves_as(made, ways), np.stack([clip[0] for clip in made])
+        metrics[f"animated_motion_right{kind}"] = share(moves)
+        metrics[f"animated_right{kind}"] = share(moves & judge.is_nearest(first, rows))
     shown = {"animated": np.stack(clips[""]), "animated_real": np.stack(clips["_of_real"])}
     return Measured({**metrics, "animated": len(prompts)}, shown, {"animated": prompts})

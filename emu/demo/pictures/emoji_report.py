@@ -52,6 +52,7 @@ GOALS = {
     "recoloured_is_nearest": Goal("Recolour by words", NEAREST, 0.2),
     "recoloured_tone_right": Goal("Recolour by words", TONE, 0.8),
     "animated_motion_right": Goal("Animate", "the motion is right, undone and compared", 0.85),
+    "animated_right": Goal("Animate", f"the motion is right, and to the first frame {NEAREST}", 0.5),
 }
 """By the names of metrics.json."""
 EXAMPLE = """from emu import Emu
