@@ -1,5 +1,6 @@
 """Clips of one's own: what is planned for them, and what their model is measured against; and the clips that jobs are measured on."""
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from emu.media import gif_bytes
 from emu.own_data import ClipPlan, SplitClips
 from emu.own_data.clip_measures import StoredClips, measure_continued, measure_drawn, measure_told
 from emu.own_data.clip_report import TASKS, task_table
+from emu.own_data.clip_store import numbered_clip
+from emu.own_data.speed_probe import Speed
 from tests.own_toys import COLOURS, drawn
 
 
@@ -32,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(folder, tmp_path_factory):
     target = tmp_path_factory.mktemp("split") / "clips"
-    SplitClips(str(folder), 16, 8, 0.25).run(target)
+    SplitClips(str(folder), 16, 8, 0.25, views=2).run(target)
     return StoredClips(target, 3)
 
 
@@ -58,9 +61,9 @@ class Parrot:
         return list(self.answers[1])
 
 
-def test_what_becomes_of_sizes_lengths_and_rates_is_said(folder):
-    plan = ClipPlan(str(folder))
-    values, reasons = plan.shape(plan.look())
+def test_what_becomes_of_sizes_lengths_and_rates_is_said(folder, monkeypatch):
+    monkeypatch.setattr("emu.own_data.picture_plan.measure_speed", lambda *_: Speed(0.1, 0.001, 0.1))
+    values, reasons = ClipPlan(str(folder)).make()
     assert values["frames"] == 8 and values["size"] == 16 and values["vision"]["temporal_factor"] == 4
     told = "\n".join(reasons)
     for part in (
@@ -76,6 +79,30 @@ def test_small_frames_get_finer_codes_than_large_ones(folder):
     plans = [ClipPlan(str(folder), size=size) for size in (32, 64)]
     factors = [plan.shape(plan.look())[0]["vision"]["spatial_factor"] for plan in plans]
     assert factors == [4, 8]
+
+
+def test_a_view_is_the_same_in_all_frames_and_is_mirrored_only_where_no_side_is_named():
+    still = np.repeat(np.asarray(drawn("red", "disc", 16, 3))[None], 8, axis=0)
+    for number in range(1, 12):
+        view, told = numbered_clip(still, "a red disc moves left", "key", number)
+        assert view.shape == still.shape and (view == view[:1]).all() and told == "cropped"
+    told = {numbered_clip(still, "a red disc moves up", "key", number)[1] for number in range(1, 12)}
+    assert told == {"mirrored", "cropped", "cropped, mirrored"}
+    mirrored, _ = numbered_clip(still, "a red disc moves up", "key", 1)
+    assert np.array_equal(mirrored[:, :, ::-1], still)
+
+
+def test_views_are_trained_on_and_never_measured_on(stored):
+    lines = {
+        name: [json.loads(line)["items"] for line in (stored.folder / f"{name}.draw.jsonl").read_text().splitlines()]
+        for name in ("train", "held_out")
+    }
+    count = len(stored.documents("train"))
+    assert len(lines["train"]) == 2 * count and len(lines["held_out"]) == len(stored.documents("held_out"))
+    captions = [caption["caption"] for caption, _ in lines["train"]]
+    for caption, view in zip(captions[:count], captions[count:], strict=True):
+        assert view == f"cropped: {caption}"
+    assert all(stored.read(clip).frames.shape == (8, 16, 16, 3) for _, clip in lines["train"][count - 1 : count + 1])
 
 
 def test_a_clip_drawn_as_it_was_asked_for_is_at_the_goal(stored):

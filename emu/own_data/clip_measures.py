@@ -31,7 +31,9 @@ from emu.own_data.picture_measures import (
     mean_distance,
     small,
 )
+from emu.own_data.picture_store import SPLIT
 from emu.pipeline import Emu
+from emu_tokenizers.files import read_json
 from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
@@ -53,8 +55,10 @@ class StoredClips:
     most: int
 
     def documents(self, part: str) -> list[tuple[str, Mapping[str, Any]]]:
-        """Captions and clips, as files and a rate, of "train" or "held_out"."""
-        lines = (self.folder / f"{part}.draw.jsonl").read_text("utf-8").splitlines()
+        """Captions and clips, as files and a rate, of "train" or "held_out"; not the cropped and mirrored views."""
+        lines = (
+            (self.folder / f"{part}.draw.jsonl").read_text("utf-8").splitlines()[: read_json(self.folder / SPLIT)[part]]
+        )
         return [(caption["caption"], clip) for caption, clip in (json.loads(line)["items"] for line in lines)]
 
     def read(self, clip: Mapping[str, Any]) -> Video:

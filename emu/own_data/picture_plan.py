@@ -28,6 +28,8 @@ LOOKED_AT = 256
 """Pictures whose size and caption are looked at."""
 LARGEST, SMALLEST = 64, 16
 VISION_BATCH, CLIP_BATCH, TOKENS_PER_STEP = 16, 8, 2048
+CLIP_VIEWS = 4
+"""Views of a clip at most: each is written as files, and encoded, frame by frame."""
 TEMPORAL_FACTOR = 4
 VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
 """Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
@@ -240,7 +242,7 @@ def shape(
     values: dict[str, Any] = {
         "size": side,
         "held_out": held_out,
-        "most_views": band.views if frames == 1 else 1,
+        "most_views": band.views if frames == 1 else min(CLIP_VIEWS, band.views),
         "vision_batch": VISION_BATCH if frames == 1 else CLIP_BATCH,
         "text_size": text_size,
         "codebook_size": band.codebook,
