@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from emu.generation import Sampling
 from emu.generation.limits import check_whole, room_for_text
-from emu.pipeline.editing import EditingEmu
+from emu.pipeline.editing_jobs import EditingEmu
 from emu.pipeline.grid_requests import clip_grid
 from emu.pipeline.next_headers import headers_after
 from emu.pipeline.prompt_documents import kinds_of
