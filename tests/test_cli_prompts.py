@@ -358,3 +358,54 @@ def test_descriptions_are_kept_in_a_folder_and_not_written_twice(run, tmp_path, 
     assert [record["image"] for record in found] == ["0.png", "1.png", "2.png"] and all("text" in r for r in found)
     with holding(tmp_path / "told", "emu describe"), pytest.raises(ValueError, match="is in use by"):
         describe.main(["0.png", *words])
+
+
+def test_questions_about_clips_and_pictures_are_lines(run, capsys):
+    for number in range(4):
+        Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(f"{number}.png")
+    lines = [
+        {"items": [{"frames": ["0.png", "1.png"], "fps": 4}, "What happens?"], "id": 7},
+        {"items": [{"image": "2.png"}, {"image": "3.png"}, "Which?"]},
+        {"items": [{"image": "nowhere.png"}]},
+        {"prompt": "a"},
+    ]
+    write("some.jsonl", *lines)
+    words = ["some.jsonl", "0.png", "--output", "told", "--max-new-tokens", "3", "--device", "cpu"]
+    assert describe.main(words) == 1
+    told = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in told.out.splitlines()] == [
+        "some.jsonl line 1",
+        "some.jsonl line 2",
+        "0.png",
+    ]
+    assert "nowhere.png" in told.err and "some.jsonl line 4: the line is" in told.err and "Traceback" not in told.err
+    with open("told/descriptions.jsonl", encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+    assert [record.get("id") for record in found] == [7, None, None] and found[0]["items"] == lines[0]["items"]
+
+
+def test_long_clips_are_made_in_parts(run, capsys):
+    assert run("a ball", "--frames", "20", "--overlap", "4", command=generate_videos) == 0
+    (record,) = records()
+    assert (record["frames"], record["overlap"]) == (20, 4)
+    assert len(os.listdir(f"out/{record['files'][0]}")) == 20
+    assert run("a ball", "--frames", "20", "--overlap", "8", command=generate_videos) == 2
+    assert "overlap is 8 frames" in capsys.readouterr().err
+
+
+def test_last_frames_are_files_of_a_line(run, capsys, monkeypatch):
+    Image.new("RGB", (8, 8), "red").save("red.png")
+    write("clips.jsonl", {"prompt": "a", "first_frames": "red.png", "last_frames": ["red.png", "red.png"]})
+    assert run("clips.jsonl", command=generate_videos) == 1
+    assert "not trained for" in capsys.readouterr().err  # to fill in: this model has no control for holes
+    seen = []
+
+    def watched(self, prompts, **options):
+        seen.append([len(options[name][0]) for name in ("first_frames", "last_frames")])
+        return iter(self.generate_videos(prompts, frames=8))
+
+    generate = Emu.iter_videos
+    monkeypatch.setattr(Emu, "generate_videos", lambda self, *prompts, **options: list(generate(self, *prompts, **options)))
+    monkeypatch.setattr(Emu, "iter_videos", watched)
+    assert run("clips.jsonl", command=generate_videos) == 0
+    assert seen == [[1, 2]] and records()[0]["last_frames"] == ["red.png", "red.png"]

@@ -236,3 +236,14 @@ def test_a_document_of_a_task_that_was_not_trained_is_refused_by_name(tiny_emu, 
     assert allowed.generate_images([document])
     if task == "image_and_text_to_image":
         assert allowed.generate_images([document[:1]])  # captions that training leaves out
+
+
+def test_texts_about_files_are_those_about_their_pictures(tiny_emu, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    picture(1).save(tmp_path / "a.gif", save_all=True, append_images=[picture(2)], duration=250)
+    moving = Video.open(tmp_path / "a.gif", fps=4, frames=8, size=(8, 8))
+    files = [[tmp_path / "a.png", "What?"], [tmp_path / "a.gif", "What?"], [np.asarray(picture(1)), "What?"]]
+    values = [[picture(1), "What?"], [moving, "What?"], [picture(1), "What?"]]
+    assert tiny_emu.generate_text(files, max_new_tokens=4) == tiny_emu.generate_text(values, max_new_tokens=4)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        tiny_emu.generate_text([[tmp_path / "nowhere.mp4", "What?"]])

@@ -164,13 +164,13 @@ class Batch:
                 with self._bar(len(requests), len(requests) - len(todo)) as bar:
                     for indices in batches(todo, _kind, AHEAD * self.batch_size):
                         batch = [todo[index] for index in indices]
-                        before = bar.n
+                        begun = bar.n
                         for request, result in results_of(batch, prepare, generate, self.problems):
                             stem = manifest.stem(request, request.seed)
                             manifest.add(request, save(result, output / stem))
                             made += 1
                             bar.update()
-                        bar.update(before + len(indices) - bar.n)
+                        bar.update(begun + len(indices) - bar.n)
             except TooManyBad as error:
                 print(error, file=sys.stderr)
             finally:
@@ -198,6 +198,7 @@ class Batch:
             size=largest.size,
             frames=largest.frames,
             guidance_scale=largest.guidance_scale,
+            overlap=getattr(self.options, "overlap", None),
             blocks_before=prompt,
             window=self.options.window,
         )
@@ -213,7 +214,8 @@ class Batch:
 
 def _kind(request: Request) -> Hashable:
     """Requests of one kind are drawn by one call, which takes pictures of several sizes."""
-    return replace(request.settings, size=None), "first_frames" in request.extra
+    named = [name for name in request.extra if name != "overlap"]
+    return replace(request.settings, size=None), tuple(named), str(request.extra.get("overlap"))
 
 
 def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:

@@ -1,4 +1,8 @@
-"""`emu describe`: text about pictures and clips."""
+"""`emu describe`: text about pictures and clips.
+
+emu describe cat.png clip.mp4 --prompt "What is it?"
+emu describe questions.jsonl                       {"items": [{"video": "clip.mp4"}, "What happens?"]} a line
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,15 @@ from tqdm import tqdm
 from emu.cli.batch import results_of
 from emu.cli.line_problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
+from emu.cli.prompts import CARRIED, JSON_SUFFIXES, check_words, written_prompts
+from emu.data.tokenizing.document_reader import DocumentReader
+from emu.data.tokenizing.line_source import names_of
 from emu.data.tokenizing.named_files import is_clip
+from emu.data.tokenizing.picture_sizes import Sizing
 from emu.data.tokenizing.records import state_of
 from emu.documents import Video
 from emu.generation.limits import check_whole
-from emu.lines import Place
+from emu.lines import BadLine, Place, shown
 from emu.pipeline import Emu
 from emu.pipeline.requests import Size
 from emu_tokenizers.files import holding
@@ -33,25 +41,30 @@ DESCRIPTIONS = "descriptions.jsonl"
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about a picture or clip.
+    """What is asked about a picture or clip, or a document that ends in a question.
 
     Attributes:
         place: where the command names it.
-        file: the picture or clip.
+        about: what is asked about: {"image": file}, or {"items": [...]} and what the line says beside it.
+        folder: that files of items are named from.
         asked: the words and settings.
     """
 
     place: Place
-    file: Path
+    about: Mapping[str, Any] = field(hash=False)
+    folder: Path
     asked: Mapping[str, Any] = field(hash=False)
 
     def record(self) -> dict[str, Any]:
         """What is asked, as the file of descriptions tells it."""
-        return {"image": str(self.file), **self.asked}
+        return {**self.about, **self.asked}
 
     def digest(self, model: str) -> str:
-        """16 hexadecimal digits that change with the picture, the question and the model."""
-        told = json.dumps([self.record(), state_of(self.file), model], sort_keys=True)
+        """16 hexadecimal digits that change with the pictures, the question and the model."""
+        named = [self.about["image"]] if "image" in self.about else []
+        named += [name for item in self.about.get("items", ()) for name in names_of(item)]
+        states = [state_of(self.folder / name) for name in named]
+        told = json.dumps([self.record(), states if "items" in self.about else states[0], model], sort_keys=True)
         return hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -68,10 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     size = tuple(options.size) if options.size else emu.defaults.size
     asked = {"prompt": options.prompt, "size": size and list(size), "seed": options.seed}
     asked |= {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
-    questions = [
-        Question(Place(COMMAND_LINE, number, "argument"), file, asked)
-        for number, file in enumerate(options.images, start=1)
-    ]
+    questions = _questions(options.images, asked, problems)
     output: Path | None = options.output
     with nullcontext() if output is None else holding(output, "emu describe"):
         manifest = (
@@ -79,8 +89,9 @@ def main(arguments: Sequence[str]) -> int:
         )
         try:
             for question, text in _described(questions, emu, size, options, problems, manifest):
-                table = {"image": str(question.file), "text": text}
-                line = json.dumps(table, ensure_ascii=False) if options.json else f"{question.file}: {text}"
+                table = {**question.about, "text": text}
+                name = question.about.get("image", f"{question.place}")
+                line = json.dumps(table, ensure_ascii=False) if options.json else f"{name}: {text}"
                 tqdm.write(line.encode("utf-8", "backslashreplace").decode())
         except TooManyBad as error:
             print(error, file=sys.stderr)
@@ -89,6 +100,28 @@ def main(arguments: Sequence[str]) -> int:
                 manifest.close(questions)
                 problems.write(output)
     return 1 if problems.num_bad else 0
+
+
+def _questions(files: Sequence[Path], asked: Mapping[str, Any], problems: Problems) -> list[Question]:
+    """A question about each picture or clip and each line of the files of lines; bad lines go to `problems`."""
+    found: list[Question] = []
+    for number, file in enumerate(files, start=1):
+        if file.suffix.lower() not in JSON_SUFFIXES:
+            found.append(Question(Place(COMMAND_LINE, number, "argument"), {"image": str(file)}, Path(), asked))
+            continue
+        check_words([str(file)])
+        for written in written_prompts([str(file)]):
+            with problems.containing(written.place):
+                table = written.table()
+                unknown = sorted(set(table) - {"items", *CARRIED})
+                if unknown or not isinstance(table.get("items"), list) or not table["items"]:
+                    form = '{"items": [{"image": "cat.png"}, "What is it?"]}'
+                    raise BadLine(
+                        "wrong value", f"the line is {shown(table)}; expected {form}, with no more than {CARRIED}"
+                    )
+                lines = {name: value for name, value in asked.items() if name != "prompt"}
+                found.append(Question(written.place, table, written.folder, lines))
+    return found
 
 
 def _described(
@@ -101,10 +134,9 @@ def _described(
 ) -> Iterator[tuple[Question, str]]:
     """Each question with its answer, in batches; those that the folder of outputs has already are not asked again."""
 
-    def answers(batch: list[Question], values: list[Any]) -> list[str]:
-        words = [options.prompt] if options.prompt else []
+    def answers(batch: list[Question], documents: list[Any]) -> list[str]:
         return emu.generate_text(
-            [[value, *words] for value in values],
+            documents,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
             seed=options.seed,
@@ -116,7 +148,7 @@ def _described(
             batch = questions[start : start + limit]
             known = {question: manifest.find(question) for question in batch} if manifest is not None else {}
             new = [question for question in batch if known.get(question) is None]
-            found = dict(results_of(new, lambda question: _opened(question.file, emu, size), answers, problems))
+            found = dict(results_of(new, lambda question: _document(question, emu, size), answers, problems))
             for question in batch:
                 if question in found:
                     if manifest is not None:
@@ -130,7 +162,9 @@ def _described(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emu describe", description="Write text about pictures and clips.")
-    parser.add_argument("images", type=Path, nargs="+", help="picture files, animations and videos")
+    parser.add_argument(
+        "images", type=Path, nargs="+", help='pictures, animations, videos, and files of lines {"items": [...]}'
+    )
     parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
     parser.add_argument("--prompt", default="Describe it.", help="question after the picture (%(default)s)")
     parser.add_argument(
@@ -149,6 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     add_option(parser)
     return parser
+
+
+def _document(question: Question, emu: Emu, size: Size | None) -> list[Any]:
+    """What the answer follows: a picture or clip and the words, or the items of a line."""
+    if "image" in question.about:
+        words = [question.asked["prompt"]] if question.asked["prompt"] else []
+        return [_opened(Path(question.about["image"]), emu, size), *words]
+    tokenizer = emu.tokenizer
+    factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
+    fixed = size if tokenizer.resize is None else None
+    sizing = Sizing(factor, fixed, resize=tokenizer.resize, clips=False)
+    return DocumentReader(tokenizer, question.folder, sizing).values(question.about["items"])
 
 
 def _opened(file: Path, emu: Emu, size: Size | None) -> Image.Image | Video:

@@ -20,6 +20,7 @@ from emu_tokenizers.files import natural_key
 from emu_tokenizers.pixels.images import open_image
 
 VIDEO_SETTINGS = (*SETTINGS, "frames", "fps")
+EXTRA = ("first_frames", "last_frames", "overlap")
 OVERVIEW_FRAMES = 16
 
 
@@ -33,23 +34,32 @@ def main(arguments: Sequence[str]) -> int:
         "generate-videos",
         "Make one clip for each prompt. Run it again to go on after a stop.",
         "size, frames, fps, guidance_scale, negative_prompt, temperature, top_k, top_p, first_frames (a picture, an animation or a "
-        'video, or a list of pictures; or {"video": file, "fps": 8, "start": 0, "frames": 4})',
+        'video, or a list of pictures; or {"video": file, "fps": 8, "start": 0, "frames": 4}), last_frames (likewise), overlap',
     )
     words.add_argument("--frames", type=int, help="length of the clips")
     words.add_argument("--fps", type=float, help="frames a second")
+    words.add_argument(
+        "--overlap",
+        type=int,
+        help="make clips longer than those of training in parts that begin with so many of the last frames",
+    )
     options = words.parse_args(arguments)
     emu = load(options)
-    batch = Batch(
-        "emu generate-videos", options, emu, "video", "clip", VIDEO_SETTINGS, extra=("first_frames",), columns=1
-    )
+    lines: list[dict[str, Any]] = [{}] if options.overlap is None else [{"overlap": options.overlap}]
+    batch = Batch("emu generate-videos", options, emu, "video", "clip", VIDEO_SETTINGS, EXTRA, lines, columns=1)
 
-    def prepare(request: Request) -> tuple[Any, Video | None]:
-        return batch.document(request), first_frames(request)
+    def prepare(request: Request) -> tuple[Any, Video | None, Video | None]:
+        return batch.document(request), given_frames(request, "first_frames"), given_frames(request, "last_frames")
 
-    def generate(requests: list[Request], prepared: list[tuple[Any, Video | None]]) -> Iterator[VideoResult]:
-        documents, beginnings = zip(*prepared, strict=True)
-        begun = None if beginnings[0] is None else list(beginnings)
-        return emu.iter_videos(list(documents), first_frames=begun, **batch.drawn(requests))
+    def generate(requests: list[Request], prepared: list[tuple[Any, ...]]) -> Iterator[VideoResult]:
+        documents, *ends = zip(*prepared, strict=True)
+        first, last = (None if clips[0] is None else list(clips) for clips in ends)
+        given: dict[str, Any] = {
+            "first_frames": first,
+            "last_frames": last,
+            "overlap": requests[0].extra.get("overlap"),
+        }
+        return emu.iter_videos(list(documents), **given, **batch.drawn(requests))
 
     return batch.run(prepare, generate, save, strip)
 
@@ -70,16 +80,20 @@ def strip(files: list[Path]) -> Image.Image:
     return tiled([open_image(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
 
 
-def first_frames(request: Request) -> Video | None:
-    """The clip that a request begins with, at its size and rate; None where it begins from nothing.
+def given_frames(request: Request, key: str) -> Video | None:
+    """The clip that a request begins or ends with, at its size and rate; None where nothing is given.
+
+    Args:
+        request: of a line.
+        key: "first_frames" or "last_frames".
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or cannot be read.
     """
-    if "first_frames" not in request.extra:
+    if key not in request.extra:
         return None
-    given = request.extra["first_frames"]
+    given = request.extra[key]
     item = given if isinstance(given, dict) else {"frames": given}
     if kind_of(item) not in ("frames", "video"):
-        raise BadLine("wrong value", f"first_frames is {shown(given)}; expected file names, or an object with 'video'")
+        raise BadLine("wrong value", f"{key} is {shown(given)}; expected file names, or an object with 'video'")
     return read_clip(item, request.folder, request.settings.size, request.settings.fps)

@@ -13,10 +13,9 @@ from emu.generation.limits import check_whole, room_for_text
 from emu.pipeline.editing_jobs import EditingEmu
 from emu.pipeline.grid_requests import clip_grid
 from emu.pipeline.next_headers import headers_after
-from emu.pipeline.prompt_documents import kinds_of
+from emu.pipeline.prompt_documents import read_prompts
 from emu.pipeline.requests import Size, batches, check_documents, check_seeds, chosen_top_k, text_sampling
 from emu.pipeline.trained_limits import next_tasks, warn_beyond_training
-from emu.pipeline.vision_work import cells_of, vision_threads
 from emu.trained import task_name
 
 
@@ -52,7 +51,7 @@ class Emu(EditingEmu):
         """Continue documents with text.
 
         Args:
-            documents: each a list of items in order (`str`, PIL images, `Video`, ...), e.g. `[[image, "Describe it."]]`.
+            documents: each a list of items in order, as of `iter_images`: `[[image, "Describe it."], [Path("clip.mp4"), "What happens?"]]`.
             max_new_tokens: where text ends that does not end by itself; it also ends at the model's positions.
             temperature: 0 is greedy.
             top_k: draw among the N most likely tokens; None or 0 means all.
@@ -70,13 +69,14 @@ class Emu(EditingEmu):
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
-        documents = check_documents(documents)
-        seeds = check_seeds(seed, len(documents))
-        for document in documents:
-            self.trained.check_task(task_name(kinds_of(self.tokenizer, document), "text"))
-        ids = [self._question(document) for document in documents]
+        seeds = check_seeds(seed, len(check_documents(documents)))
+        asked = read_prompts(check_documents(documents))
+        for document in asked:
+            document.check_whole()
+            self.trained.check_task(task_name(document.kinds(self.tokenizer), "text"))
+        ids = [self._question(document.segments(self.tokenizer, self.defaults)) for document in asked]
         self._warn_beyond_training(strict, max(map(len, ids)))
-        texts: list[str] = [""] * len(documents)
+        texts: list[str] = [""] * len(asked)
         engine = self._engine(deterministic)
         with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
             for indices in batches(ids, lambda prompt: 0, check_whole("batch_size", batch_size, least=1)):
@@ -144,11 +144,12 @@ class Emu(EditingEmu):
             top_k=chosen_top_k(top_k),
             top_p=top_p,
         )
-        items = [document] if isinstance(document, str) else document
-        (items,) = check_documents([items])
-        self.trained.check_task(*next_tasks(self.tokenizer, kinds_of(self.tokenizer, items)))
+        (asked,) = read_prompts(check_documents([[document] if isinstance(document, str) else document]))
+        asked.check_whole()
+        self.trained.check_task(*next_tasks(self.tokenizer, asked.kinds(self.tokenizer)))
         given = {"text_temperature": text_temperature, "text_top_k": text_top_k, "text_top_p": text_top_p}
         text = text_sampling(settings, self.tokenizer.templates.settings, given)
+        items = asked.segments(self.tokenizer, settings)
         prompt = self._question(items)
         self._warn_beyond_training(
             strict,
@@ -181,7 +182,6 @@ class Emu(EditingEmu):
 
     def _question(self, items: Sequence[Any]) -> Tensor:
         """Ids of a document that text follows."""
-        with vision_threads(self.tokenizer, cells_of(self.tokenizer, items)):
-            ids = self.tokenizer.question(items)
+        ids = self.tokenizer.question(items)
         room_for_text([ids], self.model.config.max_position_embeddings, 1)
         return ids

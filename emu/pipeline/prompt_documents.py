@@ -70,9 +70,26 @@ class PromptDocument:
         """The items that stand before what is drawn."""
         return self.items if self.partial is None else self.items[:-1]
 
+    def check_whole(self) -> None:
+        """Raise ValueError where the document ends in a block with hidden cells, after which nothing is written."""
+        if self.partial is not None:
+            raise ValueError(
+                f"prompt {self.number} ends in a block with hidden cells; generate_images and generate_videos fill it in"
+            )
+
     def kinds(self, tokenizer: MultimodalTokenizer) -> list[str]:
         """The kind of each item before what is drawn, by the names of `emu.trained`; unknown ones are left to the tokenizer to refuse."""
-        return kinds_of(tokenizer, self.before)
+        kinds = []
+        for item in self.before:
+            if isinstance(item, WORDS):
+                kinds.append("text")
+            elif isinstance(item, CodeSegment):
+                kinds.append(item.modality)
+            elif isinstance(item, Path):
+                kinds.append("video" if is_clip(item) else "image")
+            else:
+                kinds += [name for name, modality in tokenizer.layout.modalities.items() if modality.accepts(item)][:1]
+        return kinds
 
     def segments(self, tokenizer: MultimodalTokenizer, settings: GenerationDefaults) -> list[str | Segment]:
         """The items before what is drawn, as prompts are rendered from: words as they are, pictures and clips as codes.
@@ -167,21 +184,6 @@ def _opened(path: Path, tokenizer: MultimodalTokenizer, settings: GenerationDefa
     image = read_picture(path)
     factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
     return image if tokenizer.resize is not None else Sizing(factor, settings.size).picture(image)
-
-
-def kinds_of(tokenizer: MultimodalTokenizer, items: Sequence[Any]) -> list[str]:
-    """The kind of each item of a document, by the names of `emu.trained`; items of no known kind are left to the tokenizer to refuse."""
-    kinds = []
-    for item in items:
-        if isinstance(item, WORDS):
-            kinds.append("text")
-        elif isinstance(item, CodeSegment):
-            kinds.append(item.modality)
-        elif isinstance(item, Path):
-            kinds.append("video" if is_clip(item) else "image")
-        else:
-            kinds += [name for name, modality in tokenizer.layout.modalities.items() if modality.accepts(item)][:1]
-    return kinds
 
 
 def prompt_ids(
