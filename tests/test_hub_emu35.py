@@ -23,7 +23,7 @@ from emu.generation import Engine, Sampling
 from emu.hub.load import read_tokenizer
 from emu.hub.tiny_models import write
 from emu.layouts import Cursor
-from emu.pipeline.next_headers import free_headers
+from emu.pipeline.grid_requests import free_headers
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
 from tests.tensors import same_tensors
 
@@ -152,7 +152,7 @@ def test_a_model_may_choose_the_size_of_its_pictures(folder, monkeypatch):
     emu = planner(folder)
     written = []
     monkeypatch.setattr(
-        "emu.pipeline.next_headers.range", lambda *bounds: (10, 12), raising=False
+        "emu.pipeline.grid_requests.range", lambda *bounds: (10, 12), raising=False
     )  # no 99 x 99 codes in a test
     monkeypatch.setattr(emu.tokenizer, "decode_segment", lambda segment: written.append(segment) or segment)
     with torch.no_grad():

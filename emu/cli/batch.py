@@ -28,8 +28,7 @@ from emu.lines import Place
 from emu.media import png_bytes, tiled
 from emu.pipeline import Emu
 from emu.pipeline.drawing_memory import free_memory, memory_budget, shown_bytes
-from emu.pipeline.output_sizes import sizes_of
-from emu.pipeline.requests import Size, batches, check_seeds
+from emu.pipeline.requests import Size, batches, check_seeds, sizes_of
 from emu_tokenizers.files import holding, write_file
 
 OVERVIEW = "overview.png"

@@ -24,8 +24,7 @@ from emu.data.tokenizing.line_source import names_of
 from emu.data.tokenizing.records import state_of
 from emu.lines import STANDARD_INPUT, BadLine, Line, Place, is_readable, read_lines, shown
 from emu.pipeline import GenerationDefaults
-from emu.pipeline.output_sizes import sizes_of
-from emu.pipeline.requests import check_seeds, check_size
+from emu.pipeline.requests import check_seeds, check_size, sizes_of
 from emu.trained import UNKNOWN
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")

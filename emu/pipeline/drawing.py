@@ -12,9 +12,8 @@ from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
 from emu.pipeline.first_frames import Clip, each_clip
 from emu.pipeline.grid_drawing import GridDrawing, told_of
 from emu.pipeline.grid_requests import GridRequest, RequestReader, clip_grid, with_streams
-from emu.pipeline.output_sizes import SizeLike, sizes_of
 from emu.pipeline.prompt_documents import PromptDocument, read_prompts
-from emu.pipeline.requests import GenerationDefaults, Size, check_seeds, chosen_top_k
+from emu.pipeline.requests import GenerationDefaults, Size, SizeLike, check_seeds, chosen_top_k, sizes_of
 from emu.pipeline.results import ImageResult, VideoResult
 from emu.pipeline.stored import StoredEmu
 from emu.pipeline.trained_limits import warn_beyond_training

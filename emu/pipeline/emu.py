@@ -11,8 +11,7 @@ from tqdm import tqdm
 from emu.generation import Sampling
 from emu.generation.limits import check_whole, room_for_text
 from emu.pipeline.editing_jobs import EditingEmu
-from emu.pipeline.grid_requests import clip_grid
-from emu.pipeline.next_headers import headers_after
+from emu.pipeline.grid_requests import clip_grid, headers_after
 from emu.pipeline.prompt_documents import read_prompts
 from emu.pipeline.requests import Size, batches, check_documents, check_seeds, chosen_top_k, text_sampling
 from emu.pipeline.trained_limits import next_tasks, warn_beyond_training
