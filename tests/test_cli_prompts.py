@@ -405,7 +405,9 @@ def test_last_frames_are_files_of_a_line(run, capsys, monkeypatch):
         return iter(self.generate_videos(prompts, frames=8))
 
     generate = Emu.iter_videos
-    monkeypatch.setattr(Emu, "generate_videos", lambda self, *prompts, **options: list(generate(self, *prompts, **options)))
+    monkeypatch.setattr(
+        Emu, "generate_videos", lambda self, *prompts, **options: list(generate(self, *prompts, **options))
+    )
     monkeypatch.setattr(Emu, "iter_videos", watched)
     assert run("clips.jsonl", command=generate_videos) == 0
     assert seen == [[1, 2]] and records()[0]["last_frames"] == ["red.png", "red.png"]
