@@ -13,6 +13,7 @@ from emu.evaluation.statistics import holm
 from emu.evaluation.suites import SUITES
 from emu.evaluation.suites.requests import EditsSuite, Question, check_questions, overwritten
 from emu.evaluation.suites.worlds import SuiteOptions, WorldModel
+from emu.generation import Engine
 from emu.worlds import COMBINATIONS, MORE_WORLDS, FillWorld
 from emu.worlds.examples import BY_EXAMPLE, WITHOUT
 from emu.worlds.scene_documents import WorldDocuments
@@ -251,3 +252,13 @@ def test_too_few_samples_are_named_for_each_question(data):
 def test_p_values_are_adjusted_for_their_number():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize(("name", "task"), [pair for pair in TASKS if pair[1] != "video-to-text"])
+def test_an_engine_answers_requests_of_every_kind(data, name, task):
+    documents = data.documents[name]
+    sample = ModelSample(Engine(tiny_model(data.vocabulary), documents.tokenizer.layout), documents)
+    found = ask(sample, task, 5, 0)
+    assert found.target.shape == (5,) and not found.right.all()
+    if isinstance(documents.world, FillWorld):
+        assert found.kept.all()  # whatever a model draws, what is shown is not drawn
