@@ -168,7 +168,7 @@ def test_answers_of_the_true_law_are_right_and_keep_what_had_to_stay(data, name,
     documents = data.documents[name]
     splits = ["held_out", *([COMBINATIONS] if documents.world.held_out.any() else [])]
     for split in splits:
-        found = shares([answered(documents, task, 40, split=split)])
+        found = shares([answered(documents, task, 12, split=split)])
         assert all(share.value == 1 for share in found.values())
         assert ("kept" in found) == (name != "rates")
 
@@ -234,7 +234,7 @@ def test_whole_pictures_with_the_shown_cells_put_over_them_are_often_wrong(data)
 def test_without_the_example_answers_are_guesses(data):
     found = drawn_answers(data.worlds["examples"], WITHOUT, 600)
     assert 0.08 < found.true.mean() < 0.18
-    assert answered(data.documents["examples"], BY_EXAMPLE, 50).true.all()
+    assert answered(data.documents["examples"], BY_EXAMPLE, 12).true.all()
 
 
 def test_models_that_were_not_trained_on_requests_are_refused_by_the_name_of_the_recipe():
@@ -254,11 +254,11 @@ def test_p_values_are_adjusted_for_their_number():
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
-@pytest.mark.parametrize(("name", "task"), [pair for pair in TASKS if pair[1] != "video-to-text"])
+@pytest.mark.parametrize(("name", "task"), [("edit-two", "edit"), ("fill-one", "fill"), ("rates", "text-to-video")])
 def test_an_engine_answers_requests_of_every_kind(data, name, task):
     documents = data.documents[name]
     sample = ModelSample(Engine(tiny_model(data.vocabulary), documents.tokenizer.layout), documents)
-    found = ask(sample, task, 5, 0)
-    assert found.target.shape == (5,) and not found.right.all()
+    found = ask(sample, task, 3, 0)
+    assert found.target.shape == (3,) and not found.right.all()
     if isinstance(documents.world, FillWorld):
         assert found.kept.all()  # whatever a model draws, what is shown is not drawn

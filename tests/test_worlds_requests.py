@@ -119,7 +119,7 @@ def test_floors_are_those_of_a_plain_enumeration(name, task):
 
 def test_hidden_cells_follow_from_all_scenes_that_show_the_rest():
     world = fills(2)
-    task, given, picture, draws = prompts_of(world, 12)
+    task, given, picture, draws = prompts_of(world, 5)
     rule = world.captions.rules[0]
     assert rule.name == "named"
     seen, unseen = world.distribution("train"), world.held_out
@@ -148,7 +148,7 @@ def test_true_answers_are_right_and_keep_what_had_to_stay(name):
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_a_change_of_any_cell_that_had_to_stay_is_wrong(name):
     world = MAKERS[name]()
-    task, given, target, _ = prompts_of(world, 40)
+    task, given, target, _ = prompts_of(world, 15)
     kinds = np.arange(tiles.NUM_KINDS)
     for prompt, number in zip(given, target, strict=True):
         for place in np.flatnonzero(world.stays(task, np.array([prompt]))[0]):
