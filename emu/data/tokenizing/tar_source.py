@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from emu.data.tokenizing.captions import CAPTION_SUFFIXES, MAX_CAPTION_BYTES, caption_of, is_inside
 from emu.data.tokenizing.folder_source import captioned
@@ -145,7 +146,7 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
     """(name of a file with a suffix, offset, size, problem) of each member; None for the name where the file ends within one."""
     number = 0
     try:
-        with archive.open("rb") as stream, tarfile.open(fileobj=(headers := _Headers(stream)), mode="r:") as file:  # type: ignore[call-overload]
+        with _Headers(archive) as headers, tarfile.open(fileobj=headers, mode="r:") as file:
             while (entry := file.next()) is not None:
                 file.members = []  # type: ignore[attr-defined]  # which would grow with every member
                 headers.left = MAX_HEADER
@@ -175,19 +176,19 @@ class _HeaderTooLarge(Exception):
     """A member's header has more bytes than may be read of it."""
 
 
-class _Headers:
+class _Headers(io.BufferedReader):
     """A tar file as its headers are read: so many bytes, and no more, until the next one is asked for."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.left = stream, MAX_HEADER
-        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+    def __init__(self, archive: Path) -> None:
+        super().__init__(io.FileIO(archive))
+        self.left = MAX_HEADER
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         """So many bytes of the file; raises `_HeaderTooLarge`."""
-        self.left -= size
+        self.left -= size or 0
         if self.left < 0:
             raise _HeaderTooLarge
-        return self.stream.read(size)
+        return super().read(size)
 
 
 def _refusal(entry: tarfile.TarInfo) -> tuple[str, str] | None:
