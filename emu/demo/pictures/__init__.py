@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from emu.data.tokenizing import SOURCES
+from emu.demo.pictures.emoji import StoreEmoji
 from emu.demo.pictures.emoji_documents import Motions, ToneChanges
 from emu.demo.pictures.emoji_report import EmojiReport
-from emu.demo.pictures.emoji_store import StoreEmoji
-from emu.demo.pictures.moving_pixels import MovingPixels
+from emu.demo.pictures.motions import MovingPixels
 
 SOURCES.register("tone-changes", ToneChanges)
 SOURCES.register("motions", Motions)

@@ -2,7 +2,7 @@
 
 They are those of Noto Emoji (Google and others, github.com/googlefonts/noto-emoji, Apache License 2.0), drawn at 64x64 on white and reduced
 to 48 colours each, with the names of Unicode's list; `benchmarks/emoji_sheet.py` made the files. One tone of every second person, all tones
-equally often, is held out: what a model has to put together of two things that it has seen.
+equally often, is held out: what a model has to put together of two things that it has seen. `StoreEmoji` is the first stage of the demo.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from emu.own_data.picture_store import CAPTIONS, PICTURES, SPLIT
+from emu.stopping import say
+from emu_tokenizers.files import new_folder, write_file, write_json
 from emu_tokenizers.pixels.images import open_image, to_rgb
 
 SHEET, TABLE = Path(__file__).with_name("emoji.webp"), Path(__file__).with_name("emoji.json")
@@ -84,3 +87,35 @@ def people_of(captions: list[str]) -> dict[str, dict[str, int]]:
         if parts is not None:
             found.setdefault(parts[0], {})[parts[1]] = number
     return found
+
+
+class StoreEmoji:
+    """Stage: writes the demo's pictures as `emu.own_data.SplitPictures` writes those of a source.
+
+    Args:
+        views: how often a training picture is tokenized, each time cropped or mirrored otherwise.
+        people: only so many of the people, each in five tones; None for all.
+        others: only so many of the other pictures; None for all.
+        seed: of the crops.
+    """
+
+    def __init__(self, views: int = 1, people: int | None = None, others: int | None = None, seed: int = 0) -> None:
+        if views < 1 or (people is not None and people < 2) or (others is not None and others < 0):
+            raise ValueError(
+                f"views is {views}, people is {people} and others is {others}; expected 1 or more, 2 or more, and 0 or more"
+            )
+        self.views, self.people, self.others, self.seed = views, people, others, seed
+
+    def run(self, folder: Path) -> int:
+        """Write the store; see `emu.training.stages.JobStage`."""
+        emoji = load_emoji(self.people, self.others)
+        held_out = set(emoji.held_out)
+        train = [row for row in range(len(emoji.captions)) if row not in held_out]
+        with new_folder(folder) as partial:
+            np.save(partial / PICTURES, emoji.pictures)
+            lines = "".join(json.dumps(caption) + "\n" for caption in emoji.captions)
+            write_file(partial / CAPTIONS, lines.encode())
+            table = {"train": train, "held_out": emoji.held_out, "views": self.views, "seed": self.seed}
+            write_json(partial / SPLIT, table)
+        say(f"{len(train)} pictures to train on, {len(held_out)} held out")
+        return 0
