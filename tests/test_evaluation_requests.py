@@ -11,7 +11,7 @@ from emu.evaluation.answers import Answers, adjusted, ask, free_tests, judged, s
 from emu.evaluation.models import ModelSample
 from emu.evaluation.statistics import holm
 from emu.evaluation.suites import SUITES
-from emu.evaluation.suites.requests import EditsSuite, Question, check_questions, overwritten
+from emu.evaluation.suites.requests import AskedTask, EditsSuite, check_questions, overwritten
 from emu.evaluation.suites.worlds import SuiteOptions, WorldModel
 from emu.generation import Engine
 from emu.worlds import COMBINATIONS, MORE_WORLDS, FillWorld
@@ -245,7 +245,7 @@ def test_models_that_were_not_trained_on_requests_are_refused_by_the_name_of_the
 def test_too_few_samples_are_named_for_each_question(data):
     subject = WorldModel(None, None, data.documents, SuiteOptions(samples=200))
     with pytest.raises(ValueError, match="(?s)give more with --samples.*'place'"):
-        check_questions([Question("edit-one", "edit", ("place",))], EditsSuite.questions, subject)
+        check_questions([AskedTask("edit-one", "edit", ("place",))], EditsSuite.questions, subject)
     assert {"edits", "examples", "fills", "rates"} <= set(SUITES)
 
 

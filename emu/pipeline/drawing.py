@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from emu.generation.limits import check_whole
 from emu.generation.window_choice import Window, check_window
-from emu.pipeline.clip_parts import ClipParts
 from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
 from emu.pipeline.first_frames import Clip, each_clip
 from emu.pipeline.grid_drawing import GridDrawing, told_of
 from emu.pipeline.grid_requests import GridRequest, RequestReader, clip_grid, with_streams
+from emu.pipeline.long_clips import ClipParts
 from emu.pipeline.prompt_documents import PromptDocument, read_prompts
 from emu.pipeline.requests import GenerationDefaults, Size, SizeLike, check_seeds, chosen_top_k, sizes_of
 from emu.pipeline.results import ImageResult, VideoResult

@@ -17,9 +17,9 @@ from emu.generation import Engine, Sampling
 from emu.generation.window_choice import CANDIDATES, Window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.clip_parts import part_seed
 from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, drawing_memory, shown_bytes
 from emu.pipeline.grid_requests import GridRequest
+from emu.pipeline.long_clips import part_seed
 from emu.pipeline.requests import batches
 from emu.pipeline.vision_work import vision_threads
 

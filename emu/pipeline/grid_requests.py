@@ -11,8 +11,8 @@ from torch import Tensor
 from emu.documents import CodeSegment, Video
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.clip_parts import ClipParts
 from emu.pipeline.first_frames import Clip, clip_between, codes_of_beginning, opened
+from emu.pipeline.long_clips import ClipParts
 from emu.pipeline.prompt_documents import PromptDocument, prompt_ids
 from emu.pipeline.requests import GenerationDefaults, Size, check_size
 from emu.pipeline.trained_limits import block_tasks, check_infill

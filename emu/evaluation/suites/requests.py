@@ -24,7 +24,7 @@ SEEDS = 3
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedTask:
     """What a suite asks.
 
     Attributes:
@@ -44,7 +44,7 @@ class RequestSuite(WorldSuite):
         questions: what is asked, where the model was trained on it.
     """
 
-    questions: tuple[Question, ...] = ()
+    questions: tuple[AskedTask, ...] = ()
 
     def prepare(self, request: argparse.Namespace) -> WorldModel:
         """Read the model as `WorldSuite` does.
@@ -56,7 +56,7 @@ class RequestSuite(WorldSuite):
         check_questions(self.known(subject), self.questions, subject)
         return subject
 
-    def known(self, subject: WorldModel) -> list[Question]:
+    def known(self, subject: WorldModel) -> list[AskedTask]:
         """The questions that the model was trained on."""
         return [question for question in self.questions if subject.knows(question.world, question.task)]
 
@@ -84,7 +84,7 @@ class RequestSuite(WorldSuite):
             log(describe_test(test))
         return report(scores, found, tests)
 
-    def measure(self, question: Question, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
+    def measure(self, question: AskedTask, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
         """Shares by what they are of; a suite adds its own."""
         found = shares(answers)
         if answers[0].world.held_out.any():
@@ -101,16 +101,16 @@ class EditsSuite(RequestSuite):
     """Pictures of one and of two objects, edited by words."""
 
     summary = "pictures edited by words: bits above the floor, right, what had to stay, what is left free"
-    questions = (Question("edit-one", "edit", ("place", "size")), Question("edit-two", "edit", ("object",)))
+    questions = (AskedTask("edit-one", "edit", ("place", "size")), AskedTask("edit-two", "edit", ("object",)))
 
 
 class ExamplesSuite(RequestSuite):
     """Pictures edited by example, and the same without the example, which nobody can."""
 
     summary = "pictures edited by one example without words, and how often that succeeds without the example"
-    questions = (Question("examples", BY_EXAMPLE), Question("examples", WITHOUT, ("edit",)))
+    questions = (AskedTask("examples", BY_EXAMPLE), AskedTask("examples", WITHOUT, ("edit",)))
 
-    def measure(self, question: Question, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
+    def measure(self, question: AskedTask, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
         """See `RequestSuite`; without the example an answer is right where it is that of the example that was not shown."""
         found = super().measure(question, subject, answers)
         if question.task == WITHOUT:
@@ -122,9 +122,9 @@ class FillsSuite(RequestSuite):
     """Pictures with a hidden rectangle, and a control: whole pictures drawn from the caption, with what is shown put over them."""
 
     summary = "hidden rectangles filled in: bits above the floor, right, what had to stay, what is left free"
-    questions = (Question("fill-one", "fill", ("place", "size", "object")), Question("fill-two", "fill", ("place",)))
+    questions = (AskedTask("fill-one", "fill", ("place", "size", "object")), AskedTask("fill-two", "fill", ("place",)))
 
-    def measure(self, question: Question, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
+    def measure(self, question: AskedTask, subject: WorldModel, answers: Sequence[Answers]) -> dict[str, Interval]:
         """See `RequestSuite`."""
         found = super().measure(question, subject, answers)
         plain = question.world.removeprefix("fill-")
@@ -138,12 +138,12 @@ class RatesSuite(RequestSuite):
 
     summary = "clips at three rates: bits above the floor at each, right, what is left free"
     questions = (
-        Question("rates", "text-to-video", ("start", "pace")),
-        Question("rates", "continuation", ("ending",)),
+        AskedTask("rates", "text-to-video", ("start", "pace")),
+        AskedTask("rates", "continuation", ("ending",)),
     )
 
 
-def check_questions(known: Sequence[Question], asked: Sequence[Question], subject: WorldModel) -> None:
+def check_questions(known: Sequence[AskedTask], asked: Sequence[AskedTask], subject: WorldModel) -> None:
     """Raise ValueError where a model was trained on nothing that is asked, or there are too few samples; the message lists all."""
     if not known:
         names = ", ".join(f"{question.world}/{question.task}" for question in asked)
@@ -156,18 +156,18 @@ def check_questions(known: Sequence[Question], asked: Sequence[Question], subjec
         raise ValueError("give more with --samples:" + "".join(f"\n  - {problem}" for problem in problems))
 
 
-def sample_of(question: Question, subject: WorldModel) -> ModelSample:
+def sample_of(question: AskedTask, subject: WorldModel) -> ModelSample:
     """The model as it answers prompts of a world."""
     return ModelSample(subject.engine, subject.documents[question.world], subject.options.guidance_scale)
 
 
-def ask_seeds(question: Question, subject: WorldModel) -> list[Answers]:
+def ask_seeds(question: AskedTask, subject: WorldModel) -> list[Answers]:
     """Answers of `SEEDS` seeds."""
     options, sample = subject.options, sample_of(question, subject)
     return [ask(sample, question.task, options.samples, options.seed + seed) for seed in range(SEEDS)]
 
 
-def measure_bits(question: Question, subject: WorldModel) -> dict[str, TaskScore]:
+def measure_bits(question: AskedTask, subject: WorldModel) -> dict[str, TaskScore]:
     """Scores by what is added to the name of the task: "" for held-out documents, "/<kind>" of them, "/combinations"."""
     documents, options = subject.documents[question.world], subject.options
     world, score = documents.world, ModelScore(subject.model, documents)
