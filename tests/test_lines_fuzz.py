@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu.cli.generate_videos import VIDEO_SETTINGS, first_frames
+from emu.cli.generate_videos import VIDEO_SETTINGS, given_frames
 from emu.cli.line_problems import Problems
 from emu.cli.main import main
 from emu.cli.prompts import PromptReader
@@ -166,7 +166,8 @@ def test_lines_of_prompts(shelf, tiny_emu, kind, count):
     assert len(lines) == len(lines_of(content)) == len(requests) + problems.num_bad and len(requests) > count / 10
     for request in requests:
         table = json.loads(lines[request.place.number].content.decode("utf-8-sig"))
-        assert request.prompt == table.pop("prompt")
+        items = table.pop("items", None)  # a document in place of a prompt
+        assert (request.items is None) == (items is None) and (items is not None or request.prompt == table.pop("prompt"))
         assert request.seed == table.pop("seed", 5 + request.place.number - 1)
         settings = request.settings.to_dict()
         assert all(settings[name] == value for name, value in table.items() if name in names and value is not None)
@@ -174,7 +175,7 @@ def test_lines_of_prompts(shelf, tiny_emu, kind, count):
         assert json.loads(json.dumps(request.record())) and len(request.digest("model")) == 16
         if kind == "videos":
             with problems.containing(request.place):
-                clip = first_frames(request)
+                clip = given_frames(request, "first_frames")
                 assert (clip is None) == ("first_frames" not in table)
                 assert clip is None or clip.frames.shape[1:] == (*request.settings.size, 3)
     assert peak_memory() - before < 1 << 30 and not {"AssertionError", "OverflowError", "OSError"} & set(

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-import emu.generation.engine as engine_module
+import emu.generation.model_runner as runner_module
 from emu import Emu
 from emu.model.norm import RMSNorm
 
@@ -15,12 +15,12 @@ def packed(monkeypatch):
     """How often weights were prepared."""
     made = []
 
-    class LinearBackend(engine_module.LinearBackend):
+    class LinearBackend(runner_module.LinearBackend):
         def __init__(self, model, tile=None):
             made.append(model)
             super().__init__(model, tile)
 
-    monkeypatch.setattr(engine_module, "LinearBackend", LinearBackend)
+    monkeypatch.setattr(runner_module, "LinearBackend", LinearBackend)
     return made
 
 

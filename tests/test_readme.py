@@ -24,8 +24,14 @@ RUN = {
     (DOCS / "training.md", "Know how good a model is"),
 }
 """Sections whose commands the tests below run, one test each."""
-SHOWN = {(README, "Install"), (DOCS / "index.md", "Install"), (DOCS / "data.md", "One command")}
-"""Sections with commands that other tests run: test_house_installed.py, test_own_images.py, and, slow, test_own_videos.py."""
+SHOWN = {
+    (README, "Install"),
+    (DOCS / "index.md", "Install"),
+    (DOCS / "data.md", "One command"),
+    (DOCS / "data.md", "Train on shards"),
+}
+"""Sections with commands that other tests run: test_house_installed.py, test_own_images.py, test_cli_join.py, and, slow,
+test_own_videos.py."""
 
 
 @pytest.mark.parametrize(

@@ -141,19 +141,20 @@ def test_changed_lines_and_lost_files_are_done_again(run, tmp_path, monkeypatch)
 
 def test_a_run_that_was_killed_goes_on(run, tmp_path, monkeypatch):
     lines = [{"prompt": f"a ball {index}"} for index in range(5)]
-    generate = Emu.generate_images
+    draw = Emu.iter_images
 
-    def stop_at_the_third_batch(self, prompts, **options):
-        if "a ball 4" in prompts:
-            raise KeyboardInterrupt
-        return generate(self, prompts, **options)
+    def stop_at_the_fifth(self, prompts, **options):
+        for prompt, result in zip(prompts, draw(self, prompts, **options), strict=True):
+            if prompt == "a ball 4":
+                raise KeyboardInterrupt
+            yield result
 
-    monkeypatch.setattr(Emu, "generate_images", stop_at_the_third_batch)
+    monkeypatch.setattr(Emu, "iter_images", stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         run(generate_images, *lines, options=["--batch-size", "2"])
     with (tmp_path / "out" / "manifest.jsonl").open("a") as file:
         file.write('{"line": 5, "prom')  # cut in the middle of a record
-    monkeypatch.setattr(Emu, "generate_images", generate)
+    monkeypatch.setattr(Emu, "iter_images", draw)
     drawn = counted(monkeypatch)
     assert run(generate_images, *lines, options=["--batch-size", "2"]) == 0
     assert drawn == ["a ball 4"]
@@ -162,13 +163,13 @@ def test_a_run_that_was_killed_goes_on(run, tmp_path, monkeypatch):
 
 def counted(monkeypatch):
     """The prompts that are drawn from now on."""
-    drawn, generate = [], Emu.generate_images
+    drawn, draw = [], Emu.iter_images
 
     def counting(self, prompts, **options):
         drawn.extend(prompts)
-        return generate(self, prompts, **options)
+        return draw(self, prompts, **options)
 
-    monkeypatch.setattr(Emu, "generate_images", counting)
+    monkeypatch.setattr(Emu, "iter_images", counting)
     return drawn
 
 

@@ -26,6 +26,20 @@ SAMPLES = 4096  # numbers of a weight that are compared to notice a change
 PACK_UP_TO = 8 * 2**30  # bytes of a model above which its weights are not held twice
 
 
+def packing_pays(model: nn.Module) -> bool:
+    """Whether products of a model's weights run faster on weights that are laid out for them."""
+    parameters = list(model.parameters())
+    plain = all(type(p) is nn.Parameter for p in parameters)  # quantized weights are tensors of their own kind
+    on_cpu = plain and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return on_cpu and bytes_of(model) <= PACK_UP_TO and known
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Bytes of a model's weights."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
 class LinearBackend:
     """Layers of a model that read the same input as one product, and slices of its head.
 
@@ -34,9 +48,6 @@ class LinearBackend:
     Args:
         model: its weights are copied where packing pays and for tiles, so make a new object when they change (`is_current`).
         tile: number of rows of every product, or None for whatever comes.
-
-    Attributes:
-        bytes_to_copy: of the weights that it will hold a second time.
     """
 
     def __init__(self, model: EmuForCausalLM, tile: int | None = None) -> None:
@@ -45,14 +56,8 @@ class LinearBackend:
         # By the layers themselves: a module is equal to itself alone, and held here it cannot give its place to another one.
         self._layers: dict[tuple[nn.Module, ...], Callable[[Tensor], tuple[Tensor, ...]]] = {}
         self._heads: dict[tuple[IdRange, ...], Product] = {}
-        parameters = list(model.parameters())
-        size = sum(p.numel() * p.element_size() for p in parameters)
-        plain = all(type(p) is nn.Parameter for p in parameters)  # quantized weights are tensors of their own kind
-        on_cpu = plain and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
-        known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        self._pack = on_cpu and size <= PACK_UP_TO and known
+        self._pack = packing_pays(model)
         self._copies = self._pack or tile is not None
-        self.bytes_to_copy = size if self._copies else 0
         self._packed_state = self._state() if self._copies else None
 
     def _state(self) -> tuple[list[tuple[int, int]], Tensor]:

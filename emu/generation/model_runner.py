@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from emu.generation.limits import beyond_positions, warn_caller
-from emu.generation.linear import TILE, LinearBackend
+from emu.generation.linear import TILE, LinearBackend, bytes_of, packing_pays
 from emu.generation.session import GenerationStats, Session
 from emu.generation.threads import threads_for
 from emu.generation.window_choice import FastestWindow
@@ -43,9 +43,8 @@ class ModelRunner:
     @property
     def bytes_to_copy(self) -> int:
         """Bytes of weights that the next call lays out anew for its products; they stay from then on."""
-        if self._linear is not None:
-            return 0
-        return LinearBackend(self.model, TILE if self.deterministic else None).bytes_to_copy
+        copies = self._linear is None and (self.deterministic or packing_pays(self.model))
+        return bytes_of(self.model) if copies else 0
 
     def _check_length(self, longest: int) -> None:
         problem = beyond_positions(longest, self.model.config.max_position_embeddings)
