@@ -167,7 +167,9 @@ def test_lines_of_prompts(shelf, tiny_emu, kind, count):
     for request in requests:
         table = json.loads(lines[request.place.number].content.decode("utf-8-sig"))
         items = table.pop("items", None)  # a document in place of a prompt
-        assert (request.items is None) == (items is None) and (items is not None or request.prompt == table.pop("prompt"))
+        assert (request.items is None) == (items is None) and (
+            items is not None or request.prompt == table.pop("prompt")
+        )
         assert request.seed == table.pop("seed", 5 + request.place.number - 1)
         settings = request.settings.to_dict()
         assert all(settings[name] == value for name, value in table.items() if name in names and value is not None)
