@@ -21,6 +21,7 @@ OUTSIDE = {
     "LICENSE": "LICENSE.txt",
     "recipes/README.md": "recipes.md",
     "benchmarks/results/worlds_ablation.csv": "results/worlds_ablation.csv",
+    "benchmarks/results/data_loading_cpu.csv": "results/data_loading_cpu.csv",
 }
 """Path in the repository -> path on the site."""
 LINK = re.compile(r"(\]\()([^)#\s]+)([^)]*\))")
