@@ -41,6 +41,9 @@ READING, WRITING = 1.5e-3, 1e-3
 OTHER_SHARE = 0.15
 """Of the budget that reading and encoding may take before there are fewer views."""
 DOCUMENTS_PER_ROW = 3.2
+PASSES_PER_VIEW = 6
+"""How often each view should be seen, to be drawn and to be described, before there are more of them: a model that has seen whole pictures
+only once or twice draws nothing yet, and views take steps from them."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,8 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
     reading = facts.pictures * READING
     view = 2 * train * (speed.encoding + WRITING)  # each is tokenized to be drawn and to be described
     views = values["most_views"]
-    while views > 1 and reading + views * view > OTHER_SHARE * seconds:
+    passes = TRANSFORMER_SHARE * seconds / speed.transformer_step * values["rows"] * DOCUMENTS_PER_ROW / (2 * train)
+    while views > 1 and (reading + views * view > OTHER_SHARE * seconds or passes < PASSES_PER_VIEW * views):
         views //= 2
     other = reading + views * view
     training = max(0.3 * seconds, seconds - other)
@@ -314,7 +318,8 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
     enough = {name: f"; {passes} passes over the pictures are enough" if fitting[name] > most[name] else ""
               for name, passes in (("vision", VISION_PASSES), ("transformer", TRANSFORMER_PASSES))}  # fmt: skip
     reasons = [
-        f"{views} views of each training picture, cropped, and mirrored where the caption says nothing of left and right",
+        f"views of each training picture: {views}, since there is time for {passes:.1f} passes: the picture itself, its mirror image where "
+        "the caption says nothing of left and right, then crops",
         f"vision tokenizer: {steps['vision']:,} steps of {values['vision_batch']}, {speed.vision_step:.3f} s each on this machine"
         + enough["vision"],
         f"transformer: {steps['transformer']:,} steps of {values['rows']} rows of {values['row_length']} tokens, "
