@@ -82,6 +82,7 @@ class EditWorld(RequestWorld):
         keys, numbers = np.unique(np.concatenate([source, edited]), return_inverse=True)
         source, edited = numbers[: len(source)], numbers[len(source) :]
         unseen = _never_shown(keys)
+        self.cells = lattice_of(*objects_of_keys(keys))
         super().__init__(
             f"edit-{num_objects}",
             {"edit": edit, "words": words},
@@ -92,7 +93,6 @@ class EditWorld(RequestWorld):
             tasks=TASKS,
             held_out=unseen[source] | unseen[edited],
             attributes={"edited": {"place": self._new_place, "size": self._new_size, "object": self._removed}},
-            cells=lattice_of(*objects_of_keys(keys)),
         )
 
     def parts(self, variable: str, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:

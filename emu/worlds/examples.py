@@ -38,6 +38,7 @@ class ExampleWorld(RequestWorld):
         known, numbers = np.unique(np.concatenate([*keys, *after]), return_inverse=True)
         a, b, a_after, b_after = numbers.reshape(4, -1)
         size = len(known)
+        self.cells = lattice_of(*objects_of_keys(known))
         by_edit = np.bincount(edit)  # second pictures, edits and examples of an edit are each as likely
         super().__init__(
             "examples",
@@ -49,7 +50,6 @@ class ExampleWorld(RequestWorld):
             tasks=TASKS,
             held_out=np.any([(edit == one) & (second[0] == shape) for one, shape in HELD_OUT_EDITS], axis=0),
             attributes={"edited": {"edit": self._edit}},
-            cells=lattice_of(*objects_of_keys(known)),
         )
 
     def parts(self, variable: str, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -91,20 +91,23 @@ class ExampleWorld(RequestWorld):
 def edited(kinds: np.ndarray, places: np.ndarray, edit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Objects after edits: tiles (n, 1) and cells (n, 1), which may lie outside the lattice where there is no room."""
     shape, colour, size = tiles.attributes_of(kinds[:, 0])
-    moves = edit - len(NEW_COLOURS)
-    is_move = (moves >= 0) & (moves < len(DIRECTIONS))
-    step = np.where(is_move[:, None], STEPS[moves.clip(0, len(DIRECTIONS) - 1)], 0)
-    new_colour = np.where(moves < 0, edit, colour)
-    new_size = np.where(moves == len(DIRECTIONS), 1, size)
+    step = _step_of(edit)
+    new_colour = np.where(edit < len(NEW_COLOURS), edit, colour)
+    new_size = np.where(edit == len(EDITS) - 1, 1, size)
     return tiles.kind_of(shape, new_colour, new_size)[:, None], places + (step[:, 0] * LATTICE + step[:, 1])[:, None]
+
+
+def _step_of(edit: np.ndarray) -> np.ndarray:
+    """(n, 2) rows and columns that edits (n,) move an object by."""
+    move = edit - len(NEW_COLOURS)
+    return np.where(((move >= 0) & (move < len(DIRECTIONS)))[:, None], STEPS[move.clip(0, len(DIRECTIONS) - 1)], 0)
 
 
 def _pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """((shape, colour, place), n) of first and of second pictures, and the edit (n,): all that go together."""
     axes = (len(SHAPES), len(OLD_COLOURS), LATTICE**2, len(SHAPES), len(OLD_COLOURS), len(INNER), len(EDITS))
     shape, colour, place, shape2, colour2, place2, edit = np.indices(axes).reshape(len(axes), -1)
-    move = edit - len(NEW_COLOURS)
-    step = np.where(((move >= 0) & (move < len(DIRECTIONS)))[:, None], STEPS[move.clip(0, len(DIRECTIONS) - 1)], 0)
+    step = _step_of(edit)
     y, x = place // LATTICE + step[:, 0], place % LATTICE + step[:, 1]
     fits = (y >= 0) & (y < LATTICE) & (x >= 0) & (x < LATTICE)
     first = np.stack([shape, np.array(OLD_COLOURS)[colour], place])

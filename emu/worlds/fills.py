@@ -41,14 +41,14 @@ class FillWorld(RequestWorld):
             raise ValueError(f"num_objects is {num_objects}; this world has pictures of 1 or 2 objects")
         columns, odds = one_scenes() if num_objects == 1 else two_scenes()
         objects, places = objects_of(columns, num_objects)
-        cells = lattice_of(objects, places)
+        self.cells = lattice_of(objects, places)
         hidden = rectangles(ONE_EXTENTS if num_objects == 1 else TWO_EXTENTS)
         weights = np.where(hidden[:, places].any(axis=2), HIDING, 1.0)  # (R, scenes)
         rectangle, scene = (some.ravel() for some in np.indices(weights.shape))
         rules = ONE_RULES if num_objects == 1 else TWO_RULES
         shown = {name: column[scene] for name, column in columns.items()}
         captions = CaptionTable(rules, WORDS, shown)
-        rest, first = _rests(cells, hidden)
+        rest, first = _rests(self.cells, hidden)
         self._num_captions, self._num_objects = len(captions), num_objects
         self._hidden, self._completed = hidden[rectangle[first]], scene[first]
         self.prompt_kinds = tuple(f"{rule.name}, {count} hidden" for rule in rules for count in range(num_objects + 1))
@@ -62,7 +62,6 @@ class FillWorld(RequestWorld):
             tasks=TASKS,
             held_out=held_out_pairs(objects)[scene],
             attributes={"picture": {"place": self._place, "size": self._size, "object": self._object}},
-            cells=cells,
         )
 
     def parts(self, variable: str, numbers: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from emu.worlds import tiles
-from emu.worlds.caption_table import Columns, Rule
-from emu.worlds.table import Attribute
 from emu.worlds.tiles import LATTICE
-from emu.worlds.world import Task, World
+from emu.worlds.world import World
 
 
 class LatticeWorld(World):
     """A world whose variable "picture", and every variable that shows as one, numbers lattices.
 
-    Args:
-        name, columns, probability, rules, words, variables, tasks, held_out, attributes: see `World`.
-        cells: (M, 16) int64 tile of each cell of each picture, all different.
-
     Attributes:
-        cells: the same.
+        cells: (M, 16) int64 tile of each cell of each picture, all different; subclasses give it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        columns: Columns,
-        probability: np.ndarray,
-        rules: Sequence[Rule],
-        words: Mapping[str, Sequence[str]],
-        variables: Mapping[str, np.ndarray],
-        tasks: Sequence[Task],
-        held_out: np.ndarray | None = None,
-        attributes: Mapping[str, Mapping[str, Attribute]] | None = None,
-        *,
-        cells: np.ndarray,
-    ) -> None:
-        super().__init__(name, columns, probability, rules, words, variables, tasks, held_out, attributes)
-        self.cells = cells
-        # Sorted once, so that grading searches: there are 43,200 scenes of two objects to compare each picture with.
-        keys = lattice_keys(cells)
-        self._order = np.argsort(keys)
-        self._keys = keys[self._order]
+    cells: np.ndarray
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """(keys of all pictures in ascending order, their numbers): there are 43,200 scenes of two objects to find a picture among."""
+        keys = lattice_keys(self.cells)
+        order = np.argsort(keys)
+        return keys[order], order
 
     def render(self, rows: np.ndarray, size: int = 32) -> np.ndarray:
         """uint8 (n, size, size, 3) pictures of these numbers; sizes are multiples of 32.
@@ -65,8 +47,8 @@ class LatticeWorld(World):
 
     def numbers_of(self, cells: np.ndarray) -> np.ndarray:
         """(n,) int64 numbers of lattices (n, 16), -1 for those that are none of this world."""
-        at = np.searchsorted(self._keys, lattice_keys(cells)).clip(max=len(self._keys) - 1)
-        numbers = self._order[at]
+        keys, order = self._sorted
+        numbers = order[np.searchsorted(keys, lattice_keys(cells)).clip(max=len(keys) - 1)]
         return np.where((self.cells[numbers] == cells).all(axis=1), numbers, -1)
 
 

@@ -8,13 +8,10 @@ show the same cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from emu.worlds import tiles
-from emu.worlds.caption_table import Columns, Rule
-from emu.worlds.table import Attribute
+from emu.worlds.caption_table import Rule
 from emu.worlds.tiles import COLOURS, LATTICE
 from emu.worlds.world import Task, World
 
@@ -42,31 +39,13 @@ RULES = (
 class BallWorld(World):
     """A world of clips of one ball; its variable "clip" numbers what clips show.
 
-    Args:
-        num_steps: pictures of a clip.
+    Attributes:
+        num_steps: pictures of a clip; subclasses give it.
         frames_per_step: frames that show each picture; the temporal factor of the tokenizer, so that a picture is one frame of codes.
-        name, columns, probability, words, variables, tasks, held_out, attributes, rules: see `World`.
     """
 
-    def __init__(
-        self,
-        num_steps: int,
-        frames_per_step: int,
-        name: str,
-        columns: Columns,
-        probability: np.ndarray,
-        rules: Sequence[Rule],
-        words: Mapping[str, Sequence[str]],
-        variables: Mapping[str, np.ndarray],
-        tasks: Sequence[Task],
-        held_out: np.ndarray | None = None,
-        attributes: Mapping[str, Mapping[str, Attribute]] | None = None,
-    ) -> None:
-        if frames_per_step < 1:
-            raise ValueError(f"frames_per_step is {frames_per_step}; expected 1 or more")
-        self.num_steps, self.frames_per_step = num_steps, frames_per_step
-        super().__init__(name, columns, probability, rules, words, variables, tasks, held_out, attributes)
-
+    num_steps: int
+    frames_per_step: int = 1
     rates: tuple[int, ...] = (PICTURES_PER_SECOND,)
     """Pictures a second that clips may have."""
 
@@ -148,6 +127,9 @@ class MovingWorld(BallWorld):
     def __init__(self, num_steps: int = 4, frames_per_step: int = 1) -> None:
         if not 3 <= num_steps <= 8:
             raise ValueError(f"num_steps is {num_steps}; this world has clips of 3 to 8 steps")
+        if frames_per_step < 1:
+            raise ValueError(f"frames_per_step is {frames_per_step}; expected 1 or more")
+        self.num_steps, self.frames_per_step = num_steps, frames_per_step
         num_turns = num_steps - 2
         colour, direction, start, turns = (
             some.ravel() for some in np.indices((len(COLOURS), len(DIRECTIONS), LATTICE**2, 2**num_turns))
@@ -156,8 +138,6 @@ class MovingWorld(BallWorld):
         self.places = roll(start, direction, turned)
         clip = path_number(colour, self.places)
         super().__init__(
-            num_steps,
-            frames_per_step,
             f"moving-{num_steps}",
             {"colour": colour, "direction": direction, "start": start},
             turn_odds(turned) / (len(COLOURS) * len(DIRECTIONS) * LATTICE**2),

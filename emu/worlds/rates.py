@@ -36,6 +36,7 @@ _RADIX = len(COLOURS) * LATTICE ** (2 * NUM_STEPS)
 class RateWorld(BallWorld):
     """The world of a ball at three rates, for tokenizers that encode frames one by one; kinds of prompts: the rates."""
 
+    num_steps = NUM_STEPS
     rates = RATES
     prompt_kinds = tuple(f"{rate} fps" for rate in RATES)
 
@@ -46,8 +47,6 @@ class RateWorld(BallWorld):
         clip = rate * _RADIX + path_number(colour, places)
         begun = rate * _RADIX + path_number(colour, places[:, :2])
         super().__init__(
-            NUM_STEPS,
-            1,
             "rates",
             {"rate": rate, "colour": colour, "direction": direction, "start": start},
             np.concatenate([odds for _, _, odds in parts]) / (len(COLOURS) * len(DIRECTIONS) * LATTICE**2),

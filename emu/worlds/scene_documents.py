@@ -286,9 +286,8 @@ class WorldDocuments:
             if form == "caption":
                 length += self.longest_caption
             elif form == REST:
-                length += len(
-                    self.tokenizer.layout.block(*self.header("picture")[:2])
-                )  # shown with holes, then what they hide
+                # Shown with holes, then what they hide.
+                length += len(layout.block(*self.header("picture")[:2]))
             else:
                 rates = self.world.rates if isinstance(self.world, BallWorld) else (PICTURES_PER_SECOND,)
                 headers = [self.header(form, rate) for rate in rates]

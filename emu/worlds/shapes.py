@@ -85,6 +85,7 @@ class ShapesWorld(LatticeWorld):
         self.num_objects = num_objects
         columns, probability = one_scenes() if num_objects == 1 else two_scenes()
         self.kinds, self.places = objects_of(columns, num_objects)  # (N, num_objects) each
+        self.cells = lattice_of(self.kinds, self.places)
         self.boxes = _boxes(self.kinds, self.places)
         box_numbers = _box_number(self.boxes)
         super().__init__(
@@ -97,7 +98,6 @@ class ShapesWorld(LatticeWorld):
             tasks=TASKS,
             held_out=_unseen(columns, num_objects) if unseen_kinds else held_out_pairs(self.kinds),
             attributes=self._attributes(columns, box_numbers),
-            cells=lattice_of(self.kinds, self.places),
         )
         self._box_rows = dict(zip(box_numbers.tolist(), range(len(box_numbers)), strict=True))
 
