@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emu.evaluation.figures import STYLE, Figure
+from emu.evaluation.figures import Figure, html_page
 
 TASKS = {
     "Text to image": ("text_to_image", ("text_to_image_accuracy",)),
@@ -74,8 +74,8 @@ def report_page(
     """
     parts = "".join(figure.to_html() for figure in figures)
     heads = "".join(f"<th>{head}</th>" for head in ("task", "figure", "value", "goal", "", "variety"))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu demo</title><style>{STYLE}</style></head><body>'
+    return html_page(
+        "Emu demo",
         "<h1>Emu on handwritten digits</h1>"
         '<p class="note">A text tokenizer, a vision tokenizer and one transformer, trained from nothing on 1,347 real handwritten digits. '
         "Everything below was made by that one model, or measured on the 450 digits that were held out.</p>"
@@ -83,5 +83,5 @@ def report_page(
         '<p class="note">Variety: how far two samples of one digit differ, beside two real held-out ones (1 is as varied, 0 is one picture '
         "again and again); of answers, how many different ones there are beside how many there should be.</p>"
         f"<details><summary>all other figures</summary><table>{other_rows(metrics, goals)}</table></details>"
-        f"<h2>Use it</h2><pre>{html.escape(example)}</pre>{parts}</body></html>\n"
+        f"<h2>Use it</h2><pre>{html.escape(example)}</pre>{parts}",
     )

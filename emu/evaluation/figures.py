@@ -1,4 +1,4 @@
-"""What report pages are made of: their style, and pictures inside the page."""
+"""What report pages are made of: their head and style, and pictures inside the page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; te
 td.number { font-variant-numeric: tabular-nums; text-align: right; } .short { color: #b3261e; } .met { color: #1b7f3b; }
 p.note { color: #5a6270; } pre { background: #f4f5f8; padding: .8rem; overflow-x: auto; border-radius: 4px; }
 """
+
+
+def html_page(title: str, body: str) -> str:
+    """A page of this title and body."""
+    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+    return f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n'
 
 
 @dataclass(frozen=True)

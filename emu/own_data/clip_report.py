@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emu.evaluation.figures import STYLE, Figure
+from emu.evaluation.figures import Figure, html_page
 from emu.media import gif_bytes, tiled
 from emu.own_data.clip_measures import StoredClips, measure_clips, measure_continued, measure_drawn, measure_told
 from emu.own_data.picture_measures import Measured, measure_bits
-from emu.own_data.picture_report import curves_of
+from emu.own_data.picture_report import curves_of, write_report
 from emu.pipeline import Emu
-from emu_tokenizers.files import write_file, write_json
 
 COLUMNS = 8
 WORDS = {
@@ -107,20 +106,14 @@ class ClipReport:
         found = measure_clips(emu, stored.held_out[0])
         found.metrics["train"] = len(stored.documents("train"))
         rebuilt = found.pictures["rebuilt"][stored.chosen]
-        for part in (
+        found.add(
             measure_bits(emu, self.held_out),
             measure_drawn(emu, stored, rebuilt, self.seed),
             measure_continued(emu, stored, rebuilt, self.seed),
             measure_told(emu, stored),
-        ):
-            found.metrics |= part.metrics
-            found.pictures |= part.pictures
-            found.texts |= part.texts
+        )
         found.pictures["rebuilt"] = rebuilt
-        folder.mkdir(parents=True, exist_ok=True)
-        figures = [*clips_of(found), *curves_of(self.curves)]
-        write_file(folder / "report.html", page(found, figures).encode("utf-8", "replace"))
-        write_json(folder / "metrics.json", found.metrics)
+        write_report(folder, page(found, [*clips_of(found), *curves_of(self.curves)]), found)
         return 0
 
 
@@ -190,8 +183,8 @@ def page(found: Measured, figures: Sequence[Figure]) -> str:
         for text, real in zip(found.texts["described"][:24], found.texts["described_real"], strict=False)
     )
     head = "<tr><th>the model's words</th><th>the caption</th></tr>"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu on your clips</title><style>{STYLE}</style></head><body>'
+    return html_page(
+        "Emu on your clips",
         f"<h1>Emu on your clips</h1><h2>Figures</h2><table>{rows}</table><h2>Tasks</h2><p>{note}</p>{task_table(found.metrics)}"
-        f"{''.join(figure.to_html() for figure in figures)}<h2>Video to text</h2><table>{head}{told}</table></body></html>\n"
+        f"{''.join(figure.to_html() for figure in figures)}<h2>Video to text</h2><table>{head}{told}</table>",
     )

@@ -44,6 +44,13 @@ class Measured:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
 
+    def add(self, *parts: Measured) -> None:
+        """Take in what others found; of equal names the last counts."""
+        for part in parts:
+            self.metrics |= part.metrics
+            self.pictures |= part.pictures
+            self.texts |= part.texts
+
 
 def small(pictures: np.ndarray) -> np.ndarray:
     """(N, 768) float32: pictures (N, H, W, 3) uint8 at 16x16."""

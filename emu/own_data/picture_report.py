@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emu.evaluation.figures import STYLE, Figure
+from emu.evaluation.figures import Figure, html_page
 from emu.media import png_bytes, tiled
 from emu.own_data.picture_measures import (
     Measured,
@@ -90,24 +90,26 @@ class PictureReport:
         rows = store.rows("held_out")
         chosen = rows[:: max(1, len(rows) // self.count)][: self.count]
         found = Measured({"train": len(store.rows("train")), "held_out": len(rows)})
-        for part in (
+        found.add(
             measure_reconstruction(emu.tokenizer.vision, store),
             measure_bits(emu, self.held_out),
             measure_drawings(emu, store, chosen, self.seed),
             measure_descriptions(emu, store, chosen),
-        ):
-            found.metrics |= part.metrics
-            found.pictures |= part.pictures
-            found.texts |= part.texts
+        )
         originals = np.stack([store.pictures[row] for row in rows[: 4 * COLUMNS]])
         found.pictures["originals"] = originals
         found.pictures["described"] = np.stack([store.pictures[row] for row in chosen])
-        folder.mkdir(parents=True, exist_ok=True)
         figures = [*pictures_of(found), *curves_of(self.curves)]
         example = EXAMPLE.format(folder=str(Path(self.model)), caption=found.texts["asked"][0])
-        write_file(folder / "report.html", page(found, figures, example).encode("utf-8", "replace"))
-        write_json(folder / "metrics.json", found.metrics)
+        write_report(folder, page(found, figures, example), found)
         return 0
+
+
+def write_report(folder: Path, page: str, found: Measured) -> None:
+    """Write report.html and metrics.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "report.html", page.encode("utf-8", "replace"))
+    write_json(folder / "metrics.json", found.metrics)
 
 
 def sheet(rows: Sequence[np.ndarray], limit: int) -> bytes:
@@ -190,9 +192,9 @@ def page(found: Measured, figures: Sequence[Figure], example: str) -> str:
         f"{told['train']:,} pictures to train on; everything below was made by that one model, or measured on {told['held_out']:,} that "
         "were held out."
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu on your pictures</title><style>{STYLE}</style></head><body>'
+    return html_page(
+        "Emu on your pictures",
         f'<h1>Emu on your pictures</h1><p class="note">{note}</p><h2>Figures</h2><table>{rows}</table>'
         f"<h2>Use it</h2><pre>{html.escape(example)}</pre>{figures[0].to_html()}{descriptions(found)}"
-        f"{''.join(figure.to_html() for figure in figures[1:])}</body></html>\n"
+        f"{''.join(figure.to_html() for figure in figures[1:])}",
     )

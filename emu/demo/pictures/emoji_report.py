@@ -16,13 +16,12 @@ from emu.demo.pictures.emoji_measures import (
     measure_recoloured,
 )
 from emu.demo.pictures.tone_judge import ToneJudge
-from emu.evaluation.figures import STYLE, Figure
+from emu.evaluation.figures import Figure, html_page
 from emu.own_data.clip_report import moving
 from emu.own_data.picture_measures import Measured
-from emu.own_data.picture_report import PANELS, curves_of, descriptions, sheet
+from emu.own_data.picture_report import PANELS, curves_of, descriptions, sheet, write_report
 from emu.own_data.picture_store import PictureStore
 from emu.pipeline import Emu
-from emu_tokenizers.files import write_file, write_json
 
 COLUMNS, MOST_CLIPS = 12, 8
 
@@ -90,20 +89,15 @@ class EmojiReport:
         judge = ToneJudge(PictureStore(Path(self.pictures)))
         assert emu.tokenizer.vision is not None
         found = Measured({"train": len(judge.train), "held_out": len(judge.store.rows("held_out"))})
-        for part in (
+        found.add(
             measure_quality(emu.tokenizer.vision, judge),
             measure_drawn(emu, judge, self.each, self.seed),
             measure_described(emu, judge),
             measure_recoloured(emu, judge, self.each, self.seed),
             measure_animated(emu, judge, self.seed),
-        ):
-            found.metrics |= part.metrics
-            found.pictures |= part.pictures
-            found.texts |= part.texts
-        folder.mkdir(parents=True, exist_ok=True)
-        page = report_page(found, curves_of(self.curves, panels()), EXAMPLE.format(folder=str(Path(self.model))))
-        write_file(folder / "report.html", page.encode("utf-8", "replace"))
-        write_json(folder / "metrics.json", found.metrics)
+        )
+        example = EXAMPLE.format(folder=str(Path(self.model)))
+        write_report(folder, report_page(found, curves_of(self.curves, panels()), example), found)
         return 0
 
 
@@ -169,8 +163,8 @@ def report_page(found: Measured, curves: list[Figure], example: str) -> str:
     )
     heads = "".join(f"<th>{head}</th>" for head in ("task", "figure", "value", "goal", "copying", "mean"))
     rest = [figures["recolour"], figures["animate"], figures["rebuilt"], *curves]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Emu on pictures</title><style>{STYLE}</style></head><body>'
+    return html_page(
+        "Emu on pictures",
         '<h1>Emu on pictures</h1><p class="note">A text tokenizer, a vision tokenizer and one transformer, trained from nothing on '
         f"{metrics['train']:,} pictures of Noto Emoji. Of {metrics['held_out']} people one skin tone was held out: everything below was "
         "made by that one model, or measured on what it never saw.</p>"
@@ -180,5 +174,5 @@ def report_page(found: Measured, curves: list[Figure], example: str) -> str:
         "for is nearer than any other real one at 16x16 pixels, so that a copy of a training picture never counts.</p>"
         f"<details><summary>all other figures</summary><table>{others}</table></details>"
         f"<h2>Use it</h2><pre>{html.escape(example)}</pre>{figures['draw'].to_html()}{descriptions(found)}"
-        f"{''.join(figure.to_html() for figure in rest)}</body></html>\n"
+        f"{''.join(figure.to_html() for figure in rest)}",
     )
