@@ -24,7 +24,7 @@ from PIL import Image
 from emu import Emu
 from emu.documents import Video
 from emu.media import gif_bytes, tiled
-from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.images import as_arrays
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -190,7 +190,7 @@ def measure(emu: Emu, size: int, each: int, seed: int, **options: float) -> tupl
         made = emu.generate_videos(prompts, size=(size, size), frames=FRAMES, fps=rate, seed=seed, **options)
         for number, one in enumerate(made):
             scene = chosen[number // each]
-            frames = np.stack([np.asarray(to_rgb(frame)) for frame in one.frames])
+            frames = as_arrays(one.frames)
             seen = read_scene(frames, rate)
             drawn.append(frames)
             found.append((seen.way == scene.way, seen.colour == scene.colour, seen.speed / SPEED))

@@ -34,7 +34,7 @@ from emu.own_data.picture_measures import (
 from emu.own_data.picture_store import SPLIT
 from emu.pipeline import Emu
 from emu_tokenizers.files import read_json
-from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.images import as_arrays
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
@@ -141,7 +141,7 @@ def generated(emu: Emu, clips: Sequence[Video], captions: Sequence[str], given: 
         begun = [Video(clips[place].frames[:given], rate) for place in places] if given else None
         found = emu.generate_videos([captions[place] for place in places], first_frames=begun, fps=rate, **options)
         for place, one in zip(places, found, strict=True):
-            made[place] = np.stack([np.asarray(to_rgb(frame)) for frame in one.frames])
+            made[place] = as_arrays(one.frames)
     return np.stack([made[place] for place in range(len(clips))])
 
 

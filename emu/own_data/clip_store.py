@@ -27,10 +27,10 @@ from emu.documents import Video
 from emu.own_data.captioned_records import LeftOut, with_caption
 from emu.own_data.near_duplicates import groups_of, small_hash
 from emu.own_data.picture_store import SPLIT, divide, unique_rows
-from emu.own_data.picture_views import ANSWER_WEIGHT, CROPPED, MIRRORED, PROMPT_WEIGHT, cropped, may_mirror
+from emu.own_data.picture_views import CROPPED, MIRRORED, cropped, described_document, drawn_document, may_mirror
 from emu.randomness import derive_key
 from emu_tokenizers.files import new_folder, write_file, write_json
-from emu_tokenizers.pixels.images import open_image, to_rgb
+from emu_tokenizers.pixels.images import as_arrays, open_image
 
 PARTS = ("train", "held_out")
 
@@ -79,7 +79,7 @@ class ReadClip:
     @property
     def frames(self) -> np.ndarray:
         """(T, S, S, 3) uint8."""
-        return np.stack([np.asarray(to_rgb(open_image(file))) for file in sorted(self.folder.iterdir())])
+        return as_arrays([open_image(file) for file in sorted(self.folder.iterdir())])
 
 
 class SplitClips:
@@ -161,9 +161,7 @@ class SplitClips:
                     "frames": [f"{part}/{place.name}/{frame:02d}.png" for frame in range(self.frames)],
                     "fps": one.fps,
                 }
-                caption = f"{told}: {one.caption}" if told else one.caption
-                drawn = [{"caption": caption, "weight": PROMPT_WEIGHT}, clip]
-                described = [{**clip, "weight": PROMPT_WEIGHT}, {"text": one.caption, "weight": ANSWER_WEIGHT}]
+                drawn, described = drawn_document(clip, one.caption, told), described_document(clip, one.caption)
                 for task, items in (("draw", drawn), ("describe", described)):
                     lines[task].append(json.dumps({"items": items}) + "\n")
         for task, written in lines.items():

@@ -21,7 +21,7 @@ from emu.model.scoring import token_losses
 from emu.own_data.picture_store import PictureStore
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.images import as_arrays
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 
@@ -112,7 +112,7 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
     captions = [store.captions[row] for row in rows]
     size = store.pictures.shape[1:3]
     made = emu.generate_images(captions, size=size, seed=seed)
-    drawn = np.stack([np.asarray(to_rgb(one.image)) for one in made])
+    drawn = as_arrays([one.image for one in made])
     train, held_out = store.rows("train"), store.rows("held_out")
     every = [*train, *held_out]
     real = RealOnes(small(np.asarray(store.pictures)[every]), [store.captions[row] for row in every], len(train))

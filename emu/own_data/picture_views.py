@@ -78,6 +78,23 @@ def numbered_view(store: PictureStore, row: int, number: int) -> tuple[np.ndarra
     return (view[:, ::-1], f"{CROPPED}, {MIRRORED}") if may_mirror(caption) and random.integers(2) else (view, CROPPED)
 
 
+def drawn_document(shown: Mapping[str, Any], caption: str, told: str = "") -> list[Mapping[str, Any]]:
+    """Items of a document that is drawn: a caption, which says what makes its picture or clip a view, and that."""
+    return [{"caption": f"{told}: {caption}" if told else caption, "weight": PROMPT_WEIGHT}, shown]
+
+
+def described_document(shown: Mapping[str, Any], caption: str) -> list[Mapping[str, Any]]:
+    """Items of a document that is described: a picture or clip, and its caption."""
+    return [{**shown, "weight": PROMPT_WEIGHT}, {"text": caption, "weight": ANSWER_WEIGHT}]
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    """A PNG of (H, W, 3) uint8, made for speed."""
+    written = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(written, "png", compress_level=1)
+    return written.getvalue()
+
+
 class StoredPictures:
     """Source of `emu tokenize`, `own-pictures:FOLDER/train` or `own-pictures:FOLDER/held_out`: documents of a store.
 
@@ -101,7 +118,7 @@ class StoredPictures:
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredPictures, (self.name, self.options)
+        return type(self), (self.name, self.options)
 
     @property
     def length(self) -> int:
@@ -127,12 +144,15 @@ class StoredPictures:
         """The document of a view."""
         row, view = record.content
         pixels, told = numbered_view(self._store, row, view)
-        written = io.BytesIO()
-        Image.fromarray(pixels).save(written, "png", compress_level=1)
-        caption, image = self._store.captions[row], {"image": written.getvalue()}
+        caption, image = self._store.captions[row], {"image": as_png(pixels)}
         if self.options.order.startswith("caption"):
-            return {"items": [{"caption": f"{told}: {caption}" if told else caption, "weight": PROMPT_WEIGHT}, image]}
-        return {"items": [{**image, "weight": PROMPT_WEIGHT}, {"text": caption, "weight": ANSWER_WEIGHT}]}
+            return {"items": drawn_document(image, caption, told)}
+        return {"items": described_document(image, caption)}
+
+
+def as_sample(pixels: np.ndarray) -> Tensor:
+    """(3, H, W) in [-1, 1]: pixels (H, W, 3) uint8 as a vision tokenizer is trained on them."""
+    return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
 
 
 class StoredPixels(SampledPixels):
@@ -175,16 +195,19 @@ class StoredPixels(SampledPixels):
         """What crops are drawn from."""
         return {"split": digest((self.store.folder / SPLIT).read_bytes())}
 
+    def picture(self, random: np.random.Generator) -> np.ndarray:
+        """(size, size, 3) uint8: a training picture, drawn by `random`."""
+        rows = self.store.rows("train")
+        return np.asarray(self.store.pictures[rows[int(random.integers(len(rows)))]])
+
     def sample(self, kind: str, random: np.random.Generator) -> Tensor:
         """One crop (3, size, size) in [-1, 1], drawn by `random`."""
-        rows = self.store.rows("train")
-        row = rows[int(random.integers(len(rows)))]
-        pixels = np.asarray(self.store.pictures[row])
+        pixels = self.picture(random)
         if random.random() < CROPPED_SHARE:
             pixels = cropped(pixels, random, WIDEST_CROP)
         # Mirrored whatever the caption says: the tokenizer reads no captions.
         pixels = pixels[:, ::-1] if random.integers(2) else pixels
-        return from_bytes(torch.from_numpy(pixels.copy())).permute(2, 0, 1).contiguous()
+        return as_sample(pixels)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out pictures, once."""

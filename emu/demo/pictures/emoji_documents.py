@@ -14,16 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from emu.data.tokenizing import Record, SourceOptions
 from emu.data.tokenizing.records import digest
 from emu.demo.pictures.emoji import people_of, person_and_tone, tone_words
 from emu.demo.pictures.motions import FPS, MOTIONS, clip_of, moving_caption
 from emu.lines import Place
-from emu.media import png_bytes
 from emu.own_data.picture_store import PictureStore
-from emu.own_data.picture_views import PROMPT_WEIGHT, StoredPictures, numbered_view
+from emu.own_data.picture_views import PROMPT_WEIGHT, StoredPictures, as_png, drawn_document, numbered_view
 
 HELD_OUT_CLIPS = 90
 """Pictures, at most, whose motion that is not trained on is held out to measure on."""
@@ -64,9 +62,6 @@ class DerivedDocuments(StoredPictures):
         super().__init__(name, options)
         self._contents = self.contents()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.options)
-
     def contents(self) -> list[tuple[int, int]]:
         """What each document is made from, in order."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its documents are made from")
@@ -99,10 +94,7 @@ class ToneChanges(DerivedDocuments):
         number, given, asked = record.content
         # The first two views are functions of a picture's caption, which says the same of both; crops are each picture's own.
         view = number % min(2, self._views)
-        before, after = (
-            png_bytes(Image.fromarray(np.ascontiguousarray(numbered_view(self._store, row, view)[0])))
-            for row in (given, asked)
-        )
+        before, after = (as_png(numbered_view(self._store, row, view)[0]) for row in (given, asked))
         parts = person_and_tone(self._store.captions[asked])
         assert parts is not None
         words = {"caption": tone_words(parts[1]), "weight": PROMPT_WEIGHT}
@@ -121,5 +113,4 @@ class Motions(DerivedDocuments):
         _, row, motion = record.content
         clip = clip_of(np.asarray(self._store.pictures[row]), MOTIONS[motion])
         words = moving_caption(self._store.captions[row], MOTIONS[motion])
-        frames = [png_bytes(Image.fromarray(frame)) for frame in clip]
-        return {"items": [{"caption": words, "weight": PROMPT_WEIGHT}, {"frames": frames, "fps": FPS}]}
+        return {"items": drawn_document({"frames": [as_png(frame) for frame in clip], "fps": FPS}, words)}

@@ -15,14 +15,9 @@ from emu.demo.pictures.tone_judge import ToneJudge, share
 from emu.own_data.picture_measures import Measured, describe, distances, measure_reconstruction, nearest_caption, small
 from emu.pipeline import Emu
 from emu_tokenizers import VisionTokenizer
-from emu_tokenizers.pixels.images import to_rgb
+from emu_tokenizers.pixels.images import as_arrays
 from emu_tokenizers.pixels.metrics import psnr
 from emu_tokenizers.pixels.transforms import from_bytes
-
-
-def as_arrays(images: Sequence[Image.Image]) -> np.ndarray:
-    """Pictures as (N, H, W, 3) uint8."""
-    return np.stack([np.asarray(to_rgb(image)) for image in images])
 
 
 def parts(caption: str) -> tuple[str, str]:

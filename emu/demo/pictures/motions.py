@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from emu.own_data.picture_views import StoredPixels
-from emu_tokenizers.pixels.transforms import from_bytes
+from emu.own_data.picture_views import StoredPixels, as_sample
 
 FRAMES, FPS = 4, 4
 STEP = 8
@@ -101,8 +99,5 @@ class MovingPixels(StoredPixels):
         """One crop or frame (3, size, size) in [-1, 1], drawn by `random`."""
         if random.random() >= self.clip_share:
             return super().sample(kind, random)
-        rows = self.store.rows("train")
-        picture = np.asarray(self.store.pictures[rows[int(random.integers(len(rows)))]])
-        motion = MOTIONS[int(random.integers(len(MOTIONS)))]
-        frame = frame_of(picture, motion, int(random.integers(FRAMES)))
-        return from_bytes(torch.from_numpy(frame)).permute(2, 0, 1).contiguous()
+        picture, motion = self.picture(random), MOTIONS[int(random.integers(len(MOTIONS)))]
+        return as_sample(frame_of(picture, motion, int(random.integers(FRAMES))))

@@ -16,6 +16,11 @@ def share(right: Sequence[bool] | np.ndarray) -> float:
     return round(float(np.mean(right)), 4)
 
 
+def _nearest(found: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """(N,) bool: whether of distances (N, M) that of each one's row is the least."""
+    return found[np.arange(len(rows)), list(rows)] <= found.min(1)
+
+
 class ToneJudge:
     """Compares drawings at 16x16 pixels with the pictures of a store.
 
@@ -38,20 +43,18 @@ class ToneJudge:
             drawn: (N, H, W, 3) uint8.
             rows: N rows of what was asked for.
         """
-        found = distances(small(drawn), self.real)
-        return found[np.arange(len(rows)), list(rows)] <= found.min(1)
-
-    def tone_right(self, drawn: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-        """(N,) bool: whether a drawing is nearer to the asked picture than to the same person's in the four other tones."""
-        found = distances(small(drawn), self.real)
-        return np.array([found[place, row] <= found[place, self._person[row]].min() for place, row in enumerate(rows)])
+        return _nearest(distances(small(drawn), self.real), rows)
 
     def measure(self, name: str, drawn: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
-        """Shares of `is_nearest` and `tone_right`, as figures of this name."""
-        return {
-            f"{name}_is_nearest": share(self.is_nearest(drawn, rows)),
-            f"{name}_tone_right": share(self.tone_right(drawn, rows)),
-        }
+        """Figures of this name.
+
+        Returns:
+            Shares of drawings of which `is_nearest` holds, and of those that are nearer to the asked picture than to the same person's in
+            the four other tones.
+        """
+        found = distances(small(drawn), self.real)
+        right = [found[place, row] <= found[place, self._person[row]].min() for place, row in enumerate(rows)]
+        return {f"{name}_is_nearest": share(_nearest(found, rows)), f"{name}_tone_right": share(right)}
 
     def baselines(self, name: str, rows: Sequence[int]) -> dict[str, float]:
         """The same of the training pictures with the nearest captions (`..._copied`), and of the mean training picture (`..._mean`)."""

@@ -9,7 +9,7 @@ import errno
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -209,6 +209,11 @@ def to_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
             band = turned.crop((0, top, turned.width, min(top + rows, turned.height)))
             found.paste(_flat(band, scale), (0, top))
         return found
+
+
+def as_arrays(images: Sequence[Image.Image]) -> np.ndarray:
+    """(N, H, W, 3) uint8: pictures of one size, by `to_rgb`."""
+    return np.stack([np.asarray(to_rgb(image)) for image in images])
 
 
 def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
