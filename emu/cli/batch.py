@@ -61,7 +61,7 @@ class Batch:
         modality: of what is made.
         unit: what is made, for messages.
         settings: names of the settings that options and lines may hold.
-        extra: other keys that lines may hold, whose values name files.
+        extra: other keys that lines may hold, whose values name files or are numbers.
         given: what lines hold that do not say it themselves, see `PromptReader`.
         columns: how many outputs stand side by side in `overview.png`.
     """
@@ -106,10 +106,7 @@ class Batch:
 
     def sizing(self, request: Request) -> DocumentReader:
         """Reads the files of a request."""
-        tokenizer = self.emu.tokenizer
-        fixed = request.settings.size if tokenizer.resize is None else None
-        sizing = Sizing(self.emu.spatial_factor, fixed, resize=tokenizer.resize, clips=False)
-        return DocumentReader(tokenizer, request.folder, sizing)
+        return reader_of(self.emu, request.folder, request.settings.size)
 
     def drawn(self, batch: Sequence[Request]) -> dict[str, Any]:
         """What the jobs of an `Emu` are told of a batch beside its documents: the settings and each request's size and seed."""
@@ -212,9 +209,11 @@ class Batch:
 
 
 def _kind(request: Request) -> Hashable:
-    """Requests of one kind are drawn by one call, which takes pictures of several sizes."""
-    named = [name for name in request.extra if name != "overlap"]
-    return replace(request.settings, size=None), tuple(named), str(request.extra.get("overlap"))
+    """Requests of one kind are drawn by one call, which takes pictures of several sizes, and a file for each of them."""
+    extra = [
+        (name, None if isinstance(value, str | list | dict) else repr(value)) for name, value in request.extra.items()
+    ]
+    return replace(request.settings, size=None), tuple(extra)
 
 
 def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:
@@ -231,6 +230,20 @@ def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:
         raise ValueError("--size and --ratio; give one of them")
     ratio = options.ratio if options.area is None else (options.ratio, options.area)
     return sizes_of([ratio], 1, emu.defaults.size, emu.spatial_factor, emu.trained)[0]
+
+
+def reader_of(emu: Emu, folder: Path, size: Size | None) -> DocumentReader:
+    """Reads the files that documents name from a folder, as a model takes them.
+
+    Args:
+        emu: the model.
+        folder: that names start from.
+        size: (height, width) of pictures and clips, None for their own; a tokenizer with a rule of its own brings pictures to theirs.
+    """
+    tokenizer = emu.tokenizer
+    factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
+    fixed = size if tokenizer.resize is None else None
+    return DocumentReader(tokenizer, folder, Sizing(factor, fixed, resize=tokenizer.resize, clips=False))
 
 
 def results_of(

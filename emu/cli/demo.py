@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,8 +44,7 @@ def _digits(folder: Path, seed: int, long: bool) -> int:
     metrics = run_demo(folder, plan, log=lambda line: print(line, file=sys.stderr), progress=True)
     for name, goal in plan.goals.items():
         print(f"{name:38} {metrics[name]:8.4g}   goal {goal:<6g} {goal_mark(metrics[name], goal, name in plan.beyond)}")
-    print(f"{metrics['cpu_seconds']:.0f} CPU-seconds, {metrics['wall_seconds']:.0f} s, {metrics['peak_gib']:.2f} GiB")
-    print(f"look at {folder / 'report.html'}")
+    _say_cost(folder, metrics)
     return 1 if plan.missed(metrics) else 0
 
 
@@ -59,6 +59,10 @@ def _pictures(folder: Path, seed: int) -> int:
         beside = "" if copied is None else f"   copying gets {copied:g}"
         reached = "short of it" if name in short else "reached"
         print(f"{name:28} {metrics[name]:8.4g}   goal {goal.least:<6g} {reached:12}{beside}")
+    _say_cost(folder, metrics)
+    return 1 if short else 0
+
+
+def _say_cost(folder: Path, metrics: Mapping[str, Any]) -> None:
     print(f"{metrics['cpu_seconds']:.0f} CPU-seconds, {metrics['wall_seconds']:.0f} s, {metrics['peak_gib']:.2f} GiB")
     print(f"look at {folder / 'report.html'}")
-    return 1 if short else 0

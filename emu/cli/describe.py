@@ -19,14 +19,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from emu.cli.batch import results_of
+from emu.cli.batch import reader_of, results_of
 from emu.cli.line_problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
 from emu.cli.prompts import CARRIED, JSON_SUFFIXES, check_words, written_prompts
-from emu.data.tokenizing.document_reader import DocumentReader
 from emu.data.tokenizing.line_source import names_of
 from emu.data.tokenizing.named_files import is_clip
-from emu.data.tokenizing.picture_sizes import Sizing
 from emu.data.tokenizing.records import state_of
 from emu.documents import Video
 from emu.generation.limits import check_whole
@@ -190,11 +188,7 @@ def _document(question: Question, emu: Emu, size: Size | None) -> list[Any]:
     if "image" in question.about:
         words = [question.asked["prompt"]] if question.asked["prompt"] else []
         return [_opened(Path(question.about["image"]), emu, size), *words]
-    tokenizer = emu.tokenizer
-    factor = 1 if tokenizer.vision is None else tokenizer.vision.spatial_factor
-    fixed = size if tokenizer.resize is None else None
-    sizing = Sizing(factor, fixed, resize=tokenizer.resize, clips=False)
-    return DocumentReader(tokenizer, question.folder, sizing).values(question.about["items"])
+    return reader_of(emu, question.folder, size).values(question.about["items"])
 
 
 def _opened(file: Path, emu: Emu, size: Size | None) -> Image.Image | Video:

@@ -43,7 +43,7 @@ class ClipPlan(PicturePlan):
         """See `PicturePlan`."""
         self._lengths, self._sizes, self._rates = [], set(), set()
         facts = super().look()
-        return replace(facts, frames=int(statistics.median(self._lengths)))
+        return replace(facts, frames=self._length)
 
     def shape(self, facts: Facts) -> tuple[dict[str, Any], list[str]]:
         """Sizes and widths, and why."""
@@ -55,11 +55,16 @@ class ClipPlan(PicturePlan):
     def make(self) -> tuple[dict[str, Any], list[str]]:
         """See `PicturePlan`."""
         values, reasons = super().make()
-        length = int(statistics.median(self._lengths))
-        return values, [*self._brought_to(values["size"], values["frames"], length), *reasons]
+        return values, [*self._brought_to(values["size"], values["frames"]), *reasons]
 
-    def _brought_to(self, size: int, frames: int, length: int) -> list[str]:
+    @property
+    def _length(self) -> int:
+        """Frames of a clip in the median."""
+        return int(statistics.median(self._lengths))
+
+    def _brought_to(self, size: int, frames: int) -> list[str]:
         """What becomes of sizes, lengths and rates."""
+        length = self._length
         sizes = [f"{width}x{height}" for height, width in sorted(self._sizes)]
         rates = [f"{rate:g}" for rate in sorted(self._rates)]
         more = [", ..." if len(listed) > SHOWN else "" for listed in (sizes, rates)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,8 +128,6 @@ class SplitPictures:
             left_out.check_enough(len(chosen), self.source, "picture")
             groups = groups_of(hashes[chosen])
             train, held_out = divide([keys[row] for row in chosen], groups, self.held_out, self.seed)
-            lines = "".join(json.dumps(caption, ensure_ascii=False) + "\n" for caption in captions)
-            write_file(partial / CAPTIONS, lines.encode("utf-8", "replace"))
             table = {
                 "train": [chosen[place] for place in train],
                 "held_out": [chosen[place] for place in held_out],
@@ -139,7 +137,7 @@ class SplitPictures:
                 "left_out": left_out.counts,
                 "first_bad": left_out.first_bad,
             }
-            write_json(partial / SPLIT, table)
+            describe_store(partial, captions, table)
         left_out.say("picture", len(train), len(held_out))
         return 1 if left_out.bad else 0
 
@@ -157,6 +155,13 @@ class SplitPictures:
             file.seek(0)
             file.write(_header(len(captions), self.size))
         return captions, keys, np.array(hashes, np.uint8), left_out
+
+
+def describe_store(folder: Path, captions: Sequence[str], split: Mapping[str, Any]) -> None:
+    """Write captions and split beside the pictures of a store."""
+    lines = "".join(json.dumps(caption, ensure_ascii=False) + "\n" for caption in captions)
+    write_file(folder / CAPTIONS, lines.encode("utf-8", "replace"))
+    write_json(folder / SPLIT, split)
 
 
 def _header(number: int, size: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from emu.data.tokenizing.picture_sizes import Sizing
 from emu.documents import CodeSegment
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
@@ -61,8 +62,7 @@ def _size_of(picture: Any, tokenizer: MultimodalTokenizer, usual: Size | None) -
         return usual
     image = as_picture(picture)
     if is_file and tokenizer.resize is None:
-        height, width = (max(1, round(side / factor)) * factor for side in (image.height, image.width))
-        return height, width
+        return Sizing(factor).own_size(image.height, image.width)
     image = image if tokenizer.resize is None else tokenizer.resize(image)
     return image.height, image.width
 

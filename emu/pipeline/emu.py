@@ -68,8 +68,8 @@ class Emu(EditingEmu):
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
-        seeds = check_seeds(seed, len(check_documents(documents)))
         asked = read_prompts(check_documents(documents))
+        seeds = check_seeds(seed, len(asked))
         for document in asked:
             document.check_whole()
             self.trained.check_task(task_name(document.kinds(self.tokenizer), "text"))

@@ -40,18 +40,21 @@ class Sizing:
         """
         if self.fixed is None and self.resize is not None:
             return self.resize(image)
-        return fit_image(image, self.fixed or self._rounded(image.height, image.width))
+        return fit_image(image, self.own_size(image.height, image.width))
 
     def clip(self, video: Video) -> Video:
         """A clip at its size; errors as in `picture`."""
         height, width = video.frames.shape[1:3]
         by_area = self.fixed is None and self.resize is not None and self.clips
-        if not by_area and (self.fixed or self._rounded(height, width)) == (height, width):
+        if not by_area and self.own_size(height, width) == (height, width):
             return video
         rule = self if by_area else Sizing(self.factor, self.fixed)
         return Video(np.stack([np.asarray(rule.picture(frame)) for frame in video.images()]), video.fps)
 
-    def _rounded(self, height: int, width: int) -> Size:
+    def own_size(self, height: int, width: int) -> Size:
+        """(height, width) where no rule by area holds: the fixed one, or the sides rounded to multiples of the factor."""
+        if self.fixed is not None:
+            return self.fixed
         rows, columns = (max(1, round(side / self.factor)) for side in (height, width))
         return rows * self.factor, columns * self.factor
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from emu.own_data.picture_store import CAPTIONS, PICTURES, SPLIT
+from emu.own_data.picture_store import PICTURES, describe_store
 from emu.stopping import say
-from emu_tokenizers.files import new_folder, write_file, write_json
+from emu_tokenizers.files import new_folder
 from emu_tokenizers.pixels.images import open_image, to_rgb
 
 SHEET, TABLE = Path(__file__).with_name("emoji.webp"), Path(__file__).with_name("emoji.json")
@@ -113,9 +113,7 @@ class StoreEmoji:
         train = [row for row in range(len(emoji.captions)) if row not in held_out]
         with new_folder(folder) as partial:
             np.save(partial / PICTURES, emoji.pictures)
-            lines = "".join(json.dumps(caption) + "\n" for caption in emoji.captions)
-            write_file(partial / CAPTIONS, lines.encode())
             table = {"train": train, "held_out": emoji.held_out, "views": self.views, "seed": self.seed}
-            write_json(partial / SPLIT, table)
+            describe_store(partial, emoji.captions, table)
         say(f"{len(train)} pictures to train on, {len(held_out)} held out")
         return 0

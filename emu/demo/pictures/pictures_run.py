@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from emu.demo.machine import Clock, few_threads, keep_memory, peak_gib
-from emu.demo.pictures.emoji_report import EmojiReport
 from emu.training.job import run_job
-from emu.training.job_recipe import JobRecipe, read_job
+from emu.training.job_recipe import read_job
 from emu_tokenizers.files import read_json, write_file, write_json
 
 RECIPE = "demo-pictures"
 METRICS, PAGE = "metrics.json", "report.html"
 STORE = "1-pictures"
 """The folder of the recipe's first stage."""
-REPORT_STAGE = f"{EmojiReport.__module__.rpartition('.')[0]}.{EmojiReport.__name__}"
 
 
 def run_pictures(folder: Path, seed: int = 0, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def run_pictures(folder: Path, seed: int = 0, words: Sequence[str] = ()) -> dict
     recipe = read_job(["--config", RECIPE, "--trainer.default_root_dir", str(folder), *seeded(seed), *words])
     assert recipe is not None
     run_job(recipe)
-    report = folder / report_folder(recipe)
+    report = folder / recipe.stages[-1].folder
     metrics = {**read_json(report / METRICS), **clock.total(), "peak_gib": round(peak_gib(), 2)}
     write_file(folder / PAGE, (report / PAGE).read_bytes())
     write_json(folder / METRICS, metrics)
@@ -57,8 +55,3 @@ def seeded(seed: int) -> list[str]:
         "report.seed",
     )
     return [word for name in names for word in (f"--{name}", str(seed))] if seed else []
-
-
-def report_folder(recipe: JobRecipe) -> str:
-    """The folder of the stage that measures."""
-    return next(stage.folder for stage in recipe.stages if stage.command == REPORT_STAGE)
