@@ -189,34 +189,32 @@ def test_an_output_that_is_a_file_is_left_as_it_is(tokenize, tmp_path):
     assert (tmp_path / "out").read_text() == "mine" and stat.S_ISREG((tmp_path / "out").stat().st_mode)
 
 
+def captioned(folder, count):
+    """A folder of so many captioned pictures."""
+    files = {
+        f"{number}.{ending}": data
+        for number in range(count)
+        for ending, data in (("png", png(number)), ("txt", b"a ball"))
+    }
+    return write(folder, files)
+
+
+def tokenize_words(source, shelf, *more):
+    """The command in a process of its own, up to the folder that it writes."""
+    words = [sys.executable, "-m", "emu", "tokenize", source, "--tokenizer", shelf / "tokenizer", "--size", "64,64"]
+    return [*map(str, words), *more, "--output"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of the size of files")
 def test_a_disk_that_fills_up_is_a_line_and_the_same_command_goes_on(shelf, tmp_path):
-    files = {
-        f"{number}.{ending}": data
-        for number in range(40)
-        for ending, data in (("png", png(number)), ("txt", b"a ball"))
-    }
-    source = write(tmp_path / "in", files)
-    base = [
-        sys.executable,
-        "-m",
-        "emu",
-        "tokenize",
-        source,
-        "--tokenizer",
-        shelf / "tokenizer",
-        "--shard-size",
-        "10",
-        "--size",
-        "64,64",
-    ]
+    base = tokenize_words(captioned(tmp_path / "in", 40), shelf, "--shard-size", "10")
 
     def run(output, limit):
         def lower():
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        words = [*map(str, base), "--output", str(tmp_path / output)]
+        words = [*base, str(tmp_path / output)]
         return subprocess.run(
             words, env=environment(), capture_output=True, text=True, preexec_fn=lower if limit else None
         )
@@ -230,39 +228,16 @@ def test_a_disk_that_fills_up_is_a_line_and_the_same_command_goes_on(shelf, tmp_
 
 @pytest.mark.slow
 def test_two_runs_into_one_folder_at_a_time_are_one_run(shelf, tmp_path):
-    files = {
-        f"{number}.{ending}": data
-        for number in range(300)
-        for ending, data in (("png", png(number)), ("txt", b"a ball"))
-    }
-    source = write(tmp_path / "in", files)
-    words = [
-        sys.executable,
-        "-m",
-        "emu",
-        "tokenize",
-        source,
-        "--tokenizer",
-        shelf / "tokenizer",
-        "--size",
-        "64,64",
-        "--output",
-    ]
+    source = captioned(tmp_path / "in", 300)
+    words = tokenize_words(source, shelf)
     runs = [
-        subprocess.Popen(
-            [*map(str, words), str(tmp_path / "out")], env=environment(), stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*words, str(tmp_path / "out")], env=environment(), stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     told = [run.communicate()[1] for run in runs]
     codes = [run.returncode for run in runs]
     assert set(codes) <= {0, 2} and 0 in codes
     assert all("is in use by process" in text for code, text in zip(codes, told, strict=True) if code == 2)
-    assert (
-        subprocess.run(
-            [*map(str, words), str(tmp_path / "new")], env=environment(), stderr=subprocess.DEVNULL
-        ).returncode
-        == 0
-    )
+    assert subprocess.run([*words, str(tmp_path / "new")], env=environment(), stderr=subprocess.DEVNULL).returncode == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
     assert Image.open(source / "0.png").size == (8, 8)

@@ -6,8 +6,9 @@ import torch
 from emu.generation import Engine
 from emu.generation.speculation import Speculator
 from emu.layouts import Emu3Layout, Emu35Layout
-from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+from emu.model import StaticCache
 from emu.vocabulary import Vocabulary
+from tests.engine_toys import small
 
 CODEBOOKS = {"vision": 24, "pair.0": 24, "pair.1": 9}
 VOCABULARY = Vocabulary.build(30, {"vision": 24})
@@ -15,17 +16,7 @@ CONTROLS = VOCABULARY.controls
 
 
 def engine_of(kind=Emu3Layout, vocabulary=VOCABULARY, deterministic=False, dtype=torch.float64, init=0.3) -> Engine:
-    torch.manual_seed(3)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_theta": 100.0,
-        "initializer_range": init,
-    }
-    model = EmuForCausalLM(EmuConfig(vocab_size=vocabulary.size, **sizes)).to(dtype).eval()
+    model = small(vocabulary, initializer_range=init).to(dtype)
     return Engine(model, kind(vocabulary), deterministic=deterministic)
 
 
