@@ -200,6 +200,16 @@ def test_what_is_looked_at_is_spread_over_all(count):
     assert kept == list(range(0, count, kept[1] if len(kept) > 1 else max(1, count)))
 
 
+def test_words_of_captions_that_were_not_looked_at_are_expected(tmp_path, monkeypatch):
+    for row in range(16):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{row}.png")
+        (tmp_path / f"{row}.txt").write_text(f"one{row} two{row}")
+    plan = PicturePlan(str(tmp_path))
+    assert plan.look().words == 32
+    monkeypatch.setattr("emu.own_data.picture_plan.LOOKED_AT", 4)
+    assert plan.look().words == 16
+
+
 def test_a_copy_of_a_training_picture_is_not_the_nearest_to_what_was_asked_for():
     pictures = np.stack([np.asarray(drawn(colour, "disc")) for colour in ("red", "green", "blue")])
     near = distances(small(pictures), small(pictures))

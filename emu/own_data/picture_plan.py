@@ -26,12 +26,14 @@ BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h)")
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 LOOKED_AT = 256
 """Pictures whose size and caption are looked at."""
+NEW_WORDS = 0.5
+"""Different words grow with this power of the number of captions (Heaps, "Information Retrieval", 1978: 0.4 to 0.6)."""
 LARGEST, SMALLEST = 64, 16
 VISION_BATCH, CLIP_BATCH, TOKENS_PER_STEP = 16, 8, 2048
 CLIP_VIEWS = 4
 """Views of a clip at most: each is written as files, and encoded, frame by frame."""
 TEMPORAL_FACTOR = 4
-VISION_SHARE, TRANSFORMER_SHARE = 0.4, 0.45
+VISION_SHARE, TRANSFORMER_SHARE = 0.3, 0.57
 """Of what the budget leaves for training; the rest is for starting, measuring and drawing."""
 VISION_PASSES, TRANSFORMER_PASSES = 120, 60
 """Over the training pictures at most: further ones teach nothing but the pictures."""
@@ -84,7 +86,7 @@ class Facts:
         pictures: how many there are, about.
         side: median of the shorter sides, in pixels.
         caption: characters of the longest caption that was looked at.
-        words: different words of the captions that were looked at.
+        words: different words of all captions, about.
         frames: median of the lengths of clips; 1 for pictures.
     """
 
@@ -192,8 +194,9 @@ class PicturePlan:
             captions.append(caption)
         if not captions:
             raise ValueError(f"{self.source} has no captioned pictures: {first or 'it is empty'}")
-        words = {word for caption in captions for word in caption.casefold().split()}
-        return Facts(count, int(statistics.median(sides)), max(map(len, captions)), len(words))
+        seen = len({word for caption in captions for word in caption.casefold().split()})
+        words = round(seen * max(1.0, count / len(records)) ** NEW_WORDS)
+        return Facts(count, int(statistics.median(sides)), max(map(len, captions)), words)
 
 
 def is_missing(source: str | None) -> bool:
@@ -285,7 +288,7 @@ def shape(
         "that few of these pictures would use",
         f"transformer of width {band.hidden} and {band.layers} layers, dropout {band.dropout}: what {facts.pictures:,} pictures teach "
         "before it knows them by heart",
-        f"text tokenizer of up to {text_size} ids: 256 bytes, and the words ({facts.words} different ones were seen)",
+        f"text tokenizer of up to {text_size} ids: 256 bytes, and the words (about {facts.words} different ones)",
     ]
     return values, reasons
 
