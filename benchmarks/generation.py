@@ -1,11 +1,12 @@
 """Speed of the engine beside transformers' documented call for Emu3 image generation, on one CPU thread and random weights.
 
     python benchmarks/generation.py --configs A B --batches 1 4 --repeats 3
+    python benchmarks/generation.py --configs D --batches 1 --grid 8 16 16
     python benchmarks/generation.py --windows 1 2 4 8 16 --repeats 3
 
 A has the vocabulary of the released model and a small body (the head dominates), B and C have the proportions of the released model
-(head 10 % of the weights, vision slice 18 % of the vocabulary). The baseline is `generate(prefix_allowed_tokens_fn, guidance_scale,
-negative_prompt_ids, ...)` of transformers' Emu3 page, without the tokenizer call that its prefix function makes for every token.
+(head 10 % of the weights, vision slice 18 % of the vocabulary), D is B with clips of several latent frames, for which transformers
+documents no call. The peers are those of `generation_peers.py`: the documented call, and the loop that a competent user writes.
 Process CPU seconds are compared, because they do not depend on what else the machine does. Rows go to a CSV in results/.
 
 `--windows` measures several tokens per pass instead. How many of them are right depends on the model, so a small one is trained first on
@@ -21,208 +22,94 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import transformers
+from generation_peers import (
+    SETUPS,
+    build_pair,
+    competent_reference,
+    make_prompts,
+    scaled_vocabulary,
+    transformers_reference,
+)
 from torch import Tensor
-from transformers import Emu3Config, Emu3ForConditionalGeneration
 
 from emu.generation import Engine
 from emu.layouts import Emu3Layout
+from emu.modalities import Grid
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.vocabulary import Vocabulary
 
 RESULTS = Path(__file__).parent / "results"
-TINY_VQ = {
-    "codebook_size": 64,
-    "base_channels": 32,
-    "channel_multiplier": [1, 1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "hidden_size": 32,
-    "num_attention_heads": 1,
-}
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Sizes of a pair of models. `divisor` scales the released vocabulary down."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    wide: int
-    divisor: int = 1
-
-
-SETUPS = {
-    "A": Setup(256, 4, 4, 2, 704),
-    "B": Setup(512, 8, 8, 2, 1792, divisor=32),
-    "C": Setup(1024, 16, 16, 4, 3584, divisor=8),
-}
-
-
-def scaled_vocabulary(divisor: int) -> Vocabulary:
-    """The table of the released Emu3, or one of the same proportions."""
-    text, codes = 151643 // divisor, 32768 // divisor
-    names = {"pad": 0, "eol": 203, "eof": 204, "bos": 206, "eos": 207, "image": 208, "boi": 209, "eoi": 210}
-    controls = {name: text + place for name, place in names.items()}
-    return Vocabulary(text + 211 + codes, {"vision": (text + 211, codes)}, controls, (0, text))
-
-
-def build_pair(
-    setup: Setup, vocabulary: Vocabulary, seed: int = 0, init: float = 0.02
-) -> tuple[Emu3ForConditionalGeneration, EmuForCausalLM]:
-    """transformers' model and ours with the same weights."""
-    torch.manual_seed(seed)
-    sizes = {
-        "vocab_size": vocabulary.size,
-        "hidden_size": setup.hidden,
-        "intermediate_size": setup.wide,
-        "num_hidden_layers": setup.layers,
-        "num_attention_heads": setup.heads,
-        "num_key_value_heads": setup.kv_heads,
-        "initializer_range": init,
-        "pad_token_id": vocabulary.controls["pad"],
-        "bos_token_id": vocabulary.controls["bos"],
-        "eos_token_id": vocabulary.controls["eos"],
-    }
-    first, count = vocabulary.ranges["vision"]
-    names = {f"<|visual token {code:06d}|>": first + code for code in range(count)}
-    names |= {"<|extra_200|>": vocabulary.controls["eol"], "<image>": vocabulary.controls["image"]}
-    config = Emu3Config(vq_config=TINY_VQ, text_config=sizes, vocabulary_map=names)
-    config._attn_implementation = "sdpa"
-    theirs = Emu3ForConditionalGeneration(config).eval()
-    ours = EmuForCausalLM(EmuConfig(**sizes)).eval()
-    weights = {name.replace("model.text_model.", "model."): value for name, value in theirs.state_dict().items()}
-    ours.load_state_dict({name: value for name, value in weights.items() if "vqmodel" not in name})
-    return theirs, ours
-
-
-def transformers_reference(
-    model: Emu3ForConditionalGeneration,
-    vocabulary: Vocabulary,
-    prompts: list[Tensor],
-    negatives: list[Tensor],
-    grid: tuple[int, int],
-    **options: object,
-) -> Tensor:
-    """Codes (B, h, w) by the call of transformers' Emu3 documentation."""
-    controls = vocabulary.controls
-    visual_tokens = model.model.vocabulary_mapping.image_tokens
-    height, width = grid
-
-    def prefix_allowed_tokens_fn(batch_id: int, input_ids: Tensor) -> object:
-        mark = torch.tensor([controls["image"]])
-        eoi, eos, pad, eof, eol = (torch.tensor([controls[name]]) for name in ("eoi", "eos", "pad", "eof", "eol"))
-        position = torch.nonzero(input_ids == mark, as_tuple=True)[0][0]
-        offset = input_ids.shape[0] - position
-        if offset % (width + 1) == 0:
-            return eol
-        if offset == (width + 1) * height + 1:
-            return eof
-        if offset == (width + 1) * height + 2:
-            return eoi
-        if offset == (width + 1) * height + 3:
-            return eos
-        if offset > (width + 1) * height + 3:
-            return pad
-        return visual_tokens
-
-    ids, mask = left_padded(prompts, controls["pad"])
-    negative_ids, negative_mask = left_padded(negatives, controls["pad"])
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        negative_prompt_ids=negative_ids,
-        negative_prompt_attention_mask=negative_mask,
-        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-        max_new_tokens=height * (width + 1) + 3,
-        **options,
-    )
-    template = Emu3Layout(vocabulary).block("image", grid)
-    return torch.stack([template.read(row[ids.shape[1] :]) for row in out])
-
-
-def left_padded(rows: list[Tensor], pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of one length (B, S), and the mask of what is not padding."""
-    length = max(map(len, rows))
-    ids, mask = torch.full((len(rows), length), pad), torch.zeros(len(rows), length, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        ids[place, length - len(row) :], mask[place, length - len(row) :] = row, 1
-    return ids, mask
-
-
-def make_prompts(vocabulary: Vocabulary, batch: int, length: int, seed: int) -> list[Tensor]:
-    """Random prompts of `length` tokens that end in a header of three text tokens."""
-    generator, controls = torch.Generator().manual_seed(seed), vocabulary.controls
-    header = torch.tensor([controls["boi"], 1, 2, 3, controls["image"]])
-    rows = torch.randint(0, vocabulary.text[1], (batch, length - 6), generator=generator)
-    return [torch.cat([torch.tensor([controls["bos"]]), row, header]) for row in rows]
-
-
-def contenders(name: str, batch: int, grid: tuple[int, int], dtype: torch.dtype) -> dict[str, Callable[..., Tensor]]:
-    """What is timed; each takes the settings of sampling and returns codes."""
+def contenders(name: str, batch: int, grid: Grid, dtype: torch.dtype) -> dict[str, Callable[[bool], Tensor]]:
+    """What is timed, the peers first; each takes whether to take the most likely codes, and returns codes."""
     vocabulary = scaled_vocabulary(SETUPS[name].divisor)
+    layout = Emu3Layout(vocabulary)
     theirs, ours = (model.to(dtype) for model in build_pair(SETUPS[name], vocabulary))
     prompts, negatives = make_prompts(vocabulary, batch, 32, 1), make_prompts(vocabulary, batch, 56, 2)
     top_k = min(2048, vocabulary.ranges["vision"][1])
-    engines = {
-        kind: Engine(ours, Emu3Layout(vocabulary), deterministic=kind == "deterministic")
-        for kind in ("engine", "deterministic")
-    }
 
-    def transformers_call(greedy: bool) -> Tensor:
+    def documented(greedy: bool) -> Tensor:
         options = {"do_sample": False} if greedy else {"do_sample": True, "top_k": top_k}
         return transformers_reference(theirs, vocabulary, prompts, negatives, grid, guidance_scale=3.0, **options)
+
+    def competent(greedy: bool) -> Tensor:
+        template = layout.block("image" if len(grid) == 2 else "video", grid)
+        options = {"guidance_scale": 3.0, "top_k": top_k, "do_sample": not greedy}
+        return competent_reference(theirs, template, prompts, negatives, **options)
 
     def engine_call(engine: Engine, greedy: bool) -> Tensor:
         return engine.generate_codes(
             prompts, negatives, grid, guidance_scale=3.0, top_k=top_k, temperature=0.0 if greedy else 1.0
         )
 
-    return {"transformers": transformers_call} | {
-        kind: (lambda greedy, engine=engine: engine_call(engine, greedy)) for kind, engine in engines.items()
+    engines = {
+        kind: partial(engine_call, Engine(ours, layout, deterministic=kind == "deterministic"))
+        for kind in ("engine", "deterministic")
     }
+    return ({"transformers": documented} if len(grid) == 2 else {}) | {"competent": competent} | engines
 
 
-def measure(name: str, batch: int, grid: tuple[int, int], repeats: int, dtype: torch.dtype) -> list[dict[str, object]]:
-    """One CSV row per contender, timed in turns."""
+def measure(name: str, batch: int, grid: Grid, repeats: int, dtype: torch.dtype) -> list[dict[str, object]]:
+    """One CSV row per contender, timed in turns, each round beginning with another one."""
     calls = contenders(name, batch, grid, dtype)
     greedy = {kind: call(True) for kind, call in calls.items()}  # also warms up
     times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in calls}
-    for _ in range(repeats):
-        for kind, call in calls.items():
+    for number in range(repeats):
+        kinds = list(calls)
+        for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
             cpu, wall = time.process_time(), time.perf_counter()
-            call(False)
+            calls[kind](False)
             times[kind].append((time.process_time() - cpu, time.perf_counter() - wall))
-    base = statistics.median(cpu for cpu, _ in times["transformers"])
-    tokens = grid[0] * (grid[1] + 1) + 3
-    rows: list[dict[str, object]] = []
-    for kind, pairs in times.items():
-        cpu_times = [cpu for cpu, _ in pairs]
-        median = statistics.median(cpu_times)
-        rows.append(
-            {
-                "config": name,
-                "contender": kind,
-                "batch": batch,
-                "grid": "x".join(map(str, grid)),
-                "dtype": str(dtype).removeprefix("torch."),
-                "cpu_s_min": f"{min(cpu_times):.3f}",
-                "cpu_s_median": f"{median:.3f}",
-                "cpu_s_max": f"{max(cpu_times):.3f}",
-                "wall_s_median": f"{statistics.median(wall for _, wall in pairs):.3f}",
-                "cpu_ms_per_token": f"{1000 * median / tokens / batch:.3f}",
-                "speedup": f"{base / median:.2f}",
-                "greedy_codes_equal": bool(torch.equal(greedy[kind], greedy["transformers"])),
-            }
-        )
-    return rows
+    medians = {kind: statistics.median(cpu for cpu, _ in pairs) for kind, pairs in times.items()}
+    first = next(iter(calls))
+    tokens = len(
+        Emu3Layout(scaled_vocabulary(SETUPS[name].divisor)).block("image" if len(grid) == 2 else "video", grid)
+    )
+    return [
+        {
+            "config": name,
+            "contender": kind,
+            "batch": batch,
+            "grid": "x".join(map(str, grid)),
+            "dtype": str(dtype).removeprefix("torch."),
+            "cpu_s_min": f"{min(cpu for cpu, _ in pairs):.3f}",
+            "cpu_s_median": f"{medians[kind]:.3f}",
+            "cpu_s_max": f"{max(cpu for cpu, _ in pairs):.3f}",
+            "wall_s_median": f"{statistics.median(wall for _, wall in pairs):.3f}",
+            "cpu_ms_per_token": f"{1000 * medians[kind] / tokens / batch:.3f}",
+            "speedup": f"{medians['transformers'] / medians[kind]:.2f}" if "transformers" in medians else "",
+            "against_competent": f"{medians['competent'] / medians[kind]:.2f}",
+            "greedy_codes_equal": bool(torch.equal(greedy[kind], greedy[first])),
+        }
+        for kind, pairs in times.items()
+    ]
 
 
 def smooth_grids(count: int, generator: torch.Generator) -> Tensor:
@@ -303,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="+", choices=sorted(SETUPS), default=["A", "B"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--grid", nargs=2, type=int, default=[16, 16])
+    parser.add_argument("--grid", nargs="+", type=int, default=[16, 16], help="of D: latent frames, height, width")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.generation import Setup, build_pair, make_prompts, scaled_vocabulary, transformers_reference
+from benchmarks.generation_peers import (
+    Setup,
+    build_pair,
+    competent_reference,
+    make_prompts,
+    scaled_vocabulary,
+    transformers_reference,
+)
 from emu.generation import Engine
 from emu.layouts import Emu3Layout
 
@@ -51,6 +58,17 @@ def test_a_batch_of_equal_lengths_equals_the_documented_call():
         prompts, negatives, (3, 4), guidance_scale=2.0, temperature=0
     )
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("modality", "grid"), [("image", (3, 4)), ("video", (2, 3, 4))])
+def test_greedy_codes_equal_the_loop_that_a_competent_user_writes(modality, grid):
+    theirs, ours = build_pair(Setup(64, 2, 4, 2, 96), VOCABULARY, init=0.2)
+    prompts, negatives = prompts_of([9, 7], 1), prompts_of([13, 8], 100)
+    layout = Emu3Layout(VOCABULARY)
+    options = {"guidance_scale": 2.0, "do_sample": False}
+    expected = competent_reference(theirs, layout.block(modality, grid), prompts, negatives, **options)
+    found = Engine(ours, layout).generate_codes(prompts, negatives, grid, guidance_scale=2.0, temperature=0)
+    assert torch.equal(found, expected) and len(found.unique()) > 5
 
 
 @torch.no_grad()
