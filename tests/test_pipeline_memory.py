@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from emu.generation import Engine
+from emu.generation.sequence_memory import drawing_memory
 from emu.model import StaticCache
 from emu.pipeline import drawing_memory as memory_module
-from emu.pipeline.drawing_memory import drawing_memory, free_memory, memory_budget, shown_bytes
+from emu.pipeline.drawing_memory import free_memory, memory_budget, shown_bytes
 
 CPU = torch.device("cpu")
 PROMPTS = ["a ball", "a red circle", "a", "b", "a ball"]

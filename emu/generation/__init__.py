@@ -1,7 +1,21 @@
-"""Generation: one engine under every job."""
+"""Generation: one engine under every job, and batches that requests join and leave."""
 
+from emu.generation.batch_requests import FillRequest, GridRequest, TextRequest
+from emu.generation.batcher import Batcher
 from emu.generation.engine import Engine
 from emu.generation.sampling import Sampling
 from emu.generation.session import GenerationStats
+from emu.generation.ticket import RequestCancelled, RequestTooLarge, Ticket
 
-__all__ = ["Engine", "GenerationStats", "Sampling"]
+__all__ = [
+    "Batcher",
+    "Engine",
+    "FillRequest",
+    "GenerationStats",
+    "GridRequest",
+    "RequestCancelled",
+    "RequestTooLarge",
+    "Sampling",
+    "TextRequest",
+    "Ticket",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor
 
 from emu.documents import Segment
-from emu.generation.decoding import decode_open
-from emu.generation.filling import PartialBlocks
-from emu.generation.grid_job import GridJob
+from emu.generation.batch_requests import FillRequest, GridRequest, TextRequest
+from emu.generation.filling import partial_blocks
 from emu.generation.grid_schedule import OnRow
 from emu.generation.interleaved import Writer
 from emu.generation.limits import check_whole, room_for_text
@@ -22,12 +22,13 @@ from emu.generation.prompt_ids import (
     begun_document,
     check_headers,
     check_prompts,
+    known_codes,
     modality_of,
     negative_rows,
-    repeated,
 )
-from emu.generation.sampling import Keys, Sampling, make_keys
+from emu.generation.sampling import Sampling, make_keys, noises
 from emu.generation.session import GenerationStats
+from emu.generation.together import run_together
 from emu.generation.window_choice import Window, check_window
 from emu.modalities import Grid
 
@@ -141,14 +142,29 @@ class Engine(ModelRunner):
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         template = self.layout.block(modality, grid)
-        each = streams if isinstance(streams, int) else 1
-        kind = (modality, grid, sampling.guided, len(prompts) * each)
+        noise = noises(seed, len(prompts), streams)
+        known = known_codes(prefix_codes, template, grid, len(prompts))
+        prefixes = known.unflatten(1, (-1, *template.shape[1:])) if known.shape[1] else [None] * len(prompts)
+        kind = (modality, grid, sampling.guided, len(prompts) * (streams if isinstance(streams, int) else 1))
         chosen = self._windows.pick(kind) if window == "auto" else window
-        job = GridJob.of(
-            template, grid, sampling, prompts, negatives, window=chosen, prefix_codes=prefix_codes, streams=each
-        )
-        keys = make_keys(seed, len(prompts), streams, self.model.device)
-        return self._codes_of(job, keys, kind if window == "auto" else None, on_row)
+        requests = [
+            GridRequest(
+                prompts[number],
+                negatives[number] if sampling.guided else None,
+                modality,
+                grid,
+                sampling,
+                prefix_codes=prefixes[number],
+                window=chosen,
+                seed=own,
+                stream=stream,
+            )
+            for number, own, stream in noise
+        ]
+        longest = max(max(map(len, side)) for side in ([prompts, negatives] if sampling.guided else [prompts]))
+        self._check_length(longest + len(template))
+        timed = kind if window == "auto" and known.shape[1] < math.prod(template.shape) else None
+        return torch.stack(self._timed(requests, timed, chosen, on_row))
 
     @torch.no_grad()
     def fill_codes(
@@ -191,29 +207,47 @@ class Engine(ModelRunner):
         check_headers(prompts, self.layout, modality, grid)
         negatives = negative_rows(prompts, negative_ids, self.layout, vocab_size) if sampling.guided else ()
         each, window = check_whole("streams", streams, least=1) if isinstance(streams, int) else 1, check_window(window)
-        blocks = PartialBlocks.of(self.layout, self.layout.block(modality, grid), codes, hidden, len(prompts))
-        keys = make_keys(seed, len(prompts), streams, self.model.device)
-        if not (some := blocks.unfinished):
-            return blocks.filled(blocks.codes[:0], each)
+        template = self.layout.block(modality, grid)
+        blocks = partial_blocks(template, codes, hidden, len(prompts))
+        noise = noises(seed, len(prompts), streams)
+        some = [number for number, block in enumerate(blocks) if block.hidden.any()]
         kind = ("filled", modality, grid, sampling.guided, len(some) * each)
         chosen = self._windows.pick(kind) if window == "auto" else window
-        job = blocks.job(sampling, prompts, negatives, window=chosen, streams=each)
-        drawn = self._codes_of(job, keys.of(some, each), kind if window == "auto" else None)
-        return blocks.filled(drawn, each)
+        requests = [
+            FillRequest(
+                prompts[number],
+                negatives[number] if sampling.guided else None,
+                modality,
+                grid,
+                blocks[number].codes,
+                blocks[number].hidden,
+                sampling,
+                window=chosen,
+                seed=own,
+                stream=stream,
+            )
+            for number, own, stream in noise
+        ]
+        longest = max(map(len, [*prompts, *negatives]))
+        most = max(int(block.hidden.sum()) for block in blocks) * template.codebooks
+        self._check_length(longest + len(template) + most + 1 if some else 0)
+        return torch.stack(self._timed(requests, kind if window == "auto" and some else None, chosen))
 
-    def _codes_of(self, job: GridJob, keys: Keys, timed: tuple[Any, ...] | None, on_row: OnRow | None = None) -> Tensor:
-        """The codes of a job; its time is noted under the kind `timed` where windows are compared."""
-        self._check_length(max(map(len, job.rows)) + job.room)
-        if not job.schedule.steps:
-            return job.codes
+    def _timed(
+        self,
+        requests: Sequence[GridRequest | FillRequest],
+        kind: tuple[Any, ...] | None,
+        window: int,
+        on_row: OnRow | None = None,
+    ) -> list[Tensor]:
+        """The codes of some requests; their time is noted under a kind where windows are compared."""
         # The first call also packs the weights, which says nothing about the window.
         prepared, begun = self._linear is not None, self._windows.clock()
-        with self._session(job.fed_first, job.guidance_rows, job.room) as session:
-            job.run(session, keys, on_row)
-            self.last_stats = session.stats(job.sequences, job.sequences * len(job.schedule.steps))
-        if timed is not None and prepared:
-            self._windows.note(timed, job.window, self._windows.clock() - begun)
-        return job.codes
+        found, stats = run_together(self, requests, on_row)
+        self.last_stats = stats or self.last_stats
+        if kind is not None and prepared:
+            self._windows.note(kind, window, self._windows.clock() - begun)
+        return found
 
     @torch.no_grad()
     def generate_text(
@@ -265,17 +299,12 @@ class Engine(ModelRunner):
             ValueError: a prompt fills the model's positions, or another number of seeds than prompts; before any work.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
-        keys = make_keys(seed, len(prompts), streams, self.model.device)
-        rows = repeated(prompts, streams)
-        limits = room_for_text(rows, self.model.config.max_position_embeddings, max_new_tokens)
-        vocabulary = self.layout.vocabulary
-        end = vocabulary.controls["eos"]
-        with self._session(rows, 1, max(limits)) as session:
-            ids, lengths = decode_open(session, (vocabulary.text, (end, 1)), end, limits, sampling, keys)
-            written = [row[:length] for row, length in zip(ids.cpu(), lengths.tolist(), strict=True)]
-            tokens = sum(min(len(row) + 1, limit) for row, limit in zip(written, limits, strict=True))
-            self.last_stats = session.stats(len(written), tokens)
-        return written
+        noise = noises(seed, len(prompts), streams)
+        requests = [
+            TextRequest(prompts[number], sampling, max_new_tokens, own, stream) for number, own, stream in noise
+        ]
+        found, self.last_stats = run_together(self, requests)
+        return found
 
     def generate(
         self,
@@ -327,6 +356,7 @@ class Engine(ModelRunner):
             cursor,
             prompt,
             self._session,
+            self._block,
             text=text,
             codes=codes,
             keys=keys,
@@ -339,6 +369,11 @@ class Engine(ModelRunner):
             else check_prompts([negative_ids], self.model.config.vocab_size, "negative_ids")[0],
         )
         return self._with_stats(writer)
+
+    def _block(self, request: GridRequest) -> tuple[Tensor, GenerationStats]:
+        (codes,), stats = run_together(self, [request])
+        assert stats is not None  # a block begins with none of its codes
+        return codes, stats
 
     @torch.no_grad()
     def _with_stats(self, writer: Writer) -> Iterator[Segment]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -25,6 +25,26 @@ class Step:
     slot: int
     stop: int
     ranges: tuple[IdRange, ...]
+
+
+@dataclass(frozen=True)
+class OpenSteps(Sequence[Step]):
+    """The steps of text: each draws from the same ids and feeds itself.
+
+    Attributes:
+        limit: their number, unless the text ends before.
+        ranges: the ids that a token may be.
+    """
+
+    limit: int
+    ranges: tuple[IdRange, ...]
+
+    def __len__(self) -> int:
+        return self.limit
+
+    def __getitem__(self, number: Any) -> Any:
+        """The step of this number."""
+        return Step(number, number + 1, self.ranges)
 
 
 OnRow = Callable[[int, Tensor], None]
@@ -65,23 +85,3 @@ def read_codes(template: BlockTemplate, ids: Tensor) -> Tensor:
     """Codes (B, *shape) of blocks (B, n)."""
     free = template.free
     return (ids[:, free] - template.first[free]).unflatten(1, template.shape)
-
-
-def row_events(on_row: OnRow, template: BlockTemplate, axes: int, known: int) -> Callable[[int, Tensor], None]:
-    """What to do after each sampled token so that `on_row` is called for every finished line.
-
-    Args:
-        axes: of the grid; the codes have one more with several codebooks.
-        known: number of codes that were given; whole lines, which are not reported.
-    """
-    free = template.free.nonzero()[:, 0]
-    shape = template.shape[axes - 1 :]
-    line = math.prod(shape)
-
-    def on_sampled(sampled: int, ids: Tensor) -> None:
-        done = known + sampled
-        if done % line == 0:
-            places = free[done - line : done]
-            on_row(done // line - 1, (ids[:, places].cpu() - template.first[places]).unflatten(1, shape))
-
-    return on_sampled

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from emu.documents import CodeSegment, Segment
-from emu.generation.decoding import decode_block
-from emu.generation.grid_schedule import read_codes, schedule_grid
+from emu.generation.batch_requests import GridRequest
 from emu.generation.linear import IdRange
 from emu.generation.sampling import Keys, Sampling
-from emu.generation.session import Session
+from emu.generation.session import GenerationStats, Session
 from emu.layouts import BlockTemplate, Cursor, Layout
 
 OpenSession = Callable[[list[Tensor], int, int], AbstractContextManager[Session]]
 """(rows, guidance_rows, room) -> a session."""
+DrawBlock = Callable[[GridRequest], tuple[Tensor, GenerationStats]]
+"""A block -> its codes (*grid), with a last axis where there are several codebooks, and what was done for it."""
 
 
 class Writer:
@@ -28,7 +29,8 @@ class Writer:
         layout: the grammar.
         cursor: stands after the prompt.
         prompt: (n,) int64 ids from BOS on.
-        open_session: makes sessions.
+        open_session: makes sessions, for text.
+        draw_block: draws blocks.
         text, codes: how tokens of text and of blocks are drawn.
         keys: of one sequence.
         max_text_tokens, max_blocks, positions: where a document ends that does not end by itself: tokens of text, blocks, and tokens of
@@ -47,6 +49,7 @@ class Writer:
         cursor: Cursor,
         prompt: Tensor,
         open_session: OpenSession,
+        draw_block: DrawBlock,
         *,
         text: Sampling,
         codes: Sampling,
@@ -57,7 +60,7 @@ class Writer:
         one_size: bool = False,
         negative: Tensor | None = None,
     ) -> None:
-        self.layout, self.cursor, self.open_session = layout, cursor, open_session
+        self.layout, self.cursor, self.open_session, self.draw_block = layout, cursor, open_session, draw_block
         self.text, self.codes, self.keys = text, codes, keys
         self.prompt_length = len(prompt)
         self.ids: list[int] = prompt.tolist()
@@ -119,27 +122,35 @@ class Writer:
     def _write_block(self, template: BlockTemplate) -> CodeSegment:
         header = self.layout.own_header(torch.tensor(self.ids))
         assert header is not None
-        name, _, meta = self.layout.parse_header(header.tolist())
-        schedule = schedule_grid(template, torch.empty(1, 0, dtype=torch.int64))
-        rows = [torch.tensor(self.ids)]
+        name, grid, meta = self.layout.parse_header(header.tolist())
+        negative = None
         if self.codes.guided:
             opening = torch.tensor([self.layout.vocabulary.controls["bos"]]) if self.negative is None else self.negative
-            rows.append(torch.cat([opening, header]))
-        starts = [torch.cat([row, schedule.ids[0, : schedule.given]]) for row in rows]
-        with self.open_session(starts, len(rows), len(template) - schedule.given) as session:
-            # The noise of a code is keyed by its place in the document, so that blocks of a document differ.
-            place = len(self.ids) - self.prompt_length
-            ids = decode_block(session, schedule, self.codes, self.keys, start=place).cpu()
-            self.passes += session.passes
-            self.tokens += len(schedule.steps)
-        for index in ids[0].tolist():
+            negative = torch.cat([opening, header])
+        codes, stats = self.draw_block(
+            GridRequest(
+                torch.tensor(self.ids),
+                negative,
+                name,
+                grid,
+                self.codes,
+                int(self.keys.seed),
+                int(self.keys.stream),
+                # The noise of a code is keyed by its place in the document, so that blocks of a document differ.
+                start=len(self.ids) - self.prompt_length,
+            )
+        )
+        self.passes += stats.passes
+        self.tokens += stats.tokens
+        ids = template.fill(codes)
+        for index in ids.tolist():
             self._write(index)
         if self.negative is not None:
-            self.negative = torch.cat([self.negative, header, ids[0]])
+            self.negative = torch.cat([self.negative, header, ids])
         if self.one_size:
             self.cursor.headers = [header.tolist()]
         self.blocks_left -= 1
-        return CodeSegment(name, read_codes(template, ids)[0], meta)
+        return CodeSegment(name, codes, meta)
 
 
 def _pick(ranges: tuple[IdRange, ...], offset: int) -> int:

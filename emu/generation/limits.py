@@ -118,11 +118,25 @@ class FiniteLogits:
 
 
 def _broken(position: int, dtype: torch.dtype, logits: Tensor | None = None) -> FloatingPointError:
-    where = ""
+    rows = list[int]()
     if logits is not None:
         rows = (~logits.isfinite()).flatten(2).any(-1).any(0).nonzero()[:, 0].tolist()  # of (G, sequences, ...)
-        where = f" of sequence {', '.join(map(str, rows[:8]))} of the batch" if rows else ""
-    return FloatingPointError(
-        f"the logits of token {position}{where} hold NaN or infinity ({dtype}), so nothing can be drawn; the weights are damaged "
-        "(compare their files: Emu.from_pretrained(..., verify=True)) or the numbers too large for the dtype (try float32 or bfloat16)"
-    )
+    return BrokenLogits(position, dtype, rows)
+
+
+class BrokenLogits(FloatingPointError):
+    """Logits that hold NaN or infinity.
+
+    Args:
+        position: of the token of which they are the logits.
+        dtype: of the model.
+        sequences: numbers of the sequences in their batch, where that is known.
+    """
+
+    def __init__(self, position: int, dtype: torch.dtype, sequences: Sequence[int] = ()) -> None:
+        self.position, self.dtype = position, dtype
+        where = f" of sequence {', '.join(map(str, sequences[:8]))} of the batch" if sequences else ""
+        super().__init__(
+            f"the logits of token {position}{where} hold NaN or infinity ({dtype}), so nothing can be drawn; the weights are damaged "
+            "(compare their files: Emu.from_pretrained(..., verify=True)) or the numbers too large for the dtype (try float32 or bfloat16)"
+        )

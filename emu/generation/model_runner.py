@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from emu.generation.limits import beyond_positions, warn_caller
 from emu.generation.linear import TILE, LinearBackend, bytes_of, packing_pays
 from emu.generation.session import GenerationStats, Session
-from emu.generation.threads import threads_for
+from emu.generation.threads import threads_of
 from emu.generation.window_choice import FastestWindow
 from emu.layouts import Layout
 from emu.model import EmuForCausalLM
@@ -32,6 +33,7 @@ class ModelRunner:
         self.last_stats: GenerationStats | None = None
         self._linear: LinearBackend | None = None
         self._windows = FastestWindow(model.device)
+        self._available = 1
 
     def __repr__(self) -> str:
         return f"Engine({type(self.model).__name__}, {self.layout!r}, deterministic={self.deterministic})"
@@ -51,21 +53,41 @@ class ModelRunner:
         if problem and self.check_length:
             warn_caller(f"sequences of {problem}; expect poor results")
 
-    @contextmanager
-    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
+    def linear(self) -> LinearBackend:
+        """How the model's weights are multiplied, made anew where they have changed."""
         if self._linear is None or not self._linear.is_current():
             self._linear = LinearBackend(self.model, TILE if self.deterministic else None)
-        training = self.model.training
+        return self._linear
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in eval mode, and threads of torch as many as before when it ends."""
+        training, threads = self.model.training, torch.get_num_threads()
+        self._available = threads
         self.model.eval()
         try:
-            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
-            with threads_for(self._work(sum(map(len, unique))), self.model.device):
-                session = Session(self.model, self._linear, rows, guidance_rows, room, by_row=self.deterministic)
-            with threads_for(self._work(len(rows)), self.model.device):
-                yield session
-                session.logits_seen.check()
+            yield
         finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
             self.model.train(training)
+
+    def use_threads(self, tokens: int) -> None:
+        """Within `evaluating`: let torch use as many threads as a pass over N tokens of all rows together fills."""
+        if self.model.device.type == "cpu":
+            chosen = threads_of(self._work(tokens), self._available)
+            if chosen != torch.get_num_threads():
+                torch.set_num_threads(chosen)
+
+    @contextmanager
+    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
+        with self.evaluating():
+            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
+            self.use_threads(sum(map(len, unique)))
+            session = Session(self.model, self.linear(), rows, guidance_rows, room, by_row=self.deterministic)
+            self.use_threads(len(rows))
+            yield session
+            session.logits_seen.check()
 
     def _work(self, tokens: int) -> int:
         """Multiply-adds of the largest product of a pass over N tokens of all rows together."""

@@ -51,13 +51,6 @@ class Keys:
     seed: Tensor
     stream: Tensor
 
-    def of(self, prompts: Sequence[int], streams: int) -> Keys:
-        """Those of some prompts, which have `streams` sequences each."""
-        rows = torch.tensor(
-            [number * streams + k for number in prompts for k in range(streams)], device=self.seed.device
-        )
-        return Keys(self.seed[rows], self.stream[rows])
-
     def draw(self, logits: Tensor, sampling: Sampling, position: int | Tensor, draw: int = 0) -> Tensor:
         """Logits (G, B, K), G guidance rows, -> offsets (B,) int64; `position` counts the tokens after the prompt."""
         place = position if isinstance(position, Tensor) else torch.full_like(self.seed, position)
@@ -74,8 +67,8 @@ class Keys:
         )
 
 
-def make_keys(seed: int | Sequence[int], prompts: int, streams: int | Sequence[int], device: torch.device) -> Keys:
-    """Keys of `prompts` x `streams` sequences, the streams of a prompt side by side; of one sequence a prompt for a list of streams.
+def noises(seed: int | Sequence[int], prompts: int, streams: int | Sequence[int]) -> list[tuple[int, int, int]]:
+    """(prompt, seed, stream) of each sequence: `streams` of each prompt side by side; for a list of streams one sequence a prompt.
 
     Raises:
         ValueError: another number of seeds than prompts, or a seed beyond 64 bits.
@@ -86,7 +79,12 @@ def make_keys(seed: int | Sequence[int], prompts: int, streams: int | Sequence[i
     for one in seeds:
         if not -(2**63) <= one < 2**63:
             raise ValueError(f"seed {one} does not fit 64 bits")
-    each = torch.tensor(seeds, dtype=torch.int64, device=device)
     if not isinstance(streams, int):
-        return Keys(each, torch.tensor(streams, dtype=torch.int64, device=device))
-    return Keys(each.repeat_interleave(streams), torch.arange(streams, device=device).repeat(prompts))
+        return [(number, seeds[number], int(stream)) for number, stream in enumerate(streams)]
+    return [(number, seeds[number], stream) for number in range(prompts) for stream in range(streams)]
+
+
+def make_keys(seed: int | Sequence[int], prompts: int, streams: int | Sequence[int], device: torch.device) -> Keys:
+    """Keys of the sequences of `noises`, which says what is raised."""
+    found = torch.tensor(noises(seed, prompts, streams), dtype=torch.int64, device=device)
+    return Keys(found[:, 1], found[:, 2])

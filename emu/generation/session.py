@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from emu.generation.limits import FiniteLogits
 from emu.generation.linear import IdRange, LinearBackend
+from emu.generation.prefill import Prefill
 from emu.model import EmuForCausalLM, StaticCache
-
-PREFILL_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class GenerationStats:
 class Session:
     """Sequences with known beginnings.
 
-    The rows are right-aligned in the cache: their ends share a slot, positions count from their own beginning, and nothing attends
-    to the empty slots before it. Equal prompts are computed once.
+    Each row goes on after its own end. Equal prompts are computed once.
 
     Args:
         model: in eval mode.
@@ -66,44 +62,16 @@ class Session:
         by_row: bool = False,
     ) -> None:
         self.model, self.linear, self.guidance_rows, self.by_row = model, linear, guidance_rows, by_row
-        self.rows, self.length = len(prompts), max(map(len, prompts))
-        self.cache = StaticCache(model.config, self.rows, self.length + room, dtype=model.dtype, device=model.device)
-        # Right-aligned: all rows write their next token to one slot, and only the beginnings differ.
-        self.cache.offset = torch.tensor([self.length - len(prompt) for prompt in prompts])
+        self.rows = len(prompts)
+        self.cache = StaticCache(model.config, 0, 0, dtype=model.dtype, device=model.device)
+        self.cache.reserve(self.rows, max(map(len, prompts)) + room)
         self.logits_seen = FiniteLogits()
-        self.passes, self._begun = 1, time.perf_counter()
-        self.hidden = self._prefill(prompts)
-
-    def _prefill(self, prompts: Sequence[Tensor]) -> Tensor:
-        # Streams of a prompt and the negative prompts of a batch are often equal; a prefill costs more than copying its keys and values.
-        unique: dict[tuple[int, ...], int] = {}
-        index = [unique.setdefault(tuple(prompt.tolist()), len(unique)) for prompt in prompts]
-        rows = [torch.tensor(ids, device=self.model.device) for ids in unique]
-        parts = [[row] for row in rows] if self.by_row else [rows]
-        done = [self._prefill_together(part) for part in parts]
-        for number, place in enumerate(index):
-            cache, _ = done[place if self.by_row else 0]
-            self.cache.copy_row(number, cache, 0 if self.by_row else place)
-        self.cache.length = self.length
-        hidden = torch.cat([hidden for _, hidden in done])
-        return hidden[torch.tensor(index, device=hidden.device)]
-
-    def _prefill_together(self, prompts: Sequence[Tensor]) -> tuple[StaticCache, Tensor]:
-        length = max(map(len, prompts))
-        cache = StaticCache(self.model.config, len(prompts), length, dtype=self.model.dtype, device=self.model.device)
-        cache.offset = torch.tensor([length - len(prompt) for prompt in prompts])
-        ids = torch.zeros(len(prompts), length, dtype=torch.int64, device=self.model.device)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[length - len(prompt) :] = prompt
-        # In chunks, since the mask of a pass has as many entries as queries times keys.
-        for chunk in ids.split(PREFILL_CHUNK, 1):
-            hidden = self.model.forward_block(chunk, cache, self.linear, by_row=self.by_row)
-        return cache, hidden[:, -1:]
-
-    def stats(self, sequences: int, tokens: int) -> GenerationStats:
-        """What was done so far, for N sequences of `tokens` sampled tokens together."""
-        seconds = time.perf_counter() - self._begun
-        return GenerationStats(sequences, tokens, self.passes, tokens / sequences / self.passes, seconds)
+        self.passes = 1
+        prefill = Prefill(model, linear, prompts, by_row=by_row)
+        while not prefill.advance():
+            pass
+        self.cache.extend(prefill.rows())
+        self.hidden = prefill.hidden()[:, None]
 
     def advance(self, ids: Tensor) -> None:
         """Feed the next tokens, (rows, m)."""
@@ -117,10 +85,6 @@ class Session:
             FloatingPointError: they hold NaN or infinity.
         """
         return self._seen(self.linear.head(ranges)(self.hidden[:, -1]))
-
-    def window_logits(self, ranges: tuple[IdRange, ...]) -> Tensor:
-        """(G, sequences, m, K) of the token after each one of the last pass; errors as of `logits`."""
-        return self._seen(self.linear.head(ranges)(self.hidden))
 
     def _seen(self, logits: Tensor) -> Tensor:
         return self.logits_seen.passed(logits.unflatten(0, (self.guidance_rows, -1)), self.cache.length)

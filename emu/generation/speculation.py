@@ -9,104 +9,122 @@ couples the drafts of successive passes as arXiv 2510.24211 does for images. Not
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from emu.generation.decoding import OnSampled
-from emu.generation.grid_schedule import GridSchedule
+from emu.generation.cohort import Cohort, Passed
+from emu.generation.lane import Lane
 from emu.generation.linear import IdRange
-from emu.generation.sampling import Keys, Sampling
-from emu.generation.session import Session
-from emu.layouts import FREE, BlockTemplate
+from emu.generation.sampling import Keys
+from emu.layouts import FREE
 
 
-class Speculator:
-    """Decodes a block with a window. B sequences, n positions in the block, m places in the window.
+class Speculator(Cohort):
+    """Lanes of blocks that are decoded with a window of m places.
 
     Args:
-        session: prefilled with all that is known except the last token of each row.
-        last_known: (rows,) that token.
-        template, schedule: of the block.
+        device: of the model.
         window: tokens fed in one pass, m.
-        sampling, keys: as for one token at a time.
+        ranges: the ids that tokens may be, of each codebook.
+
+    Attributes:
+        ids: (B, n + m) what is final, then guesses.
+        length: (B,) ids of each lane.
+        done: (B,) places of each lane that are final.
+        reached: (B,) places of each lane that hold a guess at least.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        last_known: Tensor,
-        template: BlockTemplate,
-        schedule: GridSchedule,
-        window: int,
-        sampling: Sampling,
-        keys: Keys,
-    ) -> None:
-        device = session.hidden.device
-        self.session, self.last_known, self.sampling, self.keys = session, last_known.to(device), sampling, keys
-        self.length = len(template)
+    def __init__(self, device: torch.device, window: int, ranges: Sequence[tuple[IdRange, ...]]) -> None:
         # m forced places after the end, so that no window needs an end of its own
-        self.ids = F.pad(schedule.ids, (0, window)).to(device)  # (B, n + m): what is final, then guesses
-        self.forced = F.pad(template.forced, (0, window)).to(device)
-        self.first = F.pad(template.first, (0, window)).to(device)
-        self.free = template.free.nonzero()[:, 0].to(device)
-        self.order = (self.forced == FREE).cumsum(0) - 1  # number of the code at a free place
-        self.ranges = list(dict.fromkeys(step.ranges for step in schedule.steps))
-        self.given, self.stop = schedule.given, schedule.steps[-1].slot + 1
-        self.done = torch.full(
-            (len(schedule.ids),), schedule.given, device=device
-        )  # places of each sequence that are final
-        self.reached = self.done.clone()  # places of each sequence that hold a guess at least
+        super().__init__(device, padding=window)
+        self.ranges = ranges
         self.ahead = torch.arange(window, device=device)
+        self.forced, self.first = self.ids, self.ids
+        self.length, self.done, self.reached, self.start = (self.broken,) * 4
 
-    def run(self, on_sampled: OnSampled | None = None) -> Tensor:
-        """(B, n) ids of the block."""
-        begin, final = self.session.length, self.given
-        while final < self.stop:
+    def join(self, lanes: Sequence[Lane]) -> None:
+        """Add lanes after those that are there."""
+        super().join(lanes)
+        templates = [lane.template for lane in lanes if lane.template is not None]
+        self.forced = self._stacked(self.forced, [template.forced for template in templates])
+        self.first = self._stacked(self.first, [template.first for template in templates])
+        numbers = [[len(lane.ids), lane.given, lane.given, lane.start] for lane in lanes]
+        new = torch.tensor(numbers, dtype=torch.int64, device=self.device).T
+        old = torch.stack([self.length, self.done, self.reached, self.start])
+        self.length, self.done, self.reached, self.start = torch.cat([old, new], 1)
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with some of the lanes alone."""
+        super().keep(numbers)
+        rows = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        self.forced, self.first = self.forced[rows], self.first[rows]
+        self.length, self.done, self.reached, self.start = (
+            part[rows] for part in (self.length, self.done, self.reached, self.start)
+        )
+
+    def take(self, passed: Passed, first: int = 0) -> None:
+        """Settle what the pass has evaluated, and guess what follows."""
+        if self.lanes[first].done == 0:
+            self._begin(passed, first)
+        else:
             places = self.done[:, None] + self.ahead  # (B, m)
-            self._guess(places)
-            found = self._evaluate(places)
-            self._settle(places, found)
-            # Keys and values of wrong guesses must not be attended to; the next pass writes their slots again.
-            ends = begin + self.done - self.given
-            self.session.cache.truncate(ends.repeat(self.session.guidance_rows))
-            before, final = final, int(self.done.min())
-            if on_sampled is not None:
-                self._report(on_sampled, before, final)
-        return self.ids[:, : self.length]
+            self._settle(places, self._evaluate(passed, places))
+        for lane, place in zip(self.lanes[first:], self.done[first:].tolist(), strict=True):
+            lane.place, lane.done = place, bisect_left(lane.steps, place, key=lambda step: step.slot)
+        self._guess(passed, first)
 
-    def _guess(self, places: Tensor) -> None:
+    def _begin(self, passed: Passed, first: int) -> None:
+        """Draw the first place, which follows from the prompt alone."""
+        places = self.done[first:, None]
+        found = self._drawn_last(passed, first, places, self.ids[first:].gather(1, places))
+        self.ids[first:].scatter_(1, places, found)
+        self.done[first:] += 1
+        self.reached[first:] += 1
+
+    def _drawn_last(self, passed: Passed, first: int, places: Tensor, found: Tensor) -> Tensor:
+        """(lanes, k): what the distribution after the last place of the pass draws at the free places, and `found` at others."""
+        lanes = self.lanes[first:]
+        for ranges in self.ranges:
+            logits = self._watched(passed.logits(ranges, lanes, [lane.fed - 1 for lane in lanes]), first)
+            found = self._choose(ranges, first, places, logits.repeat_interleave(places.shape[1], 1), found)
+        return found
+
+    def _watched(self, logits: Tensor, first: int) -> Tensor:
+        lanes = self.lanes[first:]
+        numbers = range(first, first + len(lanes))
+        return self.watched(logits, numbers, [lane.longest - lane.given + lane.place for lane in lanes])
+
+    def _guess(self, passed: Passed, first: int) -> None:
         """Fill the places that no pass has reached with what their own noise draws from the last distribution at hand."""
-        new = int((places[:, -1] + 1 - self.reached).max())  # columns at the end that are new to some sequence
+        done, reached, ids = self.done[first:], self.reached[first:], self.ids[first:]
+        places = done[:, None] + self.ahead
+        new = int((places[:, -1] + 1 - reached).max())  # columns at the end that are new to some lane
         if new <= 0:
             return
         late = places[:, -new:]
-        guess = self.forced[late]
-        for ranges in self.ranges:
-            logits = self.session.logits(ranges).repeat_interleave(new, 1)  # (G, B * new, K)
-            guess = self._choose(ranges, late, logits, guess)
-        # The columns are new to the sequence that went furthest; others have better guesses in some of them, from their last pass.
-        kept = self.ids.gather(1, late)
-        self.ids.scatter_(1, late, torch.where(late >= self.reached[:, None], guess, kept))
-        self.reached = torch.maximum(self.reached, places[:, -1] + 1)
+        guess = self._drawn_last(passed, first, late, self.forced[first:].gather(1, late))
+        # The columns are new to the lane that went furthest; others have better guesses in some of them, from their last pass.
+        ids.scatter_(1, late, torch.where(late >= reached[:, None], guess, ids.gather(1, late)))
+        self.reached[first:] = torch.maximum(reached, places[:, -1] + 1)
 
-    def _choose(self, ranges: tuple[IdRange, ...], places: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+    def _choose(self, ranges: tuple[IdRange, ...], first: int, places: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
         """Draw at the free places (B, k) of one id range from logits (G, B * k, K); the others keep their ids (B, k)."""
-        first = ranges[0][0]
-        seed, stream = (key.repeat_interleave(places.shape[1]) for key in (self.keys.seed, self.keys.stream))
-        drawn = Keys(seed, stream).draw(logits, self.sampling, places.flatten()).view_as(places) + first
-        return torch.where((self.forced[places] == FREE) & (self.first[places] == first), drawn, ids)
+        begin = ranges[0][0]
+        seed, stream = (key[first:].repeat_interleave(places.shape[1]) for key in (self.keys.seed, self.keys.stream))
+        positions = (places + self.start[first:, None]).flatten()
+        drawn = Keys(seed, stream).draw(logits, self.lanes[0].sampling, positions).view_as(places) + begin
+        is_drawn = (self.forced[first:].gather(1, places) == FREE) & (self.first[first:].gather(1, places) == begin)
+        return torch.where(is_drawn, drawn, ids)
 
-    def _evaluate(self, places: Tensor) -> Tensor:
+    def _evaluate(self, passed: Passed, places: Tensor) -> Tensor:
         """(B, m): what a single step would draw at each place, given the guesses before it."""
-        # What is drawn at a place follows from the token before it, so the window that is fed begins one place earlier.
-        fed = self.ids.gather(1, (places - 1).clamp_min(0)).repeat(self.session.guidance_rows, 1)
-        if self.session.passes == 1:
-            fed[:, 0] = self.last_known  # lies before the block, or is given, and differs between guidance rows
-        self.session.advance(fed)
-        found = self.forced[places]
+        found = self.forced.gather(1, places)
         for ranges in self.ranges:
-            found = self._choose(ranges, places, self.session.window_logits(ranges).flatten(1, 2), found)
+            logits = self._watched(passed.window_logits(ranges, self.lanes, places.shape[1]), 0)
+            found = self._choose(ranges, 0, places, logits.flatten(1, 2), found)
         return found
 
     def _settle(self, places: Tensor, found: Tensor) -> None:
@@ -118,13 +136,13 @@ class Speculator:
         # `found[i]` is exact when all guesses before place i were right: true of the first place, whose past is final, and of each place
         # up to the first wrong guess. So the correction of that guess is final too, hence + 1, and every pass settles one token at least.
         final = self.done + right.long().cumprod(1).sum(1) + 1
-        # A finished sequence still runs in the batch, and its window lies beyond its end; what is found there is not written.
-        running = self.done < self.stop
         # All of `found` is written, wrong guesses after the first included: with frozen noise it is the best guess for the next pass.
-        self.ids.scatter_(1, places, torch.where(running[:, None], found, self.ids.gather(1, places)))
-        self.done = torch.where(running, final.clamp_max(self.length), self.done)
+        self.ids.scatter_(1, places, found)
+        self.done = final.clamp_max(self.length)
 
-    def _report(self, on_sampled: OnSampled, before: int, after: int) -> None:
-        known = int((self.free < self.given).sum())
-        for place in self.free[(self.free >= before) & (self.free < after)].tolist():
-            on_sampled(int(self.order[place]) + 1 - known, self.ids)
+    def feed(self) -> Tensor:
+        """(B, m) ids of the next pass; sets how many of them each lane has."""
+        # What is drawn at a place follows from the token before it, so the window that is fed begins one place earlier.
+        for lane in self.lanes:
+            lane.fed = len(self.ahead)
+        return self.ids.gather(1, self.done[:, None] - 1 + self.ahead)

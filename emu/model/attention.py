@@ -6,8 +6,9 @@ Two callables travel through every `forward`, from `EmuForCausalLM` to `EmuModel
 set of layers serves training, transformers' generation and ours:
 
 - `attend` is the attention of this call, made once for all layers by whoever knows which tokens see each other: `attend_packed` (training
-  rows, the kernel of `emu_kernels`), `attend_masked` (a mask, a cache or dropout, torch's attention) or `attend_by_row` (the static cache
-  of generation, each row by itself). A cache is part of it: a layer hands over new keys and values and does not know what is stored.
+  rows, the kernel of `emu_kernels`), `attend_masked` (a mask, a cache or dropout, torch's attention), `attend_ragged` (rows of the static
+  cache of generation that take unequally many tokens) or `attend_by_row` (each row of that cache by itself). A cache is part of it: a layer
+  hands over new keys and values and does not know what is stored.
 - `linear` multiplies with weights: `linear(x, layer, layer, ...)` returns one product per layer that reads the same x. `separate` calls
   each layer, which training and adapters need; `emu.generation.linear.LinearBackend` joins them, packs their weights and fixes the number
   of rows. The modules themselves are not replaced, so that names of weights, hooks and adapters are the same in training and generation.
@@ -107,26 +108,40 @@ def _attend(mask: Tensor | None, dropout: float, q: Tensor, k: Tensor, v: Tensor
     return out.unflatten(2, (groups, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, S, N, D)
 
 
+def attend_ragged(cache: StaticCache, tokens: int) -> Attend:
+    """Attention of a block of a static cache in which rows have unequally many tokens, at most N: tokens come packed, as (1, T, ...)."""
+    mask, places, rows = cache.mask(tokens), cache.packed, cache.rows
+    assert places is not None
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        padded = q.new_zeros(rows * tokens, *q.shape[2:]).index_copy_(0, places, q[0])
+        out = _attend(mask, 0.0, padded.unflatten(0, (rows, tokens)), keys, values)
+        return out.flatten(0, 1)[places][None]
+
+    return attend
+
+
 def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
     """Attention of the next tokens of a static cache, computed for each row from its own slots alone.
 
     The numbers and their arrangement in memory are then those of the row in a batch of one, and so is the result, bit for bit.
     """
-    starts = cache.starts()
+    parts, first = list[tuple[int, slice, slice]](), 0
+    for row, (begin, end, count) in enumerate(zip(cache.begins, cache.ends, cache.counts, strict=True)):
+        skipped = max(begin - end, 0)  # slots of this block before the row begins
+        if count > skipped:
+            parts.append((row, slice(first + skipped, first + count), slice(begin, end + count)))
+        first += count
 
     def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
-        out = torch.zeros_like(q)
-        for row, (begin, start) in enumerate(zip(cache.begins, starts, strict=True)):
-            skipped = max(begin - start, 0)  # slots of this block before the row begins
-            new, seen = tokens - skipped, slice(begin, start + tokens)
-            if new <= 0:
-                continue
+        queries, out = q.flatten(0, 1), torch.zeros_like(q)
+        for row, new, seen in parts:
             own_keys, own_values = (part[row : row + 1, :, seen].contiguous() for part in (keys, values))
-            mask = causal_mask(new, own_keys.shape[2], q.device)[None, None] if new > 1 else None
-            out[row : row + 1, skipped:] = _attend(
-                mask, 0.0, q[row : row + 1, skipped:].contiguous(), own_keys, own_values
-            )
+            own = queries[None, new].contiguous()
+            mask = causal_mask(own.shape[1], own_keys.shape[2], q.device)[None, None] if own.shape[1] > 1 else None
+            out.flatten(0, 1)[new] = _attend(mask, 0.0, own, own_keys, own_values)[0]
         return out
 
     return attend

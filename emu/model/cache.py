@@ -1,6 +1,8 @@
-"""Key-value cache of a fixed size, for sequences whose length is known when they begin."""
+"""Key-value cache of sequences that advance together, each with a beginning and an end of its own."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +12,13 @@ from emu.model_config import EmuConfig
 
 
 class StaticCache:
-    """Keys and values of `rows` sequences that end at the same slot.
+    """Keys and values of `rows` sequences.
 
-    Rows are right-aligned: row r begins at slot `offset[r]`, slots before it do not exist for it, and the position of a token is
-    its slot minus the offset. So prompts of unequal length take the next token in the same call, and each row computes what it
-    would compute alone.
+    Row r begins at slot `offset[r]`; slots before it do not exist for it, and the position of a token is its slot minus the offset. Rows
+    may end at one slot (right-aligned prompts of unequal length) or each at its own. So sequences of unequal length take their next tokens
+    in the same call, and each row computes what it would compute alone.
+
+    Rows can be added, moved and taken away (`extend`, `keep`), in memory that `reserve` makes.
 
     Args:
         config: sizes of the model.
@@ -24,24 +28,46 @@ class StaticCache:
 
     Attributes:
         keys, values: per layer, (rows, kv_heads, capacity, head_dim).
-        length: slots written so far, the same for all rows until `truncate` tells them apart; then the longest.
+        ends: slots written in each row, those before its beginning included.
+        length: the largest of them.
         begins: the offsets as numbers.
+        counts: how many tokens of the block that is being written each row has.
+        packed: (T,) int64, where a block is ragged: the places of its tokens among (rows * longest); None where rows have equally many.
     """
 
     def __init__(
         self, config: EmuConfig, rows: int, capacity: int, *, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, capacity, config.head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)  # type: ignore[arg-type]
-        self._values = torch.zeros_like(self._keys)
-        self.keys, self.values = list(self._keys), list(self._values)
-        self.rows, self.capacity, self.length = rows, capacity, 0
-        self._new = 0  # tokens of the block that is being written
-        self._slots = torch.arange(capacity, device=device)
-        self._every_row = torch.arange(rows, device=device)[:, None]
-        self._ends: Tensor | None = None  # slots written in each row, once they differ
-        self._angles: Rotary | None = None
+        assert config.num_key_value_heads is not None and config.head_dim is not None
+        self._sizes = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+        self._dtype, self._device = dtype, torch.device(device)
+        self.ends, self.counts, self._expected = [0] * rows, [0] * rows, list[int]()
+        self.packed: Tensor | None = None
+        self._allocate(rows, capacity)
         self.offset = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.truncate(0)
+
+    def _allocate(self, rows: int, capacity: int) -> None:
+        layers, heads, width = self._sizes
+        self._keys = torch.zeros((layers, rows, heads, capacity, width), dtype=self._dtype, device=self._device)
+        self._values = torch.zeros_like(self._keys)
+        self.capacity = capacity
+        self._slots = torch.arange(capacity, device=self._device)
+        self._angles: Rotary | None = None
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = ([layer[: self.rows] for layer in part] for part in (self._keys, self._values))
+
+    @property
+    def rows(self) -> int:
+        """Number of sequences."""
+        return len(self.ends)
+
+    @property
+    def length(self) -> int:
+        """Slots that the longest row has written."""
+        return max(self.ends, default=0)
 
     @property
     def offset(self) -> Tensor:
@@ -52,27 +78,26 @@ class StaticCache:
     def offset(self, offset: Tensor) -> None:
         if tuple(offset.shape) != (self.rows,):
             raise ValueError(f"offset has shape {tuple(offset.shape)}; the cache has {self.rows} rows")
-        self._offset = offset.to(device=self._slots.device, dtype=torch.int64)
+        self._offset = offset.to(device=self._device, dtype=torch.int64)
         self.begins: list[int] = offset.tolist()
         self.ragged = any(self.begins)
         missing = self._slots < self._offset[:, None]  # (rows, capacity)
-        self._bias = torch.zeros(missing.shape, dtype=self._keys.dtype, device=missing.device)
+        self._bias = torch.zeros(missing.shape, dtype=self._dtype, device=self._device)
         self._bias.masked_fill_(missing, float("-inf"))
 
-    def starts(self) -> list[int]:
-        """The slot after the last token of each row."""
-        return [self.length] * self.rows if self._ends is None else self._ends.tolist()
+    def positions(self, tokens: int) -> Tensor:
+        """(rows or 1, tokens) positions of the next tokens; 0 where a slot does not exist for its row. Of a ragged block (1, T)."""
+        if self.packed is not None:
+            rows, slots = self._packed_rows_slots
+            return (slots - self._offset[rows]).clamp_min(0)[None]
+        slots = self._next_slots(tokens)
+        return (slots - self._offset[:, None]).clamp_min(0) if self.ragged else slots
 
     def _next_slots(self, tokens: int) -> Tensor:
         """(rows or 1, tokens) slots of the next tokens."""
-        if self._ends is None:
+        if self._even:
             return self._slots[None, self.length : self.length + tokens]
         return self._ends[:, None] + self._slots[:tokens]
-
-    def positions(self, tokens: int) -> Tensor:
-        """(rows or 1, tokens) positions of the next tokens; 0 where a slot does not exist for its row."""
-        slots = self._next_slots(tokens)
-        return (slots - self._offset[:, None]).clamp_min(0) if self.ragged else slots
 
     def rotary(self, embedding: EmuRotaryEmbedding, tokens: int) -> Rotary:
         """Angles of the next tokens, (rows or 1, tokens, 1, head_dim) each, from a table that is made once."""
@@ -81,79 +106,157 @@ class StaticCache:
             return embedding(self._keys, positions)
         if self._angles is None:
             # Whole vectors of positions: the tail of an array may be computed by other instructions than its body.
-            places = torch.arange(-(-self.capacity // 64) * 64, device=self._slots.device)
+            places = torch.arange(-(-self.capacity // 64) * 64, device=self._device)
             cos, sin = embedding(self._keys, places)
             self._angles = cos, sin
         cos, sin = self._angles
         return cos[positions], sin[positions]
 
     def mask(self, tokens: int) -> Tensor | None:
-        """(rows or 1, 1, tokens, length + tokens) numbers to add to the scores of the next tokens; None when all is seen.
+        """(rows or 1, 1, tokens, end of the longest row) numbers to add to the scores of the next tokens; None when all is seen.
 
-        A slot before the beginning of its row sees itself alone, so that no softmax is empty.
+        A slot before the beginning of its row sees itself alone, so that no softmax is empty. Tokens that a row of a ragged block lacks
+        may see anything.
         """
-        end = self.length + tokens
-        if tokens == 1 and self._ends is None:
-            bias = self._bias[:, None, None, :end]
+        if tokens == 1 and self._even:
+            bias = self._bias[:, None, None, : self._stop]
             return bias if self.ragged and self.length else None
-        new, all_slots = self._next_slots(tokens)[..., None], self._slots[:end]  # (rows or 1, tokens, 1), (end,)
-        bias = torch.zeros(len(new), tokens, end, dtype=self._keys.dtype, device=new.device)
+        new, all_slots = (
+            self._next_slots(tokens)[..., None],
+            self._slots[: self._stop],
+        )  # (rows or 1, tokens, 1), (end,)
+        bias = torch.zeros(len(new), tokens, self._stop, dtype=self._dtype, device=self._device)
         bias.masked_fill_(all_slots > new, float("-inf"))
         if self.ragged:
-            bias = (bias + self._bias[:, None, :end]).masked_fill_(all_slots == new, 0)
+            bias = (bias + self._bias[:, None, : self._stop]).masked_fill_(all_slots == new, 0)
         return bias[:, None]
 
+    def expect(self, counts: Sequence[int]) -> None:
+        """Say how many tokens of the next block each row has; the others are padding at its end, and are not computed."""
+        self._expected = list(counts)
+
     def begin(self, tokens: int) -> None:
-        """Reserve the slots of the next tokens.
+        """Reserve the slots of the next tokens: as many in each row, or those that `expect` named.
 
         Raises:
             ValueError: fewer are left.
         """
-        if self.length + tokens > self.capacity:
+        counts, self._expected = self._expected or [tokens] * self.rows, []
+        stop = max((end + count for end, count in zip(self.ends, counts, strict=True)), default=0)
+        if stop > self.capacity:
             raise ValueError(
                 f"{tokens} tokens after {self.length} do not fit a cache of {self.capacity} slots; make it with a larger capacity"
             )
-        self._new = tokens
+        self.counts, self._stop = counts, stop
+        self.packed = None
+        if any(count != tokens for count in counts):
+            self._pack(tokens)
+        if not self._even or self.packed is not None:
+            self._targets = self._target_rows(tokens)
+
+    def _pack(self, tokens: int) -> None:
+        """Number the tokens that there are, where rows have unequally many."""
+        places = [row * tokens + place for row, count in enumerate(self.counts) for place in range(count)]
+        packed = torch.tensor(places, dtype=torch.int64, device=self._device)
+        rows = torch.div(packed, tokens, rounding_mode="floor")
+        self._packed_rows_slots = rows, self._ends[rows] + packed - rows * tokens
+        self.packed = packed
+
+    def _target_rows(self, tokens: int) -> Tensor:
+        """Where each vector of a block goes in keys as (all rows * kv_heads * capacity, head_dim)."""
+        heads = torch.arange(self._sizes[1], device=self._device)[:, None]
+        if self.packed is not None:
+            rows, slots = self._packed_rows_slots
+            return ((rows * self._sizes[1] + heads) * self.capacity + slots).flatten()  # (kv_heads * T,)
+        rows = torch.arange(self.rows, device=self._device)[:, None, None]
+        return ((rows * self._sizes[1] + heads) * self.capacity + self._next_slots(tokens)[:, None]).flatten()
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write (rows, kv_heads, new tokens, head_dim) of a layer; returns (rows, kv_heads, length + new tokens, head_dim)."""
-        start, end = self.length, self.length + self._new
-        if self._ends is None:
-            self.keys[layer][:, :, start:end] = keys
-            self.values[layer][:, :, start:end] = values
+        """Write (rows, kv_heads, new tokens, head_dim) of a layer, of a ragged block (1, kv_heads, T, head_dim).
+
+        Returns:
+            (rows, kv_heads, end of the longest row, head_dim).
+        """
+        if self._even and self.packed is None:
+            self.keys[layer][:, :, self.length : self._stop] = keys
+            self.values[layer][:, :, self.length : self._stop] = values
         else:
-            slots = self._next_slots(self._new)
-            self.keys[layer][self._every_row, :, slots] = keys.transpose(1, 2)
-            self.values[layer][self._every_row, :, slots] = values.transpose(1, 2)
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+            for whole, new in ((self._keys[layer], keys), (self._values[layer], values)):
+                width = new.shape[-1]
+                whole.view(-1, width).index_copy_(0, self._targets, new.reshape(-1, width))
+        return self.keys[layer][:, :, : self._stop], self.values[layer][:, :, : self._stop]
 
     def commit(self) -> None:
         """Count the tokens of the block as written, after its last layer."""
-        if self._ends is not None:
-            self._ends = self._ends + self._new
-        self.length, self._new = self.length + self._new, 0
+        self.end_at([end + count for end, count in zip(self.ends, self.counts, strict=True)])
 
-    def copy_row(self, row: int, source: StaticCache, source_row: int) -> None:
-        """Take over all that a row of another cache holds, at the slots where this row begins."""
-        first, start = source.begins[source_row], self.begins[row]
-        end = start + source.length - first
-        self._keys[:, row, :, start:end] = source._keys[:, source_row, :, first : source.length]
-        self._values[:, row, :, start:end] = source._values[:, source_row, :, first : source.length]
+    def end_at(self, ends: list[int]) -> None:
+        """Say where each row ends, of which everything before is written."""
+        self.ends = ends
+        self.packed = None
+        self._even = len(set(ends)) <= 1
+        self._ends = torch.tensor(ends, dtype=torch.int64, device=self._device)
 
-    def truncate(self, length: int | Tensor) -> None:
+    def truncate(self, length: int | Tensor | Sequence[int]) -> None:
         """Forget what was written after the first `length` slots; no memory moves.
 
         Args:
-            length: slots that stay, one number for all rows or (rows,) int64. After the latter each row goes on after its own end.
+            length: slots that stay, one number for all rows, or one of each. Each row goes on after its own end.
 
         Raises:
             ValueError: fewer slots were written.
         """
-        if isinstance(length, Tensor):
-            self._ends = length.to(self._slots.device)
-            length = int(length.max())
-        else:
-            self._ends = None
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot truncate a cache of {self.length} written slots to {length}")
-        self.length = length
+        given = length.tolist() if isinstance(length, Tensor) else length
+        ends = [given] * self.rows if isinstance(given, int) else list(given)
+        for end, written in zip(ends, [self.length] * self.rows, strict=True):
+            if not 0 <= end <= written:
+                raise ValueError(f"cannot truncate a cache of {written} written slots to {end}")
+        self.end_at(ends)
+
+    def copy_row(self, row: int, source: StaticCache, source_row: int, length: int | None = None) -> None:
+        """Take over what a row of another cache holds, at the slots where this row begins: all of it, or its first tokens."""
+        first, start = source.begins[source_row], self.begins[row]
+        end = source.ends[source_row] if length is None else first + length
+        slots = slice(start, start + end - first)
+        self._keys[:, row, :, slots] = source._keys[:, source_row, :, first:end]
+        self._values[:, row, :, slots] = source._values[:, source_row, :, first:end]
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make memory for so many rows of so many slots; what is there stays. Where it is enough already, nothing happens."""
+        if rows <= self._keys.shape[1] and capacity <= self.capacity:
+            return
+        keys, values, ends = self._keys, self._values, self.length
+        self._allocate(max(rows, self.rows), max(capacity, ends))
+        if self.rows:
+            self._keys[:, : self.rows, :, :ends] = keys[:, : self.rows, :, :ends]
+            self._values[:, : self.rows, :, :ends] = values[:, : self.rows, :, :ends]
+        self.offset = self._offset
+
+    def extend(self, parts: Sequence[tuple[StaticCache, int]]) -> None:
+        """Add rows that begin at slot 0, each with all that a row of another cache holds, in memory that `reserve` made."""
+        first = self.rows
+        self._change([*self.ends, *(source.ends[row] for source, row in parts)])
+        for number, (source, row) in enumerate(parts):
+            self.copy_row(first + number, source, row)
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Go on with some of the rows alone: row i holds what row `order[i]` held.
+
+        Args:
+            order: each its own number, or one that is not smaller than the length of the list, so that rows move into gaps.
+        """
+        for row, origin in enumerate(order):
+            if row != origin:
+                self._keys[:, row, :, : self.ends[origin]] = self._keys[:, origin, :, : self.ends[origin]]
+                self._values[:, row, :, : self.ends[origin]] = self._values[:, origin, :, : self.ends[origin]]
+        self._change([self.ends[origin] for origin in order])
+
+    def clear(self, row: int) -> None:
+        """Forget the numbers of a row: what is masked is multiplied by zero, which NaN survives."""
+        self._keys[:, row] = 0
+        self._values[:, row] = 0
+
+    def _change(self, ends: list[int]) -> None:
+        self.end_at(ends)
+        self._show()
+        self.offset = torch.zeros(self.rows, dtype=torch.int64, device=self._device)

@@ -23,6 +23,7 @@ from emu.model.attention import (
     attend_by_row,
     attend_masked,
     attend_packed,
+    attend_ragged,
     padding_mask,
     segment_mask,
 )
@@ -241,13 +242,14 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         """Run the next tokens of every row after what the cache holds; prefill, decode step and speculative window alike.
 
         Args:
-            input_ids: (R, m) int64. A slot that does not exist for its row (see `StaticCache`) may hold any valid id.
+            input_ids: (R, m) int64. A slot that does not exist for its row (see `StaticCache`) may hold any valid id, and so may the end
+                of a row of which the cache expects fewer tokens (`StaticCache.expect`).
             cache: of R rows with room for m more tokens; holds them afterwards.
             linear: how products with weights are done.
             by_row: compute attention row by row, so that a row does not depend on the others to the last bit.
 
         Returns:
-            (R, m, hidden) after the final norm.
+            (R, m, hidden) after the final norm; zeros where a row has fewer tokens.
 
         Raises:
             ValueError: another number of rows than the cache has, or no room.
@@ -256,11 +258,19 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         if rows != cache.rows:
             raise ValueError(f"input_ids has {rows} rows, the cache {cache.rows}")
         cache.begin(tokens)
-        attend = attend_by_row(cache, tokens) if by_row else attend_masked(cache.mask(tokens), cache=cache)
+        places = cache.packed
+        if by_row:
+            attend = attend_by_row(cache, tokens)
+        else:
+            attend = attend_masked(cache.mask(tokens), cache=cache) if places is None else attend_ragged(cache, tokens)
         rotary = cache.rotary(self.model.rotary_emb, tokens)
-        hidden = self.model.run(self.model.embed_tokens(input_ids), rotary, attend, linear)
+        ids = input_ids if places is None else input_ids.flatten()[places][None]
+        hidden = self.model.run(self.model.embed_tokens(ids), rotary, attend, linear)
         cache.commit()
-        return hidden
+        if places is None:
+            return hidden
+        padded = hidden.new_zeros(rows * tokens, hidden.shape[-1]).index_copy_(0, places, hidden[0])
+        return padded.unflatten(0, (rows, tokens))
 
     @torch.no_grad()
     def project(self, hidden: Tensor, first: int = 0, count: int | None = None) -> Tensor:

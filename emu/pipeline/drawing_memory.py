@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from emu.generation.session import PREFILL_CHUNK
 from emu.modalities import Grid
-from emu.model_config import EmuConfig
 from emu_tokenizers import VisionTokenizer
 
 SHARE = 0.8
@@ -44,42 +42,6 @@ class DrawingMemory:
     def fitting(self, most: int, budget: int | None) -> int:
         """How many blocks of at most N fit a budget in bytes, None for no limit; 0 where not even one does."""
         return most if budget is None else max(0, min(most, (budget - self.copies) // self.sequence))
-
-
-def drawing_memory(
-    config: EmuConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    prompt: int,
-    block: int,
-    candidates: int,
-    guided: bool,
-    window: int = 1,
-) -> int:
-    """Bytes of one block that is drawn: two numbers for each key-value head, layer and token, and the work of the widest pass.
-
-    Args:
-        config: of the transformer.
-        dtype, device: of its weights.
-        prompt: tokens before the block.
-        block: tokens of the block.
-        candidates: codes that a token may be.
-        guided: whether a second row runs.
-        window: tokens of a pass.
-    """
-    assert config.num_key_value_heads is not None and config.head_dim is not None
-    numbers = dtype.itemsize
-    rows, fed = 2 if guided else 1, min(prompt, PREFILL_CHUNK)
-    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * numbers
-    # Prompts are computed in a cache of their own, from which they are copied.
-    cache = rows * (prompt + block + window + prompt) * token
-    # The query heads of a key head are more queries of it, each with its mask; making one takes as much again.
-    masks = (config.num_attention_heads // config.num_key_value_heads + 2) * prompt
-    prefill = rows * fed * (8 * config.hidden_size + 4 * config.intermediate_size + masks) * numbers
-    # Float32 logits, guided, sorted for top-k and top-p, and the noise beside them.
-    drawing = window * candidates * (rows + 6) * 4
-    return cache + max(prefill, drawing)
 
 
 def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:

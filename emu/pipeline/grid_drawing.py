@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from emu.documents import CodeSegment
 from emu.generation import Engine, Sampling
+from emu.generation.sequence_memory import drawing_memory
 from emu.generation.window_choice import CANDIDATES, Window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, drawing_memory, shown_bytes
+from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, shown_bytes
 from emu.pipeline.grid_requests import GridRequest
 from emu.pipeline.long_clips import part_seed
 from emu.pipeline.requests import batches

@@ -1,0 +1,227 @@
+"""Continuous batching: requests of any kind wait for a slot, run beside each other, and make room for the next."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from emu.generation.batch_requests import BatchRequest
+from emu.generation.cohort import Cohort
+from emu.generation.lane import Lane, OnRow, OnText, lane_of
+from emu.generation.limits import BrokenLogits, check_whole
+from emu.generation.model_runner import ModelRunner
+from emu.generation.prefill import Prefill
+from emu.generation.sequence_memory import drawing_memory
+from emu.generation.slots import Slots
+from emu.generation.ticket import RequestCancelled, RequestTooLarge, Ticket
+
+MOST_SLOTS = 32
+"""Requests that run at a time where nobody says how many: on more rows a pass of a CPU takes as much longer."""
+
+
+class Batcher:
+    """Runs requests side by side; whoever waited longest takes the next slot.
+
+    It is no thread: whoever owns it calls `step` or `run`. Requests may be submitted and taken back from any thread.
+
+    Args:
+        engine: whose model and layout; with `deterministic` the tokens of a request are those that it has alone, to the last bit of every
+            number that they are drawn from.
+        slots: requests that run at a time; by default as many as `memory` holds, at most `MOST_SLOTS`.
+        memory: bytes that requests may take together beside the weights; None for no limit.
+
+    Attributes:
+        passes: forward passes so far, those of prompts included.
+        tokens: tokens drawn so far, of requests that have ended.
+
+    Raises:
+        TypeError, ValueError: a number is out of range.
+    """
+
+    def __init__(self, engine: ModelRunner, slots: int | None = None, memory: int | None = None) -> None:
+        self.engine = engine
+        self.slots = MOST_SLOTS if slots is None else check_whole("slots", slots, least=1)
+        self.memory = None if memory is None else check_whole("memory", memory, least=1)
+        self.passes = self.tokens = 0
+        self._waiting: deque[Lane] = deque()
+        self._lock = threading.Lock()
+        self._empty()
+
+    def __repr__(self) -> str:
+        return f"Batcher({self.engine!r}, slots={self.slots}, running={self.running}, waiting={self.waiting})"
+
+    def _empty(self) -> None:
+        self._running = Slots(self.engine.model, by_row=self.engine.deterministic)
+        self._joining: tuple[list[Lane], Prefill] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests with a slot."""
+        return len(self._occupied)
+
+    @property
+    def _occupied(self) -> list[Lane]:
+        return [*self._running.lanes, *(self._joining[0] if self._joining else [])]
+
+    def submit(self, request: BatchRequest, on_row: OnRow | None = None, on_text: OnText | None = None) -> Ticket:
+        """Put a request at the end of the queue.
+
+        Args:
+            request: what is asked for.
+            on_row: of a `GridRequest`, called with (row number, codes of that row) as soon as a line along the grid's fastest axis is done.
+            on_text: of a `TextRequest`, called with the ids (n,) so far after each token. Both are called from the thread that steps; what
+                they raise ends the request.
+
+        Raises:
+            TypeError, ValueError: the request does not fit; before any work.
+            RequestTooLarge: it can never fit the memory.
+        """
+        engine = self.engine
+        lane = lane_of(request, engine.layout, engine.model.config.max_position_embeddings, on_row, on_text)
+        if lane.is_complete:
+            lane.ticket.succeed(lane.finish(lane.ids))
+            return lane.ticket
+        lane.bytes = self._bytes_of(lane)
+        if self.memory is not None and lane.bytes + engine.bytes_to_copy > self.memory:
+            raise RequestTooLarge(
+                f"the request takes {lane.bytes + engine.bytes_to_copy} bytes and {self.memory} may be used; ask for less, or allow more "
+                "with memory"
+            )
+        with self._lock:
+            self._waiting.append(lane)
+        return lane.ticket
+
+    def _bytes_of(self, lane: Lane) -> int:
+        return drawing_memory(
+            self.engine.model.config,
+            self.engine.model.dtype,
+            self.engine.model.device,
+            prompt=lane.longest,
+            block=len(lane.ids) - lane.given,
+            candidates=max(sum(count for _, count in step.ranges) for step in (lane.steps[0], lane.steps[-1])),
+            guided=len(lane.prompts) > 1,
+            window=lane.window,
+        )
+
+    def run(self) -> None:
+        """Step until nothing is left to do."""
+        with self._open():
+            while self._step():
+                pass
+
+    def step(self) -> bool:
+        """Run one pass of all that run, end what is done, and let others take the slots; a prompt is computed a chunk at a time.
+
+        Returns:
+            Whether anything is left to do.
+        """
+        with self._open():
+            return self._step()
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with torch.no_grad(), self.engine.evaluating():
+            yield
+
+    def _step(self) -> bool:
+        try:
+            if self._running.lanes:
+                self.engine.use_threads(self._running.rows)
+                self._running.advance()
+                self.passes += 1
+                self._end_some()
+            self._admit()
+            if self._joining is not None:
+                self._prefill(*self._joining)
+        except Exception as error:
+            # Of a pass, as when memory runs out: it was for all that run, and others begin anew.
+            lost = self._occupied
+            self._empty()
+            for lane in lost:
+                lane.ticket.fail(error)
+        return bool(self._occupied or self._waiting)
+
+    def _admit(self) -> None:
+        """Let those that waited longest take what is free."""
+        lanes = list[Lane]()
+        with self._lock:
+            cancelled = [lane for lane in self._waiting if lane.ticket.is_cancelled]
+            if cancelled:
+                self._waiting = deque(lane for lane in self._waiting if not lane.ticket.is_cancelled)
+            if self._joining is None:
+                # In their order alone: nobody overtakes a large request, which would wait for ever.
+                while self._waiting and self._fits([*self._running.lanes, *lanes, self._waiting[0]]):
+                    lanes.append(self._waiting.popleft())
+        for lane in cancelled:
+            lane.ticket.fail(_cancelled())
+        if lanes:
+            if not self._running.lanes:
+                self._running.linear = self.engine.linear()
+            self._joining = lanes, self._running.prefill(lanes)
+
+    def _fits(self, lanes: list[Lane]) -> bool:
+        # Rows of a cache are as long as the longest.
+        held = len(lanes) * max(lane.bytes for lane in lanes)
+        return len(lanes) <= self.slots and (self.memory is None or len(lanes) == 1 or held <= self.memory)
+
+    def _prefill(self, lanes: list[Lane], prefill: Prefill) -> None:
+        """Compute a chunk of the prompts; those lanes run from the next pass on whose prompts are complete."""
+        unique = {prompt.numpy().tobytes(): len(prompt) for lane in lanes for prompt in lane.prompts}
+        self.engine.use_threads(sum(unique.values()))
+        if prefill.advance():
+            self._joining = None
+            self._running.join(lanes, prefill)
+            self.passes += 1
+            self._end_some()
+
+    def _end_some(self) -> None:
+        """Tell what is new of each lane, and take those out that are done."""
+        ended: list[tuple[Lane, Callable[[], None]]] = []
+        for lane, cohort, number in self._running.states():
+            outcome = self._outcome(lane, cohort, number)
+            if outcome is not None:
+                ended.append((lane, outcome))
+        if ended:
+            self.tokens += sum(lane.draws for lane, _ in ended)
+            self._running.release([lane for lane, _ in ended])
+            for _, outcome in ended:
+                outcome()
+
+    def _outcome(self, lane: Lane, cohort: Cohort, number: int) -> Callable[[], None] | None:
+        """How a lane ends, None while it runs."""
+        ticket = lane.ticket
+        if ticket.is_cancelled:
+            return lambda: ticket.fail(_cancelled())
+        tells = lane.report is not None and lane.done > lane.reported
+        if not (tells or lane.is_complete or cohort.is_suspect):
+            return None
+        # Looking waits for a GPU, so it is done only before something that was drawn is given away.
+        if not cohort.look(number):
+            assert lane.broken_at is not None
+            broken = BrokenLogits(lane.broken_at, self.engine.model.dtype)
+            return lambda: ticket.fail(broken)
+        try:
+            if tells and lane.report is not None:
+                lane.report(cohort.ids[number], lane.reported, lane.done)
+                lane.reported = lane.done
+            if not lane.is_complete:
+                return None
+            length = lane.done if lane.stop_id is not None else len(lane.ids)
+            found = lane.finish(cohort.ids[number, :length].cpu())
+            return lambda: ticket.succeed(found)
+        except Exception as error:
+            raised = error
+            return lambda: ticket.fail(raised)
+
+
+def _cancelled() -> RequestCancelled:
+    return RequestCancelled("the request was cancelled before it was done")
