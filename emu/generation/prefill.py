@@ -13,6 +13,15 @@ from emu.model import EmuForCausalLM, StaticCache
 
 PREFILL_CHUNK = 1024
 """Tokens of a prompt that a pass takes at most: its mask has as many entries as queries times keys."""
+WORTH_COPYING = 16
+"""Tokens of a common beginning from which copying its keys and values is less than computing them."""
+
+
+def worth_sharing(common: int, *, by_row: bool) -> int:
+    """How many of the tokens with which two prompts begin alike are copied from one to the other, rather than computed."""
+    # The last bits of a prompt depend on how it is cut into chunks.
+    shared = common - common % PREFILL_CHUNK if by_row else common
+    return shared if shared >= WORTH_COPYING else 0
 
 
 @dataclass(frozen=True)

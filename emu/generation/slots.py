@@ -10,13 +10,9 @@ from torch import Tensor
 from emu.generation.cohort import Cohort, Passed, SingleSteps
 from emu.generation.lane import Lane
 from emu.generation.linear import LinearBackend
-from emu.generation.prefill import PREFILL_CHUNK, Beginning, Prefill
+from emu.generation.prefill import Beginning, Prefill, worth_sharing
 from emu.generation.speculation import Speculator
 from emu.model import EmuForCausalLM, StaticCache
-
-WORTH_COPYING = 16
-"""Tokens of a common beginning from which copying its keys and values is less than computing them."""
-
 
 class Slots:
     """Lanes that advance together.
@@ -56,10 +52,8 @@ class Slots:
             for side, (row, other) in enumerate(zip(lane.rows, lane.prompts, strict=True)):
                 if torch.equal(prompt, other):
                     return Beginning(self.cache, row, len(prompt), lane.prompt_hidden[side])
-                shared = _common_length(prompt, other)
-                if self.by_row:  # the last bits of a prompt depend on how it is cut into chunks
-                    shared -= shared % PREFILL_CHUNK
-                if shared >= WORTH_COPYING and (best is None or shared > best.length):
+                shared = worth_sharing(_common_length(prompt, other), by_row=self.by_row)
+                if shared > (0 if best is None else best.length):
                     best = Beginning(self.cache, row, shared)
         return best
 
