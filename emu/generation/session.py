@@ -35,7 +35,7 @@ class GenerationStats:
 class Session:
     """Sequences with known beginnings.
 
-    Each row goes on after its own end. Equal prompts are computed once.
+    The rows end at one slot of the cache, and nothing attends to the slots before their beginnings. Equal prompts are computed once.
 
     Args:
         model: in eval mode.
@@ -70,7 +70,7 @@ class Session:
         prefill = Prefill(model, linear, prompts, by_row=by_row)
         while not prefill.advance():
             pass
-        self.cache.extend(prefill.rows())
+        self.cache.extend(prefill.rows(), aligned=True)
         self.hidden = prefill.hidden()[:, None]
 
     def advance(self, ids: Tensor) -> None:

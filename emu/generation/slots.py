@@ -62,7 +62,9 @@ class Slots:
         first = self.rows
         capacity = max(lane.capacity for lane in [*self.lanes, *lanes])
         self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), capacity)
-        self.cache.extend(prefill.rows())
+        # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row.
+        alike = not self.lanes and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
+        self.cache.extend(prefill.rows(), aligned=alike)
         hidden = prefill.hidden()
         passed = Passed(hidden[:, None], self.linear, first)
         for lane in lanes:
@@ -108,7 +110,7 @@ class Slots:
             ends = list(self.cache.ends)
             for lane in guessing:
                 for row, prompt in zip(lane.rows, lane.prompts, strict=True):
-                    ends[row] = len(prompt) + lane.place - lane.given - 1
+                    ends[row] = self.cache.begins[row] + len(prompt) + lane.place - lane.given - 1
             self.cache.end_at(ends)
 
     def states(self) -> Iterator[tuple[Lane, Cohort, int]]:

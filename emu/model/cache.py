@@ -232,10 +232,17 @@ class StaticCache:
             self._values[:, : self.rows, :, :ends] = values[:, : self.rows, :, :ends]
         self.offset = self._offset
 
-    def extend(self, parts: Sequence[tuple[StaticCache, int]]) -> None:
-        """Add rows that begin at slot 0, each with all that a row of another cache holds, in memory that `reserve` made."""
-        first = self.rows
-        self._change([*self.ends, *(source.ends[row] for source, row in parts)])
+    def extend(self, parts: Sequence[tuple[StaticCache, int]], *, aligned: bool = False) -> None:
+        """Add rows, each with all that a row of another cache holds, in memory that `reserve` made.
+
+        Args:
+            parts: caches, and their rows.
+            aligned: whether the new rows end at one slot, that of the longest, rather than begin at slot 0.
+        """
+        first, lengths = self.rows, [source.ends[row] - source.begins[row] for source, row in parts]
+        begins = [max(lengths) - length if aligned else 0 for length in lengths]
+        ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
+        self._change([*self.begins, *begins], [*self.ends, *ends])
         for number, (source, row) in enumerate(parts):
             self.copy_row(first + number, source, row)
 
@@ -247,16 +254,17 @@ class StaticCache:
         """
         for row, origin in enumerate(order):
             if row != origin:
-                self._keys[:, row, :, : self.ends[origin]] = self._keys[:, origin, :, : self.ends[origin]]
-                self._values[:, row, :, : self.ends[origin]] = self._values[:, origin, :, : self.ends[origin]]
-        self._change([self.ends[origin] for origin in order])
+                seen = slice(self.begins[origin], self.ends[origin])
+                self._keys[:, row, :, seen] = self._keys[:, origin, :, seen]
+                self._values[:, row, :, seen] = self._values[:, origin, :, seen]
+        self._change([self.begins[origin] for origin in order], [self.ends[origin] for origin in order])
 
     def clear(self, row: int) -> None:
         """Forget the numbers of a row: what is masked is multiplied by zero, which NaN survives."""
         self._keys[:, row] = 0
         self._values[:, row] = 0
 
-    def _change(self, ends: list[int]) -> None:
+    def _change(self, begins: list[int], ends: list[int]) -> None:
         self.end_at(ends)
         self._show()
-        self.offset = torch.zeros(self.rows, dtype=torch.int64, device=self._device)
+        self.offset = torch.tensor(begins, dtype=torch.int64, device=self._device)
