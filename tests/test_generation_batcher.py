@@ -20,6 +20,7 @@ from emu.generation import (
 )
 from emu.generation import cohort as cohort_module
 from emu.generation import prefill as prefill_module
+from emu.generation.lane import lane_of
 from emu.generation.limits import BrokenLogits
 from emu.layouts import Emu3Layout
 from emu.vocabulary import CONTROLS, HOLE, Vocabulary
@@ -115,7 +116,7 @@ class Schedules:
     def run(self, seed: int) -> int:
         """Run one schedule, compare, and return how many requests ended as they do alone."""
         draw = random.Random(seed)
-        memory = draw.choice([None, 500_000])
+        memory = draw.choice([None, 700_000])
         batcher = Batcher(self.engine, slots=draw.randint(1, 6), memory=memory)
         left, tickets, cancelled = draw.randint(3, 14), [], set()
         while left or batcher.step():
@@ -186,3 +187,170 @@ def test_logits_beside_others_are_those_alone_bit_for_bit(short_chunks, monkeypa
             assert length == other_length and torch.equal(logits, other)
             compared += 1
     assert compared > 40
+
+
+def picture(words="abc", grid=(3, 4), **about) -> GridRequest:
+    head = prompt(LAYOUT, words, "image", grid)
+    return GridRequest(head, negative(LAYOUT, head), "image", grid, Sampling(3.0, 1.0, 9), **about)
+
+
+def text(words="abc", most=10, **about) -> TextRequest:
+    return TextRequest(torch.tensor([VOCABULARY.control("bos"), *LAYOUT.encode_text(words)]), Sampling(), most, **about)
+
+
+def bytes_of(engine: Engine, one) -> int:
+    return Batcher(engine)._bytes_of(lane_of(one, LAYOUT, 512))
+
+
+def test_a_cancelled_request_leaves_its_slot_to_the_one_that_waits():
+    batcher = Batcher(engine_of(), slots=1)
+    first, second, third = (batcher.submit(picture(seed=seed)) for seed in range(3))
+    batcher.step()
+    assert (batcher.running, batcher.waiting) == (1, 2)
+    first.cancel()
+    third.cancel()
+    batcher.step()
+    assert first.done and third.done and not second.done
+    assert (batcher.running, batcher.waiting) == (1, 0)
+    batcher.run()
+    assert torch.equal(second.result(), alone(batcher.engine, picture(seed=1)))
+    with pytest.raises(RequestCancelled, match="cancelled before it was done"):
+        first.result()
+    second.cancel()
+    assert torch.equal(second.result(), alone(batcher.engine, picture(seed=1)))  # what is done stays done
+
+
+def test_whoever_waits_longest_is_next_also_where_others_would_fit():
+    engine = engine_of()
+    large, small_one = picture(grid=(12, 12)), text(most=1)
+    batcher, order = Batcher(engine, memory=bytes_of(engine, large)), []
+    for name, one in (("small", small_one), ("large", large), ("small again", small_one)):
+        batcher.submit(one).add_done_callback(lambda _, name=name: order.append(name))
+    batcher.run()
+    assert order == ["small", "large", "small again"]
+
+
+def test_more_slots_are_there_where_there_is_more_memory_and_what_never_fits_is_refused():
+    engine, most = engine_of(), {}
+    for slots in (1, 3):
+        batcher = Batcher(engine, memory=slots * bytes_of(engine, picture()) + 1)
+        tickets = [batcher.submit(picture(seed=seed)) for seed in range(5)]
+        while batcher.step():
+            most[slots] = max(most.get(slots, 0), batcher.running)
+        assert all(ticket.done for ticket in tickets)
+    assert most == {1: 1, 3: 3}
+    with pytest.raises(RequestTooLarge, match="1000 may be used; ask for less"):
+        Batcher(engine, memory=1000).submit(text())
+
+
+def test_rows_and_texts_are_told_while_others_run():
+    engine, rows, texts = engine_of(), {1: [], 4: []}, []
+    batcher = Batcher(engine, slots=4)
+    batcher.submit(picture(seed=9))
+    drawn = [
+        batcher.submit(
+            picture(window=window), on_row=lambda row, codes, window=window: rows[window].append((row, codes))
+        )
+        for window in rows
+    ]
+    written = batcher.submit(text(seed=1, most=30), on_text=texts.append)
+    batcher.run()
+    for window, ticket in zip(rows, drawn, strict=True):
+        assert [row for row, _ in rows[window]] == [0, 1, 2]
+        assert torch.equal(torch.stack([codes for _, codes in rows[window]]), ticket.result())
+    found = written.result()
+    assert [len(ids) for ids in texts] == list(range(1, len(found) + 1)) and torch.equal(texts[-1], found)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_logits_that_are_not_numbers_end_their_request_alone(monkeypatch, at_once):
+    """On a GPU they are looked at before anything that was drawn is given away, on a CPU as soon as they are there."""
+    monkeypatch.setattr(cohort_module, "knows_at_once", lambda device: at_once)
+    engine, rows = engine_of(), []
+    (only,) = set(LAYOUT.encode_text("n"))
+    expected = {words: alone(engine, picture(words)) for words in ("abc", "fed", "bed")}
+    engine.model.model.embed_tokens.weight.data[only] = float("nan")
+    batcher = Batcher(engine, slots=2)
+    broken = batcher.submit(picture("n"), on_row=lambda *row: rows.append(row))
+    tickets = {words: batcher.submit(picture(words)) for words in expected}
+    batcher.run()
+    with pytest.raises(BrokenLogits, match=f"token {len(picture('n').prompt)} hold NaN"):
+        broken.result()
+    assert rows == [] and all(torch.equal(tickets[words].result(), expected[words]) for words in expected)
+
+
+def test_what_a_callback_raises_ends_its_request_alone():
+    def refuse(*_):
+        raise KeyError("full")
+
+    batcher = Batcher(engine_of())
+    failing, other = batcher.submit(picture(), on_row=refuse), batcher.submit(picture())
+    batcher.run()
+    assert torch.equal(other.result(), alone(batcher.engine, picture()))
+    with pytest.raises(KeyError, match="full"):
+        failing.result()
+
+
+def test_a_pass_that_fails_ends_what_runs_and_others_begin_anew(monkeypatch):
+    batcher = Batcher(engine_of(), slots=1)
+    first, second = batcher.submit(picture()), batcher.submit(picture())
+    batcher.step()
+    run = batcher.engine.model.forward_block
+
+    def full(*arguments, **options):
+        monkeypatch.setattr(batcher.engine.model, "forward_block", run)
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(batcher.engine.model, "forward_block", full)
+    batcher.run()
+    with pytest.raises(torch.OutOfMemoryError):
+        first.result()
+    assert torch.equal(second.result(), alone(batcher.engine, picture()))
+
+
+def test_equal_prompts_are_computed_once_and_common_beginnings_too(monkeypatch, short_chunks):
+    engine, computed = engine_of(deterministic=False), []
+    engine.model.model.embed_tokens.register_forward_pre_hook(lambda _, ids: computed.append(ids[0].numel()))
+    monkeypatch.setattr(prefill_module, "PREFILL_CHUNK", 1024)
+    batcher, own, shared = Batcher(engine), len(picture("abcdefgh").prompt), len(picture("").prompt)
+    batcher.submit(picture("abcdefgh", stream=0))
+    batcher.submit(picture("abcdefgh", stream=1))
+    batcher.step()
+    assert computed == [own + shared]  # the prompt and the negative one
+    computed.clear()
+    batcher.submit(picture("abcdefgh", stream=2))
+    batcher.step()
+    assert computed == [2 * 2]  # the pass of the two that run
+    computed.clear()
+    batcher.submit(picture("abcdefmm"))
+    batcher.step()
+    assert computed == [3 * 2, own - 1 - len("abcdef")]  # what differs; the negative prompt is there
+
+
+BAD = [
+    (picture(window=0), ValueError, "window is 0"),
+    (picture(seed=2**64), ValueError, "64 bits"),
+    (replace(picture(), negative=None), ValueError, "guidance_scale is 3.0 and negative None"),
+    (replace(picture(), prompt=torch.tensor([1, 999])), ValueError, "holds id 999"),
+    (replace(picture(), prefix_codes=torch.zeros(1, 9, dtype=torch.int64)), ValueError, "prefix_codes has shape"),
+    (replace(picture(), grid=(0, 4)), ValueError, "grid"),
+    (replace(text(), sampling=Sampling(2.0)), ValueError, "without guidance"),
+    (text(most=0), ValueError, "max_new_tokens"),
+    (replace(text(), prompt=torch.zeros(512, dtype=torch.int64)), ValueError, "512 positions"),
+    ("a ball", TypeError, "the request is str; expected a GridRequest"),
+]
+
+
+@pytest.mark.parametrize(("one", "kind", "words"), BAD, ids=[words for _, _, words in BAD])
+def test_what_is_no_request_is_refused_before_any_work(one, kind, words):
+    batcher = Batcher(engine_of())
+    with pytest.raises(kind, match=words):
+        batcher.submit(one)
+    assert not batcher.step()
+
+
+def test_a_block_without_hidden_cells_is_done_at_once():
+    head, kept = prompt(LAYOUT, "a"), torch.ones(3, 4, dtype=torch.int64)
+    nothing = torch.zeros(3, 4, dtype=torch.bool)
+    ticket = Batcher(engine_of()).submit(FillRequest(head, None, "image", (3, 4), kept, nothing, Sampling()))
+    assert ticket.done and torch.equal(ticket.result(), kept)

@@ -32,7 +32,7 @@ class Batcher:
         engine: whose model and layout; with `deterministic` the tokens of a request are those that it has alone, to the last bit of every
             number that they are drawn from.
         slots: requests that run at a time; by default as many as `memory` holds, at most `MOST_SLOTS`.
-        memory: bytes that requests may take together beside the weights; None for no limit.
+        memory: bytes that requests may take together beside the weights and their copies; None for no limit.
 
     Attributes:
         passes: forward passes so far, those of prompts included.
@@ -91,10 +91,9 @@ class Batcher:
             lane.ticket.succeed(lane.finish(lane.ids))
             return lane.ticket
         lane.bytes = self._bytes_of(lane)
-        if self.memory is not None and lane.bytes + engine.bytes_to_copy > self.memory:
+        if self.memory is not None and lane.bytes > self.memory:
             raise RequestTooLarge(
-                f"the request takes {lane.bytes + engine.bytes_to_copy} bytes and {self.memory} may be used; ask for less, or allow more "
-                "with memory"
+                f"the request takes {lane.bytes} bytes and {self.memory} may be used; ask for less, or allow more with memory"
             )
         with self._lock:
             self._waiting.append(lane)
@@ -171,7 +170,7 @@ class Batcher:
     def _fits(self, lanes: list[Lane]) -> bool:
         # Rows of a cache are as long as the longest.
         held = len(lanes) * max(lane.bytes for lane in lanes)
-        return len(lanes) <= self.slots and (self.memory is None or len(lanes) == 1 or held <= self.memory)
+        return len(lanes) <= self.slots and (self.memory is None or held <= self.memory)
 
     def _prefill(self, lanes: list[Lane], prefill: Prefill) -> None:
         """Compute a chunk of the prompts; those lanes run from the next pass on whose prompts are complete."""

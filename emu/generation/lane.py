@@ -97,9 +97,9 @@ class Lane:
         return max(map(len, self.prompts))
 
     @property
-    def capacity(self) -> int:
-        """Slots that each of its rows needs."""
-        return self.longest + len(self.ids) - self.given + (self.window if self.window > 1 else 0)
+    def room(self) -> int:
+        """Slots that each of its rows needs after its prompt."""
+        return len(self.ids) - self.given + (self.window if self.window > 1 else 0)
 
 
 def lane_of(

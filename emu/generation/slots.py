@@ -14,6 +14,7 @@ from emu.generation.prefill import Beginning, Prefill, worth_sharing
 from emu.generation.speculation import Speculator
 from emu.model import EmuForCausalLM, StaticCache
 
+
 class Slots:
     """Lanes that advance together.
 
@@ -60,8 +61,14 @@ class Slots:
     def join(self, lanes: Sequence[Lane], prefill: Prefill) -> None:
         """Add lanes whose prompts are computed, and draw their first tokens."""
         first = self.rows
-        capacity = max(lane.capacity for lane in [*self.lanes, *lanes])
-        self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), capacity)
+        needed = [
+            self.cache.begins[row] + len(prompt) + lane.room
+            for lane in self.lanes
+            for row, prompt in zip(lane.rows, lane.prompts, strict=True)
+        ]
+        # Aligned rows have equal room, and end where the longest of them ends.
+        needed += [lane.longest + lane.room for lane in lanes]
+        self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), max(needed))
         # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row.
         alike = not self.lanes and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
         self.cache.extend(prefill.rows(), aligned=alike)
@@ -72,10 +79,10 @@ class Slots:
             lane.prompt_hidden = hidden[first - passed.first :][: len(lane.prompts)]
             first += len(lane.prompts)
         self.lanes += lanes
-        joining: dict[Hashable, list[Lane]] = {}
+        kinds: dict[Hashable, list[Lane]] = {}
         for lane in lanes:
-            joining.setdefault(_kind(lane), []).append(lane)
-        for kind, some in joining.items():
+            kinds.setdefault(_kind(lane), []).append(lane)
+        for kind, some in kinds.items():
             cohort = self._cohorts.get(kind)
             if cohort is None:
                 cohort = self._cohorts[kind] = _cohort_for(some[0], self.model.device)
