@@ -6,6 +6,7 @@
 #   make demo-long   the demo with three times the time
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
 #   make test-data   token shards under damage and kills, a million lines (minutes)
+#   make test-serve  schedules of a running batch, strangers' requests, a server that is stopped (minutes)
 #   make docs        the site, in site/ (for its search: python -m http.server -d site);  make test-docs: it builds and fetches nothing
 #   make test-install  dry runs of pip for each Python and system (needs the package index)
 #   make lint types  style and type checks;               make check: lint, types and tests, as continuous integration runs them
@@ -21,14 +22,14 @@ PYTHONS := 3.10 3.11 3.12 3.13
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
-test test-slow test-gpu test-docs: export OMP_NUM_THREADS ?= 1
-test test-slow test-gpu test-docs: export TOKENIZERS_PARALLELISM ?= false
+test test-slow test-gpu test-serve test-docs: export OMP_NUM_THREADS ?= 1
+test test-slow test-gpu test-serve test-docs: export TOKENIZERS_PARALLELISM ?= false
 # Nothing that runs here may ask a hub for anything.
 export HF_HUB_OFFLINE ?= 1
 # The theme announces its successor at each build.
 docs test-docs: export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu test-data test-install docs test-docs lint types types-all check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-data test-serve test-install docs test-docs lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -53,6 +54,9 @@ docs: $(DOCS_READY)
 
 test-data: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/test_data_*.py $(ARGS)
+
+test-serve: $(READY)
+	$(BIN)/python -m pytest -q -m slow tests/test_generation_batcher.py $(ARGS)
 
 test-docs: $(DOCS_READY)
 	$(BIN)/python -m pytest -q -m docs tests/test_docs_*.py $(ARGS)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emu.generation import (
     Batcher,
@@ -291,10 +292,12 @@ def test_what_a_callback_raises_ends_its_request_alone():
         failing.result()
 
 
-def test_a_pass_that_fails_ends_what_runs_and_others_begin_anew(monkeypatch):
+@pytest.mark.parametrize("steps", [0, 1], ids=["at the prompts", "later"])
+def test_a_pass_that_fails_ends_what_runs_and_others_begin_anew(monkeypatch, steps):
     batcher = Batcher(engine_of(), slots=1)
     first, second = batcher.submit(picture()), batcher.submit(picture())
-    batcher.step()
+    for _ in range(steps):
+        batcher.step()
     run = batcher.engine.model.forward_block
 
     def full(*arguments, **options):
@@ -325,6 +328,33 @@ def test_equal_prompts_are_computed_once_and_common_beginnings_too(monkeypatch, 
     batcher.submit(picture("abcdefmm"))
     batcher.step()
     assert computed == [3 * 2, own - 1 - len("abcdef")]  # what differs; the negative prompt is there
+
+
+class Syncs(TorchDispatchMode):
+    """Names of the operations that would wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_pass_over_pictures_waits_for_no_device(monkeypatch):
+    """Of images of other sizes and prompts, in any of which a row may end, until codes are given away."""
+    monkeypatch.setattr(cohort_module, "knows_at_once", lambda device: False)
+    batcher = Batcher(engine_of(deterministic=False))
+    for words, grid in (("abc", (3, 4)), ("", (4, 5)), ("fed", (5, 3))):
+        batcher.submit(picture(words, grid))
+    batcher.step()
+    for _ in range(8):
+        with Syncs() as syncs:
+            batcher.step()
+        assert not syncs.found
 
 
 BAD = [

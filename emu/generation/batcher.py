@@ -56,7 +56,8 @@ class Batcher:
 
     def _empty(self) -> None:
         self._running = Slots(self.engine.model, by_row=self.engine.deterministic)
-        self._joining: tuple[list[Lane], Prefill] | None = None
+        self._joining: list[Lane] = []
+        self._prefill: Prefill | None = None
 
     @property
     def waiting(self) -> int:
@@ -70,7 +71,7 @@ class Batcher:
 
     @property
     def _occupied(self) -> list[Lane]:
-        return [*self._running.lanes, *(self._joining[0] if self._joining else [])]
+        return list(dict.fromkeys([*self._running.lanes, *self._joining]))
 
     def submit(self, request: BatchRequest, on_row: OnRow | None = None, on_text: OnText | None = None) -> Ticket:
         """Put a request at the end of the queue.
@@ -139,11 +140,11 @@ class Batcher:
                 self.passes += 1
                 self._end_some()
             self._admit()
-            if self._joining is not None:
-                self._prefill(*self._joining)
+            if self._joining:
+                self._compute_prompts()
         except Exception as error:
             # Of a pass, as when memory runs out: it was for all that run, and others begin anew.
-            lost = self._occupied
+            lost = [lane for lane in self._occupied if not lane.ticket.done]
             self._empty()
             for lane in lost:
                 lane.ticket.fail(error)
@@ -151,34 +152,32 @@ class Batcher:
 
     def _admit(self) -> None:
         """Let those that waited longest take what is free."""
-        lanes = list[Lane]()
         with self._lock:
             cancelled = [lane for lane in self._waiting if lane.ticket.is_cancelled]
             if cancelled:
                 self._waiting = deque(lane for lane in self._waiting if not lane.ticket.is_cancelled)
-            if self._joining is None:
+            if self._prefill is None:
                 # In their order alone: nobody overtakes a large request, which would wait for ever.
-                while self._waiting and self._fits([*self._running.lanes, *lanes, self._waiting[0]]):
-                    lanes.append(self._waiting.popleft())
+                while self._waiting and self._fits([*self._occupied, self._waiting[0]]):
+                    self._joining.append(self._waiting.popleft())
         for lane in cancelled:
             lane.ticket.fail(_cancelled())
-        if lanes:
-            if not self._running.lanes:
-                self._running.linear = self.engine.linear()
-            self._joining = lanes, self._running.prefill(lanes)
 
     def _fits(self, lanes: list[Lane]) -> bool:
         # Rows of a cache are as long as the longest.
         held = len(lanes) * max(lane.bytes for lane in lanes)
         return len(lanes) <= self.slots and (self.memory is None or held <= self.memory)
 
-    def _prefill(self, lanes: list[Lane], prefill: Prefill) -> None:
-        """Compute a chunk of the prompts; those lanes run from the next pass on whose prompts are complete."""
-        unique = {prompt.numpy().tobytes(): len(prompt) for lane in lanes for prompt in lane.prompts}
-        self.engine.use_threads(sum(unique.values()))
-        if prefill.advance():
-            self._joining = None
-            self._running.join(lanes, prefill)
+    def _compute_prompts(self) -> None:
+        """Compute a chunk of the prompts; their lanes run from the next pass on when they are complete."""
+        if self._prefill is None:
+            if not self._running.lanes:
+                self._running.linear = self.engine.linear()
+            self._prefill = self._running.prefill(self._joining)
+        self.engine.use_threads(self._prefill.tokens)
+        if self._prefill.advance():
+            self._running.join(self._joining, self._prefill)
+            self._joining, self._prefill = [], None
             self.passes += 1
             self._end_some()
 

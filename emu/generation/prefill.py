@@ -76,6 +76,9 @@ class Prefill:
         prompts: 1-D int64 tensors on the CPU.
         by_row: compute each prompt by itself, so that none depends on the others to the last bit.
         beginnings: for each prompt what is known of it, or None.
+
+    Attributes:
+        tokens: of all prompts together, equal ones counted once.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Prefill:
         firsts = [self._index.index(number) for number in range(len(unique))]
         known = [beginnings[first] if beginnings else None for first in firsts]
         rows = [prompts[first] for first in firsts]
+        self.tokens = sum(map(len, rows))
         groups = [[number] for number in range(len(rows))] if by_row else [list(range(len(rows)))]
         self._parts = [self._part([rows[n] for n in group], [known[n] for n in group]) for group in groups]
         self._hidden = {n: one.hidden for n, one in enumerate(known) if one is not None and one.hidden is not None}

@@ -37,11 +37,6 @@ def check_prompts(prompts: Prompts, vocab_size: int, name: str = "prompt_ids") -
     return [row.to(device="cpu", dtype=torch.int64) for row in rows]
 
 
-def repeated(rows: Sequence[Tensor], times: int) -> list[Tensor]:
-    """Each row N times, side by side."""
-    return [row for row in rows for _ in range(times)]
-
-
 def check_headers(
     prompts: Sequence[Tensor], layout: Layout, modality: str, grid: Grid, name: str = "prompt_ids"
 ) -> None:
