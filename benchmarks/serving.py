@@ -18,6 +18,7 @@ import itertools
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -160,6 +161,7 @@ def measure(name: str, calls: dict[str, Callable[[], list[Tensor]]], repeats: in
             cpu, wall = time.process_time(), time.perf_counter()
             outcomes[kind] = calls[kind]()
             times[kind].append((time.process_time() - cpu, time.perf_counter() - wall))
+            sys.stderr.write(f"{name}, {kind}: {times[kind][-1][0]:.2f} s of the CPU\n")
     own = statistics.median(cpu for cpu, _ in times["continuous"])
     rows: list[dict[str, object]] = []
     for kind, pairs in times.items():

@@ -10,6 +10,9 @@ from torch import Tensor
 from emu.model.positions import EmuRotaryEmbedding, Rotary
 from emu.model_config import EmuConfig
 
+SPARE = 1.25
+"""How much more memory than is needed a cache keeps, so that it need not grow again."""
+
 
 class StaticCache:
     """Keys and values of `rows` sequences.
@@ -223,10 +226,14 @@ class StaticCache:
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make memory for so many rows of so many slots; what is there stays. Where it is enough already, nothing happens."""
-        if rows <= self._keys.shape[1] and capacity <= self.capacity:
+        most = max(rows, self._keys.shape[1]), max(capacity, self.capacity)
+        if most == (self._keys.shape[1], self.capacity):
             return
+        # Rows and slots that were needed before will be needed again, and a copy costs a pass: they stay where they are few.
+        if most[0] * most[1] > SPARE * rows * capacity:
+            most = rows, capacity
         keys, values, ends = self._keys, self._values, self.length
-        self._allocate(max(rows, self.rows), max(capacity, ends))
+        self._allocate(*most)
         if self.rows:
             self._keys[:, : self.rows, :, :ends] = keys[:, : self.rows, :, :ends]
             self._values[:, : self.rows, :, :ends] = values[:, : self.rows, :, :ends]
