@@ -25,7 +25,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from generation import RESULTS, SETUPS, scaled_vocabulary, write_rows
+from generation import RESULTS, write_rows
+from generation_peers import SETUPS, scaled_vocabulary
 from torch import Tensor
 
 from emu.generation import Batcher, Engine, GridRequest, Sampling, TextRequest
