@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
-from emu.generation.limits import check_whole
-from emu.generation.window_choice import Window, check_window
-from emu.pipeline.drawing_memory import DrawingMemory, memory_budget
-from emu.pipeline.first_frames import Clip, each_clip
-from emu.pipeline.grid_drawing import GridDrawing, told_of
-from emu.pipeline.grid_requests import GridRequest, RequestReader, clip_grid, with_streams
-from emu.pipeline.long_clips import ClipParts
-from emu.pipeline.prompt_documents import PromptDocument, read_prompts
-from emu.pipeline.requests import GenerationDefaults, Size, SizeLike, check_seeds, chosen_top_k, sizes_of
+from emu.generation.window_choice import Window
+from emu.pipeline.drawing_memory import DrawingMemory
+from emu.pipeline.first_frames import Clip
+from emu.pipeline.grid_requests import clip_grid
+from emu.pipeline.preparing import ImageOptions, PreparingEmu, Prompts, VideoOptions
+from emu.pipeline.requests import Size, SizeLike
 from emu.pipeline.results import ImageResult, VideoResult
-from emu.pipeline.stored import StoredEmu
-from emu.pipeline.trained_limits import warn_beyond_training
-from emu_tokenizers import VisionTokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-SAMPLING = ("guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
 FEW_WORDS = 64
 """Tokens of words, where nobody has read them yet."""
-Prompts = str | Sequence[str | Sequence[Any]]
 
 
-class DrawingOptions(TypedDict, total=False):
-    """What `Emu.iter_images` and `Emu.iter_videos` take beside prompts, and so whatever is built on them."""
-
-    size: SizeLike | Sequence[SizeLike] | None
-    guidance_scale: float | None
-    negative_prompt: str | None
-    temperature: float | None
-    top_k: int | None | Literal["default"]
-    top_p: float | None
-    seed: int | Sequence[int]
-    window: Window
-    batch_size: int
-    memory: int | str | None
-    deterministic: bool | None
-    strict: bool
-    progress: bool
-
-
-class ImageOptions(DrawingOptions, total=False):
-    """Options of `Emu.iter_images`."""
-
-    images_per_prompt: int
-
-
-class VideoOptions(DrawingOptions, total=False):
-    """Options of `Emu.iter_videos`."""
-
-    frames: int | None
-    fps: float | None
-    first_frames: Clip | Sequence[Clip] | None
-    last_frames: Clip | Sequence[Clip] | None
-    overlap: int | None
-    videos_per_prompt: int
-
-
-class DrawingEmu(StoredEmu):
+class DrawingEmu(PreparingEmu):
     """The jobs that draw; `Emu` adds those that write."""
 
     def generate_images(self, prompts: Prompts, **options: Unpack[ImageOptions]) -> list[ImageResult]:
@@ -128,20 +85,22 @@ class DrawingEmu(StoredEmu):
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: the memory does not hold a single picture.
         """
-        documents = read_prompts(prompts)
-        settings = self.defaults.updated(
+        return self.prepare_images(
+            prompts,
+            size=size,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
             temperature=temperature,
-            top_k=chosen_top_k(top_k),
+            top_k=top_k,
             top_p=top_p,
-        )
-        streams = check_whole("images_per_prompt", images_per_prompt, least=1)
-        requests = self._requests("image", documents, size, seed, settings, strict=strict)
-        drawing = self._drawing(requests, settings, window, batch_size, memory, deterministic)
-        about, model = self._about(drawing, settings, SAMPLING), self.model_name
-        made = drawing.made(with_streams(requests, streams), progress=progress)
-        return (ImageResult(block.value, block.codes, *told_of(block, about), model) for block in made)
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            window=window,
+            batch_size=batch_size,
+            memory=memory,
+            deterministic=deterministic,
+            strict=strict,
+        ).results(progress)
 
     def generate_videos(self, prompts: Prompts, **options: Unpack[VideoOptions]) -> list[VideoResult]:
         """Make clips from words, from pictures, or from the beginning of a clip: `emu.generate_videos("a ball", frames=16, fps=8)`.
@@ -200,31 +159,27 @@ class DrawingEmu(StoredEmu):
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: the memory does not hold a single clip.
         """
-        documents = read_prompts(prompts)
-        settings = self.defaults.updated(
+        return self.prepare_videos(
+            prompts,
+            size=size,
             frames=frames,
             fps=fps,
+            first_frames=first_frames,
+            last_frames=last_frames,
+            overlap=overlap,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,
             temperature=temperature,
-            top_k=chosen_top_k(top_k),
+            top_k=top_k,
             top_p=top_p,
-        )
-        streams = check_whole("videos_per_prompt", videos_per_prompt, least=1)
-        parts, given = self._parts(settings.frames, overlap), (first_frames, last_frames)
-        if parts.overlap and last_frames is not None:
-            raise ValueError(
-                f"overlap is {overlap} and last_frames are given; a clip in parts has no given end, leave one of them out"
-            )
-        requests = self._requests("video", documents, size, seed, settings, parts=parts, given=given, strict=strict)
-        drawing = self._drawing(requests, settings, window, batch_size, memory, deterministic)
-        about, model = self._about(drawing, settings, ("frames", "fps", *SAMPLING)), self.model_name
-        about |= {} if overlap is None else {"overlap": overlap}
-        made = drawing.made(with_streams(requests, streams), progress=progress)
-        return (
-            VideoResult(block.value.images(), block.codes, settings.fps, *told_of(block, about), model)
-            for block in made
-        )
+            videos_per_prompt=videos_per_prompt,
+            seed=seed,
+            window=window,
+            batch_size=batch_size,
+            memory=memory,
+            deterministic=deterministic,
+            strict=strict,
+        ).results(progress)
 
     def memory_of(
         self,
@@ -251,90 +206,7 @@ class DrawingEmu(StoredEmu):
         (height_width,) = self._sizes(size, 1)
         rank = self.tokenizer.layout.modality(modality).rank
         grid = clip_grid(self._vision, height_width, self._parts(settings.frames, overlap).frames)[-rank:]
-        drawing = self._drawing([], settings, window, 1, None, None)
+        drawing = self._drawing(settings, window, 1, None, None)
         return drawing.memory_of(
             modality, grid, FEW_WORDS + blocks_before * len(self.tokenizer.layout.block(modality, grid))
         )
-
-    @property
-    def spatial_factor(self) -> int:
-        """Sides of pictures are multiples of it."""
-        return self._vision.spatial_factor
-
-    @property
-    def _vision(self) -> VisionTokenizer:
-        if self.tokenizer.vision is None:
-            raise ValueError("this model has no vision tokenizer, so it neither draws nor sees")
-        return self.tokenizer.vision
-
-    def _sizes(self, size: Any, count: int) -> list[Size]:
-        return sizes_of(size, count, self.defaults.size, self.spatial_factor, self.trained)
-
-    def _parts(self, frames: int, overlap: int | None) -> ClipParts:
-        return ClipParts.of(self._vision, frames, overlap, self.trained.frames or (self.defaults.frames,))
-
-    def _requests(
-        self,
-        modality: str,
-        documents: Sequence[PromptDocument],
-        size: Any,
-        seed: int | Sequence[int],
-        settings: GenerationDefaults,
-        *,
-        parts: ClipParts | None = None,
-        given: tuple[Any, Any] = (None, None),
-        strict: bool,
-    ) -> list[GridRequest]:
-        """A block after each document, between given frames where there are any; what is wrong with a call is found here, before work."""
-        count, sizes = len(documents), list[Size | None]()
-        seeds = check_seeds(seed, count)
-        beginnings, endings = (
-            each_clip(*one, count) for one in zip(("first_frames", "last_frames"), given, strict=True)
-        )
-        positions = self.model.config.max_position_embeddings
-        reader = RequestReader(self.tokenizer, self.trained, positions, modality, settings, parts)
-        if all(frames is None for frames in given):
-            sizes += self._sizes(size, count)
-            reader.check_tasks(documents)
-        else:
-            sizes += [None] * count if size is None else self._sizes(size, count)
-        asked = zip(documents, sizes, seeds, beginnings, endings, strict=True)
-        requests = [reader.read(*one) for one in asked]
-        warn_beyond_training(
-            self.trained,
-            positions,
-            strict=strict,
-            sizes=[request.size for request in requests],
-            frames=None if parts is None else parts.frames,
-            rate=None if parts is None else settings.fps,
-            tokens=max(request.tokens for request in requests),
-        )
-        return requests
-
-    def _drawing(
-        self,
-        requests: Sequence[GridRequest],
-        settings: GenerationDefaults,
-        window: Window,
-        batch_size: int,
-        memory: int | str | None,
-        deterministic: bool | None,
-    ) -> GridDrawing:
-        """How these blocks are drawn; raises ValueError where the memory does not hold one of them."""
-        drawing = GridDrawing(
-            self._engine(deterministic),
-            self.tokenizer,
-            settings.sampling(),
-            check_window(window),
-            check_whole("batch_size", batch_size, least=1),
-            memory_budget(memory, self.model.device),
-        )
-        drawing.check(requests)
-        return drawing
-
-    def _about(self, drawing: GridDrawing, settings: GenerationDefaults, names: Sequence[str]) -> dict[str, Any]:
-        """What results depend on besides prompt, size and noise: the settings of these names and the machine's."""
-        table = settings.to_dict()
-        about = {name: table[name] for name in names}
-        about |= {"window": drawing.window, "deterministic": drawing.engine.deterministic}
-        return about | {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}

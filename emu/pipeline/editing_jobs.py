@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from emu.pipeline.drawing import DrawingEmu, ImageOptions
+from emu.pipeline.drawing import DrawingEmu
 from emu.pipeline.edit_documents import edit_documents, edit_sizes
 from emu.pipeline.masked_pictures import MaskedPicture, each_mask
+from emu.pipeline.prepared_drawings import PreparedImages, PreparedMasks
+from emu.pipeline.preparing import PreparedImageOptions
 from emu.pipeline.results import ImageResult
 from emu.pipeline.trained_limits import check_infill
 
@@ -30,7 +31,9 @@ class EditingEmu(DrawingEmu):
         pictures: Any,
         prompts: str | Sequence[str],
         mask: Mask | Sequence[Mask] | None = None,
-        **options: Unpack[ImageOptions],
+        *,
+        progress: bool = False,
+        **options: Unpack[PreparedImageOptions],
     ) -> list[ImageResult]:
         """Draw pictures anew as words say: `emu.edit_images(picture, "make it red")`, or `mask=` where it is white.
 
@@ -44,7 +47,7 @@ class EditingEmu(DrawingEmu):
             prompts: what to do, one for all pictures or one each.
             mask: white or True where to draw anew, of the picture's size: a PIL image of mode "L" or "1", a path, or bool (H, W); or a list
                 of one for each pair. For models that were trained to fill in.
-            options: as of `iter_images`.
+            progress, options: as of `iter_images`.
 
         Returns:
             The new pictures, `images_per_prompt` for each pair.
@@ -53,14 +56,24 @@ class EditingEmu(DrawingEmu):
             FileNotFoundError, TypeError, ValueError: as of `iter_images`, or numbers of pictures, prompts and masks, or sizes of a picture
                 and its mask, do not agree.
         """
+        return list(self.prepare_edits(pictures, prompts, mask, **options).results(progress))
+
+    def prepare_edits(
+        self,
+        pictures: Any,
+        prompts: str | Sequence[str],
+        mask: Mask | Sequence[Mask] | None = None,
+        **options: Unpack[PreparedImageOptions],
+    ) -> PreparedImages:
+        """The pictures that `edit_images` draws with these arguments, before any is drawn; errors are those of `edit_images`."""
         documents = edit_documents(pictures, prompts)
         if mask is not None:
-            return self._filled(documents, mask, options)
+            return self._masks(documents, mask, options)
         if options.get("size") is None:
             options["size"] = edit_sizes(documents, self.tokenizer, self.defaults.size)
-        return self.generate_images(documents, **options)
+        return self.prepare_images(documents, **options)
 
-    def _filled(self, documents: Sequence[Sequence[Any]], mask: Any, options: ImageOptions) -> list[ImageResult]:
+    def _masks(self, documents: Sequence[Sequence[Any]], mask: Any, options: PreparedImageOptions) -> PreparedMasks:
         """Pictures of documents [picture, caption], drawn anew where masks are white."""
         check_infill(self.trained, self.tokenizer, "image")
         count, asked = len(documents), options.get("size")
@@ -80,11 +93,6 @@ class EditingEmu(DrawingEmu):
                 )
             masked.append(picture)
         options["size"] = [picture.mask.shape for picture in masked]
-        drawn = self.generate_images(
-            [[document[1], picture.segment] for document, picture in zip(documents, masked, strict=True)], **options
-        )
-        streams = len(drawn) // len(masked)
-        return [
-            replace(result, image=masked[number // streams].over(result.image), decoded=result.image)
-            for number, result in enumerate(drawn)
-        ]
+        captioned = [[document[1], picture.segment] for document, picture in zip(documents, masked, strict=True)]
+        prepared = self.prepare_images(captioned, **options)
+        return PreparedMasks(prepared.drawing, prepared.blocks, prepared.about, prepared.model, prepared.beyond, masked)

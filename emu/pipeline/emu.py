@@ -9,12 +9,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emu.generation import Sampling
-from emu.generation.limits import check_whole, room_for_text
+from emu.generation.limits import check_whole, room_for_text, warn_caller
 from emu.pipeline.editing_jobs import EditingEmu
 from emu.pipeline.grid_requests import clip_grid, headers_after
+from emu.pipeline.prepared_texts import PreparedTexts
 from emu.pipeline.prompt_documents import read_prompts
-from emu.pipeline.requests import Size, batches, check_documents, check_seeds, chosen_top_k, text_sampling
-from emu.pipeline.trained_limits import next_tasks, warn_beyond_training
+from emu.pipeline.requests import Size, check_documents, check_seeds, chosen_top_k, text_sampling
+from emu.pipeline.trained_limits import beyond_training, next_tasks
 from emu.trained import task_name
 
 
@@ -66,6 +67,43 @@ class Emu(EditingEmu):
                 positions, or the model was not trained for this; nothing was written.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
+        prepared = self.prepare_texts(
+            documents,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            strict=strict,
+        )
+        if prepared.beyond:
+            warn_caller(f"{prepared.beyond}; expect poor results")
+        limit, count = check_whole("batch_size", batch_size, least=1), len(prepared.prompts)
+        engine, texts = self._engine(deterministic), list[str]()
+        with tqdm(total=count, unit="text", disable=not progress, dynamic_ncols=True) as bar:
+            for start in range(0, count, limit):
+                written = engine.continue_texts(
+                    prepared.prompts[start : start + limit],
+                    prepared.sampling,
+                    max_new_tokens=prepared.max_new_tokens,
+                    seed=prepared.seeds[start : start + limit],
+                )
+                texts += map(prepared.finish, written)
+                bar.update(len(written))
+        return texts
+
+    def prepare_texts(
+        self,
+        documents: Sequence[Sequence[Any]],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        strict: bool = False,
+    ) -> PreparedTexts:
+        """The prompts that `generate_text` continues with these arguments; errors are those of `generate_text`."""
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
         asked = read_prompts(check_documents(documents))
@@ -73,22 +111,9 @@ class Emu(EditingEmu):
         for document in asked:
             document.check_whole()
             self.trained.check_task(task_name(document.kinds(self.tokenizer), "text"))
-        ids = [self._question(document.segments(self.tokenizer, self.defaults)) for document in asked]
-        self._warn_beyond_training(strict, max(map(len, ids)))
-        texts: list[str] = [""] * len(asked)
-        engine = self._engine(deterministic)
-        with tqdm(total=len(ids), unit="text", disable=not progress, dynamic_ncols=True) as bar:
-            for indices in batches(ids, lambda prompt: 0, check_whole("batch_size", batch_size, least=1)):
-                written = engine.continue_texts(
-                    [ids[index] for index in indices],
-                    sampling,
-                    max_new_tokens=max_new_tokens,
-                    seed=[seeds[index] for index in indices],
-                )
-                for index, text_ids in zip(indices, written, strict=True):
-                    texts[index] = self.tokenizer.layout.decode_text(text_ids.tolist())
-                bar.update(len(indices))
-        return texts
+        prompts = [self._question(document.segments(self.tokenizer, self.defaults)) for document in asked]
+        beyond = self._beyond_training(strict, max(map(len, prompts)))
+        return PreparedTexts(self.tokenizer, prompts, sampling, seeds, max_new_tokens, beyond)
 
     def generate(
         self,
@@ -150,13 +175,9 @@ class Emu(EditingEmu):
         text = text_sampling(settings, self.tokenizer.templates.settings, given)
         items = asked.segments(self.tokenizer, settings)
         prompt = self._question(items)
-        self._warn_beyond_training(
-            strict,
-            len(prompt),
-            sizes=[settings.size] if size != "auto" and settings.size else [],
-            frames=frames,
-            rate=fps,
-        )
+        sizes = [settings.size] if size != "auto" and settings.size else []
+        if beyond := self._beyond_training(strict, len(prompt), sizes=sizes, frames=frames, rate=fps):
+            warn_caller(f"{beyond}; expect poor results")
         clip = None
         if size != "auto" and self.tokenizer.vision is not None:
             (shown,) = self._sizes(settings.size, 1)
@@ -174,10 +195,9 @@ class Emu(EditingEmu):
         )
         return map(self.tokenizer.decode_segment, segments)
 
-    def _warn_beyond_training(self, strict: bool, tokens: int, **shape: Any) -> None:
-        warn_beyond_training(
-            self.trained, self.model.config.max_position_embeddings, strict=strict, tokens=tokens, **shape
-        )
+    def _beyond_training(self, strict: bool, tokens: int, **shape: Any) -> str:
+        positions = self.model.config.max_position_embeddings
+        return beyond_training(self.trained, positions, strict=strict, tokens=tokens, **shape)
 
     def _question(self, items: Sequence[Any]) -> Tensor:
         """Ids of a document that text follows."""

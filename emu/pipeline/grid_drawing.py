@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emu.documents import CodeSegment
 from emu.generation import Engine, Sampling
 from emu.generation.sequence_memory import drawing_memory
 from emu.generation.window_choice import CANDIDATES, Window
 from emu.modalities import Grid
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.drawing_memory import DrawingMemory, decoding_memory, shown_bytes
-from emu.pipeline.grid_requests import GridRequest
+from emu.pipeline.grid_requests import PreparedBlock
 from emu.pipeline.long_clips import part_seed
 from emu.pipeline.requests import batches
-from emu.pipeline.vision_work import vision_threads
 
+Result = TypeVar("Result")
 AHEAD = 8
 """So many batches of blocks are looked at together, so that blocks of one size that lie apart share a batch."""
-
-
-class Made(NamedTuple):
-    """A drawn block: what it was asked for, what its codes stand for, and the codes."""
-
-    request: GridRequest
-    value: Any
-    codes: Tensor
 
 
 @dataclass
@@ -55,7 +45,7 @@ class GridDrawing:
     batch_size: int
     budget: int | None
 
-    def memory(self, requests: Sequence[GridRequest]) -> DrawingMemory:
+    def memory(self, requests: Sequence[PreparedBlock]) -> DrawingMemory:
         """What blocks of one kind take; rows of a batch are as long as the longest."""
         guided = self.sampling.guided
         prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
@@ -83,7 +73,7 @@ class GridDrawing:
         decoding = decoding_memory(self.tokenizer.vision, grid)
         return DrawingMemory(sequence, decoding, self.engine.bytes_to_copy)
 
-    def check(self, requests: Sequence[GridRequest]) -> None:
+    def check(self, requests: Sequence[PreparedBlock]) -> None:
         """Raise ValueError where not even one of some blocks fits the budget."""
         for request in {one.kind: one for one in sorted(requests, key=lambda one: one.tokens)}.values():
             needed = self.memory([request])
@@ -94,10 +84,12 @@ class GridDrawing:
                     "model with dtype=torch.bfloat16, or allow more with memory"
                 )
 
-    def made(self, requests: Sequence[GridRequest], *, progress: bool) -> Iterator[Made]:
-        """Draw all blocks, in order, each handed out as soon as those before it are.
+    def made(
+        self, requests: Sequence[PreparedBlock], finish: Callable[[PreparedBlock, Tensor], Result], *, progress: bool
+    ) -> Iterator[Result]:
+        """Draw all blocks, in order, each finished and handed out as soon as those before it are.
 
-        Blocks wait as codes, and become pixels when it is their turn: memory holds the pixels of one.
+        Blocks wait as codes, and are finished when it is their turn: memory holds the pixels of one.
 
         Raises:
             FloatingPointError: the model's logits hold NaN or infinity.
@@ -108,13 +100,11 @@ class GridDrawing:
             ahead = AHEAD * self.batch_size
             for start in range(0, len(requests), ahead):
                 for request, codes in self._in_order(requests[start : start + ahead]):
-                    with vision_threads(self.tokenizer, math.prod(request.grid)):
-                        segment = CodeSegment(request.modality, codes, request.meta)
-                        value = self.tokenizer.decode_segment(segment)
+                    result = finish(request, codes)
                     bar.update()
-                    yield Made(request, value, codes)
+                    yield result
 
-    def _in_order(self, requests: Sequence[GridRequest]) -> Iterator[tuple[GridRequest, Tensor]]:
+    def _in_order(self, requests: Sequence[PreparedBlock]) -> Iterator[tuple[PreparedBlock, Tensor]]:
         waiting: dict[int, Tensor] = {}
         following = 0
         for indices in batches(requests, lambda one: one.kind, len(requests)):
@@ -124,7 +114,7 @@ class GridDrawing:
                     yield requests[following], waiting.pop(following)
                     following += 1
 
-    def _codes(self, requests: Sequence[GridRequest]) -> Iterator[Tensor]:
+    def _codes(self, requests: Sequence[PreparedBlock]) -> Iterator[Tensor]:
         """Codes of blocks of one kind, in batches that memory holds."""
         memory, start = self.memory(requests), 0
         while start < len(requests):
@@ -136,7 +126,7 @@ class GridDrawing:
             start += len(batch)
             yield from codes
 
-    def _drawn(self, batch: Sequence[GridRequest]) -> Tensor | None:
+    def _drawn(self, batch: Sequence[PreparedBlock]) -> Tensor | None:
         """Codes of one batch, None where it is too large for the memory."""
         first = batch[0]
         given = None if first.given is None else torch.stack([_present(request.given) for request in batch])
@@ -154,7 +144,7 @@ class GridDrawing:
             torch.cuda.empty_cache()
         return None
 
-    def _part(self, batch: Sequence[GridRequest], given: Tensor | None, number: int) -> Tensor:
+    def _part(self, batch: Sequence[PreparedBlock], given: Tensor | None, number: int) -> Tensor:
         """Codes of blocks that are drawn in order after those given (B, k, ...); of a clip in parts, those of one of them."""
         first = batch[0]
         return self.engine.generate_grids(
@@ -169,7 +159,7 @@ class GridDrawing:
             window=self.window,
         ).cpu()
 
-    def _filled(self, batch: Sequence[GridRequest], given: Tensor) -> Tensor:
+    def _filled(self, batch: Sequence[PreparedBlock], given: Tensor) -> Tensor:
         """Codes (B, ...) of blocks of which cells are hidden."""
         sampling: dict[str, Any] = asdict(self.sampling)
         return self.engine.fill_codes(
@@ -188,9 +178,3 @@ class GridDrawing:
 def _present(tensor: Tensor | None) -> Tensor:
     assert tensor is not None  # of blocks of one kind, all have it or none has
     return tensor
-
-
-def told_of(block: Made, about: Mapping[str, Any]) -> tuple[str, int, dict[str, Any]]:
-    """Prompt, seed and settings of a result; `about` is what all results of a call share."""
-    request = block.request
-    return request.document.words, request.seed, {**request.about, **about}

@@ -21,7 +21,7 @@ from emu_tokenizers import VisionTokenizer
 
 
 @dataclass(frozen=True)
-class GridRequest:
+class PreparedBlock:
     """One block of codes, ready to be drawn.
 
     Attributes:
@@ -73,7 +73,7 @@ class GridRequest:
         return {"size": list(self.size), **told, "stream": self.stream}
 
 
-def with_streams(requests: Sequence[GridRequest], count: int) -> list[GridRequest]:
+def with_streams(requests: Sequence[PreparedBlock], count: int) -> list[PreparedBlock]:
     """N blocks for each that differ in their noise, side by side."""
     return [replace(request, stream=stream) for request in requests for stream in range(count)]
 
@@ -118,7 +118,7 @@ class RequestReader:
 
     def read(
         self, document: PromptDocument, size: Size | None, seed: int, beginning: Clip | None, ending: Clip | None
-    ) -> GridRequest:
+    ) -> PreparedBlock:
         """The block after one document.
 
         Args:
@@ -151,7 +151,7 @@ class RequestReader:
         items = document.segments(self.tokenizer, settings.updated(size=size))
         stated = {} if self.parts is None else {"frames": length, "fps": settings.fps}
         head, negative = prompt_ids(self.tokenizer, items, settings.negative_prompt, self.modality, grid, stated)
-        return GridRequest(
+        return PreparedBlock(
             document=document,
             size=size,
             modality=self.modality,
@@ -172,7 +172,7 @@ class RequestReader:
     def _given(
         self, document: PromptDocument, size: Size, first: Video | None, last: Video | None
     ) -> tuple[Tensor | None, Tensor | None, Size]:
-        """Codes that are given of the block, the cells that are hidden among them, and its size; see `GridRequest`."""
+        """Codes that are given of the block, the cells that are hidden among them, and its size; see `PreparedBlock`."""
         frames, fps, partial = self.settings.frames, self.settings.fps, document.partial
         if last is not None:
             partial = clip_between(self.tokenizer, first, last, frames, fps, size)

@@ -1,17 +1,17 @@
-"""Whether a request is one that the model was trained for: a warning before work starts, once, and in words."""
+"""Whether a request is one that the model was trained for: found before work starts, and said in words."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from emu.generation.limits import beyond_positions, warn_caller
+from emu.generation.limits import beyond_positions
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.pipeline.requests import Size
 from emu.trained import SHOWN, TEXT, Trained, infill_task, task_name
 from emu.vocabulary import HOLE
 
 
-def warn_beyond_training(
+def beyond_training(
     trained: Trained,
     positions: int,
     *,
@@ -20,8 +20,8 @@ def warn_beyond_training(
     frames: int | None = None,
     rate: float | None = None,
     tokens: int,
-) -> None:
-    """Warn the caller of everything in a request that the model did not see in training, in one warning.
+) -> str:
+    """Everything in a request that the model did not see in training, in one sentence; empty where it saw all of it.
 
     Args:
         trained: what the model was trained for.
@@ -38,12 +38,10 @@ def warn_beyond_training(
     # Whoever passes the model's positions passes its training too; the harder limit is the one to name.
     beyond = beyond_positions(tokens, positions)
     found += [beyond] if beyond else trained.problems(tokens=tokens)
-    if not found:
-        return
-    message = f"the model was not trained for this: {', '.join(found)}"
-    if strict:
+    message = f"the model was not trained for this: {', '.join(found)}" if found else ""
+    if message and strict:
         raise ValueError(f"{message}; ask for what it was trained on, or leave strict out")
-    warn_caller(f"{message}; expect poor results")
+    return message
 
 
 def block_tasks(kinds: Sequence[str], modality: str, given_frames: int) -> list[str]:
