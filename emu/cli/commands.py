@@ -72,6 +72,7 @@ COMMANDS: Registry[Command] = Registry(
         "edit-images": Command("emu.cli.edit_images:main", "draw pictures anew as prompts say"),
         "generate-videos": Command("emu.cli.generate_videos:main", "make clips for a file of prompts"),
         "describe": Command("emu.cli.describe:main", "write text about images"),
+        "serve": Command("emu.cli.serve:main", "serve a model through OpenAI's interface, with a page to try it"),
         "evaluate": Command("emu.cli.evaluate:main", "measure a trained model"),
         "join": Command("emu.cli.join:main", "make one tokenizer of documents from a text and a vision tokenizer"),
         "convert": Command("emu.cli.convert:main", "turn released checkpoints into folders of ours"),

@@ -1,0 +1,42 @@
+"""The application: all routes around one service, behind the gate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from emu.serving.api_errors import ApiError
+from emu.serving.gate import Gate
+from emu.serving.house_api import house_api
+from emu.serving.images_api import images_api
+from emu.serving.service import Service
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of a service, whose threads run while it does."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        try:
+            yield
+        finally:
+            service.close()
+
+    # Pages that describe the interface would load scripts of other hosts.
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    for routes in (house_api, images_api):
+        app.include_router(routes(service))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        told = f"there is no {request.method} {request.url.path[:120]!r} here"
+        refused = ApiError(error.status_code, told if error.status_code in (404, 405) else str(error.detail))
+        return JSONResponse(refused.body, error.status_code, headers=error.headers)
+
+    app.add_middleware(Gate, options=service.options, log=service.log, metrics=service.metrics)
+    return app
