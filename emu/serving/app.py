@@ -10,10 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from emu.serving.api_errors import ApiError
+from emu.serving.chat_api import chat_api
 from emu.serving.gate import Gate
 from emu.serving.house_api import house_api
 from emu.serving.images_api import images_api
 from emu.serving.service import Service
+from emu.serving.videos_api import videos_api
 
 
 def create_app(service: Service) -> FastAPI:
@@ -29,7 +31,7 @@ def create_app(service: Service) -> FastAPI:
 
     # Pages that describe the interface would load scripts of other hosts.
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    for routes in (house_api, images_api):
+    for routes in (house_api, images_api, chat_api, videos_api):
         app.include_router(routes(service))
 
     @app.exception_handler(HTTPException)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, TypeVar
@@ -111,3 +112,8 @@ async def together(work: Sequence[Awaitable[Value]]) -> list[Value]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def as_text(data: bytes) -> str:
+    """Bytes as JSON holds them."""
+    return base64.b64encode(data).decode("ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from emu.media import png_bytes
 from emu.pipeline.prepared_drawings import PreparedImages
 from emu.pipeline.results import ImageResult
 from emu.serving.api_errors import bad_value
-from emu.serving.drawn_blocks import drawn, partial_picture, row_by_row, together, tokens_of
+from emu.serving.drawn_blocks import as_text, drawn, partial_picture, row_by_row, together, tokens_of
 from emu.serving.event_stream import Events, within
 from emu.serving.request_bodies import read_form, read_json
 from emu.serving.request_models import EditBody, ImageBody, size_of_text
@@ -181,8 +180,3 @@ def emu_of(prepared: PreparedImages, result: ImageResult) -> dict[str, Any]:
 def partial_rows(rows: int, count: int) -> set[int]:
     """After which of the rows of a picture N partial ones are shown, evenly."""
     return {rows * number // (count + 1) for number in range(1, count + 1)} - {0}
-
-
-def as_text(data: bytes) -> str:
-    """Bytes as JSON holds them."""
-    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,143 @@
+"""Clips are made by jobs that outlive their request: begun, asked after, fetched, taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from emu.media import mp4_bytes
+from emu.pipeline.grid_requests import PreparedBlock
+from emu.pipeline.prepared_drawings import PreparedVideos
+from emu.serving.api_errors import ApiError, error_of
+from emu.serving.drawn_blocks import finished, request_of
+from emu.serving.event_stream import within
+from emu.serving.result_files import KEPT
+from emu.serving.service import Service, now
+
+
+@dataclass
+class VideoJob:
+    """A clip that is made.
+
+    Attributes:
+        identity: by which its client asks for it; nobody can guess it.
+        about: what was asked for, as OpenAI tells it.
+        emu: how it is made.
+        status: "queued", "in_progress", "completed" or "failed".
+        progress: percent.
+        created, completed: seconds since 1970.
+        failure: why it failed.
+        file: name of the clip among the files.
+        task: that makes it.
+    """
+
+    identity: str
+    about: dict[str, Any]
+    emu: dict[str, Any]
+    status: str = "queued"
+    progress: int = 0
+    created: int = field(default_factory=now)
+    completed: int | None = None
+    failure: ApiError | None = None
+    file: str | None = None
+    task: asyncio.Task | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As OpenAI tells it."""
+        failure = None
+        if self.failure is not None:
+            failure = {"code": self.failure.code or "failed", "message": self.failure.message}
+        return {
+            "id": self.identity,
+            "object": "video",
+            "status": self.status,
+            "progress": self.progress,
+            "created_at": self.created,
+            "completed_at": self.completed,
+            "expires_at": None if self.completed is None else self.completed + int(KEPT),
+            "error": failure,
+            "remixed_from_video_id": None,
+            **self.about,
+            "emu": self.emu,
+        }
+
+
+class VideoJobs:
+    """The jobs of one server, each kept for an hour after its end."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._jobs: dict[str, VideoJob] = {}
+
+    def begin(
+        self, prepared: PreparedVideos, about: dict[str, Any], emu: dict[str, Any], places: ExitStack
+    ) -> VideoJob:
+        """Start a job for the only clip of what is prepared; `places` are given back at its end."""
+        self._forget()
+        job = VideoJob(f"video_{secrets.token_hex(16)}", about, emu)
+        self._jobs[job.identity] = job
+        job.task = self._service.background(self._run(job, prepared, places))
+        return job
+
+    def find(self, identity: str) -> VideoJob:
+        """A job.
+
+        Raises:
+            ApiError: there is none of this name.
+        """
+        if identity not in self._jobs:
+            raise ApiError(404, "there is no such video; videos stay for an hour", "video_not_found")
+        return self._jobs[identity]
+
+    def remove(self, identity: str) -> None:
+        """Take a job back, and delete its clip; errors as of `find`."""
+        job = self.find(identity)
+        if job.task is not None:
+            job.task.cancel()
+        if job.file is not None:
+            self._service.files.remove(job.file)
+        del self._jobs[identity]
+
+    async def _run(self, job: VideoJob, prepared: PreparedVideos, places: ExitStack) -> None:
+        loop, service = asyncio.get_running_loop(), self._service
+        with places:
+            try:
+                deadline = loop.time() + service.options.timeout
+                job.file = await within(deadline, self._made(job, prepared, prepared.blocks[0]))
+                job.status, job.progress = "completed", 100
+            except Exception as error:
+                told = error_of(error, job.identity)
+                if told is None or told.status >= 500:
+                    service.log.failed(error, id=job.identity)
+                message = f"the server failed at this video, {job.identity}"
+                job.failure = told or ApiError(500, message, "internal_error")
+                job.status = "failed"
+            finally:
+                job.completed = now()
+                service.log.write("video", id=job.identity, status=job.status, seconds=job.completed - job.created)
+
+    async def _made(self, job: VideoJob, prepared: PreparedVideos, block: PreparedBlock) -> str:
+        """Make the clip and store it; returns the file's name."""
+        service = self._service
+        listeners: dict[str, Callable[..., None]] = {}
+        if block.hidden is None:
+            lines = block.grid[0] * block.grid[1]
+
+            def advanced(number: int, _: Any) -> None:
+                job.status, job.progress = "in_progress", min(99, 100 * (number + 1) // lines)
+
+            listeners["on_row"] = advanced
+        codes = await service.worker.result(request_of(prepared, block), **listeners)
+        result = await finished(service, prepared, block, codes)
+        data = await service.in_pixels(mp4_bytes, result.frames, result.fps, result.about)
+        return await service.in_pixels(service.files.add, data, "video/mp4")
+
+    def _forget(self) -> None:
+        ended = [(name, job.completed) for name, job in self._jobs.items() if job.completed is not None]
+        for name, completed in ended:
+            if completed + KEPT < now():
+                self.remove(name)
