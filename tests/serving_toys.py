@@ -47,7 +47,7 @@ class Running:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=SECONDS)
 
     def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, verify=False, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         with self.http() as client:
