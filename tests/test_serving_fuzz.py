@@ -203,14 +203,17 @@ def attack(folder, count: int, seed: int) -> Counter:
                 asked = fuzz.request()
                 reply = client.request(**asked)
                 told = f"request {number} of seed {seed}: {str(asked)[:500]} -> {reply.status_code} {reply.text[:300]}"
-                assert 400 <= reply.status_code < 500, told
-                error_of(reply)
+                # By chance nothing may be wrong with a tiny picture.
+                assert 400 <= reply.status_code < 500 or (reply.status_code == 200 and "image_url" in str(asked)), told
+                if reply.status_code != 200:
+                    error_of(reply)
                 found[reply.status_code] += 1
             after = client.post("/v1/images/generations", json={"prompt": "a handwritten seven"})
             assert after.status_code == 200 and not server.service.admission.taken
         assert all(line["event"] == "request" for line in server.lines[1:])
         for secret in (KEY, SECRET):
             assert secret not in server.written.getvalue()
+    assert found[200] < max(3, count / 50)
     return found
 
 

@@ -30,7 +30,7 @@ def create_app(service: Service) -> FastAPI:
             service.close()
 
     # Pages that describe the interface would load scripts of other hosts.
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for routes in (house_api, images_api, chat_api, videos_api):
         app.include_router(routes(service))
 

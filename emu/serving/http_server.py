@@ -85,6 +85,8 @@ def serve(emu: Emu, options: ServingOptions) -> None:
     """
     log = RequestLog(prompts=options.log_prompts)
     handler = LineHandler(log)
+    # What it says of strangers' forms is in the replies.
+    logging.getLogger("python_multipart").disabled = True
     for name in LOGGERS:
         logging.getLogger(name).handlers = [handler]
         logging.getLogger(name).propagate = False
