@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +117,40 @@ def error_of(reply: httpx.Response) -> dict[str, Any]:
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["message"] and error["type"]
     return error
+
+
+def deterministic(emu: Emu) -> Emu:
+    """The same model, whose results do not depend on what runs beside it."""
+    return Emu(emu.model, emu.tokenizer, emu.defaults, deterministic=True, trained=emu.trained)
+
+
+@contextmanager
+def held(server: Running) -> Iterator[None]:
+    """Let the model stand still while the block runs."""
+    worker, going = server.service.worker, threading.Event()
+    step = worker.batcher.step
+
+    def waiting() -> bool:
+        going.wait(SECONDS)
+        return step()
+
+    worker.batcher.step = waiting
+    try:
+        yield
+    finally:
+        going.set()
+        worker.batcher.step = step
+
+
+def in_thread(function: Any, *given: Any, **named: Any) -> Any:
+    """A future of a call in a thread of its own."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*given, **named))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

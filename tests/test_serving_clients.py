@@ -1,0 +1,182 @@
+"""Clients that leave, wait, send slowly or do not read, and a server that is full, broken or closing: others are undisturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import signal
+import socket
+import time
+
+import pytest
+import torch
+
+from emu.serving.api_errors import ApiError
+from emu.serving.event_stream import AttendedReply
+from tests.serving_toys import SECONDS, bundled, deterministic, error_of, held, in_thread, running, until
+
+PATH = "/v1/images/generations"
+BODY = {"prompt": "a red circle", "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_emu, tmp_path_factory):
+    with running(deterministic(tiny_emu), tmp_path_factory.mktemp("files"), slots=1, queue=2) as server:
+        yield server
+
+
+def connected(server, body, *, whole=True):
+    """A socket that has sent a request."""
+    data = json.dumps(body).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=SECONDS)
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + (data if whole else data[:5]))
+    return connection
+
+
+def idle(server):
+    batcher = server.service.worker.batcher
+    return not server.service.admission.taken and not batcher.running and not batcher.waiting
+
+
+def test_the_slot_of_a_client_that_left_is_free_at_once(server):
+    with held(server):
+        clients = [connected(server, {**BODY, "stream": stream}) for stream in (False, True)]
+        until(lambda: server.service.admission.taken == 2)
+        for client in clients:
+            client.close()
+        until(lambda: not server.service.admission.taken)
+    until(lambda: idle(server))
+    assert [line["status"] for line in server.lines[-2:]] == [499, 499]
+    assert server.post(PATH, json=BODY).status_code == 200
+
+
+def test_a_full_server_says_when_to_come_again_and_loses_nobody(server):
+    with held(server):
+        inside = [in_thread(server.post, PATH, json={**BODY, "seed": seed}) for seed in range(3)]
+        until(lambda: server.service.admission.taken == 3)
+        refused = server.post(PATH, json=BODY)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert error_of(refused)["code"] == "queue_full"
+        assert server.get("/health").status_code == 200
+    assert [one.result(SECONDS).json()["emu"]["seed"] for one in inside] == [0, 1, 2]
+    assert server.post(PATH, json={**BODY, "n": 4}).status_code == 400
+
+
+def test_a_request_has_its_time_and_no_more(tiny_emu, tmp_path):
+    with running(deterministic(tiny_emu), tmp_path, timeout=0.4) as server:
+        with held(server):
+            waited = server.post(PATH, json=BODY)
+            assert waited.status_code == 504 and error_of(waited)["code"] == "timeout"
+        until(lambda: idle(server))
+        slow = connected(server, BODY, whole=False)
+        assert b" 504 " in slow.recv(200).partition(b"\r\n")[0]
+        slow.close()
+
+
+def test_a_client_that_does_not_read_is_given_up():
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(SECONDS)
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > 2:
+            await asyncio.sleep(SECONDS)
+
+    async def work(events):
+        while True:
+            await events.send("row", {})
+
+    async def reply():
+        loop = asyncio.get_running_loop()
+        await AttendedReply(work, loop.time() + 0.1, lambda error: error)({"type": "http"}, receive, send)
+
+    begun = time.monotonic()
+    asyncio.run(reply())
+    assert time.monotonic() - begun < 5 and len(sent) == 4
+
+
+def test_a_request_with_broken_logits_fails_alone(tmp_path):
+    emu = bundled("digits")
+    with torch.no_grad():
+        ids = set(emu.tokenizer.layout.encode_text("a handwritten nine"))
+        ids -= set(emu.tokenizer.layout.encode_text("a handwritten seven"))
+        emu.model.get_input_embeddings().weight[sorted(ids)[0]] = torch.nan
+    seven, nine = ({"prompt": f"a handwritten {word}", "seed": 1} for word in ("seven", "nine"))
+    (own,) = emu.generate_images(seven["prompt"], seed=1)
+    with running(emu, tmp_path, slots=4) as server:
+        calls = [in_thread(server.post, PATH, json=body) for body in (seven, nine, seven, nine)]
+        replies = [call.result(SECONDS) for call in calls]
+        assert [reply.status_code for reply in replies] == [200, 500, 200, 500]
+        assert len({reply.json()["data"][0]["b64_json"] for reply in replies[::2]}) == 1
+        assert replies[0].json()["emu"]["settings"] == own.settings
+        failure = error_of(replies[1])
+        assert failure["code"] == "nan_logits" and replies[1].headers["x-request-id"] in failure["message"]
+        stream = server.post(PATH, json={**nine, "stream": True}).text
+        assert "nan_logits" in stream
+        assert "nine" not in server.written.getvalue()
+
+
+def test_a_full_disk_is_told_and_what_needs_none_goes_on(server, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("emu.serving.result_files.write_file", full)
+    refused = server.post(PATH, json={**BODY, "response_format": "url"})
+    assert refused.status_code == 507 and error_of(refused)["code"] == "disk_full"
+    assert server.post(PATH, json=BODY).status_code == 200
+
+
+def test_files_go_after_an_hour(server, monkeypatch):
+    url = server.post(PATH, json={**BODY, "response_format": "url"}).json()["data"][0]["url"]
+    assert server.get(url.removeprefix(server.url)).headers["content-type"] == "image/png"
+    later = time.time() + 3601
+    monkeypatch.setattr("emu.serving.result_files.time.time", lambda: later)
+    assert server.get(url.removeprefix(server.url)).status_code == 404
+    server.service.files.forget()
+    assert not list(server.service.files._folder.iterdir())
+
+
+def test_a_server_that_closes_finishes_what_it_took_and_takes_nothing_new(tiny_emu, tmp_path):
+    with running(deterministic(tiny_emu), tmp_path) as server:
+        with held(server):
+            inside = in_thread(server.post, PATH, json=BODY)
+            until(lambda: server.service.admission.taken == 1)
+            server.server.handle_exit(signal.SIGTERM, None)
+            refused = server.post(PATH, json=BODY)
+            assert refused.status_code == 503 and error_of(refused)["code"] == "shutting_down"
+            assert server.get("/health").status_code == 503
+        assert inside.result(SECONDS).status_code == 200
+        until(lambda: server.server.should_exit)
+        assert server.server.stopped_by == signal.SIGTERM
+
+
+def test_a_batch_that_breaks_is_begun_anew(server, monkeypatch):
+    def broken():
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(server.service.worker.batcher, "step", broken)
+    assert server.post(PATH, json=BODY).status_code == 500
+    assert server.post(PATH, json=BODY).status_code == 200
+
+
+def test_errors_that_nobody_foresaw_have_an_identity_and_keep_what_was_asked_to_themselves(server, monkeypatch):
+    def failing(*_, **__):
+        raise KeyError("a red circle")
+
+    monkeypatch.setattr(server.service.emu, "prepare_images", failing, raising=False)
+    reply = server.post(PATH, json=BODY)
+    failed = next(line for line in server.lines if line["event"] == "failed" and line["error"] == "KeyError")
+    assert reply.status_code == 500 and failed["id"] in error_of(reply)["message"]
+    assert "red circle" not in server.written.getvalue() and failed["places"]
+
+
+def test_an_error_keeps_its_form_and_length():
+    assert ApiError(429, "x" * 5_000).body["error"]["type"] == "rate_limit_error"
+    assert len(ApiError(400, "x" * 5_000).message) == 1_000
