@@ -56,7 +56,7 @@ test-data: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/test_data_*.py $(ARGS)
 
 test-serve: $(READY)
-	$(BIN)/python -m pytest -q -m slow tests/test_generation_batcher.py $(ARGS)
+	$(BIN)/python -m pytest -q -m slow tests/test_generation_batcher.py tests/test_serving_*.py $(ARGS)
 
 test-docs: $(DOCS_READY)
 	$(BIN)/python -m pytest -q -m docs tests/test_docs_*.py $(ARGS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from emu.generation import RequestTooLarge
 from emu.lines import shown
 
 TYPES = {
@@ -86,6 +87,8 @@ def error_of(error: Exception, identity: str) -> ApiError | None:
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return ApiError(507, "the disk of the server is full; nothing was stored", "disk_full")
+    if isinstance(error, RequestTooLarge):
+        return too_long(str(error))
     if isinstance(error, ValueError | TypeError):
         first = str(error).partition(" ")[0]
         return bad_value(str(error), first if first in PARAMETERS else None)

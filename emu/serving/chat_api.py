@@ -20,7 +20,7 @@ from emu.serving.api_errors import bad_value
 from emu.serving.drawn_blocks import as_text, drawn
 from emu.serving.event_stream import Events, within
 from emu.serving.request_bodies import read_json
-from emu.serving.request_models import ChatBody, Message, Part, size_of_text
+from emu.serving.request_models import ChatBody, Message, MessagePart, size_of_text
 from emu.serving.service import Service, chosen_seed, now
 
 TOKENS = 256
@@ -247,10 +247,10 @@ def read_items(service: Service, body: ChatBody) -> list[Piece]:
     return items
 
 
-def parts_of(message: Message) -> list[Part]:
+def parts_of(message: Message) -> list[MessagePart]:
     """The parts of a message, its pictures last."""
     content = message.content
-    parts = [Part(type="text", text=content)] if isinstance(content, str) else list(content or [])
+    parts = [MessagePart(type="text", text=content)] if isinstance(content, str) else list(content or [])
     return parts + list(message.images or [])
 
 

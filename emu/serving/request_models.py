@@ -98,7 +98,7 @@ class ImageAddress(BaseModel):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class Part(BaseModel):
+class MessagePart(BaseModel):
     """A part of a message."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
@@ -114,8 +114,8 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Prompt | Annotated[list[Part], Field(max_length=64)] | None = None
-    images: Annotated[list[Part], Field(max_length=64)] | None = None
+    content: Prompt | Annotated[list[MessagePart], Field(max_length=64)] | None = None
+    images: Annotated[list[MessagePart], Field(max_length=64)] | None = None
 
 
 class StreamOptions(BaseModel):
