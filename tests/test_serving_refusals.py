@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -251,12 +252,15 @@ def test_addresses_of_this_machine_are_known(host, is_own):
         (["--memory", "much"], "memory is 'much'"),
         (["--allow-remote", "https://x/"], "expected the name of a host"),
         (["--check-prompt", "nowhere.hook"], "cannot be imported"),
+        (["--host", "127.0.0.1", "--port", "TAKEN"], "choose another with --host and --port"),
         (["--check-image", "emu.serving.serving_options.MIB"], "cannot be called"),
     ],
 )
 def test_options_are_refused_before_the_model_loads(words, message, monkeypatch, capsys):
     monkeypatch.setattr("emu.pipeline.Emu.from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
-    assert main(["serve", "digits", *words]) == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = [word.replace("TAKEN", str(taken.getsockname()[1])) for word in words]
+        assert main(["serve", "digits", *words]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        from emu.serving.http_server import serve
+        from emu.serving.http_server import bound, serve
         from emu.serving.serving_options import ServingOptions, load_check
     except ModuleNotFoundError as error:
         raise ValueError(MISSING.format(error)) from error
@@ -53,10 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     options.check()
     memory_budget(given.memory, torch.device("cpu"))
     dtype = getattr(torch, given.dtype) if given.dtype else None
-    emu = Emu.from_pretrained(given.model, device=given.device, dtype=dtype)
-    on_cpu = emu.model.device.type == "cpu"
-    emu.deterministic = on_cpu if given.deterministic is None else given.deterministic
-    serve(emu, options)
+    with bound(options) as listener:
+        emu = Emu.from_pretrained(given.model, device=given.device, dtype=dtype)
+        on_cpu = emu.model.device.type == "cpu"
+        emu.deterministic = on_cpu if given.deterministic is None else given.deterministic
+        serve(emu, options, listener)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import tempfile
 from pathlib import Path
 from types import FrameType
@@ -76,12 +77,30 @@ class DrainingServer(uvicorn.Server):
             self._service.log.write("listening", address=self.address, model=self._service.name)
 
 
-def serve(emu: Emu, options: ServingOptions) -> None:
+def bound(options: ServingOptions) -> socket.socket:
+    """A socket of the address, before anything else is made ready.
+
+    Raises:
+        ValueError: the address is in use, or not of this machine.
+    """
+    host, port = options.host.strip("[]"), options.port
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"host {host}, port {port}: {error.strerror}; choose another with --host and --port"
+        ) from error
+    return listener
+
+
+def serve(emu: Emu, options: ServingOptions, listener: socket.socket) -> None:
     """Serve a model until a signal.
 
     Raises:
         Stopped: the signal, once what had begun is finished.
-        OSError: the address cannot be listened on.
     """
     log = RequestLog(prompts=options.log_prompts)
     handler = LineHandler(log)
@@ -93,6 +112,6 @@ def serve(emu: Emu, options: ServingOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="emu-serve-") as folder:
         service = Service(emu, options, Path(folder), log)
         server = DrainingServer(create_app(service), service)
-        asyncio.run(server.serve())
+        asyncio.run(server.serve([listener]))
     if server.stopped_by:
         raise Stopped(server.stopped_by, "what was begun is finished")
