@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from tests.serving_toys import bundled, error_of, png, running
+from tests.serving_toys import bundled, deterministic, error_of, png, running
 
 KEY = "a-key-that-no-log-holds"
 SECRET = "what nobody else may read"
@@ -227,8 +227,8 @@ def test_ten_thousand_requests_of_strangers(tmp_path):
     assert found[400] > 5_000 and {404, 405, 415} <= set(found)
 
 
-def test_text_of_any_kind_is_text(tmp_path):
-    with running(bundled("digits"), tmp_path) as server, server.http() as client:
+def test_text_of_any_kind_is_text(tiny_emu, tmp_path):
+    with running(deterministic(tiny_emu), tmp_path) as server, server.http() as client:
         for text in TEXTS:
             body = {"prompt": text.encode("utf-8", "replace").decode()[:200], "seed": 1}
             reply = client.post("/v1/images/generations", json=body)

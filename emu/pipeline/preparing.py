@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
+from emu.generation import Batcher
 from emu.generation.limits import check_whole
 from emu.generation.window_choice import Window, check_window
 from emu.pipeline.drawing_memory import memory_budget
@@ -147,6 +148,18 @@ class PreparingEmu(StoredEmu):
         about |= {} if overlap is None else {"overlap": overlap}
         prepared = with_streams(blocks, streams)
         return PreparedVideos(drawing, prepared, about, self.model_name, beyond, settings.fps)
+
+    def batcher(self, slots: int | None = None, memory: int | str | None = None) -> Batcher:
+        """A batch of this model, which requests join and leave.
+
+        Args:
+            slots: requests at a time, None for as many as memory holds.
+            memory: bytes that they may take, or text such as "8GB"; by default most of what is free.
+
+        Raises:
+            TypeError, ValueError: a number is invalid.
+        """
+        return Batcher(self._engine(None), slots, memory_budget(memory, self.model.device))
 
     @property
     def spatial_factor(self) -> int:

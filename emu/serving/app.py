@@ -23,6 +23,7 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Run the threads of the service."""
         service.worker.start()
         try:
             yield
@@ -36,6 +37,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
+        """Say that there is no such route."""
         told = f"there is no {request.method} {request.url.path[:120]!r} here"
         refused = ApiError(error.status_code, told if error.status_code in (404, 405) else str(error.detail))
         return JSONResponse(refused.body, error.status_code, headers=error.headers)

@@ -62,6 +62,7 @@ def chat_api(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
+        """Answer a conversation."""
         body = await within(request.state.deadline, read_json(request, ChatBody, service.options.max_body))
         service.check_model(body.model)
         body.seed = chosen_seed(body.seed)
@@ -83,7 +84,7 @@ async def _answered(service: Service, body: ChatBody, events: Events) -> Respons
     service.check_size(size_of_text(body.size))
     items = await service.in_pixels(read_items, service, body)
     await service.check_pictures([item for item in items if isinstance(item, Image.Image)], "messages")
-    answer = Answer(emu={"seed": body.seed, "model": service.emu.model_name})
+    answer = Answer(emu={"seed": body.seed, "model": service.model_name})
     pieces = _pieces(service, body, items, answer)
     about = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.name}
     if body.stream:
@@ -126,6 +127,7 @@ async def _stream(
 async def _pieces(service: Service, body: ChatBody, items: list[Piece], answer: Answer) -> AsyncIterator[str | bytes]:
     """The answer as it is written: text, and pictures as PNG files; `answer` is told what it costs and why it ends."""
     wanted = set(body.modalities or ["text"])
+    check_use(body, wanted)
     if wanted == {"text"}:
         prepared = await service.in_pixels(prepare_text, service, body, items)
         told_text(prepared, answer)
@@ -136,6 +138,16 @@ async def _pieces(service: Service, body: ChatBody, items: list[Piece], answer: 
     else:
         async for piece in _interleaved(service, body, items, answer):
             yield piece
+
+
+def check_use(body: ChatBody, wanted: set[str]) -> None:
+    """Raise ApiError where a body says something of which its answer makes no use."""
+    if body.negative_prompt is not None and wanted != {"image"}:
+        raise bad_value('negative_prompt is for modalities ["image"]; leave it out', "negative_prompt")
+    if body.guidance_scale is not None and wanted == {"text"}:
+        raise bad_value(
+            "guidance_scale is for answers with pictures; leave it out, or ask for modalities", "guidance_scale"
+        )
 
 
 def prepare_text(service: Service, body: ChatBody, items: list[Piece]) -> PreparedTexts:
@@ -206,9 +218,7 @@ async def _interleaved(
 
     They have no place in the batch: one piece after another is made between its steps, and others wait for each of them.
     """
-    given = body.sampling()
-    given.pop("negative_prompt", None)
-    settings = {**given, "max_new_tokens": tokens_of(body), "max_blocks": MAX_BLOCKS}
+    settings = {**body.sampling(), "max_new_tokens": tokens_of(body), "max_blocks": MAX_BLOCKS}
     answer.emu["settings"] = {**settings, "size": size_of_text(body.size)}
 
     def begin() -> Any:
@@ -220,7 +230,7 @@ async def _interleaved(
             yield value
         elif isinstance(value, Image.Image):
             await service.check_pictures([value], None)
-            about = {"prompt": words_of(items), "seed": body.seed, "model": service.emu.model_name}
+            about = {"prompt": words_of(items), "seed": body.seed, "model": service.model_name}
             yield await service.in_pixels(png_bytes, value, {**about, "settings": answer.emu["settings"]})
         else:
             raise bad_value("the model answered with a clip, which a conversation does not hold; ask /v1/videos")

@@ -30,15 +30,18 @@ def house_api(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> Response:
+        """List the one model."""
         return JSONResponse({"object": "list", "data": [card]})
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
+        """Tell of the model."""
         service.check_model(name)
         return JSONResponse(card)
 
     @router.get("/files/{name}", name="stored_file")
     async def stored_file(name: str) -> Response:
+        """Send a file that a reply named."""
         found = service.files.find(name)
         if found is None:
             raise ApiError(404, "there is no such file; files stay for an hour", "file_not_found")
@@ -46,19 +49,23 @@ def house_api(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Response:
+        """Say whether requests are taken."""
         closing = service.admission.is_closing
         return JSONResponse({"status": "closing" if closing else "ok", "model": service.name}, 503 if closing else 200)
 
     @router.get("/metrics")
     async def metrics() -> Response:
+        """Tell the counters."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/")
     async def index() -> Response:
+        """Send the page."""
         return page_file("index.html")
 
     @router.get("/page/{name:path}")
     async def page(name: str) -> Response:
+        """Send a file of the page."""
         return page_file(name)
 
     return router

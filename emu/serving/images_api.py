@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
-from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from emu.media import png_bytes
@@ -26,62 +26,51 @@ def images_api(service: Service) -> APIRouter:
 
     @router.post("/v1/images/generations")
     async def generations(request: Request) -> Response:
+        """Draw pictures after a prompt."""
         most = service.options.max_body
         body = await within(request.state.deadline, read_json(request, ImageBody, most))
-        check_body(service, body)
-
-        def prepare() -> PreparedImages:
-            return service.emu.prepare_images([body.prompt], **told_of(body))
-
-        async def work(events: Events) -> Response | None:
-            await service.check_words({"prompt": body.prompt, "negative_prompt": body.negative_prompt})
-            service.check_size(size_of_text(body.size))
-            return await reply(service, request, body, await service.in_pixels(prepare), events, "image_generation")
-
-        return admitted(service, request, body, work)
+        return admitted(service, request, body, lambda events: _generation(service, request, body, events))
 
     @router.post("/v1/images/edits")
     async def edits(request: Request) -> Response:
+        """Draw given pictures anew."""
         most = service.options.max_body
         body, files = await within(request.state.deadline, read_form(request, EditBody, most))
-        check_body(service, body)
-        given, masks = files.pop("image", []), files.pop("mask", [])
-        if files or not given or len(masks) > 1:
+        images, masks = files.pop("image", []), files.pop("mask", [])
+        if files or not images or len(masks) > 1:
+            told = f"{len(images)} images, {len(masks)} masks and other files {sorted(files)[:8]}"
             raise bad_value(
-                f"the files are {sorted([*files, *['image'] * len(given)])[:8]}; expected image, and one mask at most",
-                "image",
+                f"the form has {told}; expected image, once or several times, and one mask at most", "image"
             )
-
-        def read() -> tuple[list[Image.Image], Any]:
-            size = size_of_text(body.size)
-            if not masks:
-                return [service.pictures.read(data, "image", size) for data in given], None
-            if len(given) > 1:
-                raise bad_value(f"{len(given)} images beside a mask; give the one that is to be filled in", "image")
-            picture, mask = service.pictures.masked(given[0], masks[0], size)
-            return [picture], mask
-
-        def prepare(pictures: list[Image.Image], mask: Any) -> PreparedImages:
-            return service.emu.prepare_edits([pictures], body.prompt, mask=mask, **told_of(body))
-
-        async def work(events: Events) -> Response | None:
-            await service.check_words({"prompt": body.prompt, "negative_prompt": body.negative_prompt})
-            service.check_size(size_of_text(body.size))
-            pictures, mask = await service.in_pixels(read)
-            await service.check_pictures(pictures, "image")
-            prepared = await service.in_pixels(prepare, pictures, mask)
-            return await reply(service, request, body, prepared, events, "image_edit")
-
-        return admitted(service, request, body, work)
+        if masks and len(images) > 1:
+            raise bad_value(f"{len(images)} images beside a mask; give the one that is to be filled in", "image")
+        return admitted(service, request, body, lambda events: _edit(service, request, body, images, masks, events))
 
     return router
 
 
-def check_body(service: Service, body: ImageBody) -> None:
-    """Raise ApiError where a body names another model or asks for what cannot be together."""
-    service.check_model(body.model)
-    if body.stream and body.count > 1:
-        raise bad_value(f"n is {body.n} with stream; a stream holds one picture, ask for each by itself", "n")
+async def _generation(service: Service, request: Request, body: ImageBody, events: Events) -> Response | None:
+    await service.check_words({"prompt": body.prompt, "negative_prompt": body.negative_prompt})
+    service.check_size(size_of_text(body.size))
+    prepared = await service.in_pixels(service.emu.prepare_images, [body.prompt], **told_of(body))
+    return await reply(service, request, body, prepared, events, "image_generation")
+
+
+async def _edit(
+    service: Service, request: Request, body: ImageBody, images: list[bytes], masks: list[bytes], events: Events
+) -> Response | None:
+    await service.check_words({"prompt": body.prompt, "negative_prompt": body.negative_prompt})
+    size = size_of_text(body.size)
+    service.check_size(size)
+    mask: np.ndarray | None = None
+    if masks:
+        picture, mask = await service.in_pixels(service.pictures.masked, images[0], masks[0], size)
+        pictures = [picture]
+    else:
+        pictures = [await service.in_pixels(service.pictures.read, data, "image", size) for data in images]
+    await service.check_pictures(pictures, "image")
+    prepared = await service.in_pixels(service.emu.prepare_edits, [pictures], body.prompt, mask=mask, **told_of(body))
+    return await reply(service, request, body, prepared, events, "image_edit")
 
 
 def told_of(body: ImageBody) -> Any:
@@ -90,13 +79,20 @@ def told_of(body: ImageBody) -> Any:
     return {"size": size, "seed": body.seed, "images_per_prompt": body.count, **body.sampling()}
 
 
-def admitted(service: Service, request: Request, body: ImageBody, work: Any) -> Response:
-    """A reply that holds places while it is worked out; without them it is refused at once."""
-    if body.seed is None:
-        body.seed = chosen_seed(None)
-    service.note(
-        request, n=body.count, size=body.size, seed=body.seed, stream=body.stream, **service.log.asked(body.prompt)
-    )
+def admitted(
+    service: Service, request: Request, body: ImageBody, work: Callable[[Events], Awaitable[Response | None]]
+) -> Response:
+    """A reply that holds places while it is worked out.
+
+    Raises:
+        ApiError: there are none, or the body names another model or asks for what cannot be together.
+    """
+    service.check_model(body.model)
+    if body.stream and body.count > 1:
+        raise bad_value(f"n is {body.n} with stream; a stream holds one picture, ask for each by itself", "n")
+    size, body.seed = size_of_text(body.size), chosen_seed(body.seed)
+    asked = service.log.asked(body.prompt)
+    service.note(request, n=body.count, size=size, seed=body.seed, stream=body.stream, **asked)
     service.admission.check(body.count)
 
     async def inside(events: Events) -> Response | None:

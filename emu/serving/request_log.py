@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import IO, Any
 
@@ -54,8 +53,3 @@ class LineHandler(logging.Handler):
             self._log.failed(record.exc_info[1], logger=record.name)
         else:
             self._log.write("log", logger=record.name, level=record.levelname, message=record.getMessage())
-
-
-def without_key(headers: Mapping[bytes, bytes]) -> str:
-    """The name of the program that asks, for a line."""
-    return headers.get(b"user-agent", b"").decode("latin-1")[:80]

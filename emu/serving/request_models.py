@@ -51,7 +51,7 @@ class DrawingBody(SampledBody):
     """What bodies hold that ask for pictures or clips."""
 
     prompt: Prompt
-    size: str | None = None
+    size: Annotated[str, Field(max_length=20)] | None = None
     guidance_scale: Number | None = None
     negative_prompt: Prompt | None = None
 
@@ -136,7 +136,7 @@ class ChatBody(SampledBody):
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    size: str | None = None
+    size: Annotated[str, Field(max_length=20)] | None = None
     guidance_scale: Number | None = None
     negative_prompt: Prompt | None = None
 

@@ -14,9 +14,7 @@ from fastapi import Request
 from PIL import Image
 from starlette.responses import Response
 
-from emu.generation import Batcher
 from emu.pipeline import Emu
-from emu.pipeline.drawing_memory import memory_budget
 from emu.serving.admission import Admission
 from emu.serving.api_errors import ApiError, bad_value, error_of, too_long
 from emu.serving.event_stream import AttendedReply, Events
@@ -43,14 +41,15 @@ class Service:
     Attributes:
         name: of the model, as requests name it.
         revision: fingerprint of the model.
+        model_name: both, as results tell it.
     """
 
     def __init__(self, emu: Emu, options: ServingOptions, folder: Path, log: RequestLog) -> None:
         options.check()
         self.emu, self.options, self.log = emu, options, log
-        self.name, _, self.revision = emu.model_name.rpartition(" ")
-        budget = memory_budget(options.memory, emu.model.device)
-        self.worker = ModelWorker(lambda: Batcher(emu._engine(None), options.slots, budget))
+        self.model_name = emu.model_name
+        self.name, _, self.revision = self.model_name.rpartition(" ")
+        self.worker = ModelWorker(lambda: emu.batcher(options.slots, options.memory))
         self.admission = Admission(self.worker.batcher.slots, options.queue)
         self.metrics = ServingMetrics(self.admission)
         self.files = ResultFiles(folder)

@@ -26,6 +26,7 @@ def videos_api(service: Service) -> APIRouter:
 
     @router.post("/v1/videos")
     async def create(request: Request) -> Response:
+        """Begin a clip."""
         most = service.options.max_body
         body, files = await within(request.state.deadline, read_form(request, VideoBody, most))
         service.check_model(body.model)
@@ -37,7 +38,7 @@ def videos_api(service: Service) -> APIRouter:
             )
         if not can_write_mp4():
             raise bad_value("this server cannot write MP4: it lacks PyAV, pip install 'emu-tokens[video]'")
-        service.note(request, size=body.size, seed=body.seed, **service.log.asked(body.prompt))
+        service.note(request, size=size_of_text(body.size), seed=body.seed, **service.log.asked(body.prompt))
 
         async def work(events: Events) -> Response | None:
             with ExitStack() as places:
@@ -49,15 +50,18 @@ def videos_api(service: Service) -> APIRouter:
 
     @router.get("/v1/videos/{identity}")
     async def retrieve(identity: str) -> Response:
+        """Tell how far a clip is."""
         return JSONResponse(jobs.find(identity).told())
 
     @router.delete("/v1/videos/{identity}")
     async def delete(identity: str) -> Response:
+        """Take a clip back."""
         jobs.remove(identity)
         return JSONResponse({"id": identity, "object": "video.deleted", "deleted": True})
 
     @router.get("/v1/videos/{identity}/content")
     async def content(identity: str, request: Request) -> Response:
+        """Send a clip as MP4."""
         variant = request.query_params.get("variant", "video")
         if variant != "video":
             raise bad_value(f"variant is {variant[:40]!r}; expected video", "variant")
