@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,21 @@ class Running:
     server: DrainingServer
     written: io.StringIO
 
-    def openai(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=SECONDS)
+    @cached_property
+    def official(self) -> openai.OpenAI:
+        """The official client."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=SECONDS)
 
-    def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, verify=False, **options)
+    @cached_property
+    def client(self) -> httpx.Client:
+        """A plain client."""
+        return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, verify=False)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        with self.http() as client:
-            return client.post(path, **options)
+        return self.client.post(path, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        with self.http() as client:
-            return client.get(path, **options)
+        return self.client.get(path, **options)
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -197,7 +197,8 @@ def attack(folder, count: int, seed: int) -> Counter:
     """Send N requests; returns how often each status came."""
     found = Counter()
     with running(bundled("digits"), folder, api_keys=(KEY,), timeout=20.0) as server:
-        with server.http(headers={"authorization": f"Bearer {KEY}"}) as client:
+        with server.client as client:
+            client.headers["authorization"] = f"Bearer {KEY}"
             fuzz = Fuzz(seed)
             for number in range(count):
                 asked = fuzz.request()
@@ -228,7 +229,7 @@ def test_ten_thousand_requests_of_strangers(tmp_path):
 
 
 def test_text_of_any_kind_is_text(tiny_emu, tmp_path):
-    with running(deterministic(tiny_emu), tmp_path) as server, server.http() as client:
+    with running(deterministic(tiny_emu), tmp_path) as server, server.client as client:
         for text in TEXTS:
             body = {"prompt": text.encode("utf-8", "replace").decode()[:200], "seed": 1}
             reply = client.post("/v1/images/generations", json=body)

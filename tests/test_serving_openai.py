@@ -49,16 +49,16 @@ def asked(image, words):
 
 
 def test_models_tell_what_they_can_do(digits):
-    (model,) = digits.openai().models.list().data
-    assert model.id == "digits" and model == digits.openai().models.retrieve("digits")
+    (model,) = digits.official.models.list().data
+    assert model.id == "digits" and model == digits.official.models.retrieve("digits")
     assert model.emu["tasks"]["draw"] is None and "image_infill" in model.emu["tasks"]["fill"]
     assert model.emu["sizes"] == [[32, 32]] and model.emu["revision"] == digits.service.emu.fingerprint
     with pytest.raises(openai.NotFoundError, match="'digits'"):
-        digits.openai().models.retrieve("gpt-image-1")
+        digits.official.models.retrieve("gpt-image-1")
 
 
 def test_pictures_are_those_of_the_library_with_the_same_seed(digits):
-    reply = digits.openai().images.generate(
+    reply = digits.official.images.generate(
         prompt="a handwritten seven",
         model="digits",
         n=2,
@@ -79,7 +79,7 @@ def test_pictures_are_those_of_the_library_with_the_same_seed(digits):
 
 
 def test_a_size_is_width_by_height_and_an_address_holds_the_same_picture(digits):
-    reply = digits.openai().images.generate(
+    reply = digits.official.images.generate(
         prompt="a handwritten two", size="64x32", response_format="url", extra_body={"seed": 1}
     )
     with pytest.warns(UserWarning, match="32x64"):
@@ -90,7 +90,7 @@ def test_a_size_is_width_by_height_and_an_address_holds_the_same_picture(digits)
 
 
 def test_a_seed_that_is_not_given_is_told_and_repeats_the_picture(digits):
-    client = digits.openai()
+    client = digits.official
     first = client.images.generate(prompt="a handwritten three")
     again = client.images.generate(prompt="a handwritten three", extra_body={"seed": first.model_extra["emu"]["seed"]})
     assert bytes_of(first.data[0]) == bytes_of(again.data[0])
@@ -98,7 +98,7 @@ def test_a_seed_that_is_not_given_is_told_and_repeats_the_picture(digits):
 
 def test_a_stream_shows_rows_over_grey_and_ends_in_the_whole_picture(digits):
     events = list(
-        digits.openai().images.generate(
+        digits.official.images.generate(
             prompt="a handwritten seven", stream=True, partial_images=3, extra_body={"seed": 5}
         )
     )
@@ -123,9 +123,9 @@ def test_edits_are_those_of_the_library(pictures):
     emu = pictures.service.emu
     (given,) = emu.generate_images(MAN, seed=3)
     words = "dark skin tone"
-    reply = pictures.openai().images.edit(image=png(given.image), prompt=words, size="64x64", extra_body={"seed": 7})
+    reply = pictures.official.images.edit(image=png(given.image), prompt=words, size="64x64", extra_body={"seed": 7})
     assert [bytes_of(reply.data[0])] == own_bytes(emu.edit_images(given.image, words, seed=7))
-    stream = pictures.openai().images.edit(
+    stream = pictures.official.images.edit(
         image=png(given.image), prompt=words, stream=True, partial_images=1, extra_body={"seed": 7}
     )
     events = list(stream)
@@ -138,18 +138,18 @@ def test_several_pictures_are_references_of_one_edit(pictures):
     emu = pictures.service.emu
     a, b = (result.image for result in emu.generate_images([MAN, "person walking, dark skin tone"], seed=3))
     (own,) = emu.edit_images([[a, b]], "dark skin tone", seed=7)
-    reply = pictures.openai().images.edit(image=[png(a), png(b)], prompt="dark skin tone", extra_body={"seed": 7})
+    reply = pictures.official.images.edit(image=[png(a), png(b)], prompt="dark skin tone", extra_body={"seed": 7})
     assert bytes_of(reply.data[0]) == own_bytes([own])[0]
 
 
 def test_a_conversation_describes_as_the_library_does(digits):
     (seven,) = digits.service.emu.generate_images("a handwritten seven", seed=5)
-    reply = digits.openai().chat.completions.create(model="digits", messages=asked(seven.image, "Describe it."))
+    reply = digits.official.chat.completions.create(model="digits", messages=asked(seven.image, "Describe it."))
     (own,) = digits.service.emu.generate_text([[seven.image, "Describe it."]])
     choice = reply.choices[0]
     assert choice.message.content == own == "a handwritten seven" and choice.finish_reason == "stop"
     chunks = list(
-        digits.openai().chat.completions.create(
+        digits.official.chat.completions.create(
             model="digits",
             messages=asked(seven.image, "Describe it."),
             stream=True,
@@ -161,16 +161,18 @@ def test_a_conversation_describes_as_the_library_does(digits):
     assert chunks[-2].choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_text_that_is_cut_says_so(digits):
     (seven,) = digits.service.emu.generate_images("a handwritten seven", seed=5)
-    reply = digits.openai().chat.completions.create(
+    reply = digits.official.chat.completions.create(
         model="digits", messages=asked(seven.image, "Describe it."), max_tokens=1
     )
     assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens == 1
 
 
+@pytest.mark.slow
 def test_a_conversation_draws_pictures_where_they_are_asked_for(digits):
-    reply = digits.openai().chat.completions.create(
+    reply = digits.official.chat.completions.create(
         model="digits",
         messages=[{"role": "user", "content": "a handwritten seven"}],
         seed=5,
@@ -189,7 +191,7 @@ def test_a_conversation_goes_on_in_text_and_pictures_as_the_library_does(picture
     expected = list(pictures.service.emu.generate([own.image], **options))
     message = {"role": "user", "content": asked(own.image, "")[0]["content"][:1]}
     request = {"model": "pictures", "messages": [message], "seed": 4, "max_tokens": 20}
-    reply = pictures.openai().chat.completions.create(
+    reply = pictures.official.chat.completions.create(
         **request, modalities=["text", "image"], extra_body={"size": "64x64"}
     )
     found = reply.choices[0].message
@@ -202,7 +204,7 @@ def test_a_conversation_goes_on_in_text_and_pictures_as_the_library_does(picture
 
 
 def test_clips_are_those_of_the_library(digits):
-    client = digits.openai()
+    client = digits.official
     job = client.videos.create(prompt="a handwritten seven", extra_body={"seed": 2})
     assert job.status == "queued" and job.size == "32x32" and job.seconds == "1"
     job = client.videos.poll(job.id, poll_interval_ms=20)
@@ -214,8 +216,9 @@ def test_clips_are_those_of_the_library(digits):
         client.videos.retrieve(job.id)
 
 
+@pytest.mark.slow
 def test_a_clip_begins_with_a_picture_that_is_given(digits):
-    client, emu = digits.openai(), digits.service.emu
+    client, emu = digits.official, digits.service.emu
     (seven,) = emu.generate_images("a handwritten seven", seed=5)
     job = client.videos.create(
         prompt="a handwritten seven", input_reference=png(seven.image), seconds="1", extra_body={"seed": 2}
@@ -226,7 +229,7 @@ def test_a_clip_begins_with_a_picture_that_is_given(digits):
 
 
 def test_a_clip_that_is_taken_back_frees_its_place(digits):
-    client = digits.openai()
+    client = digits.official
     jobs = [client.videos.create(prompt="a handwritten seven") for _ in range(3)]
     for job in jobs:
         client.videos.delete(job.id)
