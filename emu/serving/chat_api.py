@@ -127,7 +127,6 @@ async def _stream(
 async def _pieces(service: Service, body: ChatBody, items: list[Piece], answer: Answer) -> AsyncIterator[str | bytes]:
     """The answer as it is written: text, and pictures as PNG files; `answer` is told what it costs and why it ends."""
     wanted = set(body.modalities or ["text"])
-    check_use(body, wanted)
     if wanted == {"text"}:
         prepared = await service.in_pixels(prepare_text, service, body, items)
         told_text(prepared, answer)
@@ -138,16 +137,6 @@ async def _pieces(service: Service, body: ChatBody, items: list[Piece], answer: 
     else:
         async for piece in _interleaved(service, body, items, answer):
             yield piece
-
-
-def check_use(body: ChatBody, wanted: set[str]) -> None:
-    """Raise ApiError where a body says something of which its answer makes no use."""
-    if body.negative_prompt is not None and wanted != {"image"}:
-        raise bad_value('negative_prompt is for modalities ["image"]; leave it out', "negative_prompt")
-    if body.guidance_scale is not None and wanted == {"text"}:
-        raise bad_value(
-            "guidance_scale is for answers with pictures; leave it out, or ask for modalities", "guidance_scale"
-        )
 
 
 def prepare_text(service: Service, body: ChatBody, items: list[Piece]) -> PreparedTexts:
@@ -218,6 +207,9 @@ async def _interleaved(
 
     They have no place in the batch: one piece after another is made between its steps, and others wait for each of them.
     """
+    if body.negative_prompt is not None:
+        told = 'negative_prompt is for modalities ["image"]; leave it out where text and pictures come in turn'
+        raise bad_value(told, "negative_prompt")
     settings = {**body.sampling(), "max_new_tokens": tokens_of(body), "max_blocks": MAX_BLOCKS}
     answer.emu["settings"] = {**settings, "size": size_of_text(body.size)}
 
