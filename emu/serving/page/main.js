@@ -1,0 +1,258 @@
+// The page: one request at a time, from the form to the stage and onto the shelf.
+
+import { Gallery } from "./gallery.js";
+import { Given } from "./given.js";
+import { Painter } from "./painter.js";
+import { RequestForm } from "./request.js";
+import { hasKey, Refusal, rememberKey, servedModel, Unreachable } from "./server.js";
+import { Stage } from "./stage.js";
+import { TASKS } from "./tasks.js";
+
+const KINDS = { draw: "Picture", describe: "Description", edit: "Edited picture", fill: "Filled picture", animate: "Clip" };
+const GIVEN = ["describe", "edit", "fill"];
+const element = (id) => document.getElementById(id);
+
+const form = new RequestForm();
+const stage = new Stage();
+const gallery = new Gallery(choose);
+const painter = new Painter(() => form.clearProblems());
+const given = new Given({ onChange: givenChanged, onProblem: (words) => form.showProblem("image", words), onStray: makeRoom });
+
+let model = null;
+let running = null; // {controller, work} of the request that is under way
+let chosen = null; // the work that is shown
+let failed = null; // the request that "Try again" sends again
+
+function givenChanged() {
+  painter.open(form.task === "fill" ? given.picture : null);
+  form.clearProblems();
+}
+
+/** A task for a picture that is dropped or pasted: the one that is open, else the first that the model can do. */
+function makeRoom() {
+  if (GIVEN.includes(form.task)) return !element("controls").disabled;
+  const task = GIVEN.find((name) => model && model.tasks[name] === null);
+  if (task) openTask(task);
+  return Boolean(task);
+}
+
+function openTask(task) {
+  form.show(task, model);
+  painter.open(task === "fill" ? given.picture : null);
+  if (!running && !chosen && model) stage.empty(TASKS[task].empty);
+}
+
+async function connect() {
+  stage.empty("Asking the server for its model …");
+  try {
+    model = await servedModel();
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 401 && (await askForKey())) return connect();
+    stage.empty(error.message, true);
+    stage.say(error.message);
+    return;
+  }
+  element("model").textContent = model.name;
+  document.title = `Emu · ${model.name}`;
+  for (const { value, labels } of element("form").elements.task) labels[0].classList.toggle("is-untrained", Boolean(model.tasks[value]));
+  given.sizes = model.sizes;
+  form.open(model);
+  openTask(form.task);
+}
+
+/** Ask for the key; false where none was given. */
+function askForKey() {
+  const dialog = element("key-dialog");
+  element("key-problem").hidden = !hasKey(); // the one that was sent was wrong
+  element("key").value = "";
+  dialog.returnValue = "none"; // of Escape
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener(
+      "close",
+      () => {
+        const given = dialog.returnValue === "use" && element("key").value !== "";
+        if (given) rememberKey(element("key").value);
+        element("key").value = "";
+        resolve(given);
+      },
+      { once: true },
+    );
+  });
+}
+
+async function start() {
+  if (running || !model || element("controls").disabled) return;
+  const task = form.task;
+  const request = form.read(task, { hasPicture: given.picture !== null, hasMask: !painter.isEmpty });
+  if (request === null) return;
+  if (GIVEN.includes(task)) request.picture = given.picture;
+  if (task === "fill") Object.assign(request, { mask: await painter.blob(), marks: painter.marks });
+  await run(request);
+}
+
+/** Send a request and show what becomes of it; `original` is the work that it repeats. */
+async function run(request, original = null) {
+  const controller = new AbortController();
+  const work = { task: request.task, kind: KINDS[request.task], request };
+  running = { controller, work };
+  chosen = null;
+  failed = null;
+  form.clearProblems();
+  gallery.mark(null);
+  setRunning(true);
+  stage.waiting(work, request.task === "describe" ? "Looking" : "Waiting for the first row");
+  const begun = performance.now();
+  let progress = "";
+  try {
+    for await (const update of TASKS[request.task].run(model, request, controller.signal)) {
+      if (update.done) await finish(work, update, (performance.now() - begun) / 1000, original);
+      else if (update.rows !== undefined) {
+        stage.rows(work, update);
+        progress = ` after row ${update.rows} of ${update.of}`;
+      } else if (update.words !== undefined) stage.words(update.words);
+      else stage.share(update);
+    }
+  } catch (error) {
+    if (controller.signal.aborted) stage.stopped(`Cancelled${progress}.`);
+    else await refuse(error, request, original, progress);
+  } finally {
+    setRunning(false);
+  }
+}
+
+async function finish(work, { picture, words, clip, settings }, seconds, original) {
+  Object.assign(work, { picture, words, clip, settings, seconds });
+  work.seed = settings.seed ?? work.request.seed ?? null;
+  let outcome = "";
+  if (original) outcome = (await isSame(work, original)) ? "The same again, byte for byte." : "Not the same as before: the server may draw with other settings.";
+  await stage.show(work, outcome);
+  Object.assign(work, stage.thumbnail());
+  if (!outcome || !outcome.startsWith("The same")) gallery.add(work);
+  else work = original;
+  chosen = work;
+  gallery.mark(work);
+  stage.say(`Finished. ${work.words ?? outcome}`);
+  if (!original) form.finished();
+}
+
+async function isSame(work, original) {
+  if (work.words !== undefined) return work.words === original.words;
+  const [ours, theirs] = await Promise.all([work, original].map(async (one) => new Uint8Array(await (one.picture ?? one.clip).arrayBuffer())));
+  return ours.length === theirs.length && ours.every((byte, place) => byte === theirs[place]);
+}
+
+async function refuse(error, request, original, progress) {
+  if (error instanceof Refusal && error.status === 401) {
+    stage.stopped("The server asks for a key.");
+    if (await askForKey()) {
+      running = null;
+      return run(request, original);
+    }
+    return;
+  }
+  const known = error instanceof Refusal || error instanceof Unreachable;
+  const words = known ? error.message : `This page failed: ${error.message}`;
+  if (!known) console.error(error);
+  stage.stopped(progress ? `Stopped${progress}.` : "Nothing was made.");
+  if (error.field && form.showProblem(error.field, words)) return;
+  failed = { request, original };
+  element("problem").hidden = false;
+  element("problem-words").textContent = words;
+  if (error.status === 429) countDown(error.wait);
+  else Object.assign(element("again"), { textContent: "Try again", disabled: false });
+}
+
+/** Say how long the server asks to wait. */
+function countDown(seconds) {
+  const words = element("problem-words").textContent;
+  element("problem-words").textContent = `${words} It asks to wait ${seconds} ${seconds === 1 ? "second" : "seconds"}.`;
+  const end = performance.now() + 1000 * seconds;
+  const tell = () => {
+    if (element("problem").hidden) return;
+    const left = Math.ceil((end - performance.now()) / 1000);
+    element("again").textContent = left > 0 ? `Try again in ${left} s` : "Try again";
+    element("again").disabled = left > 0;
+    if (left > 0) setTimeout(tell, 200);
+  };
+  tell();
+}
+
+function setRunning(is) {
+  if (!is) running = null;
+  element("start").setAttribute("aria-disabled", String(is));
+  element("cancel").hidden = !is;
+  element("stage").setAttribute("aria-busy", String(is));
+  if (!is && document.activeElement === document.body) element("start").focus({ preventScroll: true }); // the cancel button is gone
+}
+
+function cancel() {
+  running?.controller.abort(new DOMException("cancelled", "AbortError"));
+}
+
+function choose(work) {
+  if (running) return;
+  chosen = work;
+  gallery.mark(work);
+  openWork(work);
+  stage.show(work);
+}
+
+/** Put a work's request into the form. */
+function openWork({ task, request }) {
+  openTask(task);
+  form.write(request);
+  if (!request.picture) return;
+  given.show(request.picture);
+  if (request.marks) painter.restore(request.marks);
+}
+
+function repeat() {
+  if (!chosen || running) return;
+  const work = chosen;
+  openWork(work);
+  run(work.request, work);
+}
+
+function vary() {
+  if (!chosen || running) return;
+  openWork(chosen);
+  form.newSeed();
+  run({ ...chosen.request, seed: Number(element("seed").value) });
+}
+
+async function use(task) {
+  const { picture, request } = chosen;
+  openTask(task);
+  if (model.tasks[task]) return;
+  await given.take(picture, request.prompt);
+  element("prompt").focus();
+}
+
+element("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+element("form").addEventListener("change", (event) => {
+  if (event.target.name === "task") openTask(event.target.value);
+});
+element("prompt").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  start();
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !element("key-dialog").open) cancel();
+});
+element("cancel").addEventListener("click", cancel);
+element("again").addEventListener("click", () => failed && run(failed.request, failed.original));
+element("reconnect").addEventListener("click", connect);
+element("repeat").addEventListener("click", repeat);
+element("vary").addEventListener("click", vary);
+element("copy").addEventListener("click", async () => {
+  await navigator.clipboard.writeText(chosen.words);
+  stage.say("Copied.");
+  element("outcome").textContent = "Copied.";
+});
+element("uses").addEventListener("click", (event) => event.target.value && use(event.target.value));
+connect();
