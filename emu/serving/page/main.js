@@ -31,7 +31,7 @@ function givenChanged() {
 /** A task for a picture that is dropped or pasted: the one that is open, else the first that the model can do. */
 function makeRoom() {
   if (GIVEN.includes(form.task)) return !element("controls").disabled;
-  const task = GIVEN.find((name) => model && model.tasks[name] === null);
+  const task = GIVEN.find((name) => model && (model.tasks[name] ?? null) === null);
   if (task) openTask(task);
   return Boolean(task);
 }
@@ -39,7 +39,10 @@ function makeRoom() {
 function openTask(task) {
   form.show(task, model);
   painter.open(task === "fill" ? given.picture : null);
-  if (!running && !chosen && model) stage.empty(TASKS[task].empty);
+  if (!model) return;
+  const why = model.tasks[task] ?? null;
+  if (!running && !chosen) stage.empty(why === null ? TASKS[task].empty : "");
+  if (why !== null) stage.say(why);
 }
 
 async function connect() {
@@ -54,7 +57,8 @@ async function connect() {
   }
   element("model").textContent = model.name;
   document.title = `Emu · ${model.name}`;
-  for (const { value, labels } of element("form").elements.task) labels[0].classList.toggle("is-untrained", Boolean(model.tasks[value]));
+  for (const { value, labels } of element("form").elements.task)
+    labels[0].classList.toggle("is-untrained", (model.tasks[value] ?? null) !== null);
   given.sizes = model.sizes;
   form.open(model);
   openTask(form.task);
@@ -101,7 +105,7 @@ async function run(request, original = null) {
   form.clearProblems();
   gallery.mark(null);
   setRunning(true);
-  stage.waiting(work, request.task === "describe" ? "Looking" : "Waiting for the first row");
+  stage.waiting(work, TASKS[request.task].waits);
   const begun = performance.now();
   let progress = "";
   try {
@@ -222,10 +226,10 @@ function vary() {
 }
 
 async function use(task) {
-  const { picture, request } = chosen;
+  const { picture } = chosen;
   openTask(task);
   if (model.tasks[task]) return;
-  await given.take(picture, request.prompt);
+  await given.take(picture, "The shown picture");
   element("prompt").focus();
 }
 
@@ -255,4 +259,5 @@ element("copy").addEventListener("click", async () => {
   element("outcome").textContent = "Copied.";
 });
 element("uses").addEventListener("click", (event) => event.target.value && use(event.target.value));
+openTask("draw");
 connect();

@@ -36,7 +36,7 @@ export class Painter {
 
   /** Begin anew on a picture of this size; none hides the mask. */
   open(picture) {
-    this.#canvas.hidden = picture === null;
+    this.#canvas.hidden = document.getElementById("painting").hidden = picture === null;
     if (picture === null) return;
     const { width, height } = picture;
     Object.assign(this.#canvas, { width, height });
@@ -110,12 +110,9 @@ export class Painter {
 
   #markRectangle() {
     const [left, top, width, height] = ["left", "top", "width", "height"].map((name) => document.getElementById(name).valueAsNumber);
-    const inside = width >= 1 && height >= 1 && left >= 0 && top >= 0 && left < this.#canvas.width && top < this.#canvas.height;
-    if (!inside || this.#canvas.hidden) {
-      const { width: most, height: deep } = this.#canvas;
-      this.#covered.textContent = this.#canvas.hidden
-        ? "Choose a picture first."
-        : `That rectangle is outside the picture, which has ${most} × ${deep} pixels.`;
+    const { width: most, height: deep } = this.#canvas;
+    if (!(width >= 1 && height >= 1 && left >= 0 && top >= 0 && left < most && top < deep)) {
+      this.#covered.textContent = `That rectangle is outside the picture, which has ${most} × ${deep} pixels.`;
       return;
     }
     this.#marks.push({ rectangle: [left, top, width, height].map(Math.round) });

@@ -77,7 +77,7 @@ export class RequestForm {
     element("prompt-label").textContent = label;
     element("prompt-hint").textContent = hint;
     element("start").textContent = verb;
-    const why = model?.tasks[task] ?? null;
+    const why = model?.tasks[task] ?? null; // null where the model can do it
     element("controls").disabled = why !== null || !model;
     element("untrained").hidden = why === null;
     element("untrained-title").textContent = why === null ? "" : `${model.name} cannot do this`;

@@ -164,7 +164,8 @@ export class Stage {
     clip.setAttribute("aria-label", `Clip: ${work.request.prompt}`);
     clip.src = this.#address;
     await new Promise((resolve) => {
-      for (const name of ["loadeddata", "error"]) clip.addEventListener(name, resolve, { once: true });
+      clip.addEventListener("error", resolve, { once: true });
+      clip.requestVideoFrameCallback(resolve); // its first frame can be seen, and drawn
     });
     clip.classList.toggle("pixels", isSmall(clip.videoWidth, clip.videoHeight));
     this.#shape({ width: clip.videoWidth, height: clip.videoHeight });
