@@ -41,6 +41,12 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def settings_of(body: dict[str, Any], size: list[int]) -> dict[str, Any]:
+    """What a reply tells that it was drawn with: the body's, else the model's own."""
+    own = {"guidance_scale": 3.0, "temperature": 1.0, "top_p": 0.9, "negative_prompt": ""}
+    return {"size": size} | {name: type(value)(body.get(name, value)) for name, value in own.items()}
+
+
 @dataclass
 class StripedModel:
     """What the server says of its model, and how it behaves.
@@ -140,7 +146,8 @@ class StripedHandler(BaseHTTPRequestHandler):
             self._words()
         elif self.path == "/v1/videos":
             name = f"video_{len(self.model.clips)}"
-            self.model.clips[name] = {"id": name, "object": "video", "status": "queued", "progress": 0, "emu": body}
+            about = {"seed": body["seed"], "settings": settings_of(body, [32, 32])}
+            self.model.clips[name] = {"id": name, "object": "video", "status": "queued", "progress": 0, "emu": about}
             self._json(self.model.clips[name])
 
     def _is_allowed(self) -> bool:
@@ -164,9 +171,8 @@ class StripedHandler(BaseHTTPRequestHandler):
         else:
             width, height = Image.open(io.BytesIO(body["image"])).size
         self._begin_stream()
-        settings = {"seed": seed, "size": [height, width], "guidance_scale": float(body.get("guidance_scale", 3))}
-        settings |= {"temperature": float(body.get("temperature", 1)), "top_p": float(body.get("top_p", 0.9))}
-        for row in range(1, ROWS + 1):
+        about = {"seed": seed, "model": "stripes", "settings": settings_of(body, [height, width])}
+        for row in range(1, ROWS + 1 if "mask" not in body else 1):
             time.sleep(self.model.row_seconds)
             if self.model.drop_after == row - 1:
                 return
@@ -174,7 +180,8 @@ class StripedHandler(BaseHTTPRequestHandler):
             event = {"type": f"{kind}.partial_image", "b64_json": picture, "partial_image_index": row - 1}
             if not self._event({**event, "emu": {"rows": row, "of": ROWS}}):
                 return
-        self._event({"type": f"{kind}.completed", "b64_json": picture, "emu": settings})
+        picture = base64.b64encode(png(stripes(seed, ROWS, (height, width)))).decode()
+        self._event({"type": f"{kind}.completed", "b64_json": picture, "emu": about})
 
     def _words(self) -> None:
         self._begin_stream()
@@ -182,7 +189,7 @@ class StripedHandler(BaseHTTPRequestHandler):
             time.sleep(self.model.row_seconds)
             if not self._event({"choices": [{"delta": {"content": word}}]}):
                 return
-        self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "emu": {"seed": 0, "temperature": 0.0}})
+        self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "emu": {"seed": 0, "settings": {"temperature": 0.0}}})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _clip(self, name: str, content: str | None) -> None:

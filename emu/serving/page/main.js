@@ -125,17 +125,14 @@ async function run(request, original = null) {
   }
 }
 
-async function finish(work, { picture, words, clip, settings }, seconds, original) {
-  Object.assign(work, { picture, words, clip, settings, seconds });
-  work.seed = settings.seed ?? work.request.seed ?? null;
-  let outcome = "";
-  if (original) outcome = (await isSame(work, original)) ? "The same again, byte for byte." : "Not the same as before: the server may draw with other settings.";
+async function finish(work, { picture, words, clip, settings, warning }, seconds, original) {
+  Object.assign(work, { picture, words, clip, settings, warning, seconds, seed: settings.seed ?? work.request.seed ?? null });
+  const same = original !== null && (await isSame(work, original));
+  const outcome = same ? "The same again, byte for byte." : original ? "Not the same as before: the server draws otherwise now." : "";
   await stage.show(work, outcome);
-  Object.assign(work, stage.thumbnail());
-  if (!outcome || !outcome.startsWith("The same")) gallery.add(work);
-  else work = original;
-  chosen = work;
-  gallery.mark(work);
+  if (!same) gallery.add(Object.assign(work, stage.thumbnail()));
+  chosen = same ? original : work;
+  gallery.mark(chosen);
   stage.say(`Finished. ${work.words ?? outcome}`);
   if (!original) form.finished();
 }

@@ -16,7 +16,7 @@ const FIELDS = {
   negative_prompt: "negative",
 };
 /** What the server calls a part of a request -> the field of this form that it came from. */
-const NAMES = { messages: "prompt", "image[]": "image", model: null };
+const NAMES = { messages: "prompt" };
 
 const element = (id) => document.getElementById(id);
 
@@ -133,7 +133,8 @@ export class RequestForm {
 
   /** Say what is wrong beside the field of this name; false where the form shows no such field. */
   showProblem(name, words) {
-    const known = NAMES[name] === undefined ? String(name ?? "").split(/[.[]/)[0] : NAMES[name];
+    const [outer] = name.split(/[.[]/); // of "messages.0.content" or "image[]"
+    const known = NAMES[outer] ?? outer;
     const place = element(`${known}-problem`);
     const field = element(FIELDS[known]);
     if (!place || !field || place.closest("[data-tasks][hidden]")) return false;

@@ -37,16 +37,16 @@ export class Stage {
   /** A request was sent; `words` say what it waits for. */
   waiting(work, words) {
     this.#forget();
-    const describes = work.task === "describe";
-    this.#only(describes ? "picture" : "empty");
-    if (describes) this.#showPicture(work.request.picture.blob, work.request.picture, "The picture that is described");
+    const begins = work.task === "describe" || work.task === "fill"; // the given picture is what is looked at, or drawn into
+    this.#only(begins ? "picture" : "empty");
+    if (begins) this.#showPicture(work.request.picture.blob, work.request.picture, "The given picture");
     element("empty-words").textContent = "";
     element("reconnect").hidden = true;
     element("about").hidden = true;
     element("progress").hidden = false;
     element("stage").dataset.state = "waiting";
     element("bar").removeAttribute("value");
-    if (!describes) this.#shape(work.request.picture ?? shapeOf(work.request.size));
+    if (!begins) this.#shape(work.request.picture ?? shapeOf(work.request.size));
     element("count").textContent = words;
     this.#setWords(null);
     this.say(words);
@@ -58,8 +58,7 @@ export class Stage {
     this.#only("picture");
     element("stage").dataset.state = "drawing";
     this.#showPicture(picture, null, `${work.request.prompt}, ${rows} of ${of} rows drawn`);
-    const hides = work.task === "fill" ? 0 : 100 * (1 - rows / of); // what is filled in lies anywhere
-    element("picture").style.clipPath = hides ? `inset(0 0 ${hides}% 0)` : "";
+    element("picture").style.clipPath = `inset(0 0 ${100 * (1 - rows / of)}% 0)`;
     element("bar").value = rows / of;
     element("count").textContent = `Row ${rows} of ${of}`;
     const quarter = Math.max(1, Math.round(of / 4));
@@ -91,6 +90,7 @@ export class Stage {
     element("stage").dataset.state = "done";
     this.#setWords(work.words ?? null);
     element("outcome").textContent = outcome;
+    element("warning").textContent = work.warning;
     this.#tellSettings(work);
     element("vary").hidden = work.task === "describe";
     element("copy").hidden = work.words === undefined;
@@ -101,7 +101,7 @@ export class Stage {
     else {
       this.#only("picture");
       const shown = made ?? work.request.picture.blob;
-      await this.#showPicture(shown, work.request.picture, work.words ? `The picture that is described` : `${work.request.prompt}`);
+      await this.#showPicture(shown, work.request.picture, work.words ? "The given picture" : `${work.request.prompt}`);
     }
   }
 
@@ -166,6 +166,7 @@ export class Stage {
     await new Promise((resolve) => {
       clip.addEventListener("error", resolve, { once: true });
       clip.requestVideoFrameCallback(resolve); // its first frame can be seen, and drawn
+      setTimeout(resolve, 1000); // nothing is drawn in a tab that is hidden
     });
     clip.classList.toggle("pixels", isSmall(clip.videoWidth, clip.videoHeight));
     this.#shape({ width: clip.videoWidth, height: clip.videoHeight });

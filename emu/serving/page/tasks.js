@@ -44,7 +44,7 @@ export const TASKS = {
     label: "What the whole picture shows",
     hint: "Enter fills in, Shift+Enter begins a new line.",
     example: "the whole picture in words",
-    waits: "Waiting for the first row",
+    waits: "Filling in",
     empty: "Give a picture, paint over what is to be drawn anew, and say what the whole picture shows.",
     demanded: ["image", "mask", "prompt"],
     run: edit,
@@ -97,12 +97,17 @@ async function* edit(model, request, signal) {
   yield* rows(await ask("v1/images/edits", { method: "POST", body, signal }), signal);
 }
 
+/** What the server says of how something was made: its settings with the seed, and a warning or none. */
+function told({ settings, seed, warning } = {}) {
+  return { settings: { ...settings, seed }, warning: warning ?? "" };
+}
+
 async function* rows(answer, signal) {
   for await (const event of events(answer, signal)) {
     const picture = pngOf(event.b64_json);
     if (event.type.endsWith(".partial_image")) yield { picture, rows: event.emu?.rows ?? 0, of: event.emu?.of ?? 1 };
     if (event.type.endsWith(".completed")) {
-      yield { done: true, picture, settings: event.emu ?? {} };
+      yield { done: true, picture, ...told(event.emu) };
       return;
     }
   }
@@ -114,16 +119,16 @@ async function* describe(model, request, signal) {
   if (request.prompt) content.push({ type: "text", text: request.prompt });
   const body = { model: model.name, messages: [{ role: "user", content }], ...settingsOf(request), stream: true };
   const answer = await ask("v1/chat/completions", { method: "POST", body, signal });
-  let [words, settings, ended] = ["", {}, false];
+  let [words, about, ended] = ["", {}, false];
   for await (const event of events(answer, signal)) {
     const [choice] = event.choices ?? [];
     words += choice?.delta?.content ?? "";
-    settings = { ...settings, ...event.emu };
+    about = event.emu ?? about;
     ended ||= Boolean(choice?.finish_reason);
     yield { words };
   }
   if (!ended) throw new Unreachable("The connection ended before the answer was finished.");
-  yield { done: true, words: words.trim(), settings };
+  yield { done: true, words: words.trim(), ...told(about) };
 }
 
 async function* animate(model, request, signal) {
@@ -138,7 +143,7 @@ async function* animate(model, request, signal) {
     }
     if (job.status !== "completed") throw new Refusal(500, { error: job.error ?? { message: `The clip is ${job.status}.` } }, 0);
     const clip = await reached((await ask(`${path}/content`, { signal })).blob(), signal);
-    yield { done: true, clip, settings: job.emu ?? {} };
+    yield { done: true, clip, ...told(job.emu) };
   } finally {
     if (signal.aborted) ask(path, { method: "DELETE" }).catch(() => {}); // a job that is gone needs no cancelling
   }
