@@ -59,6 +59,7 @@ async function connect() {
   document.title = `Emu · ${model.name}`;
   for (const { value, labels } of element("form").elements.task)
     labels[0].classList.toggle("is-untrained", (model.tasks[value] ?? null) !== null);
+  for (const button of element("uses").children) button.hidden = (model.tasks[button.value] ?? null) !== null;
   given.sizes = model.sizes;
   form.open(model);
   openTask(form.task);
@@ -225,7 +226,6 @@ function vary() {
 async function use(task) {
   const { picture } = chosen;
   openTask(task);
-  if (model.tasks[task]) return;
   await given.take(picture, "The shown picture");
   element("prompt").focus();
 }
