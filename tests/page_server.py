@@ -61,9 +61,13 @@ class StripedModel:
         gone: requests whose client went away before the end, and clips that were cancelled.
     """
 
-    tasks: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(("draw", "describe", "edit", "fill", "animate")))
+    tasks: dict[str, str | None] = field(
+        default_factory=lambda: dict.fromkeys(("draw", "describe", "edit", "fill", "animate"))
+    )
     sizes: list[list[int]] = field(default_factory=lambda: [[32, 32], [32, 48]])
-    prompts: list[str] = field(default_factory=lambda: ["a handwritten seven", "the digit two", "a three drawn by hand"])
+    prompts: list[str] = field(
+        default_factory=lambda: ["a handwritten seven", "the digit two", "a three drawn by hand"]
+    )
     row_seconds: float = 0.0
     key: str | None = None
     refusals: list[tuple[int, dict[str, Any], dict[str, str]]] = field(default_factory=list)
@@ -157,7 +161,9 @@ class StripedHandler(BaseHTTPRequestHandler):
         return allowed
 
     def _form(self, raw: bytes) -> dict[str, Any]:
-        message = BytesParser().parsebytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + raw)
+        message = BytesParser().parsebytes(
+            b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + raw
+        )
         found: dict[str, Any] = {}
         for part in message.get_payload():
             name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
@@ -189,7 +195,9 @@ class StripedHandler(BaseHTTPRequestHandler):
             time.sleep(self.model.row_seconds)
             if not self._event({"choices": [{"delta": {"content": word}}]}):
                 return
-        self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "emu": {"seed": 0, "settings": {"temperature": 0.0}}})
+        self._event(
+            {"choices": [{"delta": {}, "finish_reason": "stop"}], "emu": {"seed": 0, "settings": {"temperature": 0.0}}}
+        )
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _clip(self, name: str, content: str | None) -> None:

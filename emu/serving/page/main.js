@@ -105,8 +105,10 @@ async function run(request, original = null) {
   failed = null;
   form.clearProblems();
   gallery.mark(null);
+  const from = document.activeElement;
   setRunning(true);
   stage.waiting(work, TASKS[request.task].waits);
+  if (!from.checkVisibility()) element("cancel").focus({ preventScroll: true }); // "Repeat" is gone with the result before
   const begun = performance.now();
   let progress = "";
   try {
@@ -122,7 +124,10 @@ async function run(request, original = null) {
     if (controller.signal.aborted) stage.stopped(`Cancelled${progress}.`);
     else await refuse(error, request, original, progress);
   } finally {
+    const last = document.activeElement;
     setRunning(false);
+    if (last === document.body || last === element("cancel"))
+      (from.checkVisibility() && from !== document.body ? from : element("start")).focus({ preventScroll: true });
   }
 }
 
@@ -185,7 +190,6 @@ function setRunning(is) {
   element("start").setAttribute("aria-disabled", String(is));
   element("cancel").hidden = !is;
   element("stage").setAttribute("aria-busy", String(is));
-  if (!is && document.activeElement === document.body) element("start").focus({ preventScroll: true }); // the cancel button is gone
 }
 
 function cancel() {
