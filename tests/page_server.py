@@ -1,4 +1,4 @@
-"""A small server that follows the interface of `emu serve` and draws stripes at once, for tests of the page: exact, and quick to go wrong."""
+"""A small server with the interface of `emu serve` that draws stripes: tests of the page see exact colours, and every error at will."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +52,7 @@ class StripedModel:
 
     Attributes:
         tasks, sizes, prompts: as `/v1/models` tells them.
-        row_seconds: what each row, word and step of a clip takes.
+        hold_after: rows, words or steps of a clip after which the server waits until `released` is set.
         key: demanded where it is not None.
         refusals: what is answered to the next requests for work, in order: (status, error, headers).
         drop_after: rows after which the connection ends.
@@ -68,7 +67,8 @@ class StripedModel:
     prompts: list[str] = field(
         default_factory=lambda: ["a handwritten seven", "the digit two", "a three drawn by hand"]
     )
-    row_seconds: float = 0.0
+    hold_after: int | None = None
+    released: threading.Event = field(default_factory=threading.Event)
     key: str | None = None
     refusals: list[tuple[int, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     drop_after: int | None = None
@@ -92,6 +92,7 @@ class StripedServer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.model.released.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -179,7 +180,7 @@ class StripedHandler(BaseHTTPRequestHandler):
         self._begin_stream()
         about = {"seed": seed, "model": "stripes", "settings": settings_of(body, [height, width])}
         for row in range(1, ROWS + 1 if "mask" not in body else 1):
-            time.sleep(self.model.row_seconds)
+            self._hold(row - 1)
             if self.model.drop_after == row - 1:
                 return
             picture = base64.b64encode(png(stripes(seed, row, (height, width)))).decode()
@@ -191,8 +192,8 @@ class StripedHandler(BaseHTTPRequestHandler):
 
     def _words(self) -> None:
         self._begin_stream()
-        for word in ("stripes", " of", " many", " colours"):
-            time.sleep(self.model.row_seconds)
+        for number, word in enumerate(("stripes", " of", " many", " colours")):
+            self._hold(number)
             if not self._event({"choices": [{"delta": {"content": word}}]}):
                 return
         self._event(
@@ -208,10 +209,18 @@ class StripedHandler(BaseHTTPRequestHandler):
             frames = [Image.fromarray(stripes(clip["emu"]["seed"] + 9 * frame, ROWS, (32, 32))) for frame in range(8)]
             self._answer(200, mp4_bytes(frames, 4), "video/mp4")
             return
-        if self.model.row_seconds < 60:
+        if (
+            self.model.hold_after is None
+            or self.model.released.is_set()
+            or clip["progress"] < 50 * self.model.hold_after
+        ):
             clip["progress"] = min(100, clip["progress"] + 50)
         clip["status"] = "completed" if clip["progress"] == 100 else "in_progress"
         self._json(clip)
+
+    def _hold(self, done: int) -> None:
+        if done == self.model.hold_after:
+            self.model.released.wait(60)
 
     def _begin_stream(self) -> None:
         self.send_response(200)

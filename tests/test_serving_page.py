@@ -47,10 +47,12 @@ def test_files_of_the_page_name_no_other_host_and_hold_no_code_or_style_in_tags(
 
 
 def test_enter_draws_row_by_row_and_shows_the_seed_and_settings_that_were_used(visit, model):
-    model.row_seconds = 0.02
+    model.hold_after = 3
     visit.page.fill("#seed", "41")
     visit.ask("a handwritten seven")
-    visit.until("#count", "Row [1-7] of 8")
+    visit.until("#count", "Row 3 of 8")
+    assert visit.page.evaluate("document.getElementById('picture').style.clipPath") == "inset(0px 0px 62.5%)"
+    model.released.set()
     visit.done()
     (asked,) = model.asked
     assert asked["emu"] == {"every_row": True} and asked["stream"] is True and asked["size"] == "32x32"
@@ -61,16 +63,16 @@ def test_enter_draws_row_by_row_and_shows_the_seed_and_settings_that_were_used(v
 
 
 def test_escape_cancels_and_the_server_learns_of_it(visit, model):
-    model.row_seconds = 0.05
+    model.hold_after = 3
     visit.ask("a handwritten seven")
-    visit.until("#count", "^Row")
+    visit.until("#count", "Row 3 of 8")
     visit.page.keyboard.press("Escape")
     visit.page.wait_for_selector("#stage[data-state=stopped]")
-    assert re.fullmatch(r"Cancelled after row \d of 8\.", visit.page.inner_text("#count"))
-    visit.page.wait_for_selector("#cancel", state="hidden")
-    model.row_seconds = 0
+    assert visit.page.inner_text("#count") == "Cancelled after row 3 of 8."
+    model.released.set()
     visit.page.press("#prompt", "Enter")
     visit.done()
+    assert model.gone == ["/v1/images/generations"]
 
 
 def test_an_error_of_the_server_stands_beside_the_field_that_it_concerns(visit, model):
@@ -262,12 +264,12 @@ def test_a_clip_is_made_and_cancelled(visit, model):
     assert visit.page.evaluate("document.getElementById('clip').duration") == pytest.approx(2, abs=0.3)
     assert visit.page.inner_text("#download") == "Download MP4"
     model.clips.clear()
-    model.row_seconds = 60
+    model.hold_after = 1
     visit.ask("a seven moving left", "animate")
-    visit.page.wait_for_timeout(600)
-    visit.page.click("#cancel")
+    visit.until("#count", "50 %")
+    with visit.page.expect_response(lambda response: response.request.method == "DELETE"):
+        visit.page.click("#cancel")
     visit.page.wait_for_selector("#stage[data-state=stopped]")
-    visit.page.wait_for_timeout(200)
     assert model.gone == ["video_0"]
 
 
@@ -317,7 +319,7 @@ def test_what_the_model_was_not_trained_for_is_disabled_with_the_reason(browser,
     with Visit(browser, server.address) as visit:
         visit.ready()
         visit.task("fill")
-        assert visit.page.inner_text("#untrained-reason") == NO
+        assert visit.page.text_content("#untrained-reason") == NO
         assert visit.page.is_disabled("#prompt") and visit.page.is_disabled("#start")
         visit.task("draw")
         assert visit.page.is_enabled("#prompt")

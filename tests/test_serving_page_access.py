@@ -34,13 +34,13 @@ def nothing(visit: Visit, model: StripedModel) -> None:
 
 
 def waiting(visit: Visit, model: StripedModel) -> None:
-    model.row_seconds = 30
+    model.hold_after = 0
     visit.ask("a handwritten seven")
     visit.page.wait_for_selector("#stage[data-state=waiting]")
 
 
 def drawing(visit: Visit, model: StripedModel) -> None:
-    model.row_seconds = 0.4
+    model.hold_after = 3
     visit.ask("a handwritten seven")
     visit.page.wait_for_selector("#stage[data-state=drawing]")
 
@@ -181,7 +181,7 @@ def test_a_keyboard_alone_draws_repeats_and_cancels(browser, server):
         visit.page.keyboard.press("Enter")
         visit.until("#outcome", "The same again")
         assert focused(visit) == "repeat"
-        server.model.row_seconds = 0.2
+        server.model.hold_after = 3
         visit.page.keyboard.press("Enter")
         visit.page.wait_for_selector("#stage[data-state=drawing]")
         visit.page.keyboard.press("Escape")
@@ -238,11 +238,11 @@ def test_the_switch_overrules_the_system_and_is_remembered(browser, server):
 
 
 def test_progress_is_said_at_quarters_and_not_at_every_row(browser, server):
-    server.model.row_seconds = 0.05
     watch = """() => {
         window.said = [];
         const place = document.getElementById("said");
-        new MutationObserver(() => window.said.push(place.textContent)).observe(place, { childList: true });
+        const hear = (records) => window.said.push(...records.flatMap(({ addedNodes }) => [...addedNodes].map((one) => one.data)));
+        new MutationObserver(hear).observe(place, { childList: true });
     }"""
     with Visit(browser, server.address) as visit:
         visit.ready()

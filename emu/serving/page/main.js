@@ -8,8 +8,7 @@ import { hasKey, Refusal, rememberKey, servedModel, Unreachable } from "./server
 import { Stage } from "./stage.js";
 import { TASKS } from "./tasks.js";
 
-const KINDS = { draw: "Picture", describe: "Description", edit: "Edited picture", fill: "Filled picture", animate: "Clip" };
-const GIVEN = ["describe", "edit", "fill"];
+const GIVEN = Object.keys(TASKS).filter((task) => TASKS[task].demanded.includes("image"));
 const element = (id) => document.getElementById(id);
 
 const form = new RequestForm();
@@ -22,6 +21,7 @@ let model = null;
 let running = null; // {controller, work} of the request that is under way
 let chosen = null; // the work that is shown
 let failed = null; // the request that "Try again" sends again
+let countdown = 0; // the timer until it may
 
 function givenChanged() {
   painter.open(form.task === "fill" ? given.picture : null);
@@ -93,13 +93,13 @@ async function start() {
   if (request === null) return;
   if (GIVEN.includes(task)) request.picture = given.picture;
   if (task === "fill") Object.assign(request, { mask: await painter.blob(), marks: painter.marks });
-  await run(request);
+  if (!running) await run(request); // Enter may have been pressed again
 }
 
 /** Send a request and show what becomes of it; `original` is the work that it repeats. */
 async function run(request, original = null) {
   const controller = new AbortController();
-  const work = { task: request.task, kind: KINDS[request.task], request };
+  const work = { task: request.task, kind: TASKS[request.task].kind, request };
   running = { controller, work };
   chosen = null;
   failed = null;
@@ -132,9 +132,11 @@ async function run(request, original = null) {
 }
 
 async function finish(work, { picture, words, clip, settings, warning }, seconds, original) {
-  Object.assign(work, { picture, words, clip, settings, warning, seconds, seed: settings.seed ?? work.request.seed ?? null });
+  const seed = settings.seed ?? work.request.seed ?? null;
+  Object.assign(work, { picture, words, clip, settings, warning, seconds, seed });
   const same = original !== null && (await isSame(work, original));
-  const outcome = same ? "The same again, byte for byte." : original ? "Not the same as before: the server draws otherwise now." : "";
+  const otherwise = original ? "Not the same as before: the server draws otherwise now." : "";
+  const outcome = same ? "The same again, byte for byte." : otherwise;
   await stage.show(work, outcome);
   if (!same) gallery.add(Object.assign(work, stage.thumbnail()));
   chosen = same ? original : work;
@@ -145,7 +147,8 @@ async function finish(work, { picture, words, clip, settings, warning }, seconds
 
 async function isSame(work, original) {
   if (work.words !== undefined) return work.words === original.words;
-  const [ours, theirs] = await Promise.all([work, original].map(async (one) => new Uint8Array(await (one.picture ?? one.clip).arrayBuffer())));
+  const read = async ({ picture, clip }) => new Uint8Array(await (picture ?? clip).arrayBuffer());
+  const [ours, theirs] = await Promise.all([read(work), read(original)]);
   return ours.length === theirs.length && ours.every((byte, place) => byte === theirs[place]);
 }
 
@@ -164,25 +167,19 @@ async function refuse(error, request, original, progress) {
   stage.stopped(progress ? `Stopped${progress}.` : "Nothing was made.");
   if (error.field && form.showProblem(error.field, words)) return;
   failed = { request, original };
+  const wait = error.wait ? ` It asks to wait ${error.wait} ${error.wait === 1 ? "second" : "seconds"}.` : "";
   element("problem").hidden = false;
-  element("problem-words").textContent = words;
-  if (error.status === 429) countDown(error.wait);
-  else Object.assign(element("again"), { textContent: "Try again", disabled: false });
+  element("problem-words").textContent = words + wait;
+  countDown(performance.now() + 1000 * (error.wait ?? 0));
 }
 
-/** Say how long the server asks to wait. */
-function countDown(seconds) {
-  const words = element("problem-words").textContent;
-  element("problem-words").textContent = `${words} It asks to wait ${seconds} ${seconds === 1 ? "second" : "seconds"}.`;
-  const end = performance.now() + 1000 * seconds;
-  const tell = () => {
-    if (element("problem").hidden) return;
-    const left = Math.ceil((end - performance.now()) / 1000);
-    element("again").textContent = left > 0 ? `Try again in ${left} s` : "Try again";
-    element("again").disabled = left > 0;
-    if (left > 0) setTimeout(tell, 200);
-  };
-  tell();
+/** Let "Try again" be pressed from this time on. */
+function countDown(end) {
+  clearTimeout(countdown);
+  const left = Math.ceil((end - performance.now()) / 1000);
+  element("again").textContent = left > 0 ? `Try again in ${left} s` : "Try again";
+  element("again").disabled = left > 0;
+  if (left > 0) countdown = setTimeout(countDown, 200, end);
 }
 
 function setRunning(is) {

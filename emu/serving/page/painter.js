@@ -79,6 +79,19 @@ export class Painter {
     return canvas.convertToBlob({ type: "image/png" });
   }
 
+  /** White and the page's accent, seen on pictures of any colour. */
+  #checks(context) {
+    const side = Math.max(1, Math.round(this.#canvas.width / 32));
+    const tile = new OffscreenCanvas(2 * side, 2 * side);
+    const drawn = tile.getContext("2d");
+    drawn.fillStyle = "white";
+    drawn.fillRect(0, 0, 2 * side, 2 * side);
+    drawn.fillStyle = getComputedStyle(this.#canvas).color;
+    drawn.fillRect(0, 0, side, side);
+    drawn.fillRect(side, side, side, side);
+    return context.createPattern(tile, "repeat");
+  }
+
   #pixels() {
     const { width, height } = this.#canvas;
     return this.#canvas.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, width, height);
@@ -122,8 +135,8 @@ export class Painter {
   #redraw() {
     const context = this.#canvas.getContext("2d", { willReadFrequently: true });
     context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    const colour = getComputedStyle(this.#canvas).color; // the page's accent
-    Object.assign(context, { fillStyle: colour, strokeStyle: colour, lineCap: "round", lineJoin: "round" });
+    const checks = this.#checks(context);
+    Object.assign(context, { fillStyle: checks, strokeStyle: checks, lineCap: "round", lineJoin: "round" });
     for (const { rectangle, width, points } of this.#marks) {
       if (rectangle) context.fillRect(...rectangle);
       else drawStroke(context, width, points);

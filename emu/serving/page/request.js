@@ -94,7 +94,11 @@ export class RequestForm {
     this.clearProblems();
     const prompt = element("prompt").value.trim();
     const given = { prompt, image: hasPicture, mask: hasMask };
-    const wanted = { image: "Choose a picture first.", mask: "Mark first what is to be drawn anew.", prompt: `${TASKS[task].label}? Write it here.` };
+    const wanted = {
+      image: "Choose a picture first.",
+      mask: "Mark first what is to be drawn anew.",
+      prompt: `${TASKS[task].label}? Write it here.`,
+    };
     for (const name of TASKS[task].demanded) if (!given[name]) return this.#refuse(name, wanted[name]);
     const request = { task, prompt, temperature: this.#number("temperature"), topP: this.#number("top_p") };
     if (request.temperature === undefined) return this.#refuse("temperature", "Temperature is a number from 0 to 10, or empty.");

@@ -1,15 +1,23 @@
 // The server's interface: requests with the key, its errors in words, its streams of events.
 
 const KEY = "emu-key";
+let key = storedKey();
+
+function storedKey() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null; // a browser that stores nothing
+  }
+}
 
 /** An answer that is an error, in the server's own words. */
 export class Refusal extends Error {
   constructor(status, body, wait) {
     const told = body?.error ?? {};
-    super(told.message || (typeof body?.detail === "string" ? body.detail : `The server answered ${status}.`));
+    super(told.message || `The server answered ${status}.`);
     this.status = status;
     this.field = told.param ?? null;
-    this.code = told.code ?? null;
     this.wait = wait; // seconds, where the server asks to wait
   }
 }
@@ -17,18 +25,21 @@ export class Refusal extends Error {
 /** No answer, or one that ended early. */
 export class Unreachable extends Error {}
 
-export function rememberKey(key) {
-  sessionStorage.setItem(KEY, key);
+/** Send this key with every request, until the tab is closed. */
+export function rememberKey(given) {
+  key = given.replace(/[^\x21-\x7e]/g, ""); // what no header can hold, such as the line end of a copied line
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch {
+    // asked for again after a reload
+  }
 }
 
-export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
-}
+export const hasKey = () => key !== null;
 
 /** Send a request to a path of this server; `Refusal` where it answers with an error, `Unreachable` where it does not answer. */
 export async function ask(path, { method = "GET", body, signal } = {}) {
   const headers = {};
-  const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
   if (body !== undefined && !(body instanceof FormData)) {
     headers["Content-Type"] = "application/json";
@@ -71,7 +82,7 @@ export async function* events(response, signal) {
         const data = lines.map((line) => line.slice(5).trimStart()).join("\n");
         if (data === "[DONE]") return;
         const event = JSON.parse(data);
-        if (event.error) throw new Refusal(event.error.status ?? response.status, event, 0);
+        if (event.error) throw new Refusal(500, event, 0);
         yield event;
       }
     }

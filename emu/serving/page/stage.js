@@ -13,6 +13,8 @@ const SHOWN_SETTINGS = {
   fps: "Frames a second",
 };
 
+const PROMPTS = { describe: "Question", edit: "Change" };
+
 const element = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -50,7 +52,7 @@ export class Stage {
     element("count").textContent = words;
     this.#setWords(null);
     this.say(words);
-    element("stage").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+    element("frame").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
   }
 
   /** A picture of which `rows` of `of` rows are drawn. */
@@ -93,7 +95,7 @@ export class Stage {
     element("warning").textContent = work.warning;
     this.#tellSettings(work);
     element("vary").hidden = work.task === "describe";
-    element("copy").hidden = work.words === undefined;
+    element("copy").hidden = work.words === undefined || !navigator.clipboard; // absent without HTTPS
     element("uses").hidden = !work.picture;
     const made = work.clip ?? work.picture;
     this.#offer(work, made);
@@ -165,7 +167,7 @@ export class Stage {
     clip.src = this.#address;
     await new Promise((resolve) => {
       clip.addEventListener("error", resolve, { once: true });
-      clip.requestVideoFrameCallback(resolve); // its first frame can be seen, and drawn
+      clip.requestVideoFrameCallback?.(resolve); // its first frame can be seen, and drawn
       setTimeout(resolve, 1000); // nothing is drawn in a tab that is hidden
     });
     clip.classList.toggle("pixels", isSmall(clip.videoWidth, clip.videoHeight));
@@ -183,7 +185,7 @@ export class Stage {
   }
 
   #tellSettings({ request, settings, seconds }) {
-    const rows = [[request.task === "describe" ? "Question" : "Prompt", request.prompt]];
+    const rows = [[PROMPTS[request.task] ?? "Prompt", request.prompt]];
     for (const [name, title] of Object.entries(SHOWN_SETTINGS)) {
       const value = settings[name];
       if (value === undefined || value === null || value === "" || (name === "top_k" && value === 0)) continue;

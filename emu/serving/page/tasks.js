@@ -9,6 +9,7 @@ const POLL_MS = 400;
 
 export const TASKS = {
   draw: {
+    kind: "Picture",
     verb: "Draw",
     label: "What to draw",
     hint: "Enter draws, Shift+Enter begins a new line.",
@@ -19,6 +20,7 @@ export const TASKS = {
     run: draw,
   },
   describe: {
+    kind: "Description",
     verb: "Describe",
     label: "Question",
     hint: "Enter asks, Shift+Enter begins a new line.",
@@ -30,6 +32,7 @@ export const TASKS = {
     run: describe,
   },
   edit: {
+    kind: "Edited picture",
     verb: "Edit",
     label: "What to change",
     hint: "Enter edits, Shift+Enter begins a new line.",
@@ -40,6 +43,7 @@ export const TASKS = {
     run: edit,
   },
   fill: {
+    kind: "Filled picture",
     verb: "Fill in",
     label: "What the whole picture shows",
     hint: "Enter fills in, Shift+Enter begins a new line.",
@@ -50,6 +54,7 @@ export const TASKS = {
     run: edit,
   },
   animate: {
+    kind: "Clip",
     verb: "Make the clip",
     label: "What happens",
     hint: "Enter begins, Shift+Enter begins a new line.",
