@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from serving_page import opened, served
 
 FILE = Path(__file__).with_name("serving.png")
-WINDOW = {"viewport": {"width": 1360, "height": 940}, "color_scheme": "light", "reduced_motion": "reduce"}
+WINDOW = {"viewport": {"width": 1360, "height": 976}, "color_scheme": "light", "reduced_motion": "reduce"}
 SEEDS = 6
 TONE = "light skin tone"
 
