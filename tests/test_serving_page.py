@@ -125,6 +125,21 @@ def test_a_work_of_the_gallery_comes_back_with_all_its_settings(visit, model):
 
 
 @pytest.mark.slow
+def test_a_chosen_work_is_scrolled_into_sight_on_a_narrow_window(browser, server):
+    with Visit(browser, server.address, width=360) as visit:
+        visit.ready()
+        visit.ask("a handwritten seven")
+        visit.done()
+        visit.page.locator(".work").scroll_into_view_if_needed()
+        visit.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        visit.page.click(".work")
+        top, height = visit.page.evaluate(
+            "(({top, height}) => [top, height])(document.getElementById('frame').getBoundingClientRect())"
+        )
+        assert top >= 0 and top + height <= 900
+
+
+@pytest.mark.slow
 def test_a_seed_changes_after_each_result_unless_one_was_typed(visit, model):
     for _ in range(2):
         visit.ask("a handwritten seven")

@@ -199,6 +199,7 @@ function choose(work) {
   gallery.mark(work);
   openWork(work);
   stage.show(work);
+  stage.reveal();
 }
 
 /** Put a work's request into the form. */

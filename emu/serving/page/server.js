@@ -27,7 +27,7 @@ export class Unreachable extends Error {}
 
 /** Send this key with every request, until the tab is closed. */
 export function rememberKey(given) {
-  key = given.replace(/[^\x21-\x7e]/g, ""); // what no header can hold, such as the line end of a copied line
+  key = given.replace(/[^\x20-\x7e]/g, "").trim(); // what no header can hold, such as the line end of a copied line
   try {
     sessionStorage.setItem(KEY, key);
   } catch {

@@ -52,6 +52,11 @@ export class Stage {
     element("count").textContent = words;
     this.#setWords(null);
     this.say(words);
+    this.reveal();
+  }
+
+  /** Scroll the picture into sight where it is not. */
+  reveal() {
     element("frame").scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
   }
 
