@@ -2,6 +2,9 @@
 
 Every finished request stands in `manifest.jsonl` with all that made it; a run skips those that stand there already, so that a run that was
 stopped goes on where it was. A line that cannot be drawn is reported with its place and left out.
+
+Started by torchrun or srun, each process makes its share of the requests, and the last one that is done writes the manifest of all. The
+outputs are those of one process, whatever the number of processes, the kills and the restarts; to the bit with --deterministic.
 """
 
 from __future__ import annotations
@@ -18,24 +21,22 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad, add_option
-from emu.cli.manifest import OutputManifest
-from emu.cli.prompts import PromptReader, Request, check_words
+from emu.cli.batch_options import size_of
+from emu.cli.batch_outputs import FILES, BatchOutputs
+from emu.cli.line_problems import PROBLEMS, Problems, TooManyBad
+from emu.cli.prompts import PromptReader, Request
 from emu.data.tokenizing.document_reader import DocumentReader
 from emu.data.tokenizing.picture_sizes import Sizing
+from emu.data.tokenizing.ranks import Rank
 from emu.generation.limits import check_whole
-from emu.lines import Place
-from emu.media import png_bytes, tiled
+from emu.lines import Place, is_readable
 from emu.pipeline import Emu
 from emu.pipeline.drawing_memory import free_memory, memory_budget, shown_bytes
-from emu.pipeline.requests import Size, batches, check_seeds, sizes_of
-from emu_tokenizers.files import holding, write_file
+from emu.pipeline.requests import Size, batches, check_seeds
+from emu_tokenizers.files import holding
 
-OVERVIEW = "overview.png"
 AHEAD = 4
 """So many batches of lines are read together, so that lines of one size that lie apart are drawn together."""
-OVERVIEW_LINES = 64
-"""So many of the first finished requests stand in the overview."""
 SETTINGS = ("size", "guidance_scale", "negative_prompt", "temperature", "top_k", "top_p")
 
 
@@ -64,6 +65,7 @@ class Batch:
         extra: other keys that lines may hold, whose values name files or are numbers.
         given: what lines hold that do not say it themselves, see `PromptReader`.
         columns: how many outputs stand side by side in `overview.png`.
+        media: suffix of the one file of a result among the samples of a tar.
     """
 
     def __init__(
@@ -77,19 +79,21 @@ class Batch:
         extra: Sequence[str] = (),
         given: Sequence[Mapping[str, Any]] = ({},),
         columns: int = 8,
+        media: str = ".png",
     ) -> None:
         defaults = emu.defaults.updated(**{name: getattr(options, name) for name in settings if name != "size"})
         defaults = defaults.updated(size=size_of(options, emu))
         vision = emu.tokenizer.vision
         factors = (1 if vision is None else vision.temporal_factor, emu.spatial_factor)
         self.reader = PromptReader(defaults, settings, factors, options.seed, extra, given)
-        self.command, self.options, self.columns = command, options, columns
+        self.command, self.options, self.columns, self.media = command, options, columns, media
         self.modality, self.unit = modality, unit
         self.batch_size = check_whole("--batch-size", options.batch_size, least=1)
         check_whole("--window", options.window, least=1)
+        check_whole("--tar-size", options.tar_size, least=1)
         check_seeds(options.seed, 1)
         memory_budget(options.memory, emu.model.device)
-        self.problems, self.emu = Problems(options.max_bad), emu
+        self.problems, self.emu, self.rank = Problems(options.max_bad), emu, Rank.from_environment()
         self.model = f"{options.model} {emu.fingerprint}" + (f" {options.dtype}" if options.dtype else "")
 
     def document(self, request: Request) -> str | list[Any]:
@@ -142,44 +146,81 @@ class Batch:
         Raises:
             FileNotFoundError, ValueError: there are no prompts; nothing was written.
         """
-        output: Path = self.options.output
+        output, rank = self.options.output, self.rank
+        for word in self.options.prompts if rank.size > 1 else ():
+            if is_readable(word) and not Path(word).is_file():
+                raise ValueError(
+                    f"{word} can be read by one process, and this is one of {rank.size}; write the lines to a file"
+                )
         try:
-            requests = self.reader.read(self.options.prompts, self.problems)
+            requests = self.reader.read(self.options.prompts, self.problems, rank.takes)
         except TooManyBad as error:
             print(error, file=sys.stderr)
-            with holding(output, self.command):
-                self.problems.write(output)
+            if rank.size == 1:
+                with holding(output, self.command):
+                    self.problems.write(output)
             return 1
-        with holding(output, self.command):
-            manifest = OutputManifest(output, self.model)
-            requests = list({request.digest(self.model): request for request in requests}.values())
-            todo = [request for request in requests if manifest.find(request) is None]
-            made = 0
+        tar_size = None if self.options.format == FILES else self.options.tar_size
+        outputs = BatchOutputs(output, self.model, self.command, rank, tar_size, self.media, save, show, self.columns)
+        requests = list({request.digest(self.model): request for request in requests}.values())
+        problems: Problems | None = None
+        with rank.holding(output, self.command):
+            outputs.begin(requests)
             try:
-                self._tell_memory(todo)
-                with self._bar(len(requests), len(requests) - len(todo)) as bar:
-                    for indices in batches(todo, _kind, AHEAD * self.batch_size):
-                        batch = [todo[index] for index in indices]
+                is_done = self._make(outputs, requests, prepare, generate)
+            finally:
+                if rank.size == 1:
+                    problems = outputs.close(requests, self.problems)
+            if is_done and rank.size > 1:
+                outputs.note(self.problems)
+        if is_done and rank.size > 1:
+            problems = outputs.close(requests, self.problems)
+        return self._told(outputs, is_done, problems)
+
+    def _make(
+        self,
+        outputs: BatchOutputs,
+        requests: Sequence[Request],
+        prepare: Callable[[Request], Any],
+        generate: Callable[[list[Request], list[Any]], Iterable[Any]],
+    ) -> bool:
+        """Make what is left of this rank's share; returns whether it is done, but for bad lines."""
+        share = outputs.share(requests)
+        left = [[request for request in block if outputs.manifest.find(request) is None] for _, block in share]
+        total, todo = sum(len(block) for _, block in share), [request for block in left for request in block]
+        self.num_before, self.num_made = total - len(todo), 0
+        try:
+            self._tell_memory(todo)
+            with tqdm(total=total, initial=self.num_before, unit=self.unit, dynamic_ncols=True) as bar:
+                for (number, block), new in zip(share, left, strict=True):
+                    for indices in batches(new, _kind, AHEAD * self.batch_size):
                         begun = bar.n
+                        batch = [new[index] for index in indices]
                         for request, result in results_of(batch, prepare, generate, self.problems):
-                            stem = manifest.stem(request, request.seed)
-                            manifest.add(request, save(result, output / stem))
-                            made += 1
+                            outputs.add(request, result)
+                            self.num_made += 1
                             bar.update()
                         bar.update(begun + len(indices) - bar.n)
-            except TooManyBad as error:
-                print(error, file=sys.stderr)
-            finally:
-                self.problems.write(output)
-                records = manifest.close(requests)
-            if records:
-                files = [[output / name for name in record["files"]] for record in records[:OVERVIEW_LINES]]
-                sheet = tiled(list(map(show, files)), self.columns)
-                write_file(output / OVERVIEW, png_bytes(sheet, {"model": self.model, "first": len(files)}))
-        before = len(requests) - len(todo)
-        told = f"{made} {self.unit}{'s' * (made != 1)} made, {before} were finished before, {self.problems.num_bad} bad lines"
-        print(f"{told}; see {manifest.file}" + (f" and {output / PROBLEMS}" if self.problems.num_bad else ""))
-        return 1 if self.problems.num_bad else 0
+                    outputs.pack(number, block)
+        except TooManyBad as error:
+            print(error, file=sys.stderr)
+            return False
+        return True
+
+    def _told(self, outputs: BatchOutputs, is_done: bool, problems: Problems | None) -> int:
+        """Say what was made; returns the exit code.
+
+        Bad lines are an error of the rank that closes the folder: launchers end all ranks when one fails.
+        """
+        made, bad, folder = self.num_made, self.problems.num_bad, outputs.folder
+        told = f"{made} {self.unit}{'s' * (made != 1)} made, {self.num_before} were finished before, {bad} bad lines"
+        if self.rank.size > 1:
+            told = f"rank {self.rank.number}: {told}"
+        if problems is None:
+            print(f"{told}; the last of the {self.rank.size} ranks writes {outputs.manifest.file}")
+            return 0 if is_done else 1
+        print(f"{told}; see {outputs.manifest.file}" + (f" and {folder / PROBLEMS}" if problems.num_bad else ""))
+        return 1 if problems.num_bad or not is_done else 0
 
     def _tell_memory(self, requests: Sequence[Request]) -> None:
         """Print what drawing will take, before it begins."""
@@ -204,9 +245,6 @@ class Batch:
         told = f"{count} {self.unit}{'s' * (count != 1)} at a time: about {shown_bytes(memory.peak(count))} beside the model"
         print(told + ("" if free is None else f"; {shown_bytes(free)} are free"), file=sys.stderr)
 
-    def _bar(self, total: int, initial: int) -> tqdm:
-        return tqdm(total=total, initial=initial, unit=self.unit, dynamic_ncols=True)
-
 
 def _kind(request: Request) -> Hashable:
     """Requests of one kind are drawn by one call, which takes pictures of several sizes, and a file for each of them."""
@@ -214,22 +252,6 @@ def _kind(request: Request) -> Hashable:
         (name, None if isinstance(value, str | list | dict) else repr(value)) for name, value in request.extra.items()
     ]
     return replace(request.settings, size=None), tuple(extra)
-
-
-def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:
-    """(height, width) of the options --size, or --ratio and --area; None where they say nothing.
-
-    Raises:
-        ValueError: both, or an area without a ratio.
-    """
-    if options.ratio is None:
-        if options.area is not None:
-            raise ValueError(f"--area {options.area} without --ratio; give both, or --size")
-        return options.size and (options.size[0], options.size[1])
-    if options.size:
-        raise ValueError("--size and --ratio; give one of them")
-    ratio = options.ratio if options.area is None else (options.ratio, options.area)
-    return sizes_of([ratio], 1, emu.defaults.size, emu.spatial_factor, emu.trained)[0]
 
 
 def reader_of(emu: Emu, folder: Path, size: Size | None) -> DocumentReader:
@@ -285,55 +307,3 @@ def _generated(
             return
     for one in ready[done:]:
         yield from _generated([one], generate, problems)
-
-
-def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
-    """Options that both commands share; `keys` are those of a line."""
-    options = argparse.ArgumentParser(prog=f"emu {command}", description=description)
-    options.add_argument(
-        "prompts",
-        nargs="+",
-        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, or with the items of a "
-        f"document, and optionally seed, {keys}",
-    )
-    options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
-    options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
-    options.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    options.add_argument(
-        "--ratio", metavar="WIDTH:HEIGHT", help="in place of --size, e.g. 4:3, of the default size's area"
-    )
-    options.add_argument("--area", type=int, metavar="PIXELS", help="with --ratio")
-    options.add_argument("--guidance-scale", type=float, help="1 leaves guidance out")
-    options.add_argument("--negative-prompt", help="what guidance moves away from")
-    options.add_argument("--temperature", type=float, help="0 is greedy")
-    options.add_argument("--top-k", type=int, help="draw among the N most likely codes; 0 means all")
-    options.add_argument("--top-p", type=float, help="draw among the codes that hold this share")
-    options.add_argument(
-        "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
-    )
-    options.add_argument(
-        "--batch-size",
-        type=int,
-        default=16,
-        help="lines at a time, fewer where memory does not hold them (%(default)s)",
-    )
-    options.add_argument("--memory", help='what drawing may take, e.g. "8GB" (most of what is free)')
-    options.add_argument("--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once")
-    options.add_argument(
-        "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"
-    )
-    options.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    options.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="of the transformer; by default float32, for released models that of their files",
-    )
-    add_option(options)
-    return options
-
-
-def load(options: argparse.Namespace) -> Emu:
-    """The model that the options name, once the prompts are known to be there."""
-    check_words(options.prompts)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    return Emu.from_pretrained(options.model, device=options.device, dtype=dtype, deterministic=options.deterministic)

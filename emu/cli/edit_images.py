@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from emu.cli.batch import Batch, load, parser
+from emu.cli.batch import Batch
+from emu.cli.batch_options import load, parser
 from emu.cli.generate_images import picture, save
 from emu.cli.prompts import Request, check_words
 from emu.lines import BadLine

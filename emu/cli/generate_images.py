@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from emu.cli.batch import Batch, load, parser
+from emu.cli.batch import Batch
+from emu.cli.batch_options import load, parser
 from emu.cli.prompts import Request
 from emu.pipeline import ImageResult
 from emu_tokenizers.pixels.images import open_image

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from emu.cli.batch import SETTINGS, Batch, load, parser
+from emu.cli.batch import SETTINGS, Batch
+from emu.cli.batch_options import load, parser
 from emu.cli.prompts import Request
 from emu.data.tokenizing.document_reader import kind_of
 from emu.data.tokenizing.named_files import read_clip
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     options = words.parse_args(arguments)
     emu = load(options)
     lines: list[dict[str, Any]] = [{}] if options.overlap is None else [{"overlap": options.overlap}]
-    batch = Batch("emu generate-videos", options, emu, "video", "clip", VIDEO_SETTINGS, EXTRA, lines, columns=1)
+    batch = Batch("emu generate-videos", options, emu, "video", "clip", VIDEO_SETTINGS, EXTRA, lines, 1, clip_suffix())
 
     def prepare(request: Request) -> tuple[Any, Video | None, Video | None]:
         return batch.document(request), given_frames(request, "first_frames"), given_frames(request, "last_frames")
@@ -66,18 +67,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def save(result: VideoResult, stem: Path) -> list[Path]:
     """Write a clip in each form that can be written; returns its files, the folder of frames first."""
-    suffixes = ("", ".gif", ".mp4") if can_write_mp4() else ("", ".gif")
+    suffixes = ("", ".gif", ".mp4")[: 3 if can_write_mp4() else 2]
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
     for file in files:
         result.save(file)
     return files
 
 
+def clip_suffix() -> str:
+    """Of the one file of a clip among the samples of a tar."""
+    return ".mp4" if can_write_mp4() else ".gif"
+
+
 def strip(files: list[Path]) -> Image.Image:
     """What the overview shows of a request: up to 16 of its frames side by side."""
-    frames = sorted(files[0].glob("*.png"), key=natural_key)
-    step = -(-len(frames) // OVERVIEW_FRAMES)
-    return tiled([open_image(frame) for frame in frames[::step]], OVERVIEW_FRAMES)
+    if files[0].is_dir():
+        frames = [open_image(frame) for frame in sorted(files[0].glob("*.png"), key=natural_key)]
+    else:
+        frames = list(map(Image.fromarray, Video.open(files[0]).frames))
+    return tiled(frames[:: -(-len(frames) // OVERVIEW_FRAMES)], OVERVIEW_FRAMES)
 
 
 def given_frames(request: Request, key: str) -> Video | None:

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from typing import Any
 from tqdm import tqdm
 
 from emu.lines import LineProblem, Place, message_of, reason_of
-from emu_tokenizers.files import write_file
+from emu_tokenizers.files import natural_key, write_file
 
 PROBLEMS = "problems.jsonl"
 COMMAND_LINE = "command line"
 """The file of places that the user's words name."""
 EXAMPLES = 20
-"""Examples of each reason that are printed and written down."""
+"""Examples of each reason that are printed, as they are found, and written down: the first ones by their place."""
 ENOUGH_READ = 200
 """Lines after which the share of bad ones can stop a run."""
 
@@ -54,14 +55,32 @@ class Problems:
     def add(self, problem: LineProblem) -> None:
         """Count a problem and print it, the first ones of each reason."""
         count = self.counts[problem.reason] = self.counts.get(problem.reason, 0) + 1
-        if count <= EXAMPLES:
-            self.examples.setdefault(problem.reason, []).append(problem)
+        self._keep(problem)
         if self.quiet:
             return
         if count <= EXAMPLES:
             tqdm.write(f"{problem.place}: {problem.message}", file=sys.stderr)
         elif count == EXAMPLES + 1:
             tqdm.write(f"more problems of this kind ({problem.reason}) are only counted", file=sys.stderr)
+
+    def _keep(self, problem: LineProblem) -> None:
+        kept = self.examples.setdefault(problem.reason, [])
+        insort(kept, problem, key=_order)
+        del kept[EXAMPLES:]
+
+    def table(self) -> dict[str, Any]:
+        """Counts and examples as JSON has them, for `take`."""
+        examples = [
+            [*problem.place, problem.reason, problem.message] for kept in self.examples.values() for problem in kept
+        ]
+        return {"counts": self.counts, "examples": examples}
+
+    def take(self, table: Mapping[str, Any]) -> None:
+        """Count the problems of another run, from its `table`."""
+        for reason, count in table["counts"].items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+        for file, number, unit, reason, message in table["examples"]:
+            self._keep(LineProblem(Place(file, number, unit), reason, message))
 
     def read(self, number: int = 1) -> None:
         """Count lines that were read, good or bad.
@@ -102,7 +121,7 @@ class Problems:
         if not self.counts:
             file.unlink(missing_ok=True)
             return
-        ordered = sorted(self.counts, key=lambda reason: -self.counts[reason])
+        ordered = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))
         write_file(file, b"".join(map(self._report, ordered)))
 
     def _report(self, reason: str) -> bytes:
@@ -112,6 +131,10 @@ class Problems:
         ]
         table = {"reason": reason, "count": self.counts[reason], "examples": examples}
         return (json.dumps(table, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _order(problem: LineProblem) -> tuple[Any, ...]:
+    return natural_key(problem.place.file), problem.place.number
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

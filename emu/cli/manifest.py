@@ -1,4 +1,4 @@
-"""The manifest of an output folder: one record for each finished request, whichever run made it."""
+"""The manifest of an output folder: one record for each finished request, whichever run and whichever rank made it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from emu.data.tokenizing.ranks import Rank, rank_folders
 from emu.lines import BadLine, Place, read_lines
 from emu_tokenizers.files import write_file
 
@@ -35,26 +36,20 @@ class OutputManifest:
     """The finished requests of an output folder, by their digests.
 
     Requests of several files, settings and models stand beside each other; a request is finished where its record and its files are there.
+    One of several ranks notes what it finishes in a part of its own, and reads the parts that any ranks left.
 
     Args:
         folder: where outputs lie.
         model: what makes them; what another model finished is done again, under another name.
         name: of the file.
+        rank: that writes.
     """
 
-    def __init__(self, folder: Path, model: str, name: str = MANIFEST) -> None:
+    def __init__(self, folder: Path, model: str, name: str = MANIFEST, rank: Rank | None = None) -> None:
         self.folder, self.file, self.model = folder, folder / name, model
-        self._records = {record["request"]: record for record in self._read()}
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        if self.file.is_file() and self.file.stat().st_size:
-            for line in read_lines(self.file):
-                try:
-                    record = line.table()
-                except BadLine:  # the last line of a run that was killed while it wrote
-                    continue
-                if "request" in record:
-                    yield record
+        self.part = self.file if rank is None or rank.size == 1 else rank.folder(folder) / name
+        files = [self.file, *(part / name for part in rank_folders(folder))]
+        self._records = {record["request"]: record for file in files for record in _read(file)}
 
     def stem(self, request: Finishable, seed: int) -> str:
         """Name of a request's output, without suffix: its line, its seed, and 8 digits that tell it from all others."""
@@ -76,13 +71,17 @@ class OutputManifest:
         names = [file.relative_to(self.folder).as_posix() for file in files]
         digest = request.digest(self.model)
         about = {"file": request.place.file, **request.record(), **found}
-        record = {**about, "files": names, "model": self.model, "request": digest}
-        self._records.pop(digest, None)
-        self._records[digest] = record
-        with self.file.open("ab+") as file:
+        self.note([{**about, "files": names, "model": self.model, "request": digest}])
+
+    def note(self, records: Sequence[dict[str, Any]]) -> None:
+        """Put records in the place of those of the same requests, on the disk when this returns."""
+        for record in records:
+            self._records.pop(record["request"], None)
+            self._records[record["request"]] = record
+        with self.part.open("ab+") as file:
             if file.tell() and not _ends_with_newline(file):
                 file.write(b"\n")
-            file.write(_json_line(record))
+            file.write(b"".join(map(_json_line, records)))
             file.flush()
             os.fsync(file.fileno())
 
@@ -96,8 +95,23 @@ class OutputManifest:
         write_file(self.file, b"".join(map(_json_line, [*others, *ours])))
         return ours
 
+    def files(self) -> set[str]:
+        """Names of the files of all records."""
+        return {name for record in self._records.values() for name in record.get("files", ())}
+
     def _has_files(self, record: dict[str, Any]) -> bool:
         return all((self.folder / name).exists() for name in record.get("files", ()))
+
+
+def _read(file: Path) -> Iterator[dict[str, Any]]:
+    if file.is_file() and file.stat().st_size:
+        for line in read_lines(file):
+            try:
+                record = line.table()
+            except BadLine:  # the last line of a run that was killed while it wrote, or of one that writes now
+                continue
+            if "request" in record:
+                yield record
 
 
 def _ends_with_newline(file: Any) -> bool:

@@ -153,8 +153,15 @@ class PromptReader:
         self.defaults, self.names, self.factors, self.seed = defaults, names, factors, seed
         self.extra, self.given = extra, given
 
-    def read(self, words: Sequence[str], problems: Problems) -> list[Request]:
+    def read(
+        self, words: Sequence[str], problems: Problems, takes: Callable[[int], bool] = lambda number: True
+    ) -> list[Request]:
         """The requests of the words of a command; what is wrong with others goes to `problems`.
+
+        Args:
+            words: of the command.
+            problems: of the lines that `takes` says.
+            takes: whether the line of a number, from 0, is reported by this process.
 
         Raises:
             FileNotFoundError, ValueError: a file is missing, holds something else than lines, or all of them hold nothing.
@@ -162,11 +169,13 @@ class PromptReader:
         """
         check_words(words)
         requests: list[Request] = []
-        for written in written_prompts(words):
-            with problems.containing(written.place):
+        others = Problems(1.0, quiet=True)
+        for number, written in enumerate(written_prompts(words)):
+            seen = problems if takes(number) else others
+            with seen.containing(written.place):
                 requests += self.requests(written)
-            problems.read()
-        if not problems.num_read:
+            seen.read()
+        if not problems.num_read + others.num_read:
             raise ValueError(
                 f'{", ".join(words)} is empty; expected one JSON object a line, e.g. {{"prompt": "a cat"}}'
             )

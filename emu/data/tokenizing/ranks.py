@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emu_tokenizers.files import holding, read_json, write_json
+from emu.lines import shown
+from emu_tokenizers.files import LOCK_FILE, FolderInUse, holding, read_json, write_json
 
 FOLDER = ".ranks"
-"""In the output: what each rank notes when it is done. It goes when the folder is closed."""
+"""In the output: a folder for each rank, with its lock, what it works on, and what it notes when it is done."""
+WORK, DONE = "work.json", "done.json"
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `size` processes that share the shards of a folder: those whose number is `number` modulo `size`."""
+    """One of `size` processes that share the parts of a folder: those whose number is `number` modulo `size`.
+
+    Attributes:
+        number: which one this is, from 0.
+        size: how many there are.
+        local: which one of its machine this is, from 0.
+    """
 
     number: int = 0
     size: int = 1
+    local: int = 0
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Rank:
@@ -30,19 +39,25 @@ class Rank:
         Raises:
             ValueError: the variables are not numbers, or the rank is not below their number.
         """
-        for number, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+        for number, size, local in names:
             if number in variables and size in variables:
                 values = variables[number], variables[size]
                 if not all(value.isdecimal() for value in values) or not int(values[0]) < int(values[1]):
                     raise ValueError(
                         f"{number} is {values[0]} and {size} is {values[1]}; expected a rank below their number"
                     )
-                return cls(int(values[0]), int(values[1]))
+                place = variables.get(local, "0")
+                return cls(int(values[0]), int(values[1]), int(place) if place.isdecimal() else 0)
         return cls()
 
-    def takes(self, shard: int) -> bool:
-        """Whether the shard of this number is of this rank."""
-        return shard % self.size == self.number
+    def takes(self, part: int) -> bool:
+        """Whether the part of this number is of this rank."""
+        return part % self.size == self.number
+
+    def folder(self, output: Path) -> Path:
+        """Where this rank keeps what is its own until the output is closed."""
+        return output / FOLDER / f"{self.number}"
 
     @contextmanager
     def holding(self, output: Path, work: str) -> Iterator[None]:
@@ -51,7 +66,7 @@ class Rank:
             with holding(output, work):
                 yield
             return
-        with holding(output / FOLDER / f"{self.number}", f"{work}, rank {self.number}"):
+        with holding(self.folder(output), f"{work}, rank {self.number}"):
             if self.number:
                 yield
             else:
@@ -62,7 +77,7 @@ class Rank:
         """Note what this rank has done; None takes back what an earlier run noted."""
         if self.size == 1:
             return
-        file = output / FOLDER / f"{self.number}" / "done.json"
+        file = self.folder(output) / DONE
         if told is None:
             file.unlink(missing_ok=True)
         else:
@@ -73,7 +88,87 @@ class Rank:
         if self.size == 1:
             return True
         plain = json.loads(json.dumps(told))
-        try:
-            return all(read_json(output / FOLDER / f"{one}" / "done.json") == plain for one in range(self.size))
-        except (FileNotFoundError, ValueError):
+        return all(_noted(output / FOLDER / f"{one}" / DONE) == plain for one in range(self.size))
+
+    def begin(self, output: Path, told: Mapping[str, Any]) -> None:
+        """Say what this rank works on, and take back what an earlier run noted.
+
+        Args:
+            output: whose rank this process holds.
+            told: what all ranks of one work say alike.
+
+        Raises:
+            ValueError: another rank works there now, and says something else.
+        """
+        self.note(output, None)
+        if self.size > 1:
+            write_json(self.folder(output) / WORK, told)
+        plain = json.loads(json.dumps(told))
+        for folder in rank_folders(output):
+            theirs = _noted(folder / WORK)
+            if folder != self.folder(output) and theirs not in (None, plain) and _is_in_use(folder):
+                who = "this process" if self.size == 1 else f"rank {self.number} of {self.size}"
+                raise ValueError(
+                    f"rank {folder.name} works in {output} on {shown(theirs)}, and {who} on {shown(plain)}; expected the same lines, "
+                    "settings, model and number of ranks; start all ranks with one command, or name another folder"
+                )
+
+    @contextmanager
+    def closing(self, output: Path, told: Mapping[str, Any], work: str) -> Iterator[bool]:
+        """Hold the parts of all ranks where all have noted the same: True for one of them, which closes the output in the block.
+
+        Ranks call this once they have let go of their own parts, and then hold the output too; a process alone holds that already.
+        Who comes too early finds a rank that is not done, or still holds its part and will call later. What ranks keep of their
+        own goes at the end.
+
+        Args:
+            output: that is shared.
+            told: what this rank has noted.
+            work: what is done, for messages.
+        """
+        with ExitStack() as held:
+            ours: list[Path] = []
+            is_last = self.is_last(output, told)
+            folders = rank_folders(output) if self.size == 1 else [output, *rank_folders(output)]
+            for folder in folders if is_last else ():
+                try:
+                    held.enter_context(holding(folder, f"{work}, closing"))
+                    ours.append(folder)
+                except FolderInUse:
+                    is_last = self.size == 1
+            # Another rank may have closed the output before it let go of the lock.
+            is_last = is_last and self.is_last(output, told)
+            if not is_last:
+                held.close()
+            yield is_last
+            for folder in ours if is_last else ():
+                if folder != output:
+                    _clear(folder)
+
+
+def rank_folders(output: Path) -> list[Path]:
+    """The folders of all ranks that ever worked in an output, by number."""
+    folders = [folder for folder in (output / FOLDER).glob("*") if folder.name.isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name))
+
+
+def _clear(folder: Path) -> None:
+    (folder / DONE).unlink(missing_ok=True)  # first: a rank that is done has all that its note stands for
+    for file in folder.iterdir():
+        if file.name != LOCK_FILE:
+            file.unlink(missing_ok=True)
+
+
+def _noted(file: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _is_in_use(folder: Path) -> bool:
+    try:
+        with holding(folder, "a look"):
             return False
+    except FolderInUse:
+        return True

@@ -1,0 +1,103 @@
+"""Options that the batch commands share, and the model that they name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from emu.cli.batch_outputs import FILES, FORMATS
+from emu.cli.line_problems import add_option
+from emu.cli.prompts import check_words
+from emu.data.tokenizing.ranks import Rank
+from emu.pipeline import Emu
+from emu.pipeline.requests import Size, sizes_of
+
+
+def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
+    """Options that the commands share; `keys` are those of a line."""
+    options = argparse.ArgumentParser(prog=f"emu {command}", description=description)
+    options.add_argument(
+        "prompts",
+        nargs="+",
+        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, or with the items of a "
+        f"document, and optionally seed, {keys}",
+    )
+    options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
+    options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
+    options.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FILES,
+        help="of the outputs: files, or tar files of samples, a picture or clip and a JSON file each (%(default)s)",
+    )
+    options.add_argument(
+        "--tar-size", type=int, default=1000, metavar="N", help="samples of a tar file at most (%(default)s)"
+    )
+    options.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    options.add_argument(
+        "--ratio", metavar="WIDTH:HEIGHT", help="in place of --size, e.g. 4:3, of the default size's area"
+    )
+    options.add_argument("--area", type=int, metavar="PIXELS", help="with --ratio")
+    options.add_argument("--guidance-scale", type=float, help="1 leaves guidance out")
+    options.add_argument("--negative-prompt", help="what guidance moves away from")
+    options.add_argument("--temperature", type=float, help="0 is greedy")
+    options.add_argument("--top-k", type=int, help="draw among the N most likely codes; 0 means all")
+    options.add_argument("--top-p", type=float, help="draw among the codes that hold this share")
+    options.add_argument(
+        "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
+    )
+    options.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        help="lines at a time, fewer where memory does not hold them (%(default)s)",
+    )
+    options.add_argument("--memory", help='what drawing may take, e.g. "8GB" (most of what is free)')
+    options.add_argument("--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once")
+    options.add_argument(
+        "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"
+    )
+    options.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    options.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the transformer; by default float32, for released models that of their files",
+    )
+    add_option(options)
+    return options
+
+
+def load(options: argparse.Namespace) -> Emu:
+    """The model that the options name, once the prompts are known to be there.
+
+    Several ranks of a machine with several GPUs take one each.
+    """
+    check_words(options.prompts)
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    device = own_device(options.device, Rank.from_environment())
+    return Emu.from_pretrained(options.model, device=device, dtype=dtype, deterministic=options.deterministic)
+
+
+def own_device(device: str | None, rank: Rank) -> str | None:
+    """The device of a rank: the one that the user gave by number, or the rank's own among those of its machine."""
+    if rank.size > 1 and device in (None, "cuda") and torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        return f"cuda:{rank.local % torch.cuda.device_count()}"
+    return device
+
+
+def size_of(options: argparse.Namespace, emu: Emu) -> Size | None:
+    """(height, width) of the options --size, or --ratio and --area; None where they say nothing.
+
+    Raises:
+        ValueError: both, or an area without a ratio.
+    """
+    if options.ratio is None:
+        if options.area is not None:
+            raise ValueError(f"--area {options.area} without --ratio; give both, or --size")
+        return options.size and (options.size[0], options.size[1])
+    if options.size:
+        raise ValueError("--size and --ratio; give one of them")
+    ratio = options.ratio if options.area is None else (options.ratio, options.area)
+    return sizes_of([ratio], 1, emu.defaults.size, emu.spatial_factor, emu.trained)[0]

@@ -1,0 +1,61 @@
+"""Runs of batch commands over ranks, some of which are killed in the middle of what they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from emu.cli.main import main
+
+KILLED_AT = ("replace", "fsync", "unlink", "rmdir")
+"""Calls of the system before which a process can be killed: between two of them nothing that is on the disk changes."""
+
+
+def write_lines(folder: Path, count: int = 7) -> Path:
+    """Prompts of several sizes; one line is bad, and one names a picture that is missing."""
+    lines: list[object] = [
+        {"prompt": f"a ball {number}", "label": number, "size": [8, 8 + 4 * (number % 2)]} for number in range(count)
+    ]
+    lines[1] = {"prompt": 5}
+    lines[4] = {"items": [{"image": "none.png"}, "a ball"]}
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def words(command: str, prompts: Path, output: Path, *more: object) -> list[str]:
+    """The words of a command that draws a few small things at a time, and to the bit."""
+    usual = ["--model", "tiny", "--output", output, "--device", "cpu", "--deterministic", "--batch-size", 2]
+    return [*map(str, [command, prompts, *usual, *more])]
+
+
+def rank_run(arguments: list[str], rank: int = 0, size: int = 1, kill: int | None = None) -> int:
+    """Run a rank in a child, which is killed before its call number `kill` of those that change the disk.
+
+    Returns:
+        Its exit code, minus the signal where it was killed.
+    """
+    child = os.fork()
+    if not child:
+        os.environ.update({"RANK": f"{rank}", "WORLD_SIZE": f"{size}"})
+        if kill is not None:
+            _die_before(kill)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os._exit(main(arguments))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _die_before(number: int) -> None:
+    count = [0]
+    for name in KILLED_AT:
+
+        def call(*given: object, _call=getattr(os, name), **options: object) -> object:
+            count[0] += 1
+            if count[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _call(*given, **options)
+
+        setattr(os, name, call)
