@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from emu.cli.main import main
@@ -32,11 +34,12 @@ def words(command: str, prompts: Path, output: Path, *more: object) -> list[str]
 
 
 def rank_run(arguments: list[str], rank: int = 0, size: int = 1, kill: int | None = None) -> int:
-    """Run a rank in a child, which is killed before its call number `kill` of those that change the disk.
+    """Run a rank in a child, and wait for it; see `begun_rank` and `ended`."""
+    return ended(begun_rank(arguments, rank, size, kill))
 
-    Returns:
-        Its exit code, minus the signal where it was killed.
-    """
+
+def begun_rank(arguments: list[str], rank: int, size: int, kill: int | None = None) -> int:
+    """The child in which a rank runs, killed before its call number `kill` of those that change the disk."""
     child = os.fork()
     if not child:
         os.environ.update({"RANK": f"{rank}", "WORLD_SIZE": f"{size}"})
@@ -45,17 +48,24 @@ def rank_run(arguments: list[str], rank: int = 0, size: int = 1, kill: int | Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         os._exit(main(arguments))
+    return child
+
+
+def ended(child: int) -> int:
+    """The exit code of a child, minus the signal where it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _die_before(number: int) -> None:
-    count = [0]
-    for name in KILLED_AT:
+    calls = itertools.count(1)
 
-        def call(*given: object, _call=getattr(os, name), **options: object) -> object:
-            count[0] += 1
-            if count[0] == number:
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object, **options: object) -> object:
+            if next(calls) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return _call(*given, **options)
+            return function(*given, **options)
 
-        setattr(os, name, call)
+        return call
+
+    for name in KILLED_AT:
+        setattr(os, name, dying(getattr(os, name)))

@@ -12,7 +12,7 @@ from emu.cli.batch_options import own_device
 from emu.cli.main import main
 from emu.data.tokenizing.ranks import Rank
 from emu_tokenizers.files import holding
-from tests.batch_toys import rank_run, words, write_lines
+from tests.batch_toys import begun_rank, ended, rank_run, words, write_lines
 from tests.tokenizing_toys import files_of
 
 RANKS = 2
@@ -106,6 +106,22 @@ def test_ranks_that_are_killed_go_on_and_end_as_an_undisturbed_process(place, fo
         for rank in range(RANKS):
             assert rank_run(arguments("out"), rank, RANKS, kill + rank) in (-signal.SIGKILL, 0, 1)
     assert {rank_run(arguments("out"), rank, RANKS) for rank in range(RANKS)} <= {0, 1}
+    assert files_of(place / "out") == files_of(place / "calm")
+
+
+@pytest.mark.parametrize("kills", [(9,), pytest.param(range(3, 51, 4), marks=pytest.mark.slow)])
+def test_two_processes_at_a_time_that_are_killed_and_started_again_end_as_one(place, kills):
+    def run_both(kill=None):
+        children = [begun_rank(arguments("out"), rank, RANKS, kill and kill + 2 * rank) for rank in range(RANKS)]
+        return [ended(child) for child in children]
+
+    def arguments(output):
+        return words("generate-images", place / "prompts.jsonl", place / output)
+
+    assert rank_run(arguments("calm")) == 1
+    for kill in kills:
+        assert set(run_both(kill)) <= {-signal.SIGKILL, 0, 1}
+    assert sorted(run_both()) == [0, 1]  # one of them closes the folder
     assert files_of(place / "out") == files_of(place / "calm")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from emu_tokenizers.files import LOCK_FILE, FolderInUse, holding, read_json, wri
 FOLDER = ".ranks"
 """In the output: a folder for each rank, with its lock, what it works on, and what it notes when it is done."""
 WORK, DONE = "work.json", "done.json"
+PATIENCE = 10.0
+"""Seconds that a rank waits for the lock of another that is about to let go of it, or to close the output."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class Rank:
         """Hold the parts of all ranks where all have noted the same: True for one of them, which closes the output in the block.
 
         Ranks call this once they have let go of their own parts, and then hold the output too; a process alone holds that already.
-        Who comes too early finds a rank that is not done, or still holds its part and will call later. What ranks keep of their
-        own goes at the end.
+        Who comes too early finds a rank that is not done, which will call later; who comes too late finds no notes. What ranks
+        keep of their own goes at the end.
 
         Args:
             output: that is shared.
@@ -127,23 +131,33 @@ class Rank:
             work: what is done, for messages.
         """
         with ExitStack() as held:
-            ours: list[Path] = []
-            is_last = self.is_last(output, told)
-            folders = rank_folders(output) if self.size == 1 else [output, *rank_folders(output)]
-            for folder in folders if is_last else ():
-                try:
-                    held.enter_context(holding(folder, f"{work}, closing"))
-                    ours.append(folder)
-                except FolderInUse:
-                    is_last = self.size == 1
+            end = time.monotonic() + PATIENCE
+            ours = self._held(output, work, held)
+            while ours is None and self.is_last(output, told) and time.monotonic() < end:
+                time.sleep(random.uniform(0.01, 0.1))
+                ours = self._held(output, work, held)
             # Another rank may have closed the output before it let go of the lock.
-            is_last = is_last and self.is_last(output, told)
+            is_last = ours is not None and self.is_last(output, told)
             if not is_last:
                 held.close()
             yield is_last
-            for folder in ours if is_last else ():
-                if folder != output:
-                    _clear(folder)
+            for folder in ours or () if is_last else ():
+                _clear(folder)
+
+    def _held(self, output: Path, work: str, held: ExitStack) -> list[Path] | None:
+        """Hold what is needed to close an output; returns the folders of ranks, None and nothing held where another has one of them."""
+        ours = []
+        try:
+            if self.size > 1:
+                held.enter_context(holding(output, f"{work}, closing"))
+            for folder in rank_folders(output):
+                with suppress(FolderInUse) if self.size == 1 else nullcontext():
+                    held.enter_context(holding(folder, f"{work}, closing"))
+                    ours.append(folder)
+        except FolderInUse:
+            held.close()
+            return None
+        return ours
 
 
 def rank_folders(output: Path) -> list[Path]:
