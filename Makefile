@@ -7,6 +7,7 @@
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
 #   make test-data   token shards under damage and kills, a million lines (minutes)
 #   make test-serve  schedules of a running batch, strangers' requests, a server that is stopped (minutes)
+#   make test-ray    the recipe for Ray on two workers of this machine (installs the extra ray)
 #   make docs        the site, in site/ (for its search: python -m http.server -d site);  make test-docs: it builds and fetches nothing
 #   make test-install  dry runs of pip for each Python and system (needs the package index)
 #   make lint types  style and type checks;               make check: lint, types and tests, as continuous integration runs them
@@ -18,18 +19,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/ready-docs
+RAY_READY := $(VENV)/ready-ray
 PYTHONS := 3.10 3.11 3.12 3.13
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
-test test-slow test-gpu test-serve test-docs: export OMP_NUM_THREADS ?= 1
-test test-slow test-gpu test-serve test-docs: export TOKENIZERS_PARALLELISM ?= false
+test test-slow test-gpu test-serve test-ray test-docs: export OMP_NUM_THREADS ?= 1
+test test-slow test-gpu test-serve test-ray test-docs: export TOKENIZERS_PARALLELISM ?= false
 # Nothing that runs here may ask a hub for anything.
 export HF_HUB_OFFLINE ?= 1
 # The theme announces its successor at each build.
 docs test-docs: export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu test-data test-serve test-install docs test-docs lint types types-all check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-data test-serve test-ray test-install docs test-docs lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -51,6 +53,9 @@ test-install: $(READY)
 
 docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict $(ARGS)
+
+test-ray: $(RAY_READY)
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/test_recipes_ray.py $(ARGS)
 
 test-data: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/test_data_*.py $(ARGS)
@@ -85,6 +90,10 @@ $(READY): pyproject.toml setup.py constraints.txt
 $(DOCS_READY): $(READY)
 	$(BIN)/pip install -q -e '.[docs]' -c constraints.txt
 	touch $(DOCS_READY)
+
+$(RAY_READY): $(READY)
+	$(BIN)/pip install -q -e '.[ray]' -c constraints.txt
+	touch $(RAY_READY)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,7 @@ SYSTEMS = {
     "Darwin": ("darwin", "posix", "arm64", [f"macosx_{major}_0_arm64" for major in range(14, 10, -1)]),
 }
 """platform_system -> sys_platform, os_name, platform_machine and the tags of wheels, the preferred first."""
-EXTRAS = ("dev", "demo", "video", "gpu", "lora", "quantized", "serve", "docs")
+EXTRAS = ("dev", "demo", "video", "gpu", "lora", "quantized", "ray", "serve", "docs")
 PIP = """
 import json, sys
 from pip._vendor.packaging import markers
