@@ -69,8 +69,8 @@ class Draw:
         return b""
 
 
-def main():
-    """Draw the lines; returns 1 where some of them are bad."""
+def parsed():
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path, help="a file of JSON lines")
     parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
@@ -80,24 +80,34 @@ def main():
     parser.add_argument("--gpus", type=float, default=0, help="of each worker (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="lines that a worker takes at a time (%(default)s)")
     parser.add_argument("--deterministic", action="store_true", help="the same pictures whatever the batches; slower")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def mistake(options):
+    """What is wrong with the request; None where nothing is."""
+    if not options.prompts.is_file() or not options.prompts.read_bytes().strip():
+        return f"{options.prompts} is missing or empty; expected a file with one JSON object a line"
+    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
+        return f"{options.output} is not empty; name a new folder"
+    if min(options.workers, options.batch_size) < 1:
+        return f"--workers is {options.workers} and --batch-size {options.batch_size}; expected 1 or more"
+    return None
+
+
+def main():
+    """Draw the lines; returns 1 where some of them are bad."""
+    options = parsed()
     try:
         import ray
     except ModuleNotFoundError:
         print("Ray is not installed; pip install 'emu-tokens[ray]'", file=sys.stderr)
         return 2
-    if not options.prompts.is_file():
-        print(f"there is no file {options.prompts}; expected one JSON object a line", file=sys.stderr)
-        return 2
-    if options.output.exists() and any(options.output.iterdir()):
-        print(f"{options.output} is not empty; name a new folder", file=sys.stderr)
+    if wrong := mistake(options):
+        print(wrong, file=sys.stderr)
         return 2
 
-    texts = options.prompts.read_text(encoding="utf-8-sig").split("\n")
+    texts = options.prompts.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     lines = [{"line": number, "text": text} for number, text in enumerate(texts) if text.strip()]
-    if not lines:
-        print(f"{options.prompts} is empty; expected one JSON object a line", file=sys.stderr)
-        return 2
     ray.init(ignore_reinit_error=True)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -109,10 +119,14 @@ def main():
         compute=ray.data.ActorPoolStrategy(size=options.workers),
         num_gpus=options.gpus or None,
     )
-    if options.format == "parquet":
-        rows.write_parquet(str(output), ray_remote_args={"num_cpus": 0})  # workers may hold all processors
-        rows = ray.data.read_parquet(str(output), columns=["line", "error"])
-    bad = [(row["line"] + 1, row["error"]) for row in rows.iter_rows() if row["error"]]
+    try:
+        if options.format == "parquet":
+            rows.write_parquet(str(output), ray_remote_args={"num_cpus": 0})  # workers may hold all processors
+            rows = ray.data.read_parquet(str(output)).select_columns(["line", "error"])
+        bad = [(row["line"] + 1, row["error"]) for row in rows.iter_rows() if row["error"]]
+    except ray.exceptions.RayError as error:  # a worker could not load the model, or ended again and again
+        print(f"the workers failed: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 1
     for line, error in sorted(bad):
         print(f"{options.prompts} line {line}: {error}", file=sys.stderr)
     print(f"{len(lines) - len(bad)} pictures in {options.output}, {len(bad)} bad lines")
