@@ -5,7 +5,7 @@
 
 A line of prompts.jsonl is {"prompt": "a handwritten seven"}, and optionally "seed", "size": [height, width], "guidance_scale",
 "negative_prompt", "temperature", "top_k", "top_p"; a file of plain text holds a prompt a line, and - is standard input. Run it again to go
-on after a stop; --help lists all options.
+on after a stop; --format webdataset writes tar files; processes that torchrun or srun starts share the lines; --help lists all options.
 """
 
 import sys

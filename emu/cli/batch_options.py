@@ -17,7 +17,8 @@ from emu.pipeline.requests import Size, sizes_of
 
 def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
     """Options that the commands share; `keys` are those of a line."""
-    options = argparse.ArgumentParser(prog=f"emu {command}", description=description)
+    shared = "Started by torchrun or srun, each process takes its share of the lines; the last one writes the manifest of all."
+    options = argparse.ArgumentParser(prog=f"emu {command}", description=description, epilog=shared)
     options.add_argument(
         "prompts",
         nargs="+",
