@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from emu import Emu
 from emu.cli.batch_options import own_device
+from emu.cli.line_problems import Problems
 from emu.cli.main import main
 from emu.data.tokenizing.ranks import Rank
+from emu.lines import LineProblem, Place
 from emu_tokenizers.files import holding
 from tests.batch_toys import begun_rank, ended, rank_run, words, write_lines
 from tests.tokenizing_toys import files_of
@@ -211,3 +214,34 @@ def test_ranks_of_a_machine_take_a_gpu_each(monkeypatch):
     slurm = Rank.from_environment({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "3"})
     assert own_device(None, torchrun) == "cuda:1" and own_device("cuda", slurm) == "cuda:3"
     assert own_device("cpu", torchrun) == "cpu" and own_device(None, Rank()) is None
+
+
+def test_what_an_earlier_run_of_another_rank_worked_on_is_no_reason_to_refuse(run, place):
+    assert run("out", "--top-k", 3, rank=1, size=2) == 0
+    with Rank(1, 2).holding(place / "out", "rank 1 as it begins"):
+        assert run("out", rank=0, size=2) == 0
+
+
+def test_problems_of_parts_in_any_order_are_those_of_the_whole(tmp_path):
+    numbers = random.Random(0)
+    found = [
+        LineProblem(
+            Place(f"{numbers.choice('ab')}.jsonl", number), numbers.choice(["not JSON", "wrong value"]), f"{number}"
+        )
+        for number in range(100)
+    ]
+    whole, merged, parts = Problems(1.0, quiet=True), Problems(1.0, quiet=True), []
+    for number in range(3):
+        parts.append(Problems(1.0, quiet=True))
+        for problem in numbers.sample(found[number::3], len(found[number::3])):
+            parts[-1].add(problem)
+    for problem in found:
+        whole.add(problem)
+    for part in reversed(parts):
+        merged.take(json.loads(json.dumps(part.table())))
+    for name, problems in {"whole": whole, "merged": merged}.items():
+        (tmp_path / name).mkdir()
+        problems.write(tmp_path / name)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "merged")
+    reports = map(json.loads, (tmp_path / "whole" / "problems.jsonl").read_text().splitlines())
+    assert sum(report["count"] for report in reports) == 100

@@ -18,6 +18,8 @@ from emu_tokenizers.files import LOCK_FILE, FolderInUse, holding, read_json, wri
 FOLDER = ".ranks"
 """In the output: a folder for each rank, with its lock, what it works on, and what it notes when it is done."""
 WORK, DONE = "work.json", "done.json"
+LOOK = 0.2
+"""Seconds in which another rank has seen whether a lock is free, which takes it for a moment."""
 PATIENCE = 10.0
 """Seconds that a rank waits for the lock of another that is about to let go of it, or to close the output."""
 
@@ -70,12 +72,19 @@ class Rank:
             with holding(output, work):
                 yield
             return
-        with holding(self.folder(output), f"{work}, rank {self.number}"):
-            if self.number:
-                yield
-            else:
-                with holding(output, work):
-                    yield
+        with ExitStack() as held:
+            mine, about = self.folder(output), f"{work}, rank {self.number}"
+            try:
+                held.enter_context(holding(mine, about))
+            except FolderInUse:
+                time.sleep(LOOK)
+                held.enter_context(holding(mine, about))
+            (mine / WORK).unlink(
+                missing_ok=True
+            )  # of an earlier run; another rank would take it for what is worked on now
+            if not self.number:
+                held.enter_context(holding(output, work))
+            yield
 
     def note(self, output: Path, told: Mapping[str, Any] | None) -> None:
         """Note what this rank has done; None takes back what an earlier run noted."""
@@ -110,7 +119,10 @@ class Rank:
         plain = json.loads(json.dumps(told))
         for folder in rank_folders(output):
             theirs = _noted(folder / WORK)
-            if folder != self.folder(output) and theirs not in (None, plain) and _is_in_use(folder):
+            if folder == self.folder(output) or theirs in (None, plain):
+                continue
+            # Read once more: a rank that begins takes the lock, and takes away what an earlier run left there.
+            if _is_in_use(folder) and _noted(folder / WORK) == theirs:
                 who = "this process" if self.size == 1 else f"rank {self.number} of {self.size}"
                 raise ValueError(
                     f"rank {folder.name} works in {output} on {shown(theirs)}, and {who} on {shown(plain)}; expected the same lines, "
