@@ -9,10 +9,22 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from emu import Emu
 from emu.cli.main import main
 
 KILLED_AT = ("replace", "fsync", "unlink", "rmdir")
 """Calls of the system before which a process can be killed: between two of them nothing that is on the disk changes."""
+
+
+def use(monkeypatch: pytest.MonkeyPatch, emu: Emu) -> None:
+    """Let every command take this model, whatever it names, without reading it."""
+
+    def loaded(path: str, *, deterministic: bool = False, **options: object) -> Emu:
+        return Emu(emu.model, emu.tokenizer, emu.defaults, deterministic=deterministic)
+
+    monkeypatch.setattr(Emu, "from_pretrained", loaded)
 
 
 def write_lines(folder: Path, count: int = 7) -> Path:

@@ -15,7 +15,7 @@ from emu.cli.main import main
 from emu.data.tokenizing.ranks import Rank
 from emu.lines import LineProblem, Place
 from emu_tokenizers.files import holding
-from tests.batch_toys import begun_rank, ended, rank_run, words, write_lines
+from tests.batch_toys import begun_rank, ended, rank_run, use, words, write_lines
 from tests.tokenizing_toys import files_of
 
 RANKS = 2
@@ -24,11 +24,7 @@ RANKS = 2
 @pytest.fixture
 def place(tiny_emu, tmp_path, monkeypatch):
     """A folder with lines, of which two are bad, where no model is read again."""
-
-    def loaded(path, *, deterministic=False, **options):
-        return Emu(tiny_emu.model, tiny_emu.tokenizer, tiny_emu.defaults, deterministic=deterministic)
-
-    monkeypatch.setattr(Emu, "from_pretrained", loaded)
+    use(monkeypatch, tiny_emu)
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path)
     return tmp_path

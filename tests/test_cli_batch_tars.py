@@ -11,7 +11,7 @@ from emu import Emu
 from emu.cli.main import main
 from emu.data.shards import TokenShards
 from emu.media import read_provenance
-from tests.batch_toys import words, write_lines
+from tests.batch_toys import use, words, write_lines
 from tests.tokenizing_toys import files_of
 
 TARS = ("--format", "webdataset", "--tar-size", 2)
@@ -20,11 +20,7 @@ TARS = ("--format", "webdataset", "--tar-size", 2)
 @pytest.fixture
 def run(tiny_emu, tmp_path, monkeypatch):
     """Runs a command on lines of `write_lines` without reading the model again, and returns its exit code."""
-
-    def loaded(path, *, deterministic=False, **options):
-        return Emu(tiny_emu.model, tiny_emu.tokenizer, tiny_emu.defaults, deterministic=deterministic)
-
-    monkeypatch.setattr(Emu, "from_pretrained", loaded)
+    use(monkeypatch, tiny_emu)
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path)
     return lambda output, *more, command="generate-images": main(words(command, "prompts.jsonl", output, *more))

@@ -150,7 +150,7 @@ class BatchOutputs:
         Returns:
             The problems of all ranks; None where others are not done, and nothing was written.
         """
-        with self.rank.closing(self.folder, self.told, self.command) as is_last:
+        with self.rank.closing(self.folder, self.told) as is_last:
             if not is_last:
                 return None
             if self.rank.size > 1:

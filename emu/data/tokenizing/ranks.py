@@ -18,8 +18,8 @@ from emu_tokenizers.files import LOCK_FILE, FolderInUse, holding, read_json, wri
 FOLDER = ".ranks"
 """In the output: a folder for each rank, with its lock, what it works on, and what it notes when it is done."""
 WORK, DONE = "work.json", "done.json"
-LOOK = 0.2
-"""Seconds in which another rank has seen whether a lock is free, which takes it for a moment."""
+LOOKING, CLOSING = "looking", "closing"
+"""What the locks of others are held for by ranks that soon let go of them."""
 PATIENCE = 10.0
 """Seconds that a rank waits for the lock of another that is about to let go of it, or to close the output."""
 
@@ -73,17 +73,12 @@ class Rank:
                 yield
             return
         with ExitStack() as held:
-            mine, about = self.folder(output), f"{work}, rank {self.number}"
-            try:
-                held.enter_context(holding(mine, about))
-            except FolderInUse:
-                time.sleep(LOOK)
-                held.enter_context(holding(mine, about))
-            (mine / WORK).unlink(
-                missing_ok=True
-            )  # of an earlier run; another rank would take it for what is worked on now
+            mine = self.folder(output)
+            _hold_soon(mine, f"{work}, rank {self.number}", held)
+            # Of an earlier run; another rank would take it for what is worked on now.
+            (mine / WORK).unlink(missing_ok=True)
             if not self.number:
-                held.enter_context(holding(output, work))
+                _hold_soon(output, work, held)
             yield
 
     def note(self, output: Path, told: Mapping[str, Any] | None) -> None:
@@ -130,7 +125,7 @@ class Rank:
                 )
 
     @contextmanager
-    def closing(self, output: Path, told: Mapping[str, Any], work: str) -> Iterator[bool]:
+    def closing(self, output: Path, told: Mapping[str, Any]) -> Iterator[bool]:
         """Hold the parts of all ranks where all have noted the same: True for one of them, which closes the output in the block.
 
         Ranks call this once they have let go of their own parts, and then hold the output too; a process alone holds that already.
@@ -140,14 +135,13 @@ class Rank:
         Args:
             output: that is shared.
             told: what this rank has noted.
-            work: what is done, for messages.
         """
         with ExitStack() as held:
             end = time.monotonic() + PATIENCE
-            ours = self._held(output, work, held)
+            ours = self._held(output, held)
             while ours is None and self.is_last(output, told) and time.monotonic() < end:
                 time.sleep(random.uniform(0.01, 0.1))
-                ours = self._held(output, work, held)
+                ours = self._held(output, held)
             # Another rank may have closed the output before it let go of the lock.
             is_last = ours is not None and self.is_last(output, told)
             if not is_last:
@@ -156,15 +150,15 @@ class Rank:
             for folder in ours or () if is_last else ():
                 _clear(folder)
 
-    def _held(self, output: Path, work: str, held: ExitStack) -> list[Path] | None:
+    def _held(self, output: Path, held: ExitStack) -> list[Path] | None:
         """Hold what is needed to close an output; returns the folders of ranks, None and nothing held where another has one of them."""
         ours = []
         try:
             if self.size > 1:
-                held.enter_context(holding(output, f"{work}, closing"))
+                held.enter_context(holding(output, CLOSING))
             for folder in rank_folders(output):
                 with suppress(FolderInUse) if self.size == 1 else nullcontext():
-                    held.enter_context(holding(folder, f"{work}, closing"))
+                    held.enter_context(holding(folder, CLOSING))
                     ours.append(folder)
         except FolderInUse:
             held.close()
@@ -194,7 +188,24 @@ def _noted(file: Path) -> dict[str, Any] | None:
 
 def _is_in_use(folder: Path) -> bool:
     try:
-        with holding(folder, "a look"):
+        with holding(folder, LOOKING):
             return False
     except FolderInUse:
         return True
+
+
+def _hold_soon(folder: Path, work: str, held: ExitStack) -> None:
+    """Hold a folder, once a rank that looks at it or closes it has let go of it.
+
+    Raises:
+        FolderInUse: another process works there.
+    """
+    while True:
+        try:
+            held.enter_context(holding(folder, work))
+            return
+        except FolderInUse:
+            holder = _noted(folder / LOCK_FILE)  # None while that is written
+            if holder is not None and holder.get("work") not in (LOOKING, CLOSING):
+                raise
+        time.sleep(random.uniform(0.01, 0.1))
