@@ -157,12 +157,13 @@ def test_a_server_that_closes_finishes_what_it_took_and_takes_nothing_new(tiny_e
         assert server.server.stopped_by == signal.SIGTERM
 
 
-def test_a_batch_that_breaks_is_begun_anew(server, monkeypatch):
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("out of order"), 500), (torch.OutOfMemoryError(), 503)])
+def test_a_batch_that_breaks_is_begun_anew(server, monkeypatch, error, status):
     def broken():
-        raise RuntimeError("out of order")
+        raise error
 
     monkeypatch.setattr(server.service.worker.batcher, "step", broken)
-    assert server.post(PATH, json=BODY).status_code == 500
+    assert server.post(PATH, json=BODY).status_code == status
     assert server.post(PATH, json=BODY).status_code == 200
 
 

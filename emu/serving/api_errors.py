@@ -6,6 +6,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from emu.generation import RequestTooLarge
@@ -87,6 +88,9 @@ def error_of(error: Exception, identity: str) -> ApiError | None:
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return ApiError(507, "the disk of the server is full; nothing was stored", "disk_full")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        told = "the memory of the server did not hold the request beside the others; try again, or ask for less"
+        return ApiError(503, told, "out_of_memory", headers={"Retry-After": "10"})
     if isinstance(error, RequestTooLarge):
         return too_long(str(error))
     if isinstance(error, ValueError | TypeError):
