@@ -16,6 +16,8 @@ from emu.serving.api_errors import ApiError, ClientGone, bad_value
 
 Body = TypeVar("Body", bound=BaseModel)
 MAX_FIELDS = 64
+OWN_FIELD = "emu"
+"""What is not OpenAI's stands in a table of this name; in a form it may be JSON."""
 _BRACKETS = re.compile(r"(\w+)\[(\w*)\]")
 
 
@@ -103,11 +105,11 @@ def _put(fields: dict[str, Any], name: str, value: str) -> None:
         return
     if name in fields:
         raise bad_value(f"{name[:40]!r} is given twice; give it once", name[:40])
-    if name == "emu":
+    if name == OWN_FIELD:
         try:
             fields[name] = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise bad_value("emu is not JSON", name) from error
+            raise bad_value(f"{name} is not JSON", name) from error
         return
     fields[name] = value
 
