@@ -26,12 +26,13 @@ RUN = {
 """Sections whose commands the tests below run, one test each."""
 SHOWN = {
     (README, "Install"),
+    (README, "Serve"),
     (DOCS / "index.md", "Install"),
     (DOCS / "data.md", "One command"),
     (DOCS / "data.md", "Train on shards"),
 }
 """Sections with commands that other tests run: test_house_installed.py, test_own_images.py, test_cli_join.py, and, slow,
-test_own_videos.py."""
+test_own_videos.py and test_serving_process.py."""
 
 
 @pytest.mark.parametrize(
