@@ -54,7 +54,7 @@ def write_pictures(folder: Path, count: int) -> Path:
         y, x = draw.integers(12, SIDE - 12, 2)
         pixels[(rows - y) ** 2 + (columns - x) ** 2 < draw.integers(20, 144)] = draw.integers(0, 255, 3)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-        lines.append(json.dumps({"items": [{"caption": f"picture {number}"}, {"image": f"{number}.png"}]}) + "\n")
+        lines.append(json.dumps({"items": [f"picture {number}", {"image": f"{number}.png"}]}) + "\n")
     (folder / "documents.jsonl").write_text("".join(lines))
     return folder / "documents.jsonl"
 
@@ -65,7 +65,7 @@ def one_at_a_time(source: Path, output: Path) -> None:
     documents = []
     for line in source.read_text().splitlines():
         caption, picture = json.loads(line)["items"]
-        items = [Text(caption["caption"]), Image.open(source.parent / picture["image"]).convert("RGB")]
+        items = [Text(caption), Image.open(source.parent / picture["image"]).convert("RGB")]
         document = tokenizer.document(items)
         span = document.spans[0]
         documents.append(TokenizedDocument(document, caption=(span.start, span.length)))
