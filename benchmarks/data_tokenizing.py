@@ -3,6 +3,8 @@
 OMP_WAIT_POLICY=PASSIVE python benchmarks/data_tokenizing.py
 OMP_WAIT_POLICY=PASSIVE python benchmarks/data_tokenizing.py --peer "OTHER/.venv/bin/python -m emu"     # the command of another checkout
 
+The latter from a folder outside of both checkouts: Python's -m prefers what lies in the working folder.
+
 Two thousand captioned pictures of 64x64 and the bundled digits tokenizer. Times are of whole commands, from the start of Python to the
 last file, and the processor time is that of all their processes; the two run in turns, each first in every other round. Then all codes
 are compared. Where two differ, the latents of that cell are computed both ways, and what is printed is by how much the one code is nearer
