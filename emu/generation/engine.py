@@ -97,12 +97,10 @@ class Engine(ModelRunner):
         grid = tuple(int(length) for length in grid)
         modality = modality or modality_of(grid, self.layout)
         sampling = Sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-        vocab_size = self.model.config.vocab_size
-        prompts = check_prompts(prompt_ids, vocab_size)
-        check_headers(prompts, self.layout, modality, grid)
+        prompts, negatives = self._checked(prompt_ids, negative_ids, modality, grid, guided=sampling.guided)
         return self.generate_grids(
             prompts,
-            negative_rows(prompts, negative_ids, self.layout, vocab_size) if sampling.guided else (),
+            negatives,
             modality,
             grid,
             sampling,
@@ -202,10 +200,7 @@ class Engine(ModelRunner):
         grid = tuple(torch.as_tensor(hidden).shape[1:])
         modality = modality or modality_of(grid, self.layout)
         sampling = Sampling(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
-        vocab_size = self.model.config.vocab_size
-        prompts = check_prompts(prompt_ids, vocab_size)
-        check_headers(prompts, self.layout, modality, grid)
-        negatives = negative_rows(prompts, negative_ids, self.layout, vocab_size) if sampling.guided else ()
+        prompts, negatives = self._checked(prompt_ids, negative_ids, modality, grid, guided=sampling.guided)
         each, window = check_whole("streams", streams, least=1) if isinstance(streams, int) else 1, check_window(window)
         template = self.layout.block(modality, grid)
         blocks = partial_blocks(template, codes, hidden, len(prompts))
@@ -232,6 +227,15 @@ class Engine(ModelRunner):
         most = max(int(block.hidden.sum()) for block in blocks) * template.codebooks
         self._check_length(longest + len(template) + most + 1 if some else 0)
         return torch.stack(self._timed(requests, kind if window == "auto" and some else None, chosen))
+
+    def _checked(
+        self, prompt_ids: Prompts, negative_ids: Prompts | None, modality: str, grid: Grid, *, guided: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Prompts that end in the header of a block, and what each is guided against, nothing without guidance."""
+        vocab_size = self.model.config.vocab_size
+        prompts = check_prompts(prompt_ids, vocab_size)
+        check_headers(prompts, self.layout, modality, grid)
+        return prompts, negative_rows(prompts, negative_ids, self.layout, vocab_size) if guided else []
 
     def _timed(
         self,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from emu.generation.window_choice import Window
 from emu.pipeline.drawing_memory import DrawingMemory
-from emu.pipeline.first_frames import Clip
 from emu.pipeline.grid_requests import clip_grid
-from emu.pipeline.preparing import ImageOptions, PreparingEmu, Prompts, VideoOptions
-from emu.pipeline.requests import Size, SizeLike
+from emu.pipeline.preparing import (
+    ImageOptions,
+    PreparedImageOptions,
+    PreparedVideoOptions,
+    PreparingEmu,
+    Prompts,
+    VideoOptions,
+)
+from emu.pipeline.requests import Size
 from emu.pipeline.results import ImageResult, VideoResult
 
 if TYPE_CHECKING:
@@ -34,25 +39,11 @@ class DrawingEmu(PreparingEmu):
         return list(self.iter_images(prompts, **options))
 
     def iter_images(
-        self,
-        prompts: Prompts,
-        *,
-        size: SizeLike | Sequence[SizeLike] | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
-        temperature: float | None = None,
-        top_k: int | None | Literal["default"] = "default",
-        top_p: float | None = None,
-        images_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
-        window: Window = 1,
-        batch_size: int = 32,
-        memory: int | str | None = None,
-        deterministic: bool | None = None,
-        strict: bool = False,
-        progress: bool = False,
+        self, prompts: Prompts, *, progress: bool = False, **options: Unpack[PreparedImageOptions]
     ) -> Iterator[ImageResult]:
         """Draw pictures, one after another; memory does not grow with their number. Settings that are None are those of `defaults`.
+
+        `prepare_images` has the arguments beside `progress`, with their defaults.
 
         Args:
             prompts: one text, or a list of texts and documents: `[[picture, "make it red"], "a ball", [a, a_red, b]]`. A document is a list
@@ -85,22 +76,7 @@ class DrawingEmu(PreparingEmu):
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: the memory does not hold a single picture.
         """
-        return self.prepare_images(
-            prompts,
-            size=size,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            images_per_prompt=images_per_prompt,
-            seed=seed,
-            window=window,
-            batch_size=batch_size,
-            memory=memory,
-            deterministic=deterministic,
-            strict=strict,
-        ).results(progress)
+        return self.prepare_images(prompts, **options).results(progress)
 
     def generate_videos(self, prompts: Prompts, **options: Unpack[VideoOptions]) -> list[VideoResult]:
         """Make clips from words, from pictures, or from the beginning of a clip: `emu.generate_videos("a ball", frames=16, fps=8)`.
@@ -113,30 +89,11 @@ class DrawingEmu(PreparingEmu):
         return list(self.iter_videos(prompts, **options))
 
     def iter_videos(
-        self,
-        prompts: Prompts,
-        *,
-        size: SizeLike | Sequence[SizeLike] | None = None,
-        frames: int | None = None,
-        fps: float | None = None,
-        first_frames: Clip | Sequence[Clip] | None = None,
-        last_frames: Clip | Sequence[Clip] | None = None,
-        overlap: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | None = None,
-        temperature: float | None = None,
-        top_k: int | None | Literal["default"] = "default",
-        top_p: float | None = None,
-        videos_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
-        window: Window = 1,
-        batch_size: int = 16,
-        memory: int | str | None = None,
-        deterministic: bool | None = None,
-        strict: bool = False,
-        progress: bool = False,
+        self, prompts: Prompts, *, progress: bool = False, **options: Unpack[PreparedVideoOptions]
     ) -> Iterator[VideoResult]:
         """Make clips, one after another; memory does not grow with their number.
+
+        `prepare_videos` has the arguments beside `progress`, with their defaults.
 
         Args:
             frames: length of the clips, first and last frames included.
@@ -159,27 +116,7 @@ class DrawingEmu(PreparingEmu):
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: the memory does not hold a single clip.
         """
-        return self.prepare_videos(
-            prompts,
-            size=size,
-            frames=frames,
-            fps=fps,
-            first_frames=first_frames,
-            last_frames=last_frames,
-            overlap=overlap,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            videos_per_prompt=videos_per_prompt,
-            seed=seed,
-            window=window,
-            batch_size=batch_size,
-            memory=memory,
-            deterministic=deterministic,
-            strict=strict,
-        ).results(progress)
+        return self.prepare_videos(prompts, **options).results(progress)
 
     def memory_of(
         self,

@@ -53,10 +53,8 @@ class ImageOptions(PreparedImageOptions, total=False):
     progress: bool
 
 
-class VideoOptions(DrawingOptions, total=False):
-    """Options of `Emu.iter_videos`."""
-
-    progress: bool
+class PreparedVideoOptions(DrawingOptions, total=False):
+    """Options of `Emu.prepare_videos`."""
 
     frames: int | None
     fps: float | None
@@ -64,6 +62,12 @@ class VideoOptions(DrawingOptions, total=False):
     last_frames: Clip | Sequence[Clip] | None
     overlap: int | None
     videos_per_prompt: int
+
+
+class VideoOptions(PreparedVideoOptions, total=False):
+    """Options of `Emu.iter_videos`."""
+
+    progress: bool
 
 
 class PreparingEmu(StoredEmu):
