@@ -166,7 +166,7 @@ def forward_chunked(
     grad_hidden: bool,
     grad_weight: bool,
     check: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
@@ -198,7 +198,7 @@ def forward_chunked(
     if not check:
         lse, best = skipped_values(kept, lse, best)
     loss = losses if reduction == "none" else losses.sum()
-    return loss, lse, best, d_hidden, d_weight
+    return loss, lse, best, d_hidden, d_weight, loss.new_ones(())
 
 
 def backward_chunked(

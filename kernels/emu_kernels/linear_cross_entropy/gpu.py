@@ -6,7 +6,8 @@ in float16 (11 bits instead of the 8 of bfloat16, and half of float32's traffic)
 log-sum-exp follows from the partial results, and the logit of the target from one row of the weight; a second kernel scales the
 buffer to the gradient of the logits in place; two cuBLAS products make the gradients. The tile-wise exponentials are the idea
 of QuACK's scaled-exp linear cross-entropy. The buffer's row stride is a multiple of the tile, since the size of a vocabulary
-(184,622 in Emu3) is not aligned. Everything is deterministic. The host waits once at the start of a call, to check targets and weights
+(184,622 in Emu3) is not aligned, and the products go over a multiple of 8 ids, then over what is left: cuBLAS takes twice the time for
+184,622 as for 184,624. Everything is deterministic. The host waits once at the start of a call, to check targets and weights
 and to learn how many tokens are kept, or never (`groups.py`).
 
 Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles of BLOCK_IDS ids.
@@ -14,7 +15,6 @@ Legend: T tokens, H features, V ids in the slice, C tokens of a chunk, P tiles o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,11 @@ from emu_kernels.dispatch import HALVES, launch
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
 from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_kernel, target_kernel
 from emu_kernels.linear_cross_entropy.groups import Group, keep_tokens, mean_scale, skipped_values, token_groups
+from emu_kernels.linear_cross_entropy.scaling import amplifier_of, scaled, z_loss_bound
 
 SCRATCH_BYTES = 448 * 2**20  # of a chunk of tokens: what a call holds beside its inputs and results
 SCALE_TILES = 8
+EVEN_IDS = 8  # 16 bytes, without which cuBLAS takes kernels that load number by number
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ class TritonHead:
         on_target: Tensor,
         d_weight: Tensor | None,
         add: bool,
-        wants_hidden: bool,
-    ) -> Tensor | None:
-        """Write `d_weight` (V, H) float32, or add to it, and return d hidden (C, H) float32, for the chunk that `logits` saw last."""
+    ) -> Tensor:
+        """Write `d_weight` (V, H) float32, or add to it, for the chunk that `logits` saw last; return the logits' gradient (C, V)."""
         num_rows = hidden.shape[0]
         gradient = self.buffer.view(hidden.dtype)  # over the exponentials, which are not needed again
         launch(
@@ -114,15 +115,22 @@ class TritonHead:
         )  # fmt: skip
         d_logits = gradient[:num_rows, : self.count]  # (C, V)
         if d_weight is not None:
-            _write_product(d_weight, d_logits.t(), hidden, add)
-        return _product(d_logits, self.weight) if wants_hidden else None
+            for ids in _even_parts(self.count):
+                _write_product(d_weight[ids], d_logits[:, ids].t(), hidden, add)
+        return d_logits
+
+    def on_hidden(self, d_logits: Tensor) -> Tensor:
+        """Return d hidden (C, H) float32 of the logits' gradient (C, V)."""
+        total = d_logits.new_empty(len(d_logits), self.weight.shape[1], dtype=torch.float32)
+        for ids in _even_parts(self.count):
+            _write_product(total, d_logits[:, ids], self.weight[ids], ids.start > 0)
+        return total
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply left @ right in float32, from 16-bit factors."""
-    if left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+def _even_parts(count: int) -> list[slice]:
+    """Split ids into as many as are a multiple of EVEN_IDS and the rest."""
+    even = count - count % EVEN_IDS
+    return [part for part in (slice(0, even), slice(even, count)) if part.start < part.stop]
 
 
 def _write_product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> None:
@@ -144,24 +152,6 @@ def _empty_gradient(weight: Tensor, groups: list[Group]) -> Tensor:
         d_weight[groups[0].first + groups[0].count :].zero_()
         return d_weight
     return d_weight.zero_()
-
-
-def _amplifier(factors: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return the power of two that lifts gradients of logits of the size of `factors` into the range of float16; None elsewhere."""
-    if dtype != torch.float16 or factors.numel() == 0:
-        return None
-    # A power of two, so that dividing by it at the end is exact; 12 leaves room below 65,504, the largest float16.
-    largest = factors.abs().amax().clamp(min=2.0**-100)
-    return torch.exp2(torch.floor(12.0 - torch.log2(largest)))
-
-
-def _z_loss_bound(hidden: Tensor, weight: Tensor, kept: Tensor, softcap: float, z_loss: Tensor) -> Tensor:
-    """Return a power of two that 1 + 2 z lse, the factor of the softmax in the gradient, does not exceed."""
-    # No logit exceeds |hidden| |weight|, and the lse exceeds the largest by the log of their number at most.
-    in_hidden, in_weight = (torch.linalg.vector_norm(x, dim=1, dtype=torch.float32) for x in (hidden, weight))
-    logit = torch.where(kept, in_hidden, 0.0).amax() * in_weight.amax()
-    logit = logit.clamp(max=softcap) if softcap else logit
-    return torch.exp2(torch.ceil(torch.log2(1.0 + 2.0 * z_loss * (logit + math.log(weight.shape[0])))))
 
 
 def aligned(x: Tensor) -> Tensor:
@@ -198,7 +188,7 @@ def forward_triton(
     check: bool = True,
     config: dict[str, Any] | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
     if hidden.dtype not in HALVES:
         return forward_chunked(
@@ -215,9 +205,9 @@ def forward_triton(
     kept, factors = keep_tokens(target, weights, ignore_index, torch.float32)
     scale = mean_scale(kept, weights, factors) if reduction == "mean" else factors.new_ones(())
     with_gradients = grad_hidden or grad_weight
-    amplifier = _amplifier(factors * scale, hidden.dtype)
-    if amplifier is not None and z_loss:
-        amplifier /= _z_loss_bound(hidden, weight, kept, softcap, z_loss)
+    amplifier = amplifier_of(factors * scale, hidden.dtype)
+    if hidden.dtype == torch.float16 and z_loss:
+        amplifier /= z_loss_bound(hidden, weight, kept, softcap, z_loss)
     own_weights = None if weights is None else factors
     groups = token_groups(target, kept, first, count, ranges, weight.shape[0], own_weights, check)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
@@ -235,19 +225,16 @@ def forward_triton(
             lse[rows] = result.lse
             losses[rows] = on_target * (result.lse - result.picked + z_loss * result.lse.square())
             if with_gradients:
-                on_target = on_target if amplifier is None else on_target * amplifier
+                on_target = on_target * amplifier
                 on_softmax = on_target * (1.0 + 2.0 * z_loss * result.lse)
                 part = d_weight[group.first : group.first + group.count] if grad_weight else None
-                gradient = head.gradients(states, result.lse, on_softmax, on_target, part, add, grad_hidden)
-                if gradient is not None:
-                    d_hidden[rows] = gradient
-    if amplifier is not None:
-        d_hidden /= amplifier
-        d_weight /= amplifier
+                d_logits = head.gradients(states, result.lse, on_softmax, on_target, part, add)
+                if grad_hidden:
+                    d_hidden[rows] = head.on_hidden(d_logits)
     if not check:
         lse, best = skipped_values(kept, lse, best)
     loss = losses if reduction == "none" else losses.sum()
-    return loss, lse, best, narrow(d_hidden, width), narrow(d_weight, width)
+    return loss, lse, best, narrow(d_hidden, width), narrow(d_weight, width), amplifier.reciprocal()
 
 
 def backward_triton(
@@ -277,9 +264,8 @@ def backward_triton(
     d_hidden = hidden.new_zeros(hidden.shape if grad_hidden else (0,), dtype=torch.float32)
     kept = on_softmax != 0 if on_target is None else (on_softmax != 0) | (on_target != 0)
     on_target = torch.zeros_like(on_softmax) if on_target is None else on_target
-    amplifier = _amplifier(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
-    if amplifier is not None:
-        on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
+    amplifier = amplifier_of(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
+    on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
     groups = token_groups(None, kept, first, count, ranges, weight.shape[0], check=check)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
@@ -296,13 +282,11 @@ def backward_triton(
             )
             head.logits(states, ids, argmax=False)
             part = d_weight[group.first : group.first + group.count] if grad_weight else None
-            gradient = head.gradients(states, lse[rows], on_softmax[rows], on_target[rows], part, add, grad_hidden)
-            if gradient is not None:
-                d_hidden[rows] = gradient
-    if amplifier is not None:
-        d_hidden /= amplifier
-        d_weight /= amplifier
-    return narrow(d_hidden, width).to(hidden.dtype), narrow(d_weight, width).to(weight_dtype)
+            d_logits = head.gradients(states, lse[rows], on_softmax[rows], on_target[rows], part, add)
+            if grad_hidden:
+                d_hidden[rows] = head.on_hidden(d_logits)
+    unit = amplifier.reciprocal()
+    return scaled(narrow(d_hidden, width), unit, hidden.dtype), scaled(narrow(d_weight, width), unit, weight_dtype)
 
 
 def chunk_rows(group: Group, chunk: int) -> list[slice | Tensor]:

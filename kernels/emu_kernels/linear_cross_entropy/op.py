@@ -14,6 +14,7 @@ from torch import Tensor
 from emu_kernels.checks import accumulation_dtype
 from emu_kernels.dispatch import triton_or_torch, without_autocast
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
+from emu_kernels.linear_cross_entropy.scaling import scaled
 
 
 def kept_tokens(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor:
@@ -43,8 +44,11 @@ def forward_op(
     grad_hidden: bool,
     grad_weight: bool,
     check: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute loss, lse, argmax, d loss / d hidden and d loss / d weight; an output that is not asked for is empty."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute loss, lse, argmax, gradients of hidden and weight, and the scalar that both are to be multiplied with.
+
+    An output that is not asked for is empty. The scalar comes apart since it costs nothing beside the factor of the backward.
+    """
     with without_autocast(hidden):
         return forward_chunked(
             hidden,
@@ -66,11 +70,11 @@ def forward_op(
 
 
 @forward_op.register_kernel("cuda")
-def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return triton_or_torch("linear_cross_entropy", arguments[0], _forward_kernels, forward_chunked, *arguments)
 
 
-def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     from emu_kernels.linear_cross_entropy.gpu import forward_triton
 
     return forward_triton(*arguments)
@@ -93,7 +97,7 @@ def _forward_fake(
     grad_hidden: bool,
     grad_weight: bool,
     check: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(hidden.dtype)
     num_tokens = hidden.shape[0]
     loss = hidden.new_empty(num_tokens if reduction == "none" else (), dtype=dtype)
@@ -101,18 +105,18 @@ def _forward_fake(
     best = hidden.new_empty(num_tokens if argmax else 0, dtype=torch.int64)
     d_hidden = hidden.new_empty(hidden.shape if grad_hidden else (0,), dtype=dtype)
     d_weight = hidden.new_empty(weight.shape if grad_weight else (0,), dtype=dtype)
-    return loss, lse, best, d_hidden, d_weight
+    return loss, lse, best, d_hidden, d_weight, hidden.new_empty((), dtype=dtype)
 
 
 def _forward_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     hidden, weight, target, weights, first, count, ranges, softcap, ignore_index, z_loss, reduction = inputs[:11]
     check = inputs[14]
-    _, lse, _, d_hidden, d_weight = output
+    _, lse, _, d_hidden, d_weight, unit = output
     ctx.set_materialize_grads(False)  # zeros of the size of the weight for gradients that no one asks for
     ctx.reduction = reduction
     ctx.dtypes = hidden.dtype, weight.dtype
     if reduction != "none":
-        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.save_for_backward(d_hidden, d_weight, unit)
     else:
         ctx.save_for_backward(hidden, weight, target, weights, lse, ranges, z_loss)
         ctx.numbers = first, count, softcap, ignore_index, check
@@ -127,9 +131,10 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
         return None, None, *missing
     needs_hidden, needs_weight = ctx.needs_input_grad[:2]
     if ctx.reduction != "none":
-        d_hidden, d_weight = ctx.saved_tensors
-        d_hidden = _scaled(d_hidden, grad, ctx.dtypes[0]) if needs_hidden else None
-        d_weight = _scaled(d_weight, grad, ctx.dtypes[1]) if needs_weight else None
+        d_hidden, d_weight, unit = ctx.saved_tensors
+        grad = grad * unit
+        d_hidden = scaled(d_hidden, grad, ctx.dtypes[0]) if needs_hidden else None
+        d_weight = scaled(d_weight, grad, ctx.dtypes[1]) if needs_weight else None
         return d_hidden, d_weight, *missing
     hidden, weight, target, weights, lse, ranges, z_loss = ctx.saved_tensors
     first, count, softcap, ignore_index, check = ctx.numbers
@@ -153,13 +158,6 @@ def _forward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
         check,
     )
     return _keep(needs_hidden, d_hidden), _keep(needs_weight, d_weight), *missing
-
-
-def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return gradient * factor in `dtype`; in one pass over the memory, unless the product itself is to be differentiated."""
-    if gradient.dtype == dtype or torch.is_grad_enabled():
-        return (gradient * factor).to(dtype)
-    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def _keep(wanted: bool, gradient: Tensor) -> Tensor | None:
