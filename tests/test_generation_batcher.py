@@ -18,6 +18,7 @@ from emu.generation import (
     RequestTooLarge,
     Sampling,
     TextRequest,
+    device_passes,
 )
 from emu.generation import cohort as cohort_module
 from emu.generation import prefill as prefill_module
@@ -151,6 +152,13 @@ def short_chunks(monkeypatch):
 def test_each_request_has_the_tokens_that_it_has_alone_bit_for_bit(short_chunks):
     schedules = Schedules(engine_of(), 24)
     assert sum(schedules.run(seed) for seed in range(5)) > 15
+
+
+def test_passes_that_read_lengths_on_the_device_give_the_same_tokens(short_chunks, monkeypatch):
+    """As on a GPU, without the recording."""
+    schedules = Schedules(engine_of(deterministic=False, dtype=torch.float64), 16)
+    monkeypatch.setattr(device_passes, "can_record", lambda model: True)
+    assert sum(schedules.run(seed) for seed in range(4)) > 12
 
 
 @pytest.mark.slow

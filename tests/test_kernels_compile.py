@@ -340,3 +340,47 @@ def test_nearest_code_kernel_compiles(capability: int, width: int, dtype: str) -
     config = nearest_code_config(width)
     found = build(capability, "nearest_code.gpu", "nearest_code_kernel", types, constants, config)
     check(found, capability, NEAREST_SPILLS.get((capability, width), 0))
+
+
+DECODE_SPILLS = {
+    (80, "fp32"): 32,
+    (86, "fp32"): 40,
+    (90, "fp32"): 32,
+    (100, "fp32"): 48,
+    (120, "fp32"): 48,
+    (120, "bf16"): 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "queries", "width"),
+    [
+        (90, "bf16", 4, 128),
+        *(pytest.param(c, "bf16", 4, 128, marks=slow) for c in (80, 86, 100, 120)),
+        *(pytest.param(c, "bf16", 64, 128, marks=slow) for c in CAPABILITIES),
+        *(pytest.param(c, "bf16", 16, 256, marks=slow) for c in CAPABILITIES),
+        *(pytest.param(c, "fp32", 64, 128, marks=slow) for c in CAPABILITIES),
+    ],
+)
+def test_part_kernel_compiles(capability: int, dtype: str, queries: int, width: int) -> None:
+    from emu_kernels.decode_attention.gpu import PART, decode_blocks
+
+    types = dict.fromkeys(("q_ptr", "key_ptr", "value_ptr"), f"*{dtype}") | {"scale": "fp32"}
+    types |= dict.fromkeys(("out_ptr", "peak_ptr", "total_ptr"), "*fp32") | dict.fromkeys(
+        ("begin_ptr", "end_ptr"), "*i64"
+    )
+    types |= dict.fromkeys(("key_row", "key_head", "value_row", "value_head"), "i32:16")
+    constants = {"GROUP": 4, "WIDTH": width, "PART": PART}
+    config = decode_blocks(DTYPES[dtype], queries, width)
+    found = build(capability, "decode_attention.gpu", "part_kernel", types, constants, config)
+    check(found, capability, DECODE_SPILLS.get((capability, dtype), 0) if queries == 64 else 0)
+    # Keys and values of the next tile are on their way while this one is multiplied.
+    assert found.instructions["cp.async"] >= 32
+
+
+@pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])
+def test_join_kernel_compiles(capability: int) -> None:
+    types = dict.fromkeys(("part_ptr", "peak_ptr", "total_ptr"), "*fp32") | {"out_ptr": "*bf16"}
+    types |= dict.fromkeys(("begin_ptr", "end_ptr"), "*i64")
+    constants = {"GROUP": 4, "WIDTH": 128, "PART": 256, "BLOCK_WIDTH": 128}
+    check(build(capability, "decode_attention.gpu", "join_kernel", types, constants, {"num_warps": 1}), capability)

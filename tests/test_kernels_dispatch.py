@@ -25,6 +25,7 @@ from emu_kernels import (
 )
 from emu_kernels.attention import op as attention_ops
 from emu_kernels.attention.op import torch_attention
+from emu_kernels.decode_attention import op as decode_ops
 from emu_kernels.dispatch import OPS, choose, triton_or_torch
 from emu_kernels.guided_sample import op as sampler_ops
 from emu_kernels.linear_cross_entropy import op as loss_ops
@@ -155,6 +156,7 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
     row = torch.rand(12)
     again = hidden, weight, target, row, row, row, 0, 50, None, 0.0, True, True
     key = [torch.arange(3)] * 3
+    cache, ends = torch.randn(1, 2, 50, 8), torch.tensor([40])
     draw = torch.randn(2, 3, 5), 2.0, 1.0, 1.0, 0, 1.0, *key, 0
     out, lse = torch.ops.emu_kernels.attention(q, k, v, *mask)
     runs: list[tuple[Any, Any, tuple]] = [
@@ -162,6 +164,7 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
         (attention_ops._backward_cuda, torch.ops.emu_kernels.attention_backward, (grad, q, k, v, out, lse, *mask)),
         (loss_ops._forward_cuda, torch.ops.emu_kernels.linear_cross_entropy, loss),
         (loss_ops._backward_cuda, torch.ops.emu_kernels.linear_cross_entropy_backward, again),
+        (decode_ops._decode_cuda, torch.ops.emu_kernels.decode_attention, (q, cache, cache, ends - 40, ends, 0.3)),
         (sampler_ops._sample_cuda, torch.ops.emu_kernels.guided_sample, draw),
         (search_ops._nearest_cuda, torch.ops.emu_kernels.nearest_code, (torch.randn(9, 4), torch.randn(6, 4))),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from emu_kernels import attention, guided_sample, linear_cross_entropy, nearest_code, reference
+from emu_kernels import attention, decode_attention, guided_sample, linear_cross_entropy, nearest_code, reference
 
 pytestmark = [
     pytest.mark.gpu,
@@ -342,3 +342,23 @@ def test_what_is_not_finite_stays_in_its_document(name: str) -> None:
     for found, clean in zip(run(), expected, strict=True):
         assert torch.equal(found[(ids == 1) | (ids == 3)], clean[(ids == 1) | (ids == 3)])
         assert not found[ids == 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "width"), [(1, (8, 2), 128), (4, (8, 2), 80), (16, (32, 8), 128), (16, (4, 4), 256)]
+)
+def test_attention_to_a_cache_is_close_to_float64_and_a_row_is_its_own(
+    dtype: torch.dtype, tokens: int, heads: tuple[int, int], width: int
+) -> None:
+    q = torch.randn(3, tokens, heads[0], width, device="cuda").to(dtype)
+    keys, values = (torch.randn(5, heads[1], 3000, width, device="cuda").to(dtype)[:3] for _ in range(2))
+    begin, end = torch.tensor([[0, 700, 5], [3000, 711, 1700]], device="cuda")
+    found = decode_attention(q, keys, values, begin, end)
+    truth = decode_attention(q.double(), keys.double(), values.double(), begin, end)
+    assert relative_error(found, truth) < {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}[dtype]
+    for row, (first, last) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
+        own = slice(row, row + 1)
+        cut = (part[own, :, first:last].contiguous() for part in (keys, values))
+        ends = torch.tensor([[0], [last - first]], device="cuda")
+        assert torch.equal(decode_attention(q[own], *cut, *ends), found[own])

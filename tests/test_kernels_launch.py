@@ -21,7 +21,7 @@ from emu_kernels import attention, dispatch, document_bounds
 
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
-    "attention.quarantine", "attention.gpu", "attention.gpu_backward", "guided_sample.gpu",
+    "attention.quarantine", "attention.gpu", "attention.gpu_backward", "decode_attention.gpu", "guided_sample.gpu",
     "linear_cross_entropy.gpu", "nearest_code.gpu",
 )  # fmt: skip
 
@@ -84,6 +84,7 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
     """Tensors without data stand for those of a GPU: all kernels of all ops, and each at least once."""
     from emu_kernels.attention.gpu import attention_triton
     from emu_kernels.attention.gpu_backward import attention_backward_triton
+    from emu_kernels.decode_attention.gpu import decode_attention_triton
     from emu_kernels.guided_sample.gpu import guided_sample_triton
     from emu_kernels.linear_cross_entropy import gpu as loss
     from emu_kernels.nearest_code.gpu import nearest_code_triton
@@ -96,6 +97,8 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
         key = [torch.ones(4, dtype=torch.int64)] * 3
         guided_sample_triton(torch.empty(2, 4, 8192), 1.0, 1.0, 1.0, 5, 0.9, *key, 0)
         nearest_code_triton(torch.empty(20, 4), torch.empty(30, 4))
+        cache, ends = torch.empty(2, 2, 64, 16, dtype=torch.bfloat16), torch.ones(2, dtype=torch.int64)
+        decode_attention_triton(q, cache, cache, ends, ends, 0.3)
         hidden, weight = (torch.empty(rows, 64, dtype=torch.bfloat16) for rows in (32, 512))
         monkeypatch.setattr(loss, "token_groups", lambda *a, **k: [loss.Group(None, 32, 0, 512)])
         target = torch.ones(32, dtype=torch.int64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from emu.generation.device_passes import Passes
 from emu.generation.limits import FiniteLogits
 from emu.generation.linear import IdRange, LinearBackend
 from emu.generation.prefill import Prefill
@@ -65,6 +66,7 @@ class Session:
         self.rows = len(prompts)
         self.cache = StaticCache(model.config, 0, 0, dtype=model.dtype, device=model.device)
         self.cache.reserve(self.rows, max(map(len, prompts)) + room)
+        self._passes = Passes(model, self.cache, by_row=by_row)
         self.logits_seen = FiniteLogits()
         self.passes = 1
         prefill = Prefill(model, linear, prompts, by_row=by_row)
@@ -75,7 +77,7 @@ class Session:
 
     def advance(self, ids: Tensor) -> None:
         """Feed the next tokens, (rows, m)."""
-        self.hidden = self.model.forward_block(ids, self.cache, self.linear, by_row=self.by_row)
+        self.hidden = self._passes.run(ids, self.linear)
         self.passes += 1
 
     def logits(self, ranges: tuple[IdRange, ...]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from emu.generation.cohort import Cohort, Passed, SingleSteps
+from emu.generation.device_passes import Passes
 from emu.generation.lane import Lane
 from emu.generation.linear import LinearBackend
 from emu.generation.prefill import Beginning, Prefill, worth_sharing
@@ -34,6 +35,7 @@ class Slots:
         self.model, self.by_row = model, by_row
         self.lanes: list[Lane] = []
         self.cache = StaticCache(model.config, 0, 0, dtype=model.dtype, device=model.device)
+        self._passes = Passes(model, self.cache, by_row=by_row)
         self._cohorts: dict[Hashable, Cohort] = {}
 
     @property
@@ -104,7 +106,7 @@ class Slots:
                 for row in lane.rows:
                     counts[row] = lane.fed
         self.cache.expect(counts)
-        hidden = self.model.forward_block(ids, self.cache, self.linear, by_row=self.by_row)
+        hidden = self._passes.run(ids, self.linear)
         passed = Passed(hidden, self.linear)
         for cohort in cohorts:
             cohort.take(passed)

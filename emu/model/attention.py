@@ -28,7 +28,7 @@ from emu.model.cache import StaticCache
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary, rotate
 from emu.model_config import EmuConfig
-from emu_kernels import attention, document_bounds
+from emu_kernels import attention, decode_attention, document_bounds
 
 Linear = Callable[..., tuple[Tensor, ...]]
 """(x, layer, layer, ...) -> the product of x with each layer; how is the caller's to choose (packed weights, fixed tiles)."""
@@ -143,6 +143,28 @@ def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
             mask = causal_mask(own.shape[1], own_keys.shape[2], q.device)[None, None] if own.shape[1] > 1 else None
             out.flatten(0, 1)[new] = _attend(mask, 0.0, own, own_keys, own_values)[0]
         return out
+
+    return attend
+
+
+def attend_on_device(cache: StaticCache, begin: Tensor, first: Tensor, tokens: int) -> Attend:
+    """Attention of a block of N tokens to a static cache, where rows begin and what follows them being read on the device.
+
+    Args:
+        begin: (R,) int64, where each row of the memory begins; R may be more than the rows in use.
+        first: (R,) int64, slot of the first of the tokens.
+    """
+    rows, (all_keys, all_values) = len(begin), cache.memory
+    heads, capacity, width = all_keys.shape[2:]
+    row, head, place = (torch.arange(size, device=begin.device) for size in (rows, heads, tokens))
+    targets = ((row[:, None] * heads + head) * capacity + first[:, None])[..., None] + place  # (R, kv_heads, N)
+    targets, end = targets.flatten(), first + tokens
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        keys, values = all_keys[layer], all_values[layer]
+        for whole, new in ((keys, k), (values, v)):
+            whole.view(-1, width).index_copy_(0, targets, new.transpose(1, 2).reshape(-1, width))
+        return decode_attention(q, keys[:rows], values[:rows], begin, end)
 
     return attend
 

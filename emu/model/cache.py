@@ -107,13 +107,16 @@ class StaticCache:
         positions = self.positions(tokens)
         if embedding.depends_on_length:
             return embedding(self._keys, positions)
+        cos, sin = self.angles(embedding)
+        return cos[positions], sin[positions]
+
+    def angles(self, embedding: EmuRotaryEmbedding) -> Rotary:
+        """Angles of all positions, (positions, 1, head_dim) each, where they do not depend on the length of a sequence."""
         if self._angles is None:
             # Whole vectors of positions: the tail of an array may be computed by other instructions than its body.
             places = torch.arange(-(-self.capacity // 64) * 64, device=self._device)
-            cos, sin = embedding(self._keys, places)
-            self._angles = cos, sin
-        cos, sin = self._angles
-        return cos[positions], sin[positions]
+            self._angles = embedding(self._keys, places)
+        return self._angles
 
     def mask(self, tokens: int) -> Tensor | None:
         """(rows or 1, 1, tokens, end of the longest row) numbers to add to the scores of the next tokens; None when all is seen.
@@ -144,6 +147,14 @@ class StaticCache:
         Raises:
             ValueError: fewer are left.
         """
+        self._count(tokens)
+        counts, self.packed = self.counts, None
+        if any(count != tokens for count in counts):
+            self._pack(tokens)
+        if not self._even or self.packed is not None:
+            self._targets = self._target_rows(tokens)
+
+    def _count(self, tokens: int) -> None:
         counts, self._expected = self._expected or [tokens] * self.rows, []
         stop = max((end + count for end, count in zip(self.ends, counts, strict=True)), default=0)
         if stop > self.capacity:
@@ -151,11 +162,30 @@ class StaticCache:
                 f"{tokens} tokens after {self.length} do not fit a cache of {self.capacity} slots; make it with a larger capacity"
             )
         self.counts, self._stop = counts, stop
-        self.packed = None
-        if any(count != tokens for count in counts):
-            self._pack(tokens)
-        if not self._even or self.packed is not None:
-            self._targets = self._target_rows(tokens)
+
+    def has_room_on_device(self, tokens: int) -> bool:
+        """Whether `begin_on_device` can take so many tokens: all rows have as much room, and each begins where it ends or before."""
+        return self.length + tokens <= self.capacity and all(map(int.__le__, self.begins, self.ends))
+
+    def begin_on_device(self, tokens: int, rows: int) -> list[list[int]]:
+        """Reserve slots as `begin` does, for a pass that reads on the device where rows begin and end, and writes N slots of each row.
+
+        What a row of fewer tokens gets beyond them is written again by its next pass before anything attends to it.
+
+        Args:
+            rows: of the memory, those in use and some more.
+
+        Returns:
+            Beginnings and ends of these rows.
+        """
+        self._count(tokens)
+        more = [0] * (rows - self.rows)
+        return [[*self.begins, *more], [*self.ends, *more]]
+
+    @property
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all layers, (layers, rows, kv_heads, capacity, head_dim) each, with rows that are not in use."""
+        return self._keys, self._values
 
     def _pack(self, tokens: int) -> None:
         """Number the tokens that there are, where rows have unequally many."""
@@ -198,7 +228,14 @@ class StaticCache:
         self.ends = ends
         self.packed = None
         self._even = len(set(ends)) <= 1
-        self._ends = torch.tensor(ends, dtype=torch.int64, device=self._device)
+        self._own_ends: Tensor | None = None
+
+    @property
+    def _ends(self) -> Tensor:
+        """(rows,) int64, copied to the device when it is asked for."""
+        if self._own_ends is None:
+            self._own_ends = torch.tensor(self.ends, dtype=torch.int64, device=self._device)
+        return self._own_ends
 
     def truncate(self, length: int | Tensor | Sequence[int]) -> None:
         """Forget what was written after the first `length` slots; no memory moves.

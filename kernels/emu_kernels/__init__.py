@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 
 from emu_kernels.attention import attention, document_bounds
+from emu_kernels.decode_attention import decode_attention
 from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
@@ -22,6 +23,7 @@ from emu_kernels.rotary import rotary
 __all__ = [
     "attention",
     "choices",
+    "decode_attention",
     "document_bounds",
     "guided_sample",
     "linear_cross_entropy",

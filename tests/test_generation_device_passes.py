@@ -1,0 +1,145 @@
+"""Passes that read lengths on the device give what passes with lengths on the host give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from emu.generation import device_passes
+from emu.generation.device_passes import RecordedPasses, decode, rows_of
+from emu.generation.linear import LinearBackend
+from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+
+CONFIG = EmuConfig(
+    vocab_size=97,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    qk_norm=True,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> EmuForCausalLM:
+    torch.manual_seed(0)
+    return EmuForCausalLM(CONFIG).double().eval()
+
+
+def filled(model: EmuForCausalLM, begins: list[int], ends: list[int], capacity: int = 60, rows: int = 5) -> StaticCache:
+    """A cache with memory for more rows, that holds a prompt of each row from its beginning on."""
+    cache = StaticCache(CONFIG, 0, 0, dtype=model.dtype, device="cpu")
+    cache.reserve(rows, capacity)
+    parts = []
+    for begin, end in zip(begins, ends, strict=True):
+        part = StaticCache(CONFIG, 1, capacity, dtype=model.dtype, device="cpu")
+        ids = torch.randint(0, 97, (1, end - begin), generator=torch.Generator().manual_seed(end))
+        with torch.no_grad():
+            model.forward_block(ids, part)
+        parts.append((part, 0))
+    cache.extend(parts, aligned=len(set(ends)) == 1)
+    assert (cache.begins, cache.ends) == (begins, ends)
+    return cache
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1], [4, 4, 4], [4, 1, 3]])
+@pytest.mark.parametrize(("begins", "ends"), [([0, 0, 0], [7, 12, 3]), ([0, 5, 9], [12, 12, 12])])
+@torch.no_grad()
+def test_hidden_states_and_what_follows_are_the_same(
+    model: EmuForCausalLM, counts: list[int], begins: list[int], ends: list[int]
+) -> None:
+    linear = LinearBackend(model)
+    caches = [filled(model, begins, ends) for _ in range(2)]
+    passes = RecordedPasses(model, linear, caches[1])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        ids = torch.randint(0, 97, (3, max(counts)), generator=generator)
+        for cache in caches:
+            cache.expect(counts)
+        expected, found = model.forward_block(ids, caches[0], linear), passes.run(ids)
+        for row, count in enumerate(counts):
+            torch.testing.assert_close(found[row, :count], expected[row, :count], rtol=1e-10, atol=1e-10)
+        assert caches[0].ends == caches[1].ends
+
+
+@torch.no_grad()
+def test_rows_that_come_and_go_and_memory_that_grows_are_followed(model: EmuForCausalLM) -> None:
+    linear = LinearBackend(model)
+    caches = [filled(model, [0, 0, 0], [7, 12, 3], capacity=20) for _ in range(2)]
+    passes = RecordedPasses(model, linear, caches[1])
+    for step in range(9):
+        if step == 2:
+            for cache in caches:
+                cache.keep([0, 1])
+        if step == 4:
+            for cache in caches:
+                cache.reserve(6, 40)
+                other = filled(model, [0], [4])
+                cache.extend([(other, 0)])
+        ids = torch.full((caches[0].rows, 1), step)
+        torch.testing.assert_close(passes.run(ids), model.forward_block(ids, caches[0], linear), rtol=1e-10, atol=1e-10)
+
+
+def test_a_pass_that_rows_have_no_room_for_runs_as_before(model: EmuForCausalLM) -> None:
+    """Where one row has tokens fewer than the others, padding would reach beyond the memory."""
+    cache = filled(model, [0, 0], [10, 4], capacity=12)
+    assert cache.has_room_on_device(2) and not cache.has_room_on_device(3)
+    late = filled(model, [0, 8], [12, 12])
+    late.truncate([12, 6])
+    assert not late.has_room_on_device(1), "its second row begins beyond its end"
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations that start kernels, by name; views and memory start none."""
+
+    FREE = (
+        "view",
+        "reshape",
+        "expand",
+        "slice",
+        "select",
+        "transpose",
+        "unsqueeze",
+        "empty",
+        "detach",
+        "alias",
+        "as_strided",
+        "t.",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if not any(part in name for part in self.FREE):
+            self.names.append(name)
+        assert "item" not in name and "nonzero" not in name and "_local_scalar" not in name, "the host would wait"
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_a_pass_starts_few_kernels_whatever_the_lengths_and_never_waits(model: EmuForCausalLM) -> None:
+    linear = LinearBackend(model)
+    found = []
+    for ends in ([7, 12, 3], [30, 2, 9]):
+        cache = filled(model, [0, 0, 0], ends)
+        ids, places = torch.zeros(3, 1, dtype=torch.int64), torch.tensor([[0, 0, 0], ends])
+        decode(model, linear, cache, ids, places)  # makes the table of angles
+        with _Launches() as launches:
+            decode(model, linear, cache, ids, places)
+        found.append(launches.names)
+    assert found[0] == found[1]
+
+
+def test_recorded_sizes_are_few() -> None:
+    assert [rows_of(rows, 64) for rows in (1, 2, 3, 4, 5, 8, 9, 17, 64)] == [1, 2, 4, 4, 8, 8, 16, 24, 64]
+    assert rows_of(5, 6) == 6
+
+
+def test_nothing_is_recorded_without_a_gpu(model: EmuForCausalLM) -> None:
+    assert not device_passes.can_record(model)
