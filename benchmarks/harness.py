@@ -131,9 +131,16 @@ def measure(
     """Rows of one case, in the order of the contenders; the memory is that of the last warm-up call."""
     peaks: dict[str, int] = {}
     for contender in contenders:
-        for _ in range(warm_up - 1):
-            contender.function()
-        peaks[contender.name] = peak_bytes(contender.function, device)
+        try:
+            for _ in range(warm_up - 1):
+                contender.function()
+            peaks[contender.name] = peak_bytes(contender.function, device)
+        except Exception as error:
+            if contender.name.startswith("emu") or contender.floor:
+                raise
+            # A compiler or a library that fails on a machine is not measured there, and the others are.
+            print(f"{case}: left out {contender.name}, {type(error).__name__}: {str(error).splitlines()[0]}")
+    contenders = [contender for contender in contenders if contender.name in peaks]
     wall: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     processor: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):

@@ -126,6 +126,7 @@ def run_case(
 ) -> list[Row]:
     """Forward alone and forward with backward of one mask."""
     q = inputs[0]
+    torch._dynamo.reset()  # its limit of recompilations is for the whole process
     rows: list[Row] = []
     pairs = sum_of_pairs(q, options)
     for backward in (False, True):

@@ -265,7 +265,7 @@ def test_sampler_agrees_with_the_cpu_and_runs_in_a_graph() -> None:
         assert not torch.equal(replayed, before)
 
 
-@pytest.mark.parametrize("width", [4, 8, 64])
+@pytest.mark.parametrize("width", [4, 8, 32, 64, 256])
 def test_nearest_code_equals_the_full_table(width: int) -> None:
     generator = torch.Generator("cuda").manual_seed(width)
     z, codebook = (torch.randn(n, width, generator=generator, device="cuda") for n in (3001, 2049))

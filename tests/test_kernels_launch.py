@@ -22,7 +22,7 @@ from emu_kernels import attention, dispatch, document_bounds
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
     "attention.quarantine", "attention.gpu", "attention.gpu_backward", "decode_attention.gpu", "guided_sample.gpu",
-    "linear_cross_entropy.gpu", "nearest_code.gpu",
+    "linear_cross_entropy.gpu", "nearest_code.gpu", "nearest_code.gpu_wide",
 )  # fmt: skip
 
 
@@ -97,6 +97,7 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
         key = [torch.ones(4, dtype=torch.int64)] * 3
         guided_sample_triton(torch.empty(2, 4, 8192), 1.0, 1.0, 1.0, 5, 0.9, *key, 0)
         nearest_code_triton(torch.empty(20, 4), torch.empty(30, 4))
+        nearest_code_triton(torch.empty(20, 64), torch.empty(30, 64))
         cache, ends = torch.empty(2, 2, 64, 16, dtype=torch.bfloat16), torch.ones(2, dtype=torch.int64)
         decode_attention_triton(q, cache, cache, ends, ends, 0.3)
         hidden, weight = (torch.empty(rows, 64, dtype=torch.bfloat16) for rows in (32, 512))

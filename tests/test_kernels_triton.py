@@ -21,6 +21,7 @@ from emu_kernels.guided_sample.gpu import guided_sample_triton
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
 from emu_kernels.linear_cross_entropy.gpu import backward_triton, forward_triton
 from emu_kernels.nearest_code.gpu import nearest_code_triton
+from emu_kernels.nearest_code.gpu_wide import nearest_code_wide
 from emu_kernels.testing import Interpreter, host_waits, launched_kernels, peak_cpu_bytes
 
 triton = pytest.importorskip("triton")
@@ -460,6 +461,20 @@ def test_nearest_code(interpreter: Interpreter, width: int, dtype: torch.dtype) 
     blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
     found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nearest_code_of_many_features(interpreter: Interpreter, dtype: torch.dtype) -> None:
+    """In tables of ten rows; every third vector lies between two codes, which float32 cannot tell apart."""
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = (torch.randn(n, 70, generator=generator).to(dtype) for n in (37, 150))
+    codebook[75:] = codebook[:75]
+    codebook[80:] += torch.full((70, 70), 1e-7).to(dtype)
+    z[::3] = codebook[40:53] + 0.01
+    found = interpreter.call(nearest_code_wide, z, codebook, 4 * 150 * 10, 64)
+    assert torch.equal(found, reference.nearest_code(z, codebook))
+    z[4] = torch.nan
+    assert 0 <= int(interpreter.call(nearest_code_wide, z, codebook, 4 * 150 * 10, 64)[4]) < 150
 
 
 def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
