@@ -400,3 +400,68 @@ def test_join_kernel_compiles(capability: int) -> None:
     types |= dict.fromkeys(("begin_ptr", "end_ptr"), "*i64")
     constants = {"GROUP": 4, "WIDTH": 128, "PART": 256, "BLOCK_WIDTH": 128}
     check(build(capability, "decode_attention.gpu", "join_kernel", types, constants, {"num_warps": 1}), capability)
+
+
+ROW_TYPES = {
+    **{f"{name}_ptr": "*bf16" for name in ("x", "residual", "weight", "out", "total", "grad", "grad_sum", "d_x")},
+    **{f"{name}_ptr": "*fp32" for name in ("inverse", "partial")},
+    **dict.fromkeys(("x_stride", "residual_stride", "grad_stride", "grad_sum_stride"), "i32:16"),
+    "eps": "fp32",
+}  # fmt: skip
+# Of the gradient of a row whose block is as wide as it is.
+ROW_SPILLS = {("rms_norm_backward_kernel", 100, 4096): 16}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "capability", "width"),
+    [
+        pytest.param(f"{kernel}_kernel", c, w, marks=[] if (kernel, c, w) == ("rms_norm_backward", 90, 4096) else slow)
+        for kernel in ("rms_norm", "rms_norm_backward")
+        for c in CAPABILITIES
+        for w in (64, 4096, 8192)
+    ],
+)
+def test_norm_kernels_compile(kernel: str, capability: int, width: int) -> None:
+    config = configurations.row_blocks(width)
+    found = build(capability, "rms_norm.gpu", kernel, ROW_TYPES, {"WIDTH": width, "ADD": True}, config)
+    check(found, capability, ROW_SPILLS.get((kernel, capability, width), 0))
+
+
+ROTARY_TYPES = {
+    **{f"{name}_ptr": "*bf16" for name in ("x", "weight", "cos", "sin", "out", "grad", "d_x", "q", "k", "v")},
+    **{f"{name}_ptr": "*bf16" for name in ("q_weight", "k_weight", "keys", "values")},
+    **{f"{name}_ptr": "*fp32" for name in ("inverse", "partial")},
+    **{f"{tensor}{axis}_stride": "i32:16" for tensor in ("", "grad_") for axis in ("row", "position", "head")},
+    **{f"{tensor}_{axis}": "i32:16" for tensor in "qkv" for axis in ("row", "position", "head")},
+    **{f"{tensor}_{axis}": "i32:16" for tensor in ("keys", "values") for axis in ("row", "head", "slot")},
+    "angle_row_stride": "i32:16", "angle_row": "i32:16", "places_ptr": "*i64", "eps": "fp32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kernel", "capability", "width"),
+    [
+        pytest.param(f"{kernel}_kernel", c, w, marks=[] if (kernel, c, w) == ("rotary_into", 90, 128) else slow)
+        for kernel in ("rotary", "rotary_backward", "rotary_into")
+        for c in CAPABILITIES
+        for w in (64, 128, 256)
+    ],
+)
+def test_rotary_kernels_compile(kernel: str, capability: int, width: int) -> None:
+    config = configurations.head_blocks(32, width)
+    module = "rotary.gpu"
+    if kernel == "rotary_into_kernel":
+        module, config = "rotary.gpu_into", {"BLOCK_HALF": config["BLOCK_HALF"], "num_warps": 1}
+    constants = {"HALF": width // 2} | ({} if kernel == "rotary_backward_kernel" else {"NORM": True})
+    check(build(capability, module, kernel, ROTARY_TYPES, constants, config), capability)
+
+
+@pytest.mark.parametrize("capability", [pytest.param(c, marks=slow) for c in CAPABILITIES])
+def test_gate_kernels_compile(capability: int) -> None:
+    from emu_kernels.swiglu.gpu import BLOCK
+
+    types = {f"{name}_ptr": "*bf16" for name in ("grad", "gate", "up", "out", "d_gate", "d_up")}
+    types |= {f"{name}_stride": "i32:16" for name in ("grad", "gate", "up")} | {"width": "i32:16"}
+    for kernel in ("swiglu_kernel", "swiglu_backward_kernel"):
+        found = build(capability, "swiglu.gpu", kernel, types, {"BLOCK": BLOCK}, {"num_warps": 4})
+        check(found, capability)

@@ -22,6 +22,7 @@ from emu_kernels import (
     nearest_code,
     rms_norm,
     rotary,
+    swiglu,
 )
 from emu_kernels.attention import op as attention_ops
 from emu_kernels.attention.op import torch_attention
@@ -30,6 +31,9 @@ from emu_kernels.dispatch import OPS, choose, triton_or_torch
 from emu_kernels.guided_sample import op as sampler_ops
 from emu_kernels.linear_cross_entropy import op as loss_ops
 from emu_kernels.nearest_code import op as search_ops
+from emu_kernels.rms_norm import op as norm_ops
+from emu_kernels.rotary import op as rotary_ops
+from emu_kernels.swiglu import op as gate_ops
 
 CARD = torch.device("cuda", 1)
 
@@ -167,6 +171,7 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
         (decode_ops._decode_cuda, torch.ops.emu_kernels.decode_attention, (q, cache, cache, ends - 40, ends, 0.3)),
         (sampler_ops._sample_cuda, torch.ops.emu_kernels.guided_sample, draw),
         (search_ops._nearest_cuda, torch.ops.emu_kernels.nearest_code, (torch.randn(9, 4), torch.randn(6, 4))),
+        *_runs_of_norm_rotation_and_gate(q, k),
     ]  # fmt: skip
     for gpu, op, arguments in runs:
         with pytest.warns(RuntimeWarning, match="active drivers"):
@@ -175,6 +180,23 @@ def test_every_op_gives_its_result_where_no_kernel_can_start(monkeypatch: pytest
         expected = op(*arguments)
         for ours, theirs in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, expected)), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def _runs_of_norm_rotation_and_gate(q: torch.Tensor, k: torch.Tensor) -> list[tuple[Any, Any, tuple]]:
+    weight, (cos, sin), inverse = torch.rand(8), torch.randn(2, 1, 40, 1, 8), torch.rand(1, 40, 4, 1)
+    cache, places = torch.zeros(2, 1, 2, 40, 8), torch.arange(40)[None]
+    ops = torch.ops.emu_kernels
+    return [
+        (norm_ops._forward_cuda, ops.rms_norm, (q, weight, 1e-5)),
+        (norm_ops._add_cuda, ops.add_rms_norm, (q, q, weight, 1e-5)),
+        (norm_ops._backward_cuda, ops.rms_norm_backward, (q, q, weight, inverse, q)),
+        (rotary_ops._rotary_cuda, ops.rotary, (q, cos, sin)),
+        (rotary_ops._norm_rotary_cuda, ops.norm_rotary, (q, weight, cos, sin, 1e-5)),
+        (rotary_ops._norm_rotary_backward_cuda, ops.norm_rotary_backward, (q, q, weight, inverse, cos, sin)),
+        (rotary_ops._into_cuda, ops.rotary_into, (q, k, k, cos, sin, *cache, places, weight, weight, 1e-5)),
+        (gate_ops._forward_cuda, ops.swiglu, (q, q)),
+        (gate_ops._backward_cuda, ops.swiglu_backward, (q, q, q)),
+    ]
 
 
 def test_without_triton_all_ops_warn_once_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +215,14 @@ def test_an_old_gpu_takes_torch_without_a_warning(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
 def test_every_op_has_an_implementation_on_other_devices(device: str) -> None:
-    others = "attention_backward", "linear_cross_entropy_backward", "rms_norm", "rms_norm_backward", "rotary"
+    others = (
+        "attention_backward",
+        "linear_cross_entropy_backward",
+        "rms_norm_backward",
+        "swiglu_backward",
+        "add_rms_norm",
+    )
+    others += "norm_rotary", "norm_rotary_backward", "rotary_into"
     for op in (*OPS, *others):
         assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"emu_kernels::{op}", device.upper())
 
@@ -212,9 +241,11 @@ def test_shapes_on_other_devices_are_known_to_compilers(device: str) -> None:
             nearest_code(q.view(-1, 8), k.view(-1, 8)),
             rms_norm(q, torch.empty(8, device=device), 1e-5),
             rotary(q, angle, angle),
+            swiglu(q, q),
         ]
     assert [(*x.shape, x.device.type) for x in results] == [
         (2, 9, 4, 8, device), (3, device), (72, device), (72, device), (2, 9, 4, 8, device), (2, 9, 4, 8, device),
+        (2, 9, 4, 8, device),
     ]  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from emu_kernels import attention, dispatch, document_bounds
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
     "attention.quarantine", "attention.gpu", "attention.gpu_backward", "decode_attention.gpu", "guided_sample.gpu",
-    "linear_cross_entropy.gpu", "nearest_code.gpu", "nearest_code.gpu_wide",
+    "linear_cross_entropy.gpu", "nearest_code.gpu", "nearest_code.gpu_wide", "rms_norm.gpu", "rotary.gpu",
+    "rotary.gpu_into", "swiglu.gpu",
 )  # fmt: skip
 
 
@@ -100,6 +101,7 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
         nearest_code_triton(torch.empty(20, 64), torch.empty(30, 64))
         cache, ends = torch.empty(2, 2, 64, 16, dtype=torch.bfloat16), torch.ones(2, dtype=torch.int64)
         decode_attention_triton(q, cache, cache, ends, ends, 0.3)
+        _start_norm_rotation_and_gate(q, k)
         hidden, weight = (torch.empty(rows, 64, dtype=torch.bfloat16) for rows in (32, 512))
         monkeypatch.setattr(loss, "token_groups", lambda *a, **k: [loss.Group(None, 32, 0, 512)])
         target = torch.ones(32, dtype=torch.int64)
@@ -107,6 +109,23 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
     kernels = {name for file in PACKAGE.rglob("*.py") for name in _kernels_of(file)}
     assert set(started) == kernels
     assert {device for devices in started.values() for device in devices} == {torch.device("meta")}
+
+
+def _start_norm_rotation_and_gate(q: Tensor, k: Tensor) -> None:
+    from emu_kernels.rms_norm.gpu import rms_norm_backward_triton, rms_norm_triton
+    from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton
+    from emu_kernels.rotary.gpu_into import rotary_into_triton
+    from emu_kernels.swiglu.gpu import swiglu_backward_triton, swiglu_triton
+
+    weight, angle, inverse = torch.empty(16), torch.empty(1, 40, 1, 16), torch.empty(2, 40, 4, 1)
+    cache, places = torch.empty(2, 2, 50, 16), torch.empty(2, 40, dtype=torch.int64)
+    rms_norm_triton(q, weight, 1e-5)
+    rms_norm_backward_triton(q, q, weight, inverse)
+    norm_rotary_triton(q, weight, angle, angle, 1e-5)
+    norm_rotary_backward_triton(q, q, weight, inverse, angle, angle)
+    rotary_into_triton(q, k, k, angle, angle, cache, cache, places, weight, weight, 1e-5)
+    swiglu_triton(q, q)
+    swiglu_backward_triton(q, q, q)
 
 
 def _odd_rows(dtype: torch.dtype = torch.float16) -> tuple[Tensor, ...]:

@@ -123,3 +123,46 @@ def test_bad_input_is_named() -> None:
         rms_norm(x, weight.to("meta"), 1e-5)
     with pytest.raises(TypeError, match="x must have one of the dtypes"):
         rms_norm(x.long(), weight, 1e-5)
+
+
+def make_sum(dtype: torch.dtype = torch.float32, branch_dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+    """x, residual (2, 5, 24) and weight (24,)."""
+    x, weight = make_inputs((2, 5, 24), dtype)
+    residual = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(7)).to(dtype).requires_grad_()
+    return x.detach().to(branch_dtype or dtype).requires_grad_(), residual, weight
+
+
+@pytest.mark.parametrize("branch_dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_a_sum_is_the_sum_and_its_norm_to_the_last_bit(branch_dtype: torch.dtype) -> None:
+    """Values and gradients, also where the sum alone goes on; so models trained before it are trained to the same weights."""
+    inputs = make_sum(branch_dtype=branch_dtype)
+    x, residual, weight = inputs
+    fused = rms_norm(x, weight, 1e-5, residual)
+    total = x + residual
+    plain = rms_norm(total, weight, 1e-5), total
+    grads = torch.randn(2, 2, 5, 24)
+    for places in ([0, 1], [0], [1]):
+        found, expected = (
+            torch.autograd.grad([y[i] for i in places], inputs, [grads[i] for i in places], True, allow_unused=True)
+            for y in (fused, plain)
+        )
+        assert all(
+            torch.equal(a, b) for a, b in zip((*fused, *found), (*plain, *expected), strict=True) if b is not None
+        )
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(rms_norm(x, weight, 1e-5, residual), plain, strict=True))
+
+
+def test_the_norm_of_a_sum_passes_opcheck_and_compiles() -> None:
+    x, residual, weight = make_sum()
+    torch.library.opcheck(torch.ops.emu_kernels.add_rms_norm.default, (x, residual, weight, 1e-5))
+    compiled = torch.compile(rms_norm, backend="aot_eager", fullgraph=True)(x, weight, 1e-5, residual)
+    torch.testing.assert_close(compiled, rms_norm(x, weight, 1e-5, residual))
+
+
+def test_a_bad_residual_is_named() -> None:
+    x, residual, weight = (tensor.detach() for tensor in make_sum())
+    with pytest.raises(ValueError, match=r"residual must have shape \(2, 5, 24\) to match x, got \(2, 4, 24\)"):
+        rms_norm(x, weight, 1e-5, residual[:, :4])
+    with pytest.raises(ValueError, match="residual is on meta but x is on cpu"):
+        rms_norm(x, weight, 1e-5, residual.to("meta"))

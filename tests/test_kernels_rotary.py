@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu_kernels import reference, rotary
+from emu_kernels import reference, rms_norm, rotary, rotary_into
 
 
 def make_inputs(rows: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -102,3 +102,83 @@ def test_bad_input_is_named() -> None:
         rotary(x, cos.clone().requires_grad_(), sin)
     with pytest.raises(TypeError, match="sin has dtype torch.float32 but cos has torch.float64"):
         rotary(x, cos, sin.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_rotation_of_a_norm_is_the_norm_and_its_rotation_to_the_last_bit(dtype: torch.dtype) -> None:
+    """Values and gradients, so that models trained before it are trained to the same weights."""
+    x, angles = make_inputs(1, dtype)
+    weight = torch.linspace(0.5, 2.0, 8).to(dtype).requires_grad_()
+    cos, sin = signed(angles, dtype)
+    fused, plain = rotary(x, cos, sin, weight=weight, eps=1e-4), rotary(rms_norm(x, weight, 1e-4), cos, sin)
+    grad = torch.randn(2, 5, 3, 8).to(dtype)
+    found, expected = (torch.autograd.grad(y, (x, weight), grad) for y in (fused, plain))
+    assert all(torch.equal(a, b) for a, b in zip((fused, *found), (plain, *expected), strict=True))
+    with torch.no_grad():
+        assert torch.equal(rotary(x, cos, sin, weight=weight, eps=1e-4), plain)
+
+
+def test_the_rotation_of_a_norm_compiles_and_passes_opcheck() -> None:
+    x, angles = make_inputs(1, torch.float32)
+    weight, (cos, sin) = torch.linspace(0.5, 2.0, 8).requires_grad_(), signed(angles, torch.float32)
+
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return 2.0 * rotary(x + 1.0, cos, sin, weight=weight)
+
+    eager, compiled = function(x, weight), torch.compile(function, backend="aot_eager", fullgraph=True)(x, weight)
+    torch.testing.assert_close(compiled, eager)
+    torch.library.opcheck(torch.ops.emu_kernels.norm_rotary.default, (x, weight, cos, sin, 1e-5))
+    fixed = x.detach(), weight.detach()
+    out, inverse = torch.ops.emu_kernels.norm_rotary(*fixed, cos, sin, 1e-5)
+    torch.library.opcheck(torch.ops.emu_kernels.norm_rotary_backward.default, (out, *fixed, inverse, cos, sin))
+
+
+def make_step(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Two rows of three new tokens and a cache of three rows of ten slots."""
+    generator = torch.Generator().manual_seed(0)
+    joint = torch.randn(2, 3, 9 * 8, generator=generator).to(dtype)
+    q, k, v = joint.unflatten(-1, (9, 8)).split((5, 2, 2), dim=2)
+    cos, sin = signed(6.0 * torch.rand(2, 3, 4, generator=generator), dtype)
+    keys, values = torch.randn(2, 3, 2, 10, 8, generator=generator).to(dtype)
+    places = torch.tensor([[4, 3, -1], [13, 30, 7]])
+    return {"q": q, "k": k, "v": v, "cos": cos, "sin": sin, "keys": keys, "values": values, "places": places}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("normed", [False, True])
+def test_keys_and_values_go_to_their_places_in_the_cache(normed: bool, dtype: torch.dtype) -> None:
+    step = make_step(dtype)
+    weights = {"q_weight": torch.rand(8).to(dtype), "k_weight": torch.rand(8).to(dtype)} if normed else {}
+    expected = [step[name].clone() for name in ("keys", "values")]
+    options = [{"weight": weight, "eps": 1e-5} for weight in weights.values()] or [{}, {}]
+    q, k = (rotary(step[name], step["cos"], step["sin"], **own) for name, own in zip("qk", options, strict=True))
+    for (row, token), (to, slot) in {(0, 0): (0, 4), (0, 1): (0, 3), (1, 0): (1, 3), (1, 2): (0, 7)}.items():
+        expected[0][to, :, slot], expected[1][to, :, slot] = k[row, token], step["v"][row, token]
+    assert torch.equal(rotary_into(**step, **weights), q)
+    assert torch.equal(step["keys"], expected[0]) and torch.equal(step["values"], expected[1])
+
+
+def test_the_write_into_a_cache_passes_opcheck() -> None:
+    step = make_step()
+    arguments = *step.values(), torch.rand(8), torch.rand(8), 1e-5
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.emu_kernels.rotary_into.default, arguments, test_utils=checks)
+
+
+BAD_STEPS = {
+    "one weight": ({"q_weight": torch.ones(8)}, ValueError, "k_weight is missing"),
+    "places of another shape": ({"places": torch.zeros(2, 2, dtype=torch.int64)}, ValueError, r"places must have shape \(2, 3\)"),
+    "places that are no integers": ({"places": torch.zeros(2, 3)}, TypeError, "places must have one of the dtypes"),
+    "places elsewhere": ({"places": torch.zeros(2, 3, dtype=torch.int64, device="meta")}, ValueError, "places is on meta"),
+    "a cache of other heads": ({"keys": torch.zeros(3, 4, 10, 8)}, ValueError, r"keys must have shape \(3, 2, 10, 8\)"),
+    "values of another dtype": ({"values": torch.zeros(3, 2, 10, 8).double()}, TypeError, "values has dtype"),
+    "keys of another length": ({"k": torch.zeros(2, 4, 2, 8)}, ValueError, r"k must have shape \(2, 3, 2, 8\)"),
+    "weights of another width": ({"q_weight": torch.ones(7), "k_weight": torch.ones(8)}, ValueError, "q_weight must have shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_STEPS)
+def test_a_bad_argument_of_a_step_is_named(name: str) -> None:
+    changes, error, message = BAD_STEPS[name]
+    with pytest.raises(error, match=message):
+        rotary_into(**(make_step() | changes))

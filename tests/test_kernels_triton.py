@@ -22,6 +22,9 @@ from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunk
 from emu_kernels.linear_cross_entropy.gpu import backward_triton, forward_triton
 from emu_kernels.nearest_code.gpu import nearest_code_triton
 from emu_kernels.nearest_code.gpu_wide import nearest_code_wide
+from emu_kernels.rms_norm.gpu import rms_norm_backward_triton, rms_norm_triton
+from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton
+from emu_kernels.swiglu.gpu import swiglu_triton
 from emu_kernels.testing import Interpreter, host_waits, launched_kernels, peak_cpu_bytes
 
 triton = pytest.importorskip("triton")
@@ -483,6 +486,26 @@ def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
     blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
     found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+def test_norm_rotation_and_gate(interpreter: Interpreter) -> None:
+    """One size of each; `test_kernels_triton_fused.py` has the others."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 2, 5, 3, 12, generator=generator)
+    weight, angles = torch.rand(12, generator=generator), torch.rand(1, 5, 6, generator=generator)
+    cos, sin = (torch.cat(pair, -1)[:, :, None] for pair in ((angles.cos(),) * 2, (-angles.sin(), angles.sin())))
+    exact, scale = x.double().requires_grad_(), weight.double().requires_grad_()
+    normed = reference.rms_norm(exact, scale, 1e-5)
+    turned, gated = reference.rotary(normed, angles.double()), reference.swiglu(exact, normed)
+    out, inverse = interpreter.call(norm_rotary_triton, x, weight, cos, sin, 1e-5)
+    found = interpreter.call(norm_rotary_backward_triton, grad, x, weight, inverse, cos, sin)
+    expected = torch.autograd.grad(turned, (exact, scale), grad.double(), retain_graph=True)
+    own, inverse = interpreter.call(rms_norm_triton, x, weight, 1e-5)
+    pairs = [(out, turned), *zip(found, expected, strict=True), (own, normed)]
+    found = interpreter.call(rms_norm_backward_triton, grad, x, weight, inverse)
+    pairs += zip(found, torch.autograd.grad(normed, (exact, scale), grad.double(), retain_graph=True), strict=True)
+    pairs.append((interpreter.call(swiglu_triton, x, own), gated))
+    assert all(relative_error(ours, theirs) < 2e-6 for ours, theirs in pairs)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
         """x (B, S, hidden), rotary two (B or 1, S, 1, D) -> (B, S, hidden)."""
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in linear(x, self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
+        q, k = rotate(q, rotary, self.q_norm), rotate(k, rotary, self.k_norm)
         out = attend(q.to(v.dtype), k.to(v.dtype), v, self.layer)
         return linear(out.flatten(-2), self.o_proj)[0]
 

@@ -10,6 +10,7 @@ from emu.model.attention import Attend, Attention, Linear
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary
 from emu.model_config import EmuConfig
+from emu_kernels import swiglu
 
 
 def separate(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -29,7 +30,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, linear: Linear) -> Tensor:
         """x (B, S, hidden) -> (B, S, hidden)."""
         gate, up = linear(x, self.gate_proj, self.up_proj)
-        return linear(F.silu(gate) * up, self.down_proj)[0]
+        return linear(swiglu(gate, up), self.down_proj)[0]
 
 
 class Block(GradientCheckpointingLayer):
@@ -45,8 +46,9 @@ class Block(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear = separate) -> Tensor:
         """x (B, S, hidden), rotary two (B or 1, S, 1, head_dim) -> (B, S, hidden)."""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotary, attend, linear))
-        return x + self._drop(self.mlp(self.post_attention_layernorm(x), linear))
+        branch = self._drop(self.self_attn(self.input_layernorm(x), rotary, attend, linear))
+        normed, x = self.post_attention_layernorm(branch, x)
+        return x + self._drop(self.mlp(normed, linear))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 import emu_kernels
+from emu.model.norm import RMSNorm
 from emu.model_config import EmuConfig
 
 Rotary = tuple[Tensor, Tensor]
@@ -56,9 +57,11 @@ class EmuRotaryEmbedding(nn.Module):
         return torch.cat([cos, cos], -1).to(x.dtype)[..., None, :], torch.cat([-sin, sin], -1).to(x.dtype)[..., None, :]
 
 
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of x (B, S, heads, head_dim) by the angle of their token."""
-    return emu_kernels.rotary(x, *rotary)
+def rotate(x: Tensor, rotary: Rotary, norm: nn.Module) -> Tensor:
+    """Norm the heads of x (B, S, heads, head_dim) and turn their pairs (i, i + head_dim / 2) by the angle of their token."""
+    if type(norm) is RMSNorm:  # both in one pass
+        return emu_kernels.rotary(x, *rotary, weight=norm.weight, eps=norm.eps)
+    return emu_kernels.rotary(norm(x), *rotary)
 
 
 def segment_positions(segment_ids: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""Torch operators: one public function each, over an implementation in torch and, for all but the smallest, one in Triton.
+"""Torch operators: one public function each, over an implementation in torch and one in Triton.
 
 A folder per op with the same files: `__init__.py` is the public function, its checks and its contract; `op.py` the
 `torch.library` custom op with its fake implementation, its dispatch by device and, where the op trains, its formula for backward;
 `cpu.py` the implementation in torch; `gpu.py` that in Triton, which is imported on the first call with CUDA tensors and never
-before. Ops without Triton kernels (`rms_norm`, `rotary`) have their one implementation in `op.py`. `reference.py` has the plain
-definition of each. `choices` says which implementation a device takes, and why.
+before. `reference.py` has the plain definition of each. `choices` says which implementation a device takes, and why.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
 from emu_kernels.nearest_code import nearest_code
 from emu_kernels.rms_norm import rms_norm
-from emu_kernels.rotary import rotary
+from emu_kernels.rotary import rotary, rotary_into
+from emu_kernels.swiglu import swiglu
 
 __all__ = [
     "attention",
@@ -30,6 +30,8 @@ __all__ = [
     "nearest_code",
     "rms_norm",
     "rotary",
+    "rotary_into",
+    "swiglu",
 ]
 
 logging.getLogger("emu").addHandler(logging.NullHandler())

@@ -98,3 +98,25 @@ def loss(found: Architecture) -> Config:
         "num_warps": 8,
         "num_stages": stages,
     }
+
+
+MAX_ROW_WIDTH = 2**13
+"""Features of the longest row that a program holds whole; longer ones are computed in torch."""
+PROGRAMS = 512
+"""Programs of a sum over all rows: a few for each processor of a large GPU."""
+TILE = 2048
+"""Numbers of a tile that a program of four warps holds, 16 in each thread."""
+
+
+def row_blocks(width: int) -> Config:
+    """Return the blocks of kernels that take whole rows of `width` numbers, on every architecture: several short ones at a time."""
+    block_width = padded_width(width)
+    rows = max(TILE // block_width, 1)
+    return {"BLOCK_ROWS": rows, "BLOCK_WIDTH": block_width, "num_warps": min(max(rows * block_width // 512, 4), 16)}
+
+
+def head_blocks(num_heads: int, width: int) -> Config:
+    """Return the blocks of kernels that take the heads of a token, in halves of their features."""
+    half = padded_width(width // 2)
+    heads = min(max(TILE // half, 1), 1 << (num_heads - 1).bit_length())
+    return {"BLOCK_HEADS": heads, "BLOCK_HALF": half, "num_warps": min(max(heads * half // 512, 1), 8)}

@@ -123,3 +123,8 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
     real, imaginary = x.chunk(2, -1)
     turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angles), angles)[:, :, None]
     return torch.cat([turned.real, turned.imag], -1)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gate and up (..., F) -> (..., F)."""
+    return gate / (1.0 + (-gate).exp()) * up

@@ -1,0 +1,56 @@
+"""The rotation in torch, alone, after a norm, and into a cache: the CPU path, float64 on a GPU, and devices without kernels.
+
+Compilers take it as the account of its shapes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from emu_kernels.rms_norm.cpu import normalise, rms_norm_backward_torch, rms_norm_torch
+
+
+def rotary_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See `rotary`."""
+    # Two passes over x: the sign of the sines spares the concatenation of two halves, one of them negated.
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def norm_rotary_torch(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `op.norm_rotary_op`."""
+    normed, inverse = normalise(x, weight, eps)
+    return rotary_torch(normed, cos, sin), inverse
+
+
+def norm_rotary_backward_torch(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `op.norm_rotary_backward_op`."""
+    return rms_norm_backward_torch(rotary_torch(grad, cos, -sin), x, weight, inverse)
+
+
+def rotary_into_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """See `op.rotary_into_op`."""
+    if q_weight is not None and k_weight is not None:
+        q, k = rms_norm_torch(q, q_weight, eps), rms_norm_torch(k, k_weight, eps)
+    q, k = rotary_torch(q, cos, sin), rotary_torch(k, cos, sin)
+    rows, capacity = keys.shape[0], keys.shape[2]
+    places = places.flatten().long()  # (T,)
+    present = (places >= 0) & (places < rows * capacity)
+    row, slot = torch.div(places[present], capacity, rounding_mode="floor"), places[present] % capacity
+    for stored, new in ((keys, k), (values, v)):
+        stored[row, :, slot] = new.flatten(0, 1)[present].to(stored.dtype)
+    return q.to(keys.dtype).contiguous()
