@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,20 +38,21 @@ def test_values_and_gradients_are_those_of_the_definition(
 
 
 def test_gradients_are_the_slopes_of_the_function() -> None:
-    assert torch.autograd.gradcheck(swiglu, make_inputs((3, 4), torch.float64))
+    assert torch.autograd.gradcheck(torch.ops.emu_kernels.swiglu, make_inputs((3, 4), torch.float64))
 
 
+@pytest.mark.parametrize("function", [swiglu, torch.ops.emu_kernels.swiglu])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bits_are_those_of_autograd_with_and_without_a_gradient(dtype: torch.dtype) -> None:
+def test_bits_are_those_of_autograd_with_and_without_a_gradient(dtype: torch.dtype, function: Any) -> None:
     """So that models that were trained before it are trained to the same weights."""
     inputs = make_inputs((3, 7, 43), dtype)
     grad = torch.randn(3, 7, 43).to(dtype)
-    plain, out = F.silu(inputs[0]) * inputs[1], swiglu(*inputs)
+    plain, out = F.silu(inputs[0]) * inputs[1], function(*inputs)
     found, expected = (torch.autograd.grad(y, inputs, grad) for y in (out, plain))
     assert torch.equal(out, plain)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
     with torch.no_grad():
-        assert torch.equal(swiglu(*inputs), plain)
+        assert torch.equal(function(*inputs), plain)
 
 
 def test_views_of_one_product_are_read_in_place() -> None:
@@ -71,7 +74,7 @@ def test_no_more_than_the_inputs_is_kept_for_the_backward() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        swiglu(*inputs)
+        torch.ops.emu_kernels.swiglu(*inputs)
     assert sorted(kept) == sorted(x.data_ptr() for x in inputs)
 
 
@@ -81,9 +84,9 @@ def test_a_frozen_input_gets_no_gradient() -> None:
     assert gate.grad is not None and up.grad is None
 
 
-def test_a_second_derivative_is_refused() -> None:
+def test_a_second_derivative_of_the_op_is_refused() -> None:
     gate, up = make_inputs()
-    (slope,) = torch.autograd.grad(swiglu(gate, up).sum(), gate, create_graph=True)
+    (slope,) = torch.autograd.grad(torch.ops.emu_kernels.swiglu(gate, up).sum(), gate, create_graph=True)
     with pytest.raises(RuntimeError, match="swiglu_backward"):
         slope.sum().backward()
 
