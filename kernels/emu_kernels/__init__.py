@@ -15,6 +15,7 @@ from emu_kernels.decode_attention import decode_attention
 from emu_kernels.dispatch import choices
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
+from emu_kernels.linear_cross_entropy.split import split_linear_cross_entropy
 from emu_kernels.nearest_code import nearest_code
 from emu_kernels.rms_norm import rms_norm
 from emu_kernels.rotary import rotary, rotary_into
@@ -31,6 +32,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "rotary_into",
+    "split_linear_cross_entropy",
     "swiglu",
 ]
 

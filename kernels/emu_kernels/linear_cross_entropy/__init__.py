@@ -7,8 +7,8 @@ restricted to a slice of the vocabulary, at the cost of the slice.
 
 What the options are for: training takes the mean or the sum. The losses of tokens ("none") are log-probabilities with the sign
 turned: curves by kind of token, and objectives such as DPO and GRPO. A `vocab_range` is the distribution that generation samples
-from, one modality's ids; with `return_lse` it is also the part of one rank when the vocabulary is split, for the `logaddexp` of the
-parts is the log-sum-exp of the whole. `return_argmax` gives accuracy without logits, and `softcap` serves checkpoints of Gemma 2.
+from, one modality's ids. `return_argmax` gives accuracy without logits, and `softcap` serves checkpoints of Gemma 2. When each rank
+has a part of the vocabulary, `split_linear_cross_entropy` is the loss over the whole.
 """
 
 from __future__ import annotations
@@ -16,19 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emu_kernels.checks import (
-    FLOATS,
-    INTEGERS,
-    check_like,
-    check_not_empty,
-    check_positive,
-    check_shape,
-    check_tensor,
-)
-from emu_kernels.dispatch import HALVES
+from emu_kernels.checks import INTEGERS, check_like, check_shape, check_tensor
+from emu_kernels.linear_cross_entropy.arguments import check_numbers, check_tensors, in_autocast, number
 from emu_kernels.linear_cross_entropy.op import forward_op, kept_tokens, log_sum_exp_op
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def linear_cross_entropy(
@@ -79,12 +69,9 @@ def linear_cross_entropy(
         ValueError: a shape, device or range does not fit, or a kept target lies outside of its range.
         TypeError: a dtype is not supported.
     """
-    if isinstance(hidden, Tensor) and torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden = hidden.to(dtype)
-        weight = weight if weight.dtype == torch.float32 else weight.to(dtype)
-    _check_tensors(hidden, weight, target, weights)
-    cap = _check_options(z_loss, softcap, reduction)
+    hidden, weight = in_autocast(hidden, weight)
+    check_tensors(hidden, weight, target, weights)
+    cap = check_numbers(z_loss, softcap, reduction)
     first, count, ranges = _resolve_range(vocab_range, hidden, weight)
     if ranges is not None and not check_values:
         raise ValueError(
@@ -93,10 +80,7 @@ def linear_cross_entropy(
     needs_grad = torch.is_grad_enabled() and reduction != "none"
     wanted = return_argmax, needs_grad and hidden.requires_grad, needs_grad and weight.requires_grad
     options = first, count, ranges, cap
-    # As a tensor: compilers take a number that an op is given for a constant, and compile anew for each. A sum, for they do the same with
-    # the number of torch.full and torch.tensor.
-    on_square = torch.zeros((), dtype=torch.float64) + z_loss
-    numbers = *options, ignore_index, on_square, reduction
+    numbers = *options, ignore_index, number(z_loss), reduction
     loss, lse, argmax, *_ = forward_op(hidden, weight, target, weights, *numbers, *wanted, check_values)
     results = [loss]
     if return_lse:
@@ -105,37 +89,6 @@ def linear_cross_entropy(
     if return_argmax:
         results.append(argmax)
     return tuple(results) if len(results) > 1 else loss
-
-
-def _check_tensors(hidden: Tensor, weight: Tensor, target: Tensor, weights: Tensor | None) -> None:
-    check_tensor("hidden", hidden, "(T, H)", 2, FLOATS)
-    check_tensor("weight", weight, "(V, H)", 2, FLOATS)
-    check_tensor("target", target, "(T,)", 1, INTEGERS)
-    check_not_empty("hidden", hidden, 1, "features")
-    check_not_empty("weight", weight, 0, "ids")
-    check_shape("weight", weight, (weight.shape[0], hidden.shape[1]), "the features of hidden")
-    check_shape("target", target, (hidden.shape[0],), "the tokens of hidden")
-    master = weight.dtype == torch.float32 and hidden.dtype in HALVES
-    check_like("weight", weight, "hidden", hidden, same_dtype=not master)
-    check_like("target", target, "hidden", hidden)
-    if weights is not None:
-        check_tensor("weights", weights, "(T,)", 1, FLOATS)
-        check_shape("weights", weights, (hidden.shape[0],), "the tokens of hidden")
-        check_like("weights", weights, "hidden", hidden)
-        if weights.requires_grad:
-            raise ValueError("weights is taken as a constant but requires a gradient; pass weights.detach()")
-
-
-def _check_options(z_loss: float, softcap: float | None, reduction: str) -> float:
-    """Check the numbers and return the soft cap with 0.0 for none."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
-    if not 0.0 <= z_loss < float("inf"):
-        raise ValueError(f"z_loss must be a finite number of at least 0, got {z_loss}")
-    if softcap is None:
-        return 0.0
-    check_positive("softcap", softcap)
-    return float(softcap)
 
 
 def _resolve_range(

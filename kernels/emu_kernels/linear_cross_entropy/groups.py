@@ -83,7 +83,7 @@ def token_groups(
     # Few numbers a token, and all that there is to know of ranges.
     columns = [kept, sound, *ranges.unbind(1), ranges[:, 0] if target is None else target]
     table = torch.stack([column.long() for column in columns], 1).cpu()
-    _check_weights(bool(table[:, 1].all()))
+    check_weights(bool(table[:, 1].all()))
     rows = table[table[:, 0] != 0]
     if not len(rows):
         return []
@@ -104,7 +104,7 @@ def _one_group(target: Tensor | None, kept: Tensor, sound: Tensor, first: int, c
     if not len(kept):
         return []
     num_kept, low, high, all_sound = torch.stack([kept.sum(), *ids.aminmax(), sound.all().long()]).tolist()
-    _check_weights(bool(all_sound))
+    check_weights(bool(all_sound))
     if num_kept == 0:
         return []
     _check_targets(low, high, first, count)
@@ -122,7 +122,8 @@ def _places(mask: Tensor, number: int) -> Tensor:
     return mask.nonzero()[:, 0]
 
 
-def _check_weights(sound: bool) -> None:
+def check_weights(sound: bool) -> None:
+    """Raise unless all weights of tokens are sound."""
     if not sound:
         raise ValueError("weights must be finite and not negative at tokens with a target")
 

@@ -1,4 +1,4 @@
-"""Gated activation of feed-forward layers (SwiGLU, arXiv 2002.05202): silu(gate) * up, in one pass of a GPU, which keeps no more than the inputs."""
+"""Gated activation of feed-forward layers (SwiGLU, arXiv 2002.05202): silu(gate) * up; on a GPU in one pass that keeps its inputs alone."""
 
 from __future__ import annotations
 
