@@ -15,7 +15,7 @@ from torch import Tensor
 import emu_kernels
 from emu.generation.linear import LinearBackend
 from emu.model import EmuForCausalLM, StaticCache
-from emu.model.attention import attend_on_device
+from emu.model.attention import DeviceStep
 
 RECORD_FROM = 3
 """Pass of a size from which it is recorded: the first one compiles kernels, and recording takes as long as some passes."""
@@ -123,7 +123,7 @@ def decode(model: EmuForCausalLM, linear: LinearBackend, cache: StaticCache, ids
     slots = first[:, None] + torch.arange(tokens, device=ids.device)
     positions = (slots - begin[:, None]).clamp_min(0)
     cos, sin = cache.angles(model.model.rotary_emb)
-    attend = attend_on_device(cache, begin, first, tokens)
+    attend = DeviceStep(cache, begin, first, tokens)
     return model.model.run(model.model.embed_tokens(ids), (cos[positions], sin[positions]), attend, linear)
 
 

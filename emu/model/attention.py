@@ -7,7 +7,8 @@ set of layers serves training, transformers' generation and ours:
 
 - `attend` is the attention of this call, made once for all layers by whoever knows which tokens see each other: `attend_packed` (training
   rows, the kernel of `emu_kernels`), `attend_masked` (a mask, a cache or dropout, torch's attention), `attend_ragged` (rows of the static
-  cache of generation that take unequally many tokens) or `attend_by_row` (each row of that cache by itself). A cache is part of it: a layer
+  cache of generation that take unequally many tokens), `attend_by_row` (each row of that cache by itself) or a `DeviceStep` (its rows
+  with lengths that are read on the device). A cache is part of it: a layer
   hands over new keys and values and does not know what is stored.
 - `linear` multiplies with weights: `linear(x, layer, layer, ...)` returns one product per layer that reads the same x. `separate` calls
   each layer, which training and adapters need; `emu.generation.linear.LinearBackend` joins them, packs their weights and fixes the number
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from emu.model.cache import StaticCache
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary, rotate
 from emu.model_config import EmuConfig
-from emu_kernels import attention, decode_attention, document_bounds
+from emu_kernels import attention, decode_attention, document_bounds, rotary_into
 
 Linear = Callable[..., tuple[Tensor, ...]]
 """(x, layer, layer, ...) -> the product of x with each layer; how is the caller's to choose (packed weights, fixed tiles)."""
@@ -60,11 +61,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()  # type: ignore[arg-type]
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, attend: Attend | DeviceStep, linear: Linear) -> Tensor:
         """x (B, S, hidden), rotary two (B or 1, S, 1, D) -> (B, S, hidden)."""
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in linear(x, self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(q, rotary, self.q_norm), rotate(k, rotary, self.k_norm)
-        out = attend(q.to(v.dtype), k.to(v.dtype), v, self.layer)
+        if isinstance(attend, DeviceStep):
+            out = attend(q, k, v, rotary, self)
+        else:
+            q, k = rotate(q, rotary, self.q_norm), rotate(k, rotary, self.k_norm)
+            out = attend(q.to(v.dtype), k.to(v.dtype), v, self.layer)
         return linear(out.flatten(-2), self.o_proj)[0]
 
 
@@ -147,26 +151,32 @@ def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
     return attend
 
 
-def attend_on_device(cache: StaticCache, begin: Tensor, first: Tensor, tokens: int) -> Attend:
+class DeviceStep:
     """Attention of a block of N tokens to a static cache, where rows begin and what follows them being read on the device.
+
+    It is handed queries and keys that are not turned yet: norms, rotation and the writes to the cache are one launch.
 
     Args:
         begin: (R,) int64, where each row of the memory begins; R may be more than the rows in use.
         first: (R,) int64, slot of the first of the tokens.
     """
-    rows, (all_keys, all_values) = len(begin), cache.memory
-    heads, capacity, width = all_keys.shape[2:]
-    row, head, place = (torch.arange(size, device=begin.device) for size in (rows, heads, tokens))
-    targets = ((row[:, None] * heads + head) * capacity + first[:, None])[..., None] + place  # (R, kv_heads, N)
-    targets, end = targets.flatten(), first + tokens
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        keys, values = all_keys[layer], all_values[layer]
-        for whole, new in ((keys, k), (values, v)):
-            whole.view(-1, width).index_copy_(0, targets, new.transpose(1, 2).reshape(-1, width))
-        return decode_attention(q, keys[:rows], values[:rows], begin, end)
+    def __init__(self, cache: StaticCache, begin: Tensor, first: Tensor, tokens: int) -> None:
+        self._keys, self._values = cache.memory
+        capacity = self._keys.shape[3]
+        row, place = (torch.arange(size, device=begin.device) for size in (len(begin), tokens))
+        self._places = (row * capacity + first)[:, None] + place  # (R, N)
+        self._begin, self._end = begin, first + tokens
 
-    return attend
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, rotary: Rotary, layer: Attention) -> Tensor:
+        """q (R, N, heads, D), k and v (R, N, kv_heads, D) of a layer -> (R, N, heads, D)."""
+        keys, values = self._keys[layer.layer], self._values[layer.layer]
+        norms: dict[str, Any] = {}
+        if isinstance(layer.q_norm, RMSNorm) and isinstance(layer.k_norm, RMSNorm):
+            norms = {"q_weight": layer.q_norm.weight, "k_weight": layer.k_norm.weight, "eps": layer.q_norm.eps}
+        q = rotary_into(q, k, v, *rotary, keys, values, self._places, **norms)
+        rows = len(self._begin)
+        return decode_attention(q, keys[:rows], values[:rows], self._begin, self._end)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

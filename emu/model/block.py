@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from emu.model.attention import Attend, Attention, Linear
+from emu.model.attention import Attend, Attention, DeviceStep, Linear
 from emu.model.norm import RMSNorm
 from emu.model.positions import Rotary
 from emu.model_config import EmuConfig
@@ -44,7 +44,7 @@ class Block(GradientCheckpointingLayer):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.dropout = config.residual_dropout
 
-    def forward(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear = separate) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, attend: Attend | DeviceStep, linear: Linear = separate) -> Tensor:
         """x (B, S, hidden), rotary two (B or 1, S, 1, head_dim) -> (B, S, hidden)."""
         branch = self._drop(self.self_attn(self.input_layernorm(x), rotary, attend, linear))
         normed, x = self.post_attention_layernorm(branch, x)

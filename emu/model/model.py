@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from emu.families.language import read
 from emu.model.attention import (
     Attend,
+    DeviceStep,
     Linear,
     attend_by_row,
     attend_masked,
@@ -65,12 +66,14 @@ class EmuModel(EmuPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, linear: Linear = separate) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, attend: Attend | DeviceStep, linear: Linear = separate
+    ) -> Tensor:
         """Ids (B, S), positions (B or 1, S) -> hidden states (B, S, hidden) after the final norm."""
         x = self.embed_tokens(input_ids)
         return self.run(x, self.rotary_emb(x, position_ids), attend, linear)
 
-    def run(self, x: Tensor, rotary: Rotary, attend: Attend, linear: Linear) -> Tensor:
+    def run(self, x: Tensor, rotary: Rotary, attend: Attend | DeviceStep, linear: Linear) -> Tensor:
         """Embeddings (B, S, hidden) and angles (B or 1, S, 1, head_dim) -> hidden states (B, S, hidden)."""
         if self.training and self.config.embedding_dropout:
             x = F.dropout(x, self.config.embedding_dropout)

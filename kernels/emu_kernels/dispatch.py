@@ -20,7 +20,16 @@ from torch import Tensor
 
 from emu_kernels.architectures import OLDEST, Architecture, architecture_of
 
-OPS = ("attention", "decode_attention", "linear_cross_entropy", "guided_sample", "nearest_code", "rms_norm", "rotary", "swiglu")
+OPS = (
+    "attention",
+    "decode_attention",
+    "linear_cross_entropy",
+    "guided_sample",
+    "nearest_code",
+    "rms_norm",
+    "rotary",
+    "swiglu",
+)
 HALVES = (torch.bfloat16, torch.float16)
 TRITON_FOUND = importlib.util.find_spec("triton") is not None
 WITHOUT_TRITON = "Triton is not installed"
