@@ -1,4 +1,4 @@
-"""A pass of generation on a GPU: recorded in a CUDA graph, started kernel by kernel, and the reading of weights and cache that it cannot beat.
+"""A pass of generation on a GPU: recorded in a CUDA graph, started kernel by kernel, and the reading of what it cannot do without.
 
     python benchmarks/generation_gpu.py
     python benchmarks/generation_gpu.py --device cpu --layers 2 --width 64 --rounds 1 --grid 4        only to see it run
