@@ -105,7 +105,7 @@ class StoredClips:
 
 
 def small_clips(clips: np.ndarray) -> np.ndarray:
-    """(N, T * 768) float32: clips (N, T, H, W, 3) uint8 at 16x16."""
+    """(N, T * 768) uint8: clips (N, T, H, W, 3) uint8 at 16x16."""
     return small(clips.reshape(-1, *clips.shape[2:])).reshape(len(clips), -1)
 
 

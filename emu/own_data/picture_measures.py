@@ -7,7 +7,7 @@ so it never counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ from emu_tokenizers.pixels.transforms import from_bytes, to_frames
 SIDE = 16
 """Pixels at which pictures are compared."""
 BATCH = 64
+COMPARED = 4096
+"""Pictures that others are compared with at a time."""
 
 
 @dataclass
@@ -52,18 +54,20 @@ class Measured:
             self.texts |= part.texts
 
 
-def small(pictures: np.ndarray) -> np.ndarray:
-    """(N, 768) float32: pictures (N, H, W, 3) uint8 at 16x16."""
-    found = [
-        np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) for one in pictures
-    ]
-    return np.stack(found).reshape(len(found), -1)
+def small(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """(N, 768) uint8: N pictures (H, W, 3) uint8 at 16x16, taken one by one."""
+    resized = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BOX)) for one in pictures]
+    return np.stack(resized).reshape(len(resized), -1)
 
 
 def distances(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """(N, M) float32: root mean square differences, in levels of 255, of (N, D) and (M, D)."""
-    squares = (ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * ours @ theirs.T
-    return np.sqrt(np.maximum(squares, 0) / ours.shape[1])
+    ours, found = ours.astype(np.float32), np.empty((len(ours), len(theirs)), np.float32)
+    for start in range(0, len(theirs), COMPARED):  # as uint8 a hundred thousand of them take a quarter of the memory
+        some = theirs[start : start + COMPARED].astype(np.float32)
+        squares = (ours**2).sum(1)[:, None] + (some**2).sum(1)[None] - 2 * ours @ some.T
+        found[:, start : start + COMPARED] = np.sqrt(np.maximum(squares, 0) / ours.shape[1])
+    return found
 
 
 @torch.no_grad()
@@ -115,8 +119,8 @@ def measure_drawings(emu: Emu, store: PictureStore, rows: Sequence[int], seed: i
     drawn = as_arrays([one.image for one in made])
     train, held_out = store.rows("train"), store.rows("held_out")
     every = [*train, *held_out]
-    real = RealOnes(small(np.asarray(store.pictures)[every]), [store.captions[row] for row in every], len(train))
-    asked = small(np.asarray(store.pictures)[list(rows)])
+    real = RealOnes(small(store.pictures[row] for row in every), [store.captions[row] for row in every], len(train))
+    asked = small(store.pictures[row] for row in rows)
     metrics, places = compare_drawings(small(drawn), asked, captions, real, "picture")
     pictures = {
         "drawn": drawn,
@@ -131,7 +135,7 @@ class RealOnes:
     """Real pictures or clips that what a model makes is compared with.
 
     Attributes:
-        small: (N, D) float32, training ones first.
+        small: (N, D) uint8 as `small` makes them, training ones first.
         captions: N of them.
         train: how many are training ones.
     """
@@ -157,7 +161,7 @@ class RealOnes:
 
 def mean_distance(ours: np.ndarray, asked: np.ndarray) -> float:
     """Mean over N of the root mean square differences, in levels of 255, of (N, D), or (1, D), from (N, D)."""
-    return round(float(np.sqrt(((ours - asked) ** 2).mean(1)).mean()), 2)
+    return round(float(np.sqrt(((ours - asked.astype(np.float32)) ** 2).mean(1)).mean()), 2)
 
 
 def compare_drawings(
@@ -166,7 +170,7 @@ def compare_drawings(
     """Drawings beside two baselines, the training one with the nearest caption and the mean one.
 
     Args:
-        ours: (N, D) float32, as `small` makes them.
+        ours: (N, D) uint8, as `small` makes them.
         asked: (N, D), the held-out ones whose captions were drawn.
         captions: N of them.
         real: all real ones.
