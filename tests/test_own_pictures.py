@@ -178,6 +178,13 @@ def test_every_choice_has_a_reason(side):
         assert str(number) in told
 
 
+def test_a_budget_that_is_too_short_is_told_with_the_time_that_it_takes():
+    values, _ = shape(facts(100_000), None, 0.1)
+    for seconds, too_short in ((240, True), (3600, False)):
+        reasons = pace(facts(100_000), values, Speed(0.3, 0.004, 1.5), seconds)[1]
+        assert ("this takes about 20 minutes, longer than the budget" in reasons[-1]) == too_short
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

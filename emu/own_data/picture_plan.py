@@ -321,7 +321,7 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
     enough = {name: f"; {passes} passes over the pictures are enough" if fitting[name] > most[name] else ""
               for name, passes in (("vision", VISION_PASSES), ("transformer", TRANSFORMER_PASSES))}  # fmt: skip
     reasons = [
-        f"views of each training picture: {views}, since there is time for {passes:.1f} passes: the picture itself, its mirror image where "
+        f"views of each training picture: {views}, since there is time for {passes:.2g} passes: the picture itself, its mirror image where "
         "the caption says nothing of left and right, then crops",
         f"vision tokenizer: {steps['vision']:,} steps of {values['vision_batch']}, {speed.vision_step:.3f} s each on this machine"
         + enough["vision"],
@@ -330,6 +330,11 @@ def pace(facts: Facts, values: Mapping[str, Any], speed: Speed, seconds: float) 
         "are kept",
         f"{seconds / 60:.3g} minutes: about {other:.0f} s to read and encode the pictures, the rest is for training and measuring",
     ]
-    if any(fitting[name] < LEAST_STEPS for name in fitting):
-        reasons.append(f"fewer than {LEAST_STEPS} steps teach nothing, so that this takes longer than the budget")
+    each = {"vision": speed.vision_step, "transformer": speed.transformer_step}
+    expected = other + sum(steps[name] * each[name] for name in each) / (VISION_SHARE + TRANSFORMER_SHARE)
+    if expected > (1 + OTHER_SHARE) * seconds:
+        reasons.append(
+            f"this takes about {expected / 60:.2g} minutes, longer than the budget: every picture is read, and fewer than {LEAST_STEPS} "
+            "steps teach nothing"
+        )
     return found, reasons
