@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from emu.evaluation.calibration import Sample
+from emu.evaluation.measures import Measure, share_measure
 from emu.evaluation.models import ModelSample
-from emu.evaluation.statistics import Interval, mean, proportion
+from emu.evaluation.statistics import Interval, entropy_bits, mean, proportion
 from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, ShapesWorld, World
 from emu.worlds.moving import is_path
 
@@ -109,8 +110,8 @@ VIDEO_SKILLS = (
 )
 
 
-def measure_skill(skill: Skill, world: World, sample: Sample, n: int, seed: int = 0) -> Interval:
-    """Share of right answers to captions of a skill, with a confidence interval.
+def measure_skill(skill: Skill, world: World, sample: Sample, n: int, seed: int = 0) -> Measure:
+    """Share of right answers to captions of a skill; models of equal seeds are asked the same and drawn with the same noise.
 
     Raises:
         ValueError: fewer than 30 samples, whose interval would say nothing.
@@ -119,7 +120,7 @@ def measure_skill(skill: Skill, world: World, sample: Sample, n: int, seed: int 
         raise ValueError(f"{n} samples for the skill {skill.name!r}; 30 are needed for an interval that says something")
     captions = world.draw(seed, n, skill.split, rules=skill.rules).values("caption")
     answers = sample("text-to-video" if isinstance(world, MovingWorld) else "text-to-image", captions, seed)
-    return proportion(skill.right(world, answers, captions))
+    return share_measure(skill.right(world, answers, captions), (skill.name, world.fingerprint(), n, seed))
 
 
 def iou(boxes: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -157,8 +158,6 @@ def guidance_sweep(
 ) -> list[SweepPoint]:
     """Draw pictures of one object at several guidance scales.
 
-    The entropy estimate is corrected for its bias by Miller and Madow (1955).
-
     Raises:
         ValueError: too few samples to tell sixteen places apart; the message says how many are needed.
     """
@@ -174,8 +173,6 @@ def guidance_sweep(
         right = allowed(world, answers, captions)
         places = world.attribute_values("text-to-image", "place", answers[right], captions[right])
         counts = np.bincount(places, minlength=16)
-        # The entropy of a sample is too low by about (values - 1) / 2n nats; without right pictures there is nothing to measure.
-        odds = counts[counts > 0] / max(1, counts.sum())
-        entropy = float(-(odds * np.log2(odds)).sum()) + (len(odds) - 1) / (2 * max(1, counts.sum()) * np.log(2))
+        entropy = entropy_bits(counts) if counts.any() else 0.0  # without right pictures there is nothing to measure
         points.append(SweepPoint(float(scale), proportion(right), min(1.0, max(0.0, entropy / 4))))
     return points

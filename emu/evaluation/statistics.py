@@ -110,6 +110,43 @@ def mean(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(value, value - half, value + half, values.size)
 
 
+def paired_difference(ours: np.ndarray, theirs: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Mean of `ours - theirs`, item by item, with the normal interval of the differences.
+
+    What is hard for both varies in both and cancels, so that the interval is narrower than that of two means apart.
+
+    Args:
+        ours: (n,) what one model got on each item, 1 and 0 for right and wrong.
+        theirs: (n,) what another got on the same items.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: lengths differ, or there are fewer than 30 items.
+    """
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"values of {ours.shape} and of {theirs.shape} items; compare models on the same items")
+    return mean(ours - theirs, confidence)
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Entropy in bits of the distribution that counts were drawn from, with the correction of Miller and Madow (1955).
+
+    The entropy of the counts themselves is too low by about (values - 1) / 2n nats, since what was not drawn counts as impossible.
+
+    Args:
+        counts: (k,) observations of each value.
+
+    Raises:
+        ValueError: there are no observations, or a count is negative.
+    """
+    counts = np.asarray(counts, np.float64)
+    if counts.sum() <= 0 or (counts < 0).any():
+        raise ValueError(f"the entropy of {counts.sum():g} observations; it needs at least one, and no negative count")
+    odds = counts[counts > 0] / counts.sum()
+    return float(-(odds * np.log2(odds)).sum()) + (len(odds) - 1) / (2 * counts.sum() * math.log(2))
+
+
 def excess_bits(model_bits: np.ndarray, exact_bits: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """Mean of model bits minus exact bits, document by document: an unbiased estimate of the model's KL divergence from the truth.
 

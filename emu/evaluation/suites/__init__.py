@@ -9,6 +9,7 @@ from emu.evaluation.suites.requests import EditsSuite, ExamplesSuite, FillsSuite
 from emu.evaluation.suites.shapes import ShapesSuite
 from emu.evaluation.suites.tokenizer import TokenizerSuite
 from emu.evaluation.suites.video import VideoSuite
+from emu.evaluation.suites.vqa import VqaSuite
 from emu_tokenizers.registry import Registry
 
 SUITES: Registry[Suite] = Registry(
@@ -21,6 +22,7 @@ SUITES: Registry[Suite] = Registry(
         "examples": ExamplesSuite(),
         "fills": FillsSuite(),
         "rates": RatesSuite(),
+        "vqa": VqaSuite(),
         "tokenizer": TokenizerSuite(),
     },
 )

@@ -22,17 +22,23 @@ Then `emu evaluate FOLDER --suite lengths --limit 5` measures FOLDER, and writes
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from emu.evaluation.figures import Figure
+from emu.evaluation.measures import Measure
 from emu_tokenizers.files import read_json, write_file, write_json
 
 METRICS_FILE = "metrics.json"
 
 Log: TypeAlias = Callable[[str], None]
 """Takes a line about what was just measured; `print` is one."""
+
+
+class Unsuited(ValueError):
+    """A model was not trained for what a suite measures, or nothing was given to measure it with: `--suite all` leaves the suite out."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Report:
         table: everything, of JSON's types.
         figures: name -> number; those of all suites are gathered in one `metrics.json`.
         picture: a PNG file, or None.
+        measures: what is known of some figures besides their number: intervals, and the single items by which models are compared.
+        gallery: pictures for the page of several suites.
         exit_code: of the command: 1 where something is wrong with what was measured.
     """
 
@@ -50,6 +58,8 @@ class Report:
     figures: Mapping[str, float] = field(default_factory=dict)
     picture: bytes | None = None
     exit_code: int = 0
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    gallery: Sequence[Figure] = ()
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write `<name>.json`, `<name>.png` where there is a picture, and the figures into `metrics.json`.
@@ -88,6 +98,7 @@ class Suite(Protocol):
         """Load what `request.model` names and check all options, so that nothing is refused after hours of work.
 
         Raises:
+            Unsuited: the suite is not for this model.
             FileNotFoundError, ValueError: what is asked for cannot be measured; the message says why and what to do.
         """
         ...

@@ -16,6 +16,7 @@ from emu.evaluation.calibration import (
     measure_attributes,
     score_task,
 )
+from emu.evaluation.measures import Measure
 from emu.evaluation.models import ModelSample, ModelScore
 from emu.evaluation.plots import odds_picture
 from emu.evaluation.suites.base import Log, Report
@@ -58,7 +59,9 @@ class CalibrationSuite(WorldSuite):
         table = {"scores": [score.to_dict() for score in scores], "tests": tests}
         shown = [test for test in tests if len(test["expected"]) <= MAX_VALUES]
         impossible = any(score.impossible for score in scores)
-        return Report(table, figures_of(scores, tests), odds_picture(shown), int(impossible))
+        figures = figures_of(scores, tests)
+        measures = {name_of(score): Measure(score.excess) for score in scores}
+        return Report(table, figures, odds_picture(shown), int(impossible), measures)
 
 
 def check_samples(subject: WorldModel) -> None:
@@ -118,14 +121,19 @@ def figures_of(scores: Sequence[TaskScore], tests: Sequence[Mapping[str, Any]]) 
     """
     figures: dict[str, float] = {}
     for score in scores:
-        name = f"{score.world}/{score.task}" + ("" if score.split == HELD_OUT else "/combinations")
-        figures[f"excess/{name}"] = round(score.excess.value, 4)
+        name = name_of(score)
+        figures[name] = round(score.excess.value, 4)
         if score.has_floor:
-            figures[f"share/{name}"] = round(score.relative, 4)
+            figures[name.replace("excess", "share", 1)] = round(score.relative, 4)
     for test in tests:
         name = f"{test['world']}/{test['task']}/{test['attribute']}/{test['guidance_scale']:g}"
         figures[f"p/{name}"] = test["test"]["p_value"]
     return figures
+
+
+def name_of(score: TaskScore) -> str:
+    """Name of the figure of a score's excess."""
+    return f"excess/{score.world}/{score.task}" + ("" if score.split == HELD_OUT else "/combinations")
 
 
 def describe_score(score: TaskScore) -> str:

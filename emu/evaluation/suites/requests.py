@@ -11,9 +11,10 @@ import numpy as np
 
 from emu.evaluation.answers import Answers, adjusted, ask, free_tests, judged, shares
 from emu.evaluation.calibration import TaskScore, attribute_problems, score_kinds, score_task
+from emu.evaluation.measures import Measure
 from emu.evaluation.models import ModelSample, ModelScore
 from emu.evaluation.statistics import Interval, proportion
-from emu.evaluation.suites.base import Log, Report
+from emu.evaluation.suites.base import Log, Report, Unsuited
 from emu.evaluation.suites.calibration import describe_score
 from emu.evaluation.suites.worlds import WorldModel, WorldSuite
 from emu.worlds import COMBINATIONS, FillWorld
@@ -144,10 +145,10 @@ class RatesSuite(RequestSuite):
 
 
 def check_questions(known: Sequence[AskedTask], asked: Sequence[AskedTask], subject: WorldModel) -> None:
-    """Raise ValueError where a model was trained on nothing that is asked, or there are too few samples; the message lists all."""
+    """Raise Unsuited where a model was trained on nothing that is asked, ValueError for too few samples; the message lists all."""
     if not known:
         names = ", ".join(f"{question.world}/{question.task}" for question in asked)
-        raise ValueError(f"this model was trained on none of {names}; train one with emu fit --config shapes-edit")
+        raise Unsuited(f"this model was trained on none of {names}; train one with emu fit --config shapes-edit")
     problems: list[str] = []
     for question in known:
         world, options = subject.documents[question.world].world, subject.options
@@ -214,7 +215,10 @@ def report(scores: dict[str, TaskScore], found: dict[str, Interval], tests: list
         "shares": {name: asdict(share) for name, share in found.items()},
         "tests": tests,
     }
-    return Report(table, figures, exit_code=int(any(score.impossible for score in scores.values())))
+    measures = {f"excess/{name}": Measure(score.excess) for name, score in scores.items()}
+    measures |= {name: Measure(share) for name, share in found.items()}
+    impossible = any(score.impossible for score in scores.values())
+    return Report(table, figures, exit_code=int(impossible), measures=measures)
 
 
 def describe_test(test: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from emu.evaluation.measures import Measure, figures_of
 from emu.evaluation.models import ModelSample
 from emu.evaluation.plots import sweep_picture
 from emu.evaluation.skills import SHAPES_SKILLS, SweepPoint, detection_iou, guidance_sweep
@@ -26,13 +27,13 @@ class ShapesSuite(WorldSuite):
         skills = measure_skills(SHAPES_SKILLS, subject, log)
         overlaps, points = measure_boxes(subject, log), sweep(subject, log)
         table = {
-            "skills": {name: asdict(share) for name, share in skills.items()},
+            "skills": {name: share.to_dict() for name, share in skills.items()},
             "iou": {name: asdict(overlap) for name, overlap in overlaps.items()},
             "sweep": [asdict(point) for point in points],
         }
-        figures = {f"skill/{name}": round(share.value, 4) for name, share in skills.items()}
-        figures |= {f"iou/{name}": round(overlap.value, 4) for name, overlap in overlaps.items()}
-        return Report(table, figures, sweep_picture(points))
+        measures = {f"skill/{name}": share for name, share in skills.items()}
+        measures |= {f"iou/{name}": Measure(overlap) for name, overlap in overlaps.items()}
+        return Report(table, figures_of(measures), sweep_picture(points), measures=measures)
 
 
 def measure_boxes(subject: WorldModel, log: Log) -> dict[str, Interval]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from emu.evaluation.reconstruction import TokenizerOptions, evaluate
-from emu.evaluation.suites.base import Log, Report
+from emu.evaluation.suites.base import Log, Report, Unsuited
 from emu.media import png_bytes
 from emu_tokenizers import VisionTokenizer
 from emu_tokenizers.pixels.sources import Source, clip_sources, picture_sources
@@ -64,7 +64,7 @@ class TokenizerSuite:
             FileNotFoundError, ValueError: no such tokenizer, pictures or clips, none of both given, or options that cannot work.
         """
         if request.images is None and request.videos is None:
-            raise ValueError("give --images, --videos or both")
+            raise Unsuited("give --images, --videos or both")
         options = TokenizerOptions(**{field.name: getattr(request, field.name) for field in fields(TokenizerOptions)})
         images = [] if request.images is None else picture_sources(request.images)
         clips = [] if request.videos is None else clip_sources(request.videos)

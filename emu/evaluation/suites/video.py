@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
+from emu.evaluation.measures import figures_of
 from emu.evaluation.skills import VIDEO_SKILLS
 from emu.evaluation.suites.base import Log, Report
 from emu.evaluation.suites.worlds import WorldModel, WorldSuite, measure_skills
@@ -17,5 +16,6 @@ class VideoSuite(WorldSuite):
     def run(self, subject: WorldModel, log: Log) -> Report:
         """See `Suite`."""
         skills = measure_skills(VIDEO_SKILLS, subject, log)
-        table = {"skills": {name: asdict(share) for name, share in skills.items()}}
-        return Report(table, {f"skill/{name}": round(share.value, 4) for name, share in skills.items()})
+        measures = {f"skill/{name}": share for name, share in skills.items()}
+        table = {"skills": {name: share.to_dict() for name, share in skills.items()}}
+        return Report(table, figures_of(measures), measures=measures)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emu.checkpoints.bundled import find_model_folder
+from emu.evaluation.measures import Measure
 from emu.evaluation.models import ModelSample
 from emu.evaluation.skills import Skill, measure_skill
-from emu.evaluation.statistics import Interval
-from emu.evaluation.suites.base import Log, Report
+from emu.evaluation.suites.base import Log, Report, Unsuited
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
@@ -21,6 +22,10 @@ from emu.worlds.training_data import WORLDS_FILE
 from emu_tokenizers.files import read_json
 
 MIN_DOCUMENTS, MIN_SAMPLES = 30, 200
+
+
+class NoWorlds(Unsuited, FileNotFoundError):
+    """A model's folder that names no worlds."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class WorldSuite:
         options = SuiteOptions(request.documents, request.samples, request.guidance_scale, request.seed)
         options.check()
         emu = Emu.from_pretrained(request.model)
-        documents = trained_worlds(Path(request.model), emu.tokenizer)
+        documents = trained_worlds(find_model_folder(request.model), emu.tokenizer)
         return WorldModel(emu.model, Engine(emu.model, emu.tokenizer.layout), documents, options)
 
     def run(self, subject: WorldModel, log: Log) -> Report:
@@ -100,10 +105,10 @@ class WorldSuite:
         raise NotImplementedError(f"{type(self).__name__} says nothing about what it measures; write its run()")
 
 
-def measure_skills(skills: Sequence[Skill], subject: WorldModel, log: Log) -> dict[str, Interval]:
+def measure_skills(skills: Sequence[Skill], subject: WorldModel, log: Log) -> dict[str, Measure]:
     """Shares of right answers by name of the skill; of those that the model was trained for and its worlds can ask about."""
     options = subject.options
-    found: dict[str, Interval] = {}
+    found: dict[str, Measure] = {}
     for skill in skills:
         if not subject.knows(skill.world, "text-to-video" if skill.world == "moving" else "text-to-image"):
             continue
@@ -120,12 +125,12 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
     """The worlds that a model's folder says it was trained on.
 
     Raises:
-        FileNotFoundError: the folder names none.
+        NoWorlds: the folder names none.
         ValueError: it names worlds that this version of the library does not make, or whose scenes the tokenizer does not keep apart.
     """
     file = folder / WORLDS_FILE
     if not file.is_file():
-        raise FileNotFoundError(
+        raise NoWorlds(
             f"{folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
             "train one with emu fit --config shapes"
         )
