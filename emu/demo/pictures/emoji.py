@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +109,12 @@ class StoreEmoji:
 
     def run(self, folder: Path) -> int:
         """Write the store; see `emu.training.stages.JobStage`."""
+        table = self.write(folder)
+        say(f"{len(table['train'])} pictures to train on, {len(table['held_out'])} held out")
+        return 0
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the store, and return what it says of its split."""
         emoji = load_emoji(self.people, self.others)
         held_out = set(emoji.held_out)
         train = [row for row in range(len(emoji.captions)) if row not in held_out]
@@ -115,5 +122,4 @@ class StoreEmoji:
             np.save(partial / PICTURES, emoji.pictures)
             table = {"train": train, "held_out": emoji.held_out, "views": self.views, "seed": self.seed}
             describe_store(partial, emoji.captions, table)
-        say(f"{len(train)} pictures to train on, {len(held_out)} held out")
-        return 0
+        return table

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from emu.configuration import import_object
-from emu.evaluation.suites.base import Log, Report, Suite
+from emu.evaluation.suites.base import Log, Report, Suite, Unsuited
 from emu.evaluation.suites.calibration import CalibrationSuite
+from emu.evaluation.suites.likelihood import LikelihoodSuite
 from emu.evaluation.suites.requests import EditsSuite, ExamplesSuite, FillsSuite, RatesSuite
 from emu.evaluation.suites.shapes import ShapesSuite
 from emu.evaluation.suites.tokenizer import TokenizerSuite
@@ -23,6 +24,7 @@ SUITES: Registry[Suite] = Registry(
         "fills": FillsSuite(),
         "rates": RatesSuite(),
         "vqa": VqaSuite(),
+        "likelihood": LikelihoodSuite(),
         "tokenizer": TokenizerSuite(),
     },
 )
@@ -41,4 +43,4 @@ def find_suite(name: str) -> Suite:
     return found() if isinstance(found, type) else found
 
 
-__all__ = ["SUITES", "Log", "Report", "Suite", "find_suite", "register"]
+__all__ = ["SUITES", "Log", "Report", "Suite", "Unsuited", "find_suite", "register"]
