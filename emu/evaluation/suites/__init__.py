@@ -6,6 +6,7 @@ from emu.configuration import import_object
 from emu.evaluation.suites.base import Log, Report, Suite, Unsuited
 from emu.evaluation.suites.calibration import CalibrationSuite
 from emu.evaluation.suites.likelihood import LikelihoodSuite
+from emu.evaluation.suites.memorisation import MemorisationSuite
 from emu.evaluation.suites.requests import EditsSuite, ExamplesSuite, FillsSuite, RatesSuite
 from emu.evaluation.suites.shapes import ShapesSuite
 from emu.evaluation.suites.tokenizer import TokenizerSuite
@@ -25,6 +26,7 @@ SUITES: Registry[Suite] = Registry(
         "rates": RatesSuite(),
         "vqa": VqaSuite(),
         "likelihood": LikelihoodSuite(),
+        "memorisation": MemorisationSuite(),
         "tokenizer": TokenizerSuite(),
     },
 )
