@@ -49,7 +49,7 @@ def test_a_suite_from_one_file_is_listed_measures_and_leaves_again(folder, capsy
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         listed = capsys.readouterr().out
-        assert "prompts      how long the prompts of a folder are" in listed and "--longest" in listed
+        assert "prompts       how long the prompts of a folder are" in listed and "--longest" in listed
         assert main(words) == 1
         assert main([*words, "--longest", "7"]) == 0
         assert capsys.readouterr().out.splitlines()[:1] == ["2 prompts"]

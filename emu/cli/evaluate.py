@@ -1,5 +1,6 @@
-"""`emu evaluate`: measure a trained model where the right answers are known exactly, or a vision tokenizer on pictures and clips.
+"""`emu evaluate`: measure trained models where the right answers are known exactly, or a vision tokenizer on pictures and clips.
 
+emu evaluate digits pictures --suite all
 emu evaluate runs/shapes/model --suite calibration
 emu evaluate runs/shapes/model --suite shapes --guidance-scale 2
 emu evaluate runs/vision-tokenizer/model --suite tokenizer --images photographs
@@ -9,39 +10,59 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from emu.cli.evaluate_words import named_suites, parser, requests_of, suite_names
 
 if TYPE_CHECKING:
-    from emu.evaluation.suites import Suite
+    from emu.evaluation.suites import Report, Suite
 
-DEFAULT_SUITE = "calibration"
 TOKENIZER = "tokenizer"
 MODEL_FILES = ("config.json", "multimodal_tokenizer.json", "emu.json")
 """A folder that holds one of these is a model's, and nothing else is written into it."""
+COMPARED, PAGE = Path("evaluation"), "evaluation.html"
+"""Where what is said of several models or suites goes when nothing is said, and the page."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, write.
 
     Returns:
-        The exit code of the suite's report: 1 where something is wrong with what was measured (bits below what is possible, files that
-        cannot be read), else 0.
+        The exit code of the suites' reports: 1 where something is wrong with what was measured (bits below what is possible, files that
+        cannot be read) or a suite failed, else 0.
 
     Raises:
-        FileNotFoundError, ValueError: an unknown suite, or what the suite cannot measure; before any work.
+        FileNotFoundError, ValueError: an unknown suite, or what no suite can measure; before any work.
     """
     words = in_todays_form(arguments)
-    name = suite_name(words)
+    names = suite_names(words)
+    from emu.demo.examples_by_name import register_examples
     from emu.evaluation.suites import find_suite
+
+    register_examples()
+    suites = {name: find_suite(name) for name in names}
+    requests = requests_of(words, suites)
+    if named_suites(requests[names[0]].suite) != names:
+        parser(suites).error("write the option --suite in full")
+    models = requests[names[0]].model
+    if len(set(models)) < len(models):
+        raise ValueError(f"the models are {', '.join(models)}; name each once")
+    if len(names) == len(models) == 1:
+        return measure(names[0], suites[names[0]], of_model(requests[names[0]], models[0]))
+    return measure_several(models, suites, requests)
+
+
+def of_model(request: argparse.Namespace, model: str) -> argparse.Namespace:
+    """The request for one of its models."""
+    return argparse.Namespace(**vars(request) | {"model": model})
+
+
+def measure(name: str, suite: Suite, request: argparse.Namespace) -> int:
+    """One suite of one model: its files."""
     from emu_tokenizers.files import holding
 
-    suite = find_suite(name)
-    found = parser(suite)
-    request = found.parse_args(words)
-    if request.suite != name:
-        found.error("write the option --suite in full")
     subject = suite.prepare(request)
     folder = request.output or report_folder(request.model)
     report = suite.run(subject, print)
@@ -49,6 +70,31 @@ def main(arguments: Sequence[str]) -> int:
         *most, last = map(str, report.write(folder, name.rpartition(".")[2]))
     print(f"written to {', '.join(most)} and {last}" if most else f"written to {last}")
     return report.exit_code
+
+
+def measure_several(
+    models: Sequence[str], suites: Mapping[str, Suite], requests: Mapping[str, argparse.Namespace]
+) -> int:
+    """Several models or suites: the files of each, a table of all, and a page."""
+    from emu.evaluation.comparison import compare
+    from emu.evaluation.comparison_page import comparison_page
+    from emu_tokenizers.files import holding, write_file
+
+    folder = next(iter(requests.values())).output or COMPARED
+    folders = {model: folder / "-".join(Path(model).parts).strip("-/.") for model in models}
+
+    def prepare(model: str, name: str) -> Any:
+        return suites[name].prepare(of_model(requests[name], model))
+
+    def finished(model: str, name: str, report: Report) -> None:
+        report.write(folders[model], name.rpartition(".")[2])
+
+    with holding(folder, "emu evaluate"):
+        found = compare(models, suites, prepare, print, finished)
+        table = found.write(folder)
+        write_file(folder / PAGE, comparison_page(found).encode())
+    print(f"written to {table} and {folder / PAGE}")
+    return found.exit_code
 
 
 def in_todays_form(words: Sequence[str]) -> list[str]:
@@ -62,42 +108,6 @@ def in_todays_form(words: Sequence[str]) -> list[str]:
     advice = "write `emu evaluate PATH --suite tokenizer`; `emu evaluate tokenizer PATH` goes with the next version"
     warnings.warn(advice, DeprecationWarning, stacklevel=2)
     return [*words[1:], "--suite", TOKENIZER]
-
-
-def suite_name(words: Sequence[str]) -> str:
-    """The suite that the words ask for: it says which other options there are."""
-    only = argparse.ArgumentParser("emu evaluate", add_help=False, allow_abbrev=False)
-    only.add_argument("--suite", default=DEFAULT_SUITE)
-    return only.parse_known_args(list(words))[0].suite
-
-
-def parser(suite: Suite) -> argparse.ArgumentParser:
-    """Options of the command, those of one suite among them."""
-    from emu.evaluation.suites import SUITES
-
-    width = max(map(len, SUITES))
-    listed = "\n".join(f"  {one:<{width}}  {each.summary}" for one, each in SUITES.items())
-    found = argparse.ArgumentParser(
-        "emu evaluate",
-        description=f"Measure a model, or a vision tokenizer.\n\nsuites:\n{listed}\n\nHelp for another suite's options: "
-        "emu evaluate --suite NAME --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    found.add_argument("model", help="folder, repository or bundled name of what is measured, e.g. runs/shapes/model")
-    found.add_argument(
-        "--suite",
-        metavar="NAME",
-        default=DEFAULT_SUITE,
-        help="what to measure; also a class path such as my_module.MySuite (default: %(default)s)",
-    )
-    found.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="for <suite>.json, <suite>.png and metrics.json (default: above what is measured)",
-    )
-    suite.add_options(found)
-    return found
 
 
 def report_folder(measured: str) -> Path:

@@ -20,7 +20,7 @@ from emu.demo.pictures.emoji import StoreEmoji
 from emu.demo.pictures.tone_judge import ToneJudge
 from emu.demo.tasks import TASKS, DigitDocuments, encode_digits
 from emu.documents import CodeSegment, TextSegment, TokenDocument
-from emu.evaluation.suites.training_examples import EXAMPLES, HELD_OUT, TRAINED
+from emu.evaluation.suites.training_examples import HELD_OUT, TRAINED
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.own_data.picture_store import PictureStore
 
@@ -147,9 +147,3 @@ class EmojiExamples:
         """Whether of all real pictures the one with this caption is the nearest."""
         rows = {caption: row for row, caption in enumerate(self._judge.store.captions)}
         return np.asarray(self._judge.is_nearest(pixels, [rows[caption] for caption in captions]))
-
-
-def register_examples() -> None:
-    """Put the data of the bundled models into the table of `emu evaluate`."""
-    EXAMPLES.register("digits", DigitExamples)
-    EXAMPLES.register("pictures", EmojiExamples)
