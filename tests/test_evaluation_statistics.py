@@ -6,8 +6,10 @@ import pytest
 from emu.evaluation.statistics import (
     chi_square,
     chi_square_groups,
+    entropy_bits,
     excess_bits,
     mean,
+    paired_difference,
     proportion,
     quantile,
     samples_needed,
@@ -94,3 +96,56 @@ def test_excess_is_the_mean_difference():
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+SIMULATIONS = 2000
+
+
+def coverage(intervals, truth):
+    """Share of intervals that hold the truth."""
+    held = [found.low <= truth <= found.high for found in intervals]
+    assert len(held) == SIMULATIONS
+    return np.mean(held)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.88, 0.95, 0.98])
+def test_intervals_of_shares_cover_93_to_97_percent_in_2000_simulations(share):
+    draws = np.random.default_rng(1).random((SIMULATIONS, 1000)) < share
+    assert 0.93 <= coverage(map(proportion, draws), share) <= 0.97
+
+
+def test_intervals_of_means_and_of_paired_differences_cover_93_to_97_percent_in_2000_simulations():
+    rng = np.random.default_rng(2)
+    assert 0.93 <= coverage(map(mean, rng.exponential(1.0, (SIMULATIONS, 400))), 1.0) <= 0.97
+    hard = rng.random((SIMULATIONS, 500))  # what an item asks of both models
+    skill = rng.normal(scale=0.15, size=(2, SIMULATIONS, 500))
+    ours, theirs = hard + skill[0] < 0.8, hard + skill[1] < 0.7
+    truth = np.mean(ours) - np.mean(theirs)  # of a million items, so that its own error is a hundredth of an interval
+    found = [paired_difference(one, other) for one, other in zip(ours, theirs, strict=True)]
+    assert 0.93 <= coverage(found, truth) <= 0.97
+
+
+def test_paired_intervals_are_narrower_than_those_of_two_means_apart():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=400)
+    ours, theirs = hard + 0.1 * rng.normal(size=(2, 400))
+    found, apart = paired_difference(ours, theirs), mean(ours)
+    assert found.high - found.low < 0.25 * (apart.high - apart.low)
+    with pytest.raises(ValueError, match="compare models on the same items"):
+        paired_difference(np.zeros(40), np.zeros(41))
+
+
+@pytest.mark.parametrize(("odds", "count"), [([1 / 32] * 32, 200), ([0.4, 0.3, 0.2, 0.05, 0.05], 100)])
+def test_entropy_after_miller_and_madow_is_right_where_the_plain_one_is_too_low(odds, count):
+    rng = np.random.default_rng(0)
+    truth = -sum(p * np.log2(p) for p in odds)
+    corrected, plain = [], []
+    for counts in rng.multinomial(count, odds, SIMULATIONS):
+        shares = counts[counts > 0] / count
+        corrected.append(entropy_bits(counts))
+        plain.append(-(shares * np.log2(shares)).sum())
+    error, bias = np.mean(corrected) - truth, np.mean(plain) - truth
+    assert abs(error) < 0.01 and bias < -0.02 and abs(error) < abs(bias) / 5
+    assert entropy_bits(np.array([7, 0, 0])) == 0
+    with pytest.raises(ValueError, match="at least one"):
+        entropy_bits(np.zeros(3))

@@ -19,8 +19,8 @@ def comparison_page(found: Comparison) -> str:
     title = f"Evaluation of {', '.join(found.models)}"
     intro = (
         f"<h1>{html.escape(title)}</h1>"
-        '<p class="note">Brackets hold 95 % intervals. Differences are to the first model, item by item, where both met the same items; those '
-        "whose interval leaves out 0 are bold.</p>"
+        '<p class="note">Brackets hold 95 % intervals. Differences are to the first model, item by item, where both met the same '
+        "items; those whose interval leaves out 0 are bold.</p>"
     )
     return html_page(title, intro + "".join(section(found, suite) for suite in found.suites) + left_out(found))
 
@@ -81,9 +81,8 @@ def drawn_intervals(intervals: Sequence[Interval | None]) -> str:
             (end - first) / (last - first) * (WIDTH - 8) + 4 for end in (one.low, one.high, one.value)
         )
         y = number * LINE + LINE / 2 + 1
-        marks.append(
-            f'<g class="model{number % 4}"><line x1="{start:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}"/><circle cx="{middle:.1f}" cy="{y}" r="3"/></g>'
-        )
+        line = f'<line x1="{start:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}"/>'
+        marks.append(f'<g class="model{number % 4}">{line}<circle cx="{middle:.1f}" cy="{y}" r="3"/></g>')
     return f'<svg width="{WIDTH}" height="{len(intervals) * LINE + 2}" role="img" aria-label="intervals">{"".join(marks)}</svg>'
 
 

@@ -19,8 +19,11 @@ table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; te
 td.number { font-variant-numeric: tabular-nums; text-align: right; } .short { color: var(--short); } .met { color: var(--met); }
 p.note { color: var(--note); } pre { background: var(--box); padding: .8rem; overflow-x: auto; border-radius: 4px; }
 .wide { overflow-x: auto; } .ends { color: var(--note); font-size: .85em; } td.number { white-space: nowrap; }
-svg line { stroke-width: 2; } .model0 { stroke: var(--model0); fill: var(--model0); } .model1 { stroke: var(--model1); fill: var(--model1); }
-.model2 { stroke: var(--model2); fill: var(--model2); } .model3 { stroke: var(--model3); fill: var(--model3); }
+svg line { stroke-width: 2; }
+.model0 { stroke: var(--model0); fill: var(--model0); }
+.model1 { stroke: var(--model1); fill: var(--model1); }
+.model2 { stroke: var(--model2); fill: var(--model2); }
+.model3 { stroke: var(--model3); fill: var(--model3); }
 """
 
 
