@@ -38,8 +38,8 @@ def section(found: Comparison, suite: str) -> str:
 
 def table(found: Comparison, suite: str, figures: Sequence[str], models: Sequence[str], compared: Sequence[str]) -> str:
     """Rows of figures, columns of models, then of differences; the intervals drawn at the end."""
-    titles = ["", *models, *(f"{model} - {found.models[0]}" for model in compared), ""]
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    titles = [*models, *(f"{model} - {found.models[0]}" for model in compared)]
+    head = "<th></th>" + "".join(f'<th class="number">{html.escape(title)}</th>' for title in titles) + "<th></th>"
     rows = []
     for name in figures:
         cells = [f"<td>{html.escape(name)}</td>"]
@@ -101,11 +101,15 @@ def pictures(found: Comparison, suite: str, models: Sequence[str]) -> list[str]:
 
 
 def left_out(found: Comparison) -> str:
-    """Which suites gave nothing for which model, and why."""
+    """Which suites gave nothing for which model, and why; those of one reason together."""
     if not found.left_out:
         return ""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for (model, suite), reason in found.left_out.items():
+        reasons.setdefault((model, reason), []).append(suite)
     rows = "".join(
-        f"<tr><td>{html.escape(suite)}</td><td>{html.escape(model)}</td><td>{html.escape(reason)}</td></tr>"
-        for (model, suite), reason in sorted(found.left_out.items(), key=lambda entry: entry[0][::-1])
+        f"<tr><td>{html.escape(model)}</td><td>{html.escape(', '.join(suites))}</td><td>{html.escape(reason)}</td></tr>"
+        for (model, reason), suites in reasons.items()
     )
-    return f'<h2>Left out</h2><div class="wide"><table><tr><th>suite</th><th>model</th><th>why</th></tr>{rows}</table></div>'
+    head = "<tr><th>model</th><th>suites</th><th>why</th></tr>"
+    return f'<h2>Left out</h2><div class="wide"><table>{head}{rows}</table></div>'

@@ -16,7 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem aut
 h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
 img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; } img.smooth { image-rendering: auto; }
 table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--faint); }
-td.number { font-variant-numeric: tabular-nums; text-align: right; } .short { color: var(--short); } .met { color: var(--met); }
+td.number, th.number { font-variant-numeric: tabular-nums; text-align: right; } .short { color: var(--short); } .met { color: var(--met); }
 p.note { color: var(--note); } pre { background: var(--box); padding: .8rem; overflow-x: auto; border-radius: 4px; }
 .wide { overflow-x: auto; } .ends { color: var(--note); font-size: .85em; } td.number { white-space: nowrap; }
 svg line { stroke-width: 2; }

@@ -124,12 +124,12 @@ def measure_task(
         sets[OF[part]] = PictureSet.of(vision, drawn(subject, documents))
     found = {name: nearest(pictures, known) for name, pictures in sets.items()}
     near = near_threshold(found[REAL])
-    measures: dict[str, Measure] = {}
-    for name, one in found.items():
-        items = (task, name, len(held_out), len(trained))
-        repeated = repeats(sets[name].codes)
-        for what, measure in figures(one, repeated, near, items).items():
-            measures[f"{what}/{task}/{name}"] = measure
+    measured = {
+        name: figures(one, repeats(sets[name].codes), near, (task, name, len(held_out), len(trained)))
+        for name, one in found.items()
+    }
+    # Samples stand beside what is said of real examples, figure by figure.
+    measures = {f"{what}/{task}/{name}": some[what] for what in measured[REAL] for name, some in measured.items()}
     return measures, picture(task, sets[OF[HELD_OUT]], found[OF[HELD_OUT]], known)
 
 

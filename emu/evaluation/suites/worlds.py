@@ -97,7 +97,7 @@ class WorldSuite:
         options = SuiteOptions(request.documents, request.samples, request.guidance_scale, request.seed)
         options.check()
         emu = Emu.from_pretrained(request.model)
-        documents = trained_worlds(find_model_folder(request.model), emu.tokenizer)
+        documents = trained_worlds(find_model_folder(request.model), emu.tokenizer, request.model)
         return WorldModel(emu.model, Engine(emu.model, emu.tokenizer.layout), documents, options)
 
     def run(self, subject: WorldModel, log: Log) -> Report:
@@ -121,8 +121,13 @@ def measure_skills(skills: Sequence[Skill], subject: WorldModel, log: Log) -> di
     return found
 
 
-def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, WorldDocuments]:
+def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer, name: str = "") -> dict[str, WorldDocuments]:
     """The worlds that a model's folder says it was trained on.
+
+    Args:
+        folder: of the model.
+        tokenizer: of the model.
+        name: what messages call the model, its folder by default.
 
     Raises:
         NoWorlds: the folder names none.
@@ -131,7 +136,7 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer) -> dict[str, Wo
     file = folder / WORLDS_FILE
     if not file.is_file():
         raise NoWorlds(
-            f"{folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
+            f"{name or folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
             "train one with emu fit --config shapes"
         )
     table = read_json(file)
