@@ -121,13 +121,13 @@ def measure_skills(skills: Sequence[Skill], subject: WorldModel, log: Log) -> di
     return found
 
 
-def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer, name: str = "") -> dict[str, WorldDocuments]:
+def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer, called: str = "") -> dict[str, WorldDocuments]:
     """The worlds that a model's folder says it was trained on.
 
     Args:
         folder: of the model.
         tokenizer: of the model.
-        name: what messages call the model, its folder by default.
+        called: what messages call the model, its folder by default.
 
     Raises:
         NoWorlds: the folder names none.
@@ -136,7 +136,7 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer, name: str = "")
     file = folder / WORLDS_FILE
     if not file.is_file():
         raise NoWorlds(
-            f"{name or folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
+            f"{called or folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
             "train one with emu fit --config shapes"
         )
     table = read_json(file)
