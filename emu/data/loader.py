@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from emu.data.document_sources import DocumentSource, source_identities
-from emu.data.mixture import Mixture
+from emu.data.mixture import Mixture, Reference
 from emu.packing import Packed, fill_rows, pack, pad_plan, plan_rows
 from emu_tokenizers.weight_checks import check_identity
 
@@ -39,6 +39,10 @@ class PackedSteps(Dataset):
         self.pad_token_id = pad_token_id
         self.rank = rank
         self.world_size = world_size
+
+    def references(self, step: int) -> list[Reference]:
+        """Addresses of the documents of a step, over all ranks."""
+        return self.mixture.references(step)
 
     def __getitem__(self, step: int) -> Packed:
         references = self.mixture.references(step)
@@ -119,6 +123,11 @@ class StepLoader:
     def batches(self) -> Any:
         """The batches by number."""
         return self._batches
+
+    def references(self, batch: int) -> list[Reference]:
+        """Addresses of the documents of a batch, over all ranks; none where the batches do not say."""
+        known = getattr(self.batches(), "references", None)
+        return list(known(batch)) if callable(known) else []
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what must not change under it; within an optimizer step it is the step's first batch."""

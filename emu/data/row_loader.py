@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from emu.data.block_mixture import BlockMixture, BlockPlan
 from emu.data.loader import StepLoader, row_length_problems, shares
+from emu.data.mixture import Reference
 from emu.packing import Packed, fill_rows
 
 
@@ -68,12 +69,18 @@ class RowSteps(Dataset):
         self.mixture, self.plan, self.rows_per_batch, self.pad_token_id = mixture, plan, rows_per_batch, pad_token_id
         self.rank, self.world_size = rank, world_size
 
+    def references(self, batch: int) -> list[Reference]:
+        """Addresses of the documents of a batch, over all ranks."""
+        first = batch * self.rows_per_batch
+        return [document for row in range(first, first + self.rows_per_batch) for document in self._of_row(row)]
+
+    def _of_row(self, row: int) -> list[Reference]:
+        block, place = self.mixture.locate(row)
+        return self.mixture.references(self.plan(block), place)
+
     def __getitem__(self, batch: int) -> Packed:
         first = batch * self.rows_per_batch
-        rows = []
-        for row in range(first + self.rank, first + self.rows_per_batch, self.world_size):
-            block, place = self.mixture.locate(row)
-            rows.append(self.mixture.references(self.plan(block), place))
+        rows = [self._of_row(row) for row in range(first + self.rank, first + self.rows_per_batch, self.world_size)]
         rows += [[]] * (-(-self.rows_per_batch // self.world_size) - len(rows))
         numbers = {name: number for number, name in enumerate(self.mixture.names)}
         return fill_rows(

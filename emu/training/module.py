@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.randomness import derive_key
+from emu.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
-from emu.training.optimizers import GradientGuard, build_optimizer
+from emu.training.optimizers import build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
+from emu.training.spikes import SpikeOptions
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weighting import LossWeighting, StepWeights
 from emu.vocabulary import Vocabulary
@@ -43,6 +46,7 @@ class EmuModule(LightningModule):
         max_grad_norm: gradients are scaled down to this norm.
         max_skipped_steps: steps with a gradient that is not finite change nothing; this many of them in a row end the run.
         objective: what is minimised; next-token prediction by default.
+        spikes: when a step is a spike, whose update is skipped; None where none is looked for.
 
     Attributes:
         model: the transformer, None before `configure_model`.
@@ -59,6 +63,7 @@ class EmuModule(LightningModule):
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
         objective: Objective = lazy_instance(NextToken),  # noqa: B008 (it has no state)
+        spikes: SpikeOptions | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -66,11 +71,12 @@ class EmuModule(LightningModule):
         self.optimizer_options = optimizer
         self.weighting = weighting
         self.objective = objective
-        self.gradients = GradientGuard(max_grad_norm, max_skipped_steps)
+        self.gradients = GradientGuard(max_grad_norm, max_skipped_steps, spikes)
         self.reporter = Reporter()
         self.model: EmuForCausalLM | None = None
         self._step_weights: StepWeights | None = None
         self._noise_seed = torch.initial_seed()
+        self._loss_of_step = torch.zeros(())
 
     def configure_model(self) -> None:
         """Build the model, once."""
@@ -132,11 +138,13 @@ class EmuModule(LightningModule):
         self._weights_of_steps()
 
     def on_train_start(self) -> None:
-        """Refuse accumulation over batches whose weights are not known in time.
+        """Refuse accumulation over batches whose weights are not known in time; forget skipped steps that are not of this run's past.
 
         Raises:
             ValueError: the loader does not say which batches make up a step, or an epoch would end inside one.
         """
+        if self.trainer.is_global_zero:
+            forget_skipped(Path(self.trainer.default_root_dir), self.trainer.global_step)
         accumulated = self.trainer.accumulate_grad_batches
         if accumulated == 1:
             return
@@ -177,6 +185,7 @@ class EmuModule(LightningModule):
         batch = step.weigh(batch)
         parts = self(batch)
         share = step.share(batch).to(parts.loss.dtype)
+        self._loss_of_step = self._loss_of_step.to(share.device) + parts.loss.detach() * share
         logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         self.reporter.add_batch(batch, parts, share, logged)
         # Lightning averages gradients over ranks and over a step's batches, which weigh differently: each counts by its share of all
@@ -186,8 +195,12 @@ class EmuModule(LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip the gradient of a step, or drop it; see `GradientGuard`."""
-        norm = self.gradients.apply(self.parameters(), self.trainer.global_step)
+        step, ranks = self.trainer.global_step, Ranks.of(self)
+        norm = self.gradients.apply(self.parameters(), step, lambda: float(ranks.sum(self._loss_of_step)))
         self.reporter.end_step(norm, optimizer.param_groups[0]["lr"], self.gradients.num_skipped)
+        if self.gradients.skipped and self.trainer.is_global_zero:
+            record_skipped(Path(self.trainer.default_root_dir), step, self.gradients.skipped, self._documents_of_step())
+        self.gradients.end_if_due(step)
 
     def validation_step(self, batch: Packed, batch_idx: int) -> None:
         """Add the losses of packed rows of tensors (R, S)."""
@@ -237,11 +250,19 @@ class EmuModule(LightningModule):
     def _start_step(self, step: StepWeights, batch: Packed) -> None:
         """Weigh an optimizer step before its first batch is trained on."""
         batches = self.trainer.accumulate_grad_batches
+        self._loss_of_step = torch.zeros((), device=self.device)
         self.reporter.begin_step(batches)
         if batches == 1:
             step.start([batch])
         else:
             step.start([part.to(self.device) for part in self.trainer.train_dataloader.step_parts])  # type: ignore[union-attr]
+
+    def _documents_of_step(self) -> list[dict[str, Any]]:
+        """Addresses of the documents of the present step, over all of its batches and ranks; none where the loader does not know them."""
+        references = getattr(self.trainer.train_dataloader, "references", None)
+        last = self.trainer.fit_loop.total_batch_idx
+        batches = range(last + 1 - self.trainer.accumulate_grad_batches, last + 1)
+        return [part._asdict() for batch in batches for part in references(batch)] if callable(references) else []
 
     def _weights_of_steps(self) -> StepWeights:
         """Those of this run; the first call prepares them, and the reporter with them."""

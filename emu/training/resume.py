@@ -29,6 +29,7 @@ FREE = (
     "model.optimizer.*",
     "model.weighting.*",
     "model.max_*",
+    "model.spikes",
     "model.config.*_dropout",
     "model.config.z_loss",
     "model.pretrained",

@@ -30,6 +30,7 @@ from emu.training.lora.adapters import (
 )
 from emu.training.module import EmuModule
 from emu.training.objectives import NextToken, Objective
+from emu.training.spikes import SpikeOptions
 from emu.training.vocabularies import check_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.training.schedules import OptimizerOptions
@@ -49,7 +50,7 @@ class LoraModule(EmuModule):
         dtype: of the frozen weights; adapters are float32.
         checkpointing: recompute activations in the backward pass.
         merge: export the base model with the adapters added to its weights.
-        optimizer, max_grad_norm, max_skipped_steps, objective: see `EmuModule`.
+        optimizer, max_grad_norm, max_skipped_steps, objective, spikes: see `EmuModule`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LoraModule(EmuModule):
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
         objective: Objective = lazy_instance(NextToken),  # noqa: B008 (it has no state)
+        spikes: SpikeOptions | None = None,
     ) -> None:
         super().__init__(
             pretrained=pretrained,
@@ -73,6 +75,7 @@ class LoraModule(EmuModule):
             max_grad_norm=max_grad_norm,
             max_skipped_steps=max_skipped_steps,
             objective=objective,
+            spikes=spikes,
         )
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
         self.base_dtype, self.checkpointing, self.merge = dtype, checkpointing, merge
