@@ -92,8 +92,8 @@ class GradientGuard:
         if self.skipped and self.spikes is not None and self.spikes.is_too_much:
             options = self.spikes.options
             raise FloatingPointError(
-                f"{options.most} of the last {options.among} steps, up to step {step}, were spikes: {self.skipped}; look at their documents, "
-                f"{SKIPPED_FILE}, or lower model.optimizer.lr and go on from a checkpoint before them with --ckpt_path"
+                f"{options.most} of the last {options.among} steps, up to step {step}, were spikes: {self.skipped}; look at their "
+                f"documents, {SKIPPED_FILE}, or lower model.optimizer.lr and go on from a checkpoint before them with --ckpt_path"
             )
 
     def state_dict(self) -> dict[str, Any]:

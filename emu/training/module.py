@@ -15,6 +15,7 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.randomness import derive_key
+from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
 from emu.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
@@ -47,6 +48,9 @@ class EmuModule(LightningModule):
         max_skipped_steps: steps with a gradient that is not finite change nothing; this many of them in a row end the run.
         objective: what is minimised; next-token prediction by default.
         spikes: when a step is a spike, whose update is skipped; None where none is looked for.
+        checkpointing: what blocks keep for the backward pass, everything ("none"), results of products ("selective"), or nothing
+            ("full"); the rest is computed again.
+        compile: compile the blocks with torch.compile, which takes minutes at the first step.
 
     Attributes:
         model: the transformer, None before `configure_model`.
@@ -64,6 +68,8 @@ class EmuModule(LightningModule):
         max_skipped_steps: int = 10,
         objective: Objective = lazy_instance(NextToken),  # noqa: B008 (it has no state)
         spikes: SpikeOptions | None = None,
+        checkpointing: Checkpointing = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -71,6 +77,7 @@ class EmuModule(LightningModule):
         self.optimizer_options = optimizer
         self.weighting = weighting
         self.objective = objective
+        self.checkpointing, self.compiled = checkpointing, compile
         self.gradients = GradientGuard(max_grad_norm, max_skipped_steps, spikes)
         self.reporter = Reporter()
         self.model: EmuForCausalLM | None = None
@@ -84,6 +91,7 @@ class EmuModule(LightningModule):
             return
         self.model = self.build_model(getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)).train()
         self.config = self.model.config
+        self.prepare_blocks(self.model)
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh)
         self.objective.setup(self)
@@ -103,6 +111,13 @@ class EmuModule(LightningModule):
             return model
         assert self.config is not None
         return EmuForCausalLM(self.config if vocabulary is None else with_vocabulary(self.config, vocabulary))
+
+    def prepare_blocks(self, model: EmuForCausalLM) -> None:
+        """Let the blocks run as they are asked to."""
+        if self.checkpointing != "none":
+            checkpoint_blocks(model, self.checkpointing)
+        if self.compiled:
+            compile_blocks(model)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, its rate set step by step."""

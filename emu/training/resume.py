@@ -30,12 +30,13 @@ FREE = (
     "model.weighting.*",
     "model.max_*",
     "model.spikes",
+    "model.checkpointing",
+    "model.compile",
     "model.config.*_dropout",
     "model.config.z_loss",
     "model.pretrained",
     # adapters
     "model.dropout",
-    "model.checkpointing",
     "model.merge",
     # vision tokenizers
     "model.average_decay",

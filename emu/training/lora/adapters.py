@@ -28,14 +28,6 @@ def add_adapters(
             module.cast_input_dtype_enabled = not mixed  # a float32 copy of every input, which autocast rounds again
 
 
-def checkpoint_blocks(model: EmuForCausalLM) -> None:
-    """Keep only what enters a block, and compute the rest again in the backward pass."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:  # transformers before it was called so
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
 def without_dropout(config: EmuConfig) -> EmuConfig:
     """The configuration with the base model's own dropout switched off; adapters have theirs."""
     for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):

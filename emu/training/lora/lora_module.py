@@ -20,10 +20,10 @@ from emu.families.language import read_emu_config
 from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
 from emu.tokenizer_folder import TOKENIZER_FILE
+from emu.training.blocks import checkpoint_blocks
 from emu.training.lora.adapters import (
     PROJECTIONS,
     add_adapters,
-    checkpoint_blocks,
     is_mixed,
     merge_adapters,
     without_dropout,
@@ -89,7 +89,7 @@ class LoraModule(EmuModule):
         model = EmuForCausalLM.from_pretrained(self.pretrained, config=config, dtype=DTYPES[self.base_dtype])
         add_adapters(model, self.rank, self.alpha, self.dropout, self.targets, is_mixed(self._trainer))
         if self.checkpointing:
-            checkpoint_blocks(model)
+            checkpoint_blocks(model, "full")
         return model
 
     def problems(self, trainer: Any) -> list[str]:

@@ -26,8 +26,9 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import raise_problems
 from emu.families.language import read_emu_config
 from emu.model import EmuConfig, EmuForCausalLM
+from emu.training.blocks import checkpoint_blocks
 from emu.training.cli import EmuCLI
-from emu.training.lora.adapters import PROJECTIONS, add_adapters, checkpoint_blocks, is_mixed, without_dropout
+from emu.training.lora.adapters import PROJECTIONS, add_adapters, is_mixed, without_dropout
 from emu.training.lora.lora_module import DTYPES, LoraModule
 from emu.training.module import EmuModule
 from emu.training.preflight import settings_problems
@@ -118,7 +119,7 @@ def lora_memory(
         _fill(model)
         weights = sum(_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad)
         if checkpointing:
-            checkpoint_blocks(model)
+            checkpoint_blocks(model, "full")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         own = sum(_bytes(parameter) for parameter in trained)
         model.train()
