@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from emu.training.optimizers import build_optimizer, parameter_groups
-from emu_tokenizers.training.schedules import OptimizerOptions, rate_factor
+from emu_tokenizers.training.schedules import OptimizerOptions, RateFactors, rate_factor
+from tests.training_toys import run, write_recipe
 
 
 def rates(**options):
@@ -72,3 +73,41 @@ def test_matrices_may_have_a_rate_of_their_own():
     options = OptimizerOptions(name="muon", lr=1e-3, matrix_lr=1e-2, schedule="constant")
     optimizer, _ = build_optimizer(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), options, 10)
     assert {group["matrices"]: group["lr"] for group in optimizer.param_groups} == {True: 1e-2, False: 1e-3}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_patterns_give_parameters_their_own_rate_and_decay_and_the_schedule_keeps_their_ratio(name):
+    model = nn.ModuleDict({"first": nn.Linear(4, 4), "last": nn.Linear(4, 4)})
+    factors = {"first.*": RateFactors(lr=0.5, weight_decay=0.0), "*.bias": RateFactors(lr=2.0)}
+    options = OptimizerOptions(
+        name=name, lr=0.1, weight_decay=0.3, schedule="wsd", decay_steps=1, final=0.1, groups=factors
+    )
+    optimizer, schedule = build_optimizer(model, options, 2)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(groups) == 4
+    wanted = {
+        "first.weight": (0.05, 0.0),
+        "first.bias": (0.05, 0.0),
+        "last.weight": (0.1, 0.3),
+        "last.bias": (0.2, 0.0),
+    }
+    for factor in (1.0, 0.1):
+        for parameter, (rate, decay) in wanted.items():
+            group = groups[id(model.get_parameter(parameter))]
+            assert group["lr"] == pytest.approx(rate * factor) and group["weight_decay"] == pytest.approx(decay)
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    options = OptimizerOptions(
+        groups={"*.weight": RateFactors(lr=0.5), "head.*": RateFactors(), "0.weight": RateFactors()}
+    )
+    with pytest.raises(ValueError, match=r"'head\.\*'.*names are such as weight, bias.*'0\.weight'"):
+        build_optimizer(nn.Linear(2, 2), options, 10)
+
+
+def test_a_pattern_of_a_recipe_that_matches_nothing_is_named_before_any_work(tmp_path):
+    groups = '{"*.layers.0.*": {"lr": 0.5}, "*.mlp.up.*": {"lr": -1}}'
+    with pytest.raises(ValueError, match=r"(?s)lr is -1.*no parameter is matched by '\*\.mlp\.up\.\*'"):
+        run(write_recipe(tmp_path), "--model.optimizer.groups", groups)

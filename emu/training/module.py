@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.model import tensor_shapes
 from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.randomness import derive_key
@@ -24,8 +25,10 @@ from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
 from emu.training.spikes import SpikeOptions
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
+from emu.training.weight_average import WeightAverage
 from emu.training.weighting import LossWeighting, StepWeights
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.training.parameter_rates import pattern_problems
 from emu_tokenizers.training.schedules import OptimizerOptions
 from emu_tokenizers.weight_checks import check_weights
 
@@ -51,11 +54,14 @@ class EmuModule(LightningModule):
         checkpointing: what blocks keep for the backward pass, everything ("none"), results of products ("selective"), or nothing
             ("full"); the rest is computed again.
         compile: compile the blocks with torch.compile, which takes minutes at the first step.
+        average_decay: decay of a moving average of the weights, 0 for none. The average is what is validated and exported; checkpoints
+            hold it beside the weights.
 
     Attributes:
         model: the transformer, None before `configure_model`.
         gradients: clips gradients and counts the steps that were skipped.
         reporter: collects the curves.
+        weight_average: of the weights, where there is one.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class EmuModule(LightningModule):
         spikes: SpikeOptions | None = None,
         checkpointing: Checkpointing = "none",
         compile: bool = False,
+        average_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -77,7 +84,8 @@ class EmuModule(LightningModule):
         self.optimizer_options = optimizer
         self.weighting = weighting
         self.objective = objective
-        self.checkpointing, self.compiled = checkpointing, compile
+        self.checkpointing, self.compiled, self.average_decay = checkpointing, compile, average_decay
+        self.weight_average: WeightAverage | None = None
         self.gradients = GradientGuard(max_grad_norm, max_skipped_steps, spikes)
         self.reporter = Reporter()
         self.model: EmuForCausalLM | None = None
@@ -94,6 +102,8 @@ class EmuModule(LightningModule):
         self.prepare_blocks(self.model)
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh)
+        if self.average_decay:
+            self.weight_average = WeightAverage(self.model, self.average_decay)
         self.objective.setup(self)
 
     def build_model(self, vocabulary: Vocabulary | None) -> EmuForCausalLM:
@@ -135,7 +145,11 @@ class EmuModule(LightningModule):
         found = self.optimizer_options.problems(trainer.max_steps) + self.weighting.problems()
         if (self.config is None) == (self.pretrained is None):
             found.append("give either model.config, for a new model, or model.pretrained, to start from a trained one")
+        if self.config is not None and self.optimizer_options.groups:
+            found += pattern_problems(tensor_shapes(self.config), self.optimizer_options)
         found += self.gradients.problems()
+        if not 0 <= self.average_decay < 1:
+            found.append(f"average_decay is {self.average_decay}; expected a number in [0, 1), 0 for no average")
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             found.append(
                 "trainer.callbacks changes the accumulation from epoch to epoch; set trainer.accumulate_grad_batches instead"
@@ -217,6 +231,27 @@ class EmuModule(LightningModule):
             record_skipped(Path(self.trainer.default_root_dir), step, self.gradients.skipped, self._documents_of_step())
         self.gradients.end_if_due(step)
 
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take a step of the optimizer, and the weights after it into their average."""
+        super().optimizer_step(*arguments, **options)
+        if self.weight_average is not None:
+            self.weight_average.update()
+
+    def on_validation_start(self) -> None:
+        """Validate the average of the weights, where there is one."""
+        if self.weight_average is not None:
+            self.weight_average.use()
+
+    def on_validation_end(self) -> None:
+        """Train on; callbacks have seen the weights that were validated."""
+        if self.weight_average is not None:
+            self.weight_average.put_back()
+
+    def on_fit_end(self) -> None:
+        """Leave the average of the weights in the model, to be exported."""
+        if self.weight_average is not None:
+            self.weight_average.use()
+
     def validation_step(self, batch: Packed, batch_idx: int) -> None:
         """Add the losses of packed rows of tensors (R, S)."""
         assert self.model is not None
@@ -229,6 +264,9 @@ class EmuModule(LightningModule):
         Inside an optimizer step the row is that before it, as are the weights: the step is made anew.
         """
         assert self.model is not None
+        average = self.weight_average
+        if average is not None and average.put_back():  # a stop in the middle of a validation
+            checkpoint["state_dict"] = self.trainer.strategy.lightning_module_state_dict()
         if not is_sharded(self.model):
             (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
             checkpoint["optimizer_states"] = [number_as_model(state, optimizer, self)]
@@ -237,6 +275,7 @@ class EmuModule(LightningModule):
             "noise_seed": self._noise_seed,
             "vocabulary": fingerprint(self.config),
             "objective": self.objective.state_dict(),
+            **({} if average is None else {"average": average.state_dict()}),
             **self.gradients.state_dict(),
         }
 
@@ -260,6 +299,8 @@ class EmuModule(LightningModule):
         self.reporter.meter.load_state_dict(state["meter"])
         self._noise_seed = int(state["noise_seed"])
         self.gradients.load_state_dict(state)
+        if self.weight_average is not None and "average" in state:
+            self.weight_average.load_state_dict(state["average"])
         self.objective.load_state_dict(state.get("objective", {}))
 
     def _start_step(self, step: StepWeights, batch: Packed) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from emu_tokenizers.training.muon import MuonAdamW
+from emu_tokenizers.training.parameter_rates import split_by_patterns
 from emu_tokenizers.training.schedules import OptimizerOptions, rate_function
 
 
@@ -34,10 +35,13 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions, total_steps: in
         parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in model.parameters()
     )
     groups = parameter_groups(model, options.weight_decay)
+    if options.name == "muon":
+        groups = split_matrices(groups, model, options.matrix_lr)
+    groups = split_by_patterns(groups, dict(model.named_parameters()), options)
     betas = (options.beta1, options.beta2)
     optimizer: Optimizer
     if options.name == "muon":
-        optimizer = MuonAdamW(split_matrices(groups, model, options.matrix_lr), options.lr, betas, options.eps, fused)
+        optimizer = MuonAdamW(groups, options.lr, betas, options.eps, fused)
     else:
         optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, fused=fused)
     return optimizer, LambdaLR(optimizer, rate_function(options, total_steps))

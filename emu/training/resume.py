@@ -52,6 +52,7 @@ FIXED = (
     "trainer.limit_train_batches",
     "trainer.overfit_batches",
     "model.optimizer.name",
+    "model.optimizer.groups",
 )
 """Exceptions from those."""
 SWITCHES = ("model.average_decay",)

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class RateFactors:
+    """What the parameters of a group get of an optimizer's numbers.
+
+    Attributes:
+        lr: factor of the learning rate, at all steps.
+        weight_decay: factor of the weight decay.
+    """
+
+    lr: float = 1.0
+    weight_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class OptimizerOptions:
         decay_steps: length of the last part of "wsd"; a tenth of all steps by default.
         final: fraction of the peak that is reached at the last step.
         total_steps: the last step; the trainer's `max_steps` by default. Give it where a run is cut into parts.
+        groups: pattern of names of parameters -> factors of their rate and decay, e.g. {"*.layers.0.*": {lr: 0.5}}; the first pattern
+            that a name matches counts.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -42,6 +57,7 @@ class OptimizerOptions:
     decay_steps: int | None = None
     final: float = 0.1
     total_steps: int | None = None
+    groups: dict[str, RateFactors] = field(default_factory=dict)
 
     def problems(self, max_steps: int) -> list[str]:
         """Everything wrong with these numbers in a run of `max_steps` steps (-1 when that is unknown), one sentence each."""
@@ -58,6 +74,10 @@ class OptimizerOptions:
             found.append(
                 f"optimizer.matrix_lr is {self.matrix_lr}, a rate of Muon; set optimizer.name to muon, or leave it out"
             )
+        for pattern, factors in self.groups.items():
+            for name, factor in (("lr", factors.lr), ("weight_decay", factors.weight_decay)):
+                if not 0 <= factor < math.inf:
+                    found.append(f"optimizer.groups, {pattern!r}: {name} is {factor}; expected a factor of 0 or more")
         return found
 
     def _checks(self) -> list[tuple[str, str, bool]]:
