@@ -40,6 +40,7 @@ from emu.training.checkpoints import (
 )
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
+from emu.training.loggers import logger_problems, make_loggers
 from emu.training.module import EmuModule
 from emu.training.module_class import BUILD_ERRORS, build_apart, complete_settings, find_class, take_class
 from emu.training.parallel import load_ours
@@ -126,6 +127,12 @@ class EmuCLI(LightningCLI):
             default="model",
             help="folder for the trained model, inside the run's; null for none",
         )
+        parser.add_argument(
+            "--loggers",
+            type=list[str],
+            default=[],
+            help="loggers beside the table of curves and its page: tensorboard, wandb",
+        )
         parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -145,6 +152,7 @@ class EmuCLI(LightningCLI):
         if self.config.trainer.default_root_dir is None:
             self.config.trainer.default_root_dir = str(Path("runs") / self._words.run_name)
         complete_settings(self.config.trainer)
+        self.parsed.problems += logger_problems(self.config.loggers)
         if printing:
             print(as_written(parser, self.config, self.parsed.resolved, self._named_class), end="")
             raise SystemExit(0)
@@ -179,7 +187,7 @@ class EmuCLI(LightningCLI):
         settings = self.config_init.trainer
         if settings.logger is not False:  # our curves beside any other logger
             others = [] if settings.logger is True else as_list(settings.logger)
-            settings.logger = [CurveLogger(str(self.folder)), *others]
+            settings.logger = [CurveLogger(str(self.folder)), *make_loggers(self.config.loggers, self.folder), *others]
         callbacks = as_list(settings.callbacks)
         if settings.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks

@@ -1,4 +1,4 @@
-"""Training curves as one CSV table, and as a picture where matplotlib is installed."""
+"""Training curves as one CSV table, as a page that is read while a run trains, and as a picture where matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from emu.training.run_page import write_page
 from emu_tokenizers.files import replacing, write_file
 
 SECONDS_BETWEEN_WRITES = 10.0
@@ -36,10 +37,10 @@ PICTURES = {
 
 
 class CurveLogger(Logger):
-    """A row a logged step, a column a quantity: `metrics.csv`, and some of them as pictures.
+    """A row a logged step, a column a quantity: `metrics.csv`, all of them on `run.html`, and some as pictures.
 
     Args:
-        folder: where the two files go.
+        folder: where the files go.
     """
 
     def __init__(self, folder: str) -> None:
@@ -94,7 +95,10 @@ class CurveLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the table."""
+        """Write the table and the page."""
+        self._save("")
+
+    def _save(self, status: str) -> None:
         if not self._rows:
             return
         names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
@@ -102,13 +106,14 @@ class CurveLogger(Logger):
             writer = csv.DictWriter(file, ["step", *names])
             writer.writeheader()
             writer.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
+        write_page(self._folder, self._rows, status)
         self._written = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the table and the pictures; after a failure as far as the disk takes them, since what ended the run is reported then."""
+        """Write the table, page and pictures; after a failure as far as the disk takes them, since what ended the run is reported then."""
         with suppress(OSError) if status == "failed" else nullcontext():
-            self.save()
+            self._save(status)
             if self._rows and find_spec("matplotlib") is not None:
                 for file, panels in PICTURES.items():
                     plot_panels(self._rows, panels, self._folder / file)
