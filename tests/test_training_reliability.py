@@ -15,7 +15,7 @@ from emu.stopping import Stopped
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
-from tests.training_toys import run, same, write_recipe
+from tests.training_toys import TIMED, run, same, write_recipe
 
 
 class Poison(Callback):
@@ -131,7 +131,7 @@ def test_two_processes_train_as_one(tmp_path):
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     assert list(ours) == list(theirs)
     for step, row in theirs.items():
-        for name in row.keys() - {"train/tokens_per_second", "train/row_fill"}:
+        for name in row.keys() - {*TIMED, "train/row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "step=00000012.safetensors")["state_dict"]
     for name, weight in alone.state_dict().items():
@@ -156,7 +156,7 @@ def test_two_processes_that_share_the_weights_train_as_one(tmp_path, optimizer):
     assert in_processes(sharded_over_two, recipe, free_port(), words, count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     for step, row in theirs.items():
-        for name in row.keys() - {"train/tokens_per_second", "train/row_fill"}:
+        for name in row.keys() - {*TIMED, "train/row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=error), (step, name)
     model = EmuForCausalLM.from_pretrained(tmp_path / "run" / "model")
     for name, weight in alone.model.state_dict().items():

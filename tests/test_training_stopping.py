@@ -15,7 +15,7 @@ from emu.stopping import Stopped
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
-from tests.training_toys import ToyData, run, same, write_recipe
+from tests.training_toys import TIMED, ToyData, run, same, write_recipe
 
 ACCUMULATED, STEPS_PER_EPOCH, STEPS = 3, 2, 5
 BATCHES = range(ACCUMULATED * STEPS)
@@ -58,7 +58,7 @@ def outcome(folder):
     content = read_checkpoint(list_checkpoints(folder / "checkpoints")[-1][1])
     kept = {name: content[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "emu", "position")}
     rows = read_curves(folder / "metrics.csv")
-    return kept, {step: {k: v for k, v in row.items() if k != "train/tokens_per_second"} for step, row in rows.items()}
+    return kept, {step: {k: v for k, v in row.items() if k not in TIMED} for step, row in rows.items()}
 
 
 @pytest.fixture(scope="module")

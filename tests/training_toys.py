@@ -10,6 +10,8 @@ from emu.documents import TokenDocument
 from emu.training.cli import fit
 from emu.vocabulary import Vocabulary
 
+TIMED = ("train/tokens_per_second", "train/waiting", "train/mfu")
+"""Columns of the curves that differ from run to run."""
 VOCABULARY = Vocabulary.build(16, {"vision": 32})
 
 

@@ -7,6 +7,7 @@ The loaders here are what Lightning saves and restores (`state_dict`, `load_stat
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -79,6 +80,7 @@ class StepLoader:
         step: number of the next batch.
         step_parts: all batches of the optimizer step that the last batch belongs to, in order: how much each of them weighs in the step is
             known before the first one is trained on.
+        waited: seconds in which the trainer has waited for batches.
 
     Raises:
         ValueError: `steps_per_epoch` or `accumulation` is below 1.
@@ -106,6 +108,7 @@ class StepLoader:
         }
         self.step = 0
         self.step_parts: tuple[Any, ...] = ()
+        self.waited = 0.0
         self._batches = batches
 
     def __len__(self) -> int:
@@ -115,7 +118,9 @@ class StepLoader:
         end = (self.step // len(self) + 1) * len(self)
         prepared = step_batches(self.batches(), range(self.step, end), self.num_workers)
         while self.step < end:
+            began = time.perf_counter()
             self.step_parts = tuple(islice(prepared, self.accumulation))
+            self.waited += time.perf_counter() - began
             for batch in self.step_parts:
                 self.step += 1  # before the batch is trained on: a checkpoint written after it goes on with the next
                 yield batch

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emu.model import EmuConfig
+from emu.model.positions import segment_positions
+from emu.packing import Packed
+from emu.training.flops import step_flops
 from emu.training.parallel import Ranks
 from emu.vocabulary import Vocabulary
 
@@ -96,20 +100,26 @@ class StepMeter:
         self.sources = PartSums(sources)
         # sums of step losses (this rank's share), of tokens, of positions of rows, of gradient norms
         self.counts = torch.zeros(4, dtype=torch.float64)
+        # sums of predicted tokens, and of pairs of tokens of which one sees the other
+        self.work = torch.zeros(2, dtype=torch.float64)
         self.num_steps = 0
         self.metrics: dict[str, Tensor] = {}  # (2,) sums of values by share, and of shares
 
-    def add_batch(self, loss_share: Tensor, segment_ids: Tensor) -> None:
+    def add_batch(self, loss_share: Tensor, batch: Packed) -> None:
         """Add a batch.
 
         Args:
             loss_share: () what this rank's batch contributes to the global loss of the optimizer step.
-            segment_ids: (R, S) of its rows, 0 for padding.
+            batch: its rows, tensors (R, S).
         """
+        segment_ids = batch.segment_ids
         self.counts = self.counts.to(loss_share.device, exact_dtype(loss_share.device))
         self.counts[0] += loss_share.detach()
         self.counts[1] += (segment_ids > 0).sum()
         self.counts[2] += segment_ids.numel()
+        self.work = self.work.to(self.counts)
+        self.work[0] += (batch.loss_weights > 0).sum()
+        self.work[1] += ((segment_positions(segment_ids) + 1) * (segment_ids > 0)).sum()
 
     def add_metrics(self, metrics: Mapping[str, Tensor], share: Tensor) -> None:
         """Add an objective's values of a batch, each (), and the batch's share () of its step."""
@@ -126,6 +136,7 @@ class StepMeter:
     def gather(self, ranks: Ranks) -> None:
         """Sum everything over the ranks; afterwards all hold the same."""
         self.counts[:3] = ranks.sum(self.counts[:3])  # the norm of a gradient is the same on all
+        self.work = ranks.sum(self.work)
         for part in (self.kinds, self.sources):
             part.sums = ranks.sum(part.sums)
         self.metrics = {name: ranks.sum(self.metrics[name]) for name in sorted(self.metrics)}
@@ -138,6 +149,11 @@ class StepMeter:
         row |= {name: float(sums[0] / sums[1]) for name, sums in self.metrics.items() if sums[1] > 0}
         return row | {f"source_loss/{name}": mean for name, mean in self.sources.means().items()}
 
+    def flops(self, config: EmuConfig) -> float:
+        """Operations that the steps since the last reset needed, see `step_flops`."""
+        predicted, pairs = self.work.tolist()
+        return step_flops(config, self.tokens, predicted, pairs)
+
     @property
     def tokens(self) -> float:
         """Number of tokens since the last reset."""
@@ -146,6 +162,7 @@ class StepMeter:
     def reset(self) -> None:
         """Start the next row."""
         self.counts.zero_()
+        self.work.zero_()
         self.kinds.reset()
         self.sources.reset()
         self.num_steps = 0
@@ -155,6 +172,7 @@ class StepMeter:
         """The sums, for a checkpoint in the middle of a row."""
         return {
             "counts": self.counts.cpu(),
+            "work": self.work.cpu(),
             "num_steps": self.num_steps,
             "kinds": self.kinds.sums.cpu(),
             "sources": self.sources.sums.cpu(),
@@ -164,5 +182,6 @@ class StepMeter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of a row."""
         self.counts, self.num_steps = state["counts"].clone(), int(state["num_steps"])
+        self.work = state["work"].clone() if "work" in state else torch.zeros(2, dtype=torch.float64)
         self.kinds.sums, self.sources.sums = state["kinds"].clone(), state["sources"].clone()
         self.metrics = {name: sums.clone() for name, sums in state.get("metrics", {}).items()}

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.model import tensor_shapes
-from emu.model.scoring import token_losses
+from emu.model.predictions import predictions_of_hidden
+from emu.model.scoring import losses_of_hidden
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
@@ -56,6 +57,8 @@ class EmuModule(LightningModule):
         compile: compile the blocks with torch.compile, which takes minutes at the first step.
         average_decay: decay of a moving average of the weights, 0 for none. The average is what is validated and exported; checkpoints
             hold it beside the weights.
+        peak_flops: operations a second of one device in the precision of the products, e.g. 989e12 of an H100 in bfloat16; then the
+            share of them that training needs is reported, train/mfu (see `emu.training.flops`).
 
     Attributes:
         model: the transformer, None before `configure_model`.
@@ -77,6 +80,7 @@ class EmuModule(LightningModule):
         checkpointing: Checkpointing = "none",
         compile: bool = False,
         average_decay: float = 0.0,
+        peak_flops: float | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -84,10 +88,11 @@ class EmuModule(LightningModule):
         self.optimizer_options = optimizer
         self.weighting = weighting
         self.objective = objective
-        self.checkpointing, self.compiled, self.average_decay = checkpointing, compile, average_decay
+        self.checkpointing, self.compiled = checkpointing, compile
+        self.average_decay, self.peak_flops = average_decay, peak_flops
         self.weight_average: WeightAverage | None = None
         self.gradients = GradientGuard(max_grad_norm, max_skipped_steps, spikes)
-        self.reporter = Reporter()
+        self.reporter = Reporter(peak_flops)
         self.model: EmuForCausalLM | None = None
         self._step_weights: StepWeights | None = None
         self._noise_seed = torch.initial_seed()
@@ -104,6 +109,7 @@ class EmuModule(LightningModule):
             shard(self.model, self.device_mesh)
         if self.average_decay:
             self.weight_average = WeightAverage(self.model, self.average_decay)
+        self.reporter.watch(self.model)
         self.objective.setup(self)
 
     def build_model(self, vocabulary: Vocabulary | None) -> EmuForCausalLM:
@@ -148,6 +154,8 @@ class EmuModule(LightningModule):
         if self.config is not None and self.optimizer_options.groups:
             found += pattern_problems(tensor_shapes(self.config), self.optimizer_options)
         found += self.gradients.problems()
+        if self.peak_flops is not None and not self.peak_flops > 0:
+            found.append(f"peak_flops is {self.peak_flops}; expected a positive number of operations a second")
         if not 0 <= self.average_decay < 1:
             found.append(f"average_decay is {self.average_decay}; expected a number in [0, 1), 0 for no average")
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -212,10 +220,11 @@ class EmuModule(LightningModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._start_step(step, batch)
         batch = step.weigh(batch)
+        logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self.reporter.measure_next(logged)
         parts = self(batch)
         share = step.share(batch).to(parts.loss.dtype)
         self._loss_of_step = self._loss_of_step.to(share.device) + parts.loss.detach() * share
-        logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         self.reporter.add_batch(batch, parts, share, logged)
         # Lightning averages gradients over ranks and over a step's batches, which weigh differently: each counts by its share of all
         return parts.loss * share * step.count
@@ -256,7 +265,11 @@ class EmuModule(LightningModule):
         """Add the losses of packed rows of tensors (R, S)."""
         assert self.model is not None
         names = getattr(self._datamodule(), "validation_names", ())
-        self.reporter.add_validation(token_losses(self.model, batch), batch, names)
+        self.reporter.measure_next(True)
+        out = self.model(input_ids=batch.input_ids, segment_ids=batch.segment_ids, return_hidden=True)
+        hidden, head = out.hidden_states[-1], self.model.lm_head.weight
+        losses, predictions = losses_of_hidden(hidden, head, batch), predictions_of_hidden(hidden, head, batch)
+        self.reporter.add_validation(losses, predictions, batch, names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the curves' open row and the count of skipped steps; nothing but tensors and numbers.

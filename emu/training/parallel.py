@@ -58,6 +58,13 @@ class Ranks(NamedTuple):
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def max(self, tensor: Tensor) -> Tensor:
+        """The largest of each entry over them, likewise."""
+        if self.number > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
+        return tensor
+
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Split a transformer over the data-parallel ranks, block by block.

@@ -6,31 +6,50 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.predictions import Predictions
 from emu.packing import Packed
+from emu.training.flops import utilisation
+from emu.training.measures import Measures, OutputNorm
 from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.objectives.base import LossParts
 from emu.training.parallel import Ranks
+
+
+class Validation(NamedTuple):
+    """Sums over the held-out documents: token losses by source and by kind of token, and predictions."""
+
+    sources: PartSums
+    kinds: PartSums
+    measures: Measures
 
 
 class Reporter(Callback):
     """Collects what happens in steps; writes a row of the curves every `log_every_n_steps` of them, and one after validation.
 
     It is a callback of the module that trains, so that rows are complete when a checkpoint is saved.
+
+    Args:
+        peak: operations a second of one device; None where MFU is not reported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak: float | None = None) -> None:
+        self._peak = peak
+        self._config: EmuConfig | None = None
         self.meter = StepMeter((), ())
+        self.output_norm: OutputNorm | None = None
+        self._measures = Measures(())
         self._kinds: TokenKinds | None = None
         self._ranks = Ranks()
         self._before_step: dict[str, Any] | None = None
-        self._validation: PartSums | None = None
-        self._clock = 0.0
+        self._validation: Validation | None = None
+        self._clock, self._waited = 0.0, 0.0
         self._rate, self._num_skipped = 0.0, 0
 
     def start(self, kinds: TokenKinds | None, sources: Sequence[str], ranks: Ranks) -> None:
@@ -42,11 +61,21 @@ class Reporter(Callback):
             ranks: that see different rows.
         """
         self._kinds, self._ranks = kinds, ranks
-        self.meter = StepMeter(kinds.names if kinds else (), sources)
+        names = kinds.names if kinds else ()
+        self.meter, self._measures = StepMeter(names, sources), Measures(names)
+
+    def watch(self, model: EmuForCausalLM) -> None:
+        """Measure what a model makes; called once it is built."""
+        self._config, self.output_norm = model.config, OutputNorm(model.model.norm)
 
     def begin_step(self, batches: int) -> None:
         """Keep the sums as they are before a step of several batches: a checkpoint inside of it holds those, and the weights before it."""
         self._before_step = copy.deepcopy(self.meter.state_dict()) if batches > 1 else None
+
+    def measure_next(self, wanted: bool) -> None:
+        """Say whether what enters the last norm is measured in the next batch that the model sees."""
+        if self.output_norm is not None:
+            self.output_norm.wanted = wanted
 
     @torch.no_grad()
     def add_batch(self, batch: Packed, parts: LossParts, share: Tensor, logged: bool) -> None:
@@ -59,10 +88,12 @@ class Reporter(Callback):
             logged: whether a row is written after this step. The losses of single tokens cost one more product with the head, which is why
                 the steps between two rows do without.
         """
-        self.meter.add_batch(parts.loss.detach() * share, batch.segment_ids)
+        self.meter.add_batch(parts.loss.detach() * share, batch)
         self.meter.add_metrics(parts.metrics, share)
         if logged and parts.token_losses is not None:
             self._add_tokens(parts.token_losses(), batch, self.meter.kinds, self.meter.sources)
+        if logged and parts.predictions is not None:
+            self._add_predictions(self._measures, parts.predictions(), batch)
 
     def end_step(self, gradient_norm: float, rate: float, num_skipped: int) -> None:
         """Add an optimizer step: the norm of its gradient, its learning rate, and how many were skipped so far."""
@@ -70,15 +101,18 @@ class Reporter(Callback):
         self._rate, self._num_skipped = rate, num_skipped
         self.meter.add_step(gradient_norm)
 
-    def add_validation(self, losses: Tensor, batch: Packed, sources: Sequence[str]) -> None:
-        """Add the token losses (R, S) of rows of held-out documents from these sources."""
+    def add_validation(self, losses: Tensor, predictions: Predictions, batch: Packed, sources: Sequence[str]) -> None:
+        """Add token losses (R, S) and predictions of rows of held-out documents from these sources."""
         if self._validation is None:
-            self._validation = PartSums(sources or ("all",))
-        self._add_tokens(losses, batch, None, self._validation)
+            names = self._kinds.names if self._kinds is not None else ()
+            self._validation = Validation(PartSums(sources or ("all",)), PartSums(names), Measures(names))
+        found = self._validation
+        self._add_tokens(losses, batch, found.kinds, found.sources)
+        self._add_predictions(found.measures, predictions, batch)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,14 +126,18 @@ class Reporter(Callback):
         self._write_row(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log val/loss, the mean over all tokens, and val/source_loss/<source>."""
-        sums, self._validation = self._validation, None
-        if sums is None or trainer.sanity_checking:
+        """Log val/loss, the mean over all tokens, and losses and accuracies by source and by kind of token."""
+        found, self._validation = self._validation, None
+        if found is None or trainer.sanity_checking:
             return
-        sums.sums = self._ranks.sum(sums.sums)
-        total, weight = sums.sums.sum(dim=1).tolist()
-        row = {f"val/source_loss/{name}": mean for name, mean in sums.means().items()}
+        for part in (found.sources, found.kinds):
+            part.sums = self._ranks.sum(part.sums)
+        found.measures.gather(self._ranks)
+        total, weight = found.sources.sums.sum(dim=1).tolist()
+        row = {f"val/source_loss/{name}": mean for name, mean in found.sources.means().items()}
         row["val/loss"] = total / weight if weight else math.nan
+        row |= {f"val/loss/{name}": mean for name, mean in found.kinds.means().items()}
+        row |= {f"val/{name}": value for name, value in found.measures.row().items()}
         pl_module.log("val/loss", row["val/loss"], logger=False, sync_dist=trainer.world_size > 1)
         self._write(trainer, row)
 
@@ -112,14 +150,20 @@ class Reporter(Callback):
         if self.meter.num_steps == 0:
             return
         self.meter.gather(self._ranks)
-        now = time.perf_counter()
-        row = self.meter.row()
-        row["tokens_per_second"] = self.meter.tokens / max(1e-9, now - self._clock)
+        self._measures.gather(self._ranks)
+        now, waited = time.perf_counter(), getattr(trainer.train_dataloader, "waited", 0.0)
+        seconds = max(1e-9, now - self._clock)
+        row = self.meter.row() | self._measures.row()
+        row["tokens_per_second"] = self.meter.tokens / seconds
+        row["waiting"] = (waited - self._waited) / seconds
+        if self._peak is not None and self._config is not None:
+            row["mfu"] = utilisation(self.meter.flops(self._config), seconds, self._ranks.number, self._peak)
         row["lr"] = self._rate
         row["skipped_steps"] = float(self._num_skipped)
         self._write(trainer, {f"train/{name}": value for name, value in row.items()})
-        self._clock = now
+        self._clock, self._waited = now, waited
         self.meter.reset()
+        self._measures.reset()
 
     def _write(self, trainer: Trainer, row: Mapping[str, float]) -> None:
         for logger in trainer.loggers:
@@ -132,3 +176,13 @@ class Reporter(Callback):
             kinds.add(losses, weights, self._kinds(batch.input_ids.flatten()))
         if sources.names:
             sources.add(losses, weights, batch.source_ids.flatten())
+
+    def _add_predictions(self, measures: Measures, predictions: Predictions, batch: Packed) -> None:
+        norms = None if self.output_norm is None else self.output_norm.last
+        self.measure_next(False)
+        if (
+            norms is not None and norms.shape != batch.input_ids.shape
+        ):  # of an objective that ran the model on other rows
+            norms = None
+        numbers = torch.zeros_like(batch.input_ids) if self._kinds is None else self._kinds(batch.input_ids)
+        measures.add(predictions, norms, batch.loss_weights, numbers)

@@ -32,6 +32,7 @@ FREE = (
     "model.spikes",
     "model.checkpointing",
     "model.compile",
+    "model.peak_flops",
     "model.config.*_dropout",
     "model.config.z_loss",
     "model.pretrained",

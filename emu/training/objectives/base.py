@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from emu.model import EmuForCausalLM
+from emu.model.predictions import Predictions
 from emu.packing import Packed
 
 
@@ -31,11 +32,14 @@ class LossParts(NamedTuple):
             the steps of a row, each batch counting by its share of its step.
         token_losses: makes the (R, S) losses of the batch's tokens, as `emu.model.scoring.token_losses` does, for the curves by kind and
             by source; called in the steps that are logged. None where tokens have no loss of their own.
+        predictions: likewise, what is predicted of them, as `emu.model.predictions.predictions_of_hidden` does; None where that is not
+            known.
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = {}
     token_losses: Callable[[], Tensor] | None = None
+    predictions: Callable[[], Predictions] | None = None
 
 
 class Objective:

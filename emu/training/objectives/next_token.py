@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emu.model import EmuForCausalLM
+from emu.model.predictions import predictions_of_hidden
 from emu.model.scoring import losses_of_hidden
 from emu.packing import Packed
 from emu.training.objectives.base import LossParts, Objective
@@ -21,4 +22,8 @@ class NextToken(Objective):
             return_hidden=True,
         )
         hidden = out.hidden_states[-1].detach()
-        return LossParts(out.loss, token_losses=lambda: losses_of_hidden(hidden, model.lm_head.weight.detach(), batch))
+        return LossParts(
+            out.loss,
+            token_losses=lambda: losses_of_hidden(hidden, model.lm_head.weight.detach(), batch),
+            predictions=lambda: predictions_of_hidden(hidden, model.lm_head.weight.detach(), batch),
+        )
