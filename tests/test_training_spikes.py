@@ -1,6 +1,9 @@
 """Steps unlike those before them: their updates are skipped and written down, and too many of them end the run."""
 
+import csv
 import json
+import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,3 +135,11 @@ def test_wrong_numbers_of_the_guard_are_named_before_any_work(tmp_path):
         ValueError, match=r"(?s)spikes.sigmas is -1.*spikes.window is 1.*spikes.among is 3; expected as many"
     ):
         run(write_recipe(tmp_path), "--model.spikes", options)
+
+
+def test_no_step_is_reported_of_ten_thousand_that_are_drawn_from_a_real_run():
+    with open(Path(__file__).parent / "data" / "digits_steps.csv") as file:  # the last steps of `emu fit --config digits`
+        steps = [(float(row["loss"]), float(row["gradient_norm"])) for row in csv.DictReader(file)]
+    guard, generator = SpikeGuard(SpikeOptions()), random.Random(0)
+    assert not any(guard.judge(*generator.choice(steps)) for _ in range(10_000))
+    assert guard.judge(2 * steps[-1][0], steps[-1][1])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 LEAST_SIGMA = 1e-3
@@ -86,7 +87,7 @@ class SpikeGuard:
         if len(past) < self.options.window:
             return ""
         mean = fmean(past)
-        sigma = max(pstdev(past, mean), LEAST_SIGMA * abs(mean))
+        sigma = max(math.sqrt(fmean((one - mean) ** 2 for one in past)), LEAST_SIGMA * abs(mean))
         limit = mean + self.options.sigmas * sigma
         if number <= limit:  # what is not a number is above
             return ""
