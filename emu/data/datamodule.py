@@ -16,6 +16,7 @@ from emu.data.loader import EvaluationLoader, PackedLoader, StepLoader, row_leng
 from emu.data.mixture import Mixture, counts_per_step, mixture_problems
 from emu.data.rows import row_length_hint
 from emu.layouts import Layout
+from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,12 @@ class MixtureDataModule(LightningDataModule, ABC):
     @property
     def document_layout(self) -> Layout | None:
         """The layout that the documents are written in, which `infill` needs; None where it is not known."""
+        return None
+
+    @property
+    def document_tokenizer(self) -> MultimodalTokenizer | None:
+        """The tokenizers that made the documents, by whose words the rows of a model that training starts from are found; None where they
+        are not known."""
         return None
 
     @abstractmethod

@@ -101,6 +101,11 @@ class ShardData(MixtureDataModule):
         """See `MixtureDataModule`."""
         return None if self.tokenizer is None else self._tokenizer.layout
 
+    @property
+    def document_tokenizer(self) -> MultimodalTokenizer | None:
+        """See `MixtureDataModule`."""
+        return None if self.tokenizer is None else self._tokenizer
+
     def training_sources(self) -> Mapping[str, DocumentSource]:
         """The shards to train on."""
         return self._open_all("sources", self.folders, self.caption_dropout)

@@ -75,6 +75,11 @@ class DigitsData(MixtureDataModule):
         return self._tokenizer
 
     @property
+    def document_tokenizer(self) -> MultimodalTokenizer:
+        """See `MixtureDataModule`."""
+        return self.tokenizer
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """See `MixtureDataModule`."""
         return self.tokenizer.vocabulary

@@ -11,6 +11,7 @@ from __future__ import annotations
 from emu.families.base import Family
 from emu.families.emu3 import Emu3Family
 from emu.families.emu35 import Emu35Family
+from emu.families.llama import LlamaFamily
 from emu.families.own import OwnFamily
 from emu.families.transformers_emu3 import TransformersEmu3Family
 from emu.templates import Templates
@@ -18,7 +19,10 @@ from emu_tokenizers.registry import Registry
 
 FAMILIES: Registry[Family] = Registry(
     "family",
-    {family.name: family for family in (OwnFamily(), TransformersEmu3Family(), Emu3Family(), Emu35Family())},
+    {
+        family.name: family
+        for family in (OwnFamily(), TransformersEmu3Family(), Emu3Family(), Emu35Family(), LlamaFamily())
+    },
 )
 """Families by the name that users give."""
 

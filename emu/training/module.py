@@ -19,6 +19,7 @@ from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
 from emu.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
+from emu.training.initial_weights import source_of_weights_problems, start_from
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
 from emu.training.optimizers import build_optimizer
@@ -45,7 +46,9 @@ class EmuModule(LightningModule):
 
     Args:
         config: size and options of a new model.
-        pretrained: folder of a model to start from instead.
+        pretrained: folder of a model to start from instead, as it is.
+        init_from: weights of a new model instead of random ones: a folder or a checkpoint, whose vocabulary, length and rotary base may be
+            others; see `emu.training.initial_weights`. Without `config` the new model has that of the weights.
         optimizer: learning rate, schedule and weight decay.
         weighting: how much text, controls and each modality's codes count in the loss.
         max_grad_norm: gradients are scaled down to this norm.
@@ -81,10 +84,11 @@ class EmuModule(LightningModule):
         compile: bool = False,
         average_decay: float = 0.0,
         peak_flops: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.pretrained = pretrained
+        self.pretrained, self.init_from = pretrained, init_from
         self.optimizer_options = optimizer
         self.weighting = weighting
         self.objective = objective
@@ -125,6 +129,10 @@ class EmuModule(LightningModule):
             model = EmuForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
             check_vocabulary(model.config, vocabulary)
             return model
+        resumed = self._trainer is not None and self._trainer.ckpt_path is not None
+        if self.init_from is not None and not (resumed and self.config is not None):  # a checkpoint holds all weights
+            tokenizer = getattr(getattr(self._trainer, "datamodule", None), "document_tokenizer", None)
+            return start_from(self.init_from, self.config, vocabulary, tokenizer)
         assert self.config is not None
         return EmuForCausalLM(self.config if vocabulary is None else with_vocabulary(self.config, vocabulary))
 
@@ -149,10 +157,10 @@ class EmuModule(LightningModule):
     def problems(self, trainer: Trainer) -> list[str]:
         """Everything that keeps this module from being trained by `trainer`, one sentence each."""
         found = self.optimizer_options.problems(trainer.max_steps) + self.weighting.problems()
-        if (self.config is None) == (self.pretrained is None):
-            found.append("give either model.config, for a new model, or model.pretrained, to start from a trained one")
         if self.config is not None and self.optimizer_options.groups:
             found += pattern_problems(tensor_shapes(self.config), self.optimizer_options)
+        weights = (self.config, self.pretrained, self.init_from)
+        found += source_of_weights_problems(*weights, there=isinstance(trainer, Trainer))
         found += self.gradients.problems()
         if self.peak_flops is not None and not self.peak_flops > 0:
             found.append(f"peak_flops is {self.peak_flops}; expected a positive number of operations a second")

@@ -118,7 +118,9 @@ def position_problems(lengths: Iterable[tuple[str, int]], positions: int, *, new
 
 def num_positions(module: LightningModule | None) -> int | None:
     """Positions of the model that a module trains or will train; None where it does not say."""
-    config, pretrained = getattr(module, "config", None), getattr(module, "pretrained", None)
+    config = getattr(module, "config", None)
+    pretrained = getattr(module, "pretrained", None) or getattr(module, "init_from", None)
+    # a checkpoint may be named in the place of a folder
     if config is None and pretrained is not None and (folder := find_model_folder(pretrained)).is_dir():
         config = read_emu_config(folder)
     return getattr(config, "max_position_embeddings", None)

@@ -36,6 +36,7 @@ FREE = (
     "model.config.*_dropout",
     "model.config.z_loss",
     "model.pretrained",
+    "model.init_from",
     # adapters
     "model.dropout",
     "model.merge",

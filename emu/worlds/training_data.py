@@ -140,6 +140,11 @@ class WorldsData(MixtureDataModule):
         return found
 
     @property
+    def document_tokenizer(self) -> MultimodalTokenizer:
+        """See `MixtureDataModule`."""
+        return self.tokenizer
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """See `MixtureDataModule`."""
         return self.tokenizer.vocabulary

@@ -36,6 +36,8 @@ class _Backend(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def pieces(self) -> dict[str, int]: ...
+
 
 class TextTokenizer:
     """An exact pair of plain text and ids below `size`.
@@ -88,6 +90,10 @@ class TextTokenizer:
             wrong = next(index for index in ids if not 0 <= index < self.size)
             raise ValueError(f"id {wrong} is not a text id; this tokenizer has the ids 0..{self.size - 1}")
         return self._backend.decode(ids)
+
+    def pieces(self) -> dict[str, int]:
+        """Piece -> id, as the tokenizer's file writes it: equal pieces of two tokenizers of one kind stand for equal text."""
+        return self._backend.pieces()
 
     @classmethod
     def train(
@@ -218,6 +224,9 @@ class _SentencePiece:
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self._bytes[index] for index in ids).decode("utf-8", errors="replace")
 
+    def pieces(self) -> dict[str, int]:
+        return {self._processor.id_to_piece(index): index for index in range(self.size)}
+
 
 class _HuggingFace:
     """A fast tokenizer without its added tokens: what it finds in text is its ordinary vocabulary."""
@@ -239,6 +248,9 @@ class _HuggingFace:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def pieces(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
 
 
 def _checked(corpus: Iterable[str]) -> Iterator[str]:

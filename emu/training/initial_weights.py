@@ -1,0 +1,270 @@
+"""`model.init_from`: a new model whose weights are those of another, and whose vocabulary, length or rotary base may be its own.
+
+    model:
+      init_from: runs/stage1/model        # a model's folder, of any family, or a text model of transformers (Llama, Qwen3); or a checkpoint
+      config: {...}                       # of the new model; that of the other where nothing is said
+
+Blocks and last norm must be of one shape. Rows of embedding and head are found by what their ids stand for (`emu.hub.id_names`), and new
+ids start at the mean of the old rows, which bounds how far what the model says moves ("Initializing new word embeddings for pretrained
+language models", John Hewitt, 2021). The step count, the optimizer and the position in the data are new: to go on with a run exactly,
+there is `--ckpt_path`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu.checkpoints.bundled import find_model_folder
+from emu.checkpoints.quantization import is_quantized
+from emu.checkpoints.weights import Checkpoint, read_header
+from emu.families.detection import find_family, read_config
+from emu.families.language import check_tensors, is_adapter, read_emu_config
+from emu.hub.id_names import IdName, matched_rows, names_of_folder, names_of_tokenizer, says_names
+from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.model import tensor_shapes
+from emu.multimodal_tokenizer import MultimodalTokenizer
+from emu.stopping import say
+from emu.training.checkpoint_file import SUFFIX, read_checkpoint, read_content
+from emu.training.vocabularies import fingerprint, with_vocabulary
+from emu.vocabulary import Vocabulary
+
+SHAPE = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "qk_norm", "rms_norm_eps"),
+)
+"""Fields in which both models must agree."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+PREFIX = "model."
+"""Of the transformer's tensors in a training checkpoint."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to start from, unread.
+
+    Attributes:
+        place: where they lie.
+        config: of the model that they belong to.
+        vocabulary: fingerprint of its table of ids; None where it is not known.
+        tensors: gives names (ours) and tensors, one at a time.
+        names: gives name -> id of its vocabulary; None where nobody knows what its ids stand for.
+    """
+
+    place: Path
+    config: EmuConfig
+    vocabulary: str | None
+    tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+    names: Callable[[], dict[IdName, int]] | None
+
+
+def open_initial(path: str | Path) -> InitialWeights:
+    """Open what `model.init_from` names.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it holds no whole model that can be read.
+    """
+    if Path(path).suffix == SUFFIX:
+        return _open_checkpoint(Path(path))
+    folder = find_model_folder(path)
+    if folder.is_dir() and is_adapter(folder):
+        raise ValueError(f"{path} holds an adapter; merge it into a model first (model.merge true when it is trained)")
+    family, table = find_family(folder), read_config(folder)
+    if is_quantized(table):
+        raise ValueError(f"{path} holds quantized weights; start from the model that they were made of")
+    config, checkpoint = read_emu_config(folder), Checkpoint.open(folder)
+    check_tensors(checkpoint, family, config, tensor_shapes(config))
+    wanted = [name for name in checkpoint.entries if family.of_language_model(name)]
+
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        return ((family.to_ours(name), tensor) for name, tensor in checkpoint.tensors(wanted))
+
+    names = partial(names_of_folder, folder, config) if says_names(folder) else None
+    return InitialWeights(folder, config, fingerprint(config), tensors, names)
+
+
+def _open_checkpoint(path: Path) -> InitialWeights:
+    """The transformer in a checkpoint of a run; errors as in `open_initial`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}; give an existing file, or the folder of a model")
+    content = read_content(path)
+    state, table = content.get("state_dict", {}), content.get("configuration", {}).get("model", {}).get("config")
+    embedding = state.get(PREFIX + EMBEDDING)
+    if table is None or embedding is None:
+        raise ValueError(
+            f"{path} does not say the shape of its model, or holds an adapter or a tokenizer; start from the model's folder that the run "
+            "has written"
+        )
+    size = read_header(path)[embedding["$tensor"]].shape[0]
+    config = EmuConfig(**{**table, "vocab_size": size, "vocabulary": None})
+
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        found = read_checkpoint(path)["state_dict"]
+        return ((name.removeprefix(PREFIX), tensor) for name, tensor in found.items() if name.startswith(PREFIX))
+
+    return InitialWeights(path, config, content.get("emu", {}).get("vocabulary"), tensors, None)
+
+
+def source_of_weights_problems(
+    config: EmuConfig | None, pretrained: str | None, init_from: str | None, *, there: bool
+) -> list[str]:
+    """What is wrong with where the weights of a module come from; one sentence each.
+
+    Args:
+        config, pretrained, init_from: of the module.
+        there: whether `init_from` is written already; an earlier stage of a job may have to write it first.
+    """
+    if init_from is not None and pretrained is not None:
+        return ["model.pretrained and model.init_from are given; leave one out: the former takes a model as it is"]
+    if init_from is None and (config is None) == (pretrained is None):
+        return [
+            "give either model.config, for a new model, or model.pretrained, to start from a trained one (or model.init_from, for its weights "
+            "alone)"
+        ]
+    if init_from is None or not there:
+        return []
+    try:
+        source = open_initial(init_from)
+    except (FileNotFoundError, ValueError) as error:
+        return [f"model.init_from: {error}"]
+    return [] if config is None else shape_problems(source.config, config)
+
+
+def shape_problems(source: EmuConfig, config: EmuConfig) -> list[str]:
+    """What keeps a model of `config` from starting with weights of `source`; one sentence each."""
+    differing = {name: getattr(source, name) for name in SHAPE if getattr(source, name) != getattr(config, name)}
+    found = []
+    if differing:
+        ours = {name: getattr(config, name) for name in differing}
+        found.append(
+            f"model.init_from is a model of {_shown(differing)}, model.config has {_shown(ours)}; write the former into model.config, or "
+            "leave model.config out"
+        )
+    if config.tie_word_embeddings and not source.tie_word_embeddings:
+        found.append("model.init_from has a head of its own, model.config.tie_word_embeddings is true; set it to false")
+    theirs, rope = dict(source.rope_parameters or {}), dict(config.rope_parameters or {})
+    if rope.get("rope_type") == "default" != theirs.get("rope_type"):
+        found.append(
+            f"model.init_from has rotary positions of rope_type {theirs.get('rope_type')!r}, model.config plain ones; write "
+            f"model.config.rope_parameters: {theirs}, or leave model.config out"
+        )
+    return found
+
+
+def initial_config(source: EmuConfig, config: EmuConfig | None, vocabulary: Vocabulary | None) -> EmuConfig:
+    """The configuration of the new model.
+
+    Args:
+        source: of the weights.
+        config: what the recipe says; None for that of the weights.
+        vocabulary: of the data; None where it is not known, which keeps the ids.
+
+    Raises:
+        ValueError: the two are not of one shape.
+    """
+    if config is not None and (problems := shape_problems(source, config)):
+        raise ValueError("; ".join(problems))
+    found = copy.deepcopy(source if config is None else config)
+    if vocabulary is not None:
+        found.vocabulary = None
+        return with_vocabulary(found, vocabulary)
+    for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "vocabulary"):
+        setattr(found, name, getattr(source, name))
+    return found
+
+
+def start_from(
+    path: str | Path,
+    config: EmuConfig | None,
+    vocabulary: Vocabulary | None,
+    tokenizer: MultimodalTokenizer | None = None,
+) -> EmuForCausalLM:
+    """The new model, float32.
+
+    Args:
+        path: of the weights, see `open_initial`.
+        config, vocabulary: see `initial_config`.
+        tokenizer: that made the data; needed where the vocabulary is another one than that of the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_initial` and `initial_config`; or nobody knows which ids are the same.
+    """
+    source = open_initial(path)
+    new = initial_config(source.config, config, vocabulary)
+    rows = _rows(source, vocabulary, tokenizer)
+    model = EmuForCausalLM(new)
+    _fill(model, source, rows)
+    _tell(source, new, rows)
+    return model
+
+
+def _rows(
+    source: InitialWeights, vocabulary: Vocabulary | None, tokenizer: MultimodalTokenizer | None
+) -> Tensor | None:
+    """Where the row of each id stands in the weights, -1 for new ones; None where all stay as they are."""
+    if vocabulary is None:
+        return None
+    if tokenizer is None or source.names is None:
+        if source.vocabulary == vocabulary.fingerprint:
+            return None
+        remedy = (
+            f"{source.place} does not say what its ids stand for; start from a model's folder with its tokenizers (a run writes RUN/model)"
+            if source.names is None
+            else "name the tokenizers of the data in data.tokenizer"
+        )
+        raise ValueError(
+            f"{source.place} is of another vocabulary than the data, and rows are found by words: {remedy}"
+        )
+    rows = matched_rows(source.names(), names_of_tokenizer(tokenizer), vocabulary.size)
+    if not (rows >= 0).any():
+        raise ValueError(
+            f"none of the ids of {source.place} stand for anything in the data: the text tokenizers share no piece; tokenise the data with "
+            "the text tokenizer of the model (emu join)"
+        )
+    return None if torch.equal(rows, torch.arange(source.config.vocab_size)) else rows
+
+
+@torch.no_grad()
+def _fill(model: EmuForCausalLM, source: InitialWeights, rows: Tensor | None) -> None:
+    """Copy the weights into the model."""
+    ours = dict(model.named_parameters(remove_duplicate=False))
+    tied, head_given = source.config.tie_word_embeddings, False
+    for name, tensor in source.tensors():
+        if name == HEAD and tied:
+            continue
+        head_given = head_given or name == HEAD
+        whole = tensor if rows is None or name not in (EMBEDDING, HEAD) else _placed(tensor, rows)
+        ours[name].copy_(whole)
+    if not head_given and not model.config.tie_word_embeddings:
+        ours[HEAD].copy_(ours[EMBEDDING])
+
+
+def _placed(tensor: Tensor, rows: Tensor) -> Tensor:
+    """The rows of a table (old ids, width) in the order of the new ids; their mean where there is none."""
+    placed = tensor[rows.clamp_min(0)].float()
+    placed[rows < 0] = tensor.double().mean(0).float()
+    return placed
+
+
+def _tell(source: InitialWeights, new: EmuConfig, rows: Tensor | None) -> None:
+    """Say what changes."""
+    old, told = source.config, []
+    for name in ("max_position_embeddings", "rope_theta"):
+        before, now = getattr(old, name), getattr(new, name)
+        told += [f"{name} {before} -> {now}"] if before != now else []
+    if rows is not None:
+        found = int((rows >= 0).sum())
+        told.append(f"{found} of {old.vocab_size} ids found again, {len(rows) - found} new ones at the mean of the old")
+    say(f"weights of {source.place}" + (f": {'; '.join(told)}" if told else ", as they are"))
+
+
+def _shown(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
