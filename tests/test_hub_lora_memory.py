@@ -12,7 +12,8 @@ pytest.importorskip("peft", reason="PEFT is an extra: pip install 'emu-tokens[lo
 from emu import EmuConfig
 from emu.families.emu3.config import ORIGINAL_DEFAULTS, config_from
 from emu.recipes import find_recipe
-from emu.training.lora.memory import LiveBytes, lora_memory
+from emu.training.live_bytes import LiveBytes
+from emu.training.lora.memory import lora_memory
 
 SMALL = {"vocab_size": 1000, "hidden_size": 256, "intermediate_size": 896, "num_hidden_layers": 4}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 1, "max_position_embeddings": 9000}

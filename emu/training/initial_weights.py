@@ -126,8 +126,7 @@ def source_of_weights_problems(
         return ["model.pretrained and model.init_from are given; leave one out: the former takes a model as it is"]
     if init_from is None and (config is None) == (pretrained is None):
         return [
-            "give either model.config, for a new model, or model.pretrained, to start from a trained one (or model.init_from, for its weights "
-            "alone)"
+            "give either model.config, for a new model, or model.pretrained, to go on with a trained one (or its weights: model.init_from)"
         ]
     if init_from is None or not there:
         return []

@@ -166,7 +166,7 @@ class EmuModule(LightningModule):
             found.append(f"peak_flops is {self.peak_flops}; expected a positive number of operations a second")
         if not 0 <= self.average_decay < 1:
             found.append(f"average_decay is {self.average_decay}; expected a number in [0, 1), 0 for no average")
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks or ()):  # type: ignore[attr-defined]
             found.append(
                 "trainer.callbacks changes the accumulation from epoch to epoch; set trainer.accumulate_grad_batches instead"
             )

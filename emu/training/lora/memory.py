@@ -10,17 +10,11 @@ kernels, of which `WORKSPACE` is an upper bound for the loss.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import raise_problems
@@ -28,6 +22,7 @@ from emu.families.language import read_emu_config
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.training.blocks import checkpoint_blocks
 from emu.training.cli import EmuCLI
+from emu.training.live_bytes import LiveBytes, default_dtype, give_memory, num_bytes_of
 from emu.training.lora.adapters import PROJECTIONS, add_adapters, is_mixed, without_dropout
 from emu.training.lora.lora_module import DTYPES, LoraModule
 from emu.training.module import EmuModule
@@ -57,39 +52,6 @@ class LoraMemory:
         return self.weights + self.adapters + self.activations + WORKSPACE
 
 
-class LiveBytes(TorchDispatchMode):
-    """A mode that counts the storages that operations make while they live.
-
-    Attributes:
-        now, peak: bytes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
-                self._add(leaf.untyped_storage())
-        return out
-
-    def _add(self, storage: Any) -> None:
-        if storage in self._known:
-            return
-        self._known.add(storage)
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, size)
-
-    def _drop(self, size: int) -> None:
-        self.now -= size
-
-
 def lora_memory(
     config: EmuConfig,
     *,
@@ -112,21 +74,21 @@ def lora_memory(
         mixed: products run in bfloat16 (`trainer.precision: bf16-mixed`).
         checkpointing: see `LoraModule`.
     """
-    with torch.device("meta"), _default(dtype):
+    with torch.device("meta"), default_dtype(dtype):
         model = EmuForCausalLM(without_dropout(EmuConfig.from_dict(config.to_dict())))
         add_adapters(model, rank, 2.0 * rank, dropout, targets, mixed)
     with FakeTensorMode():
-        _fill(model)
-        weights = sum(_bytes(parameter) for parameter in model.parameters() if not parameter.requires_grad)
+        give_memory(model)
+        weights = sum(num_bytes_of(parameter) for parameter in model.parameters() if not parameter.requires_grad)
         if checkpointing:
             checkpoint_blocks(model, "full")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        own = sum(_bytes(parameter) for parameter in trained)
+        own = sum(num_bytes_of(parameter) for parameter in trained)
         model.train()
         ids = torch.zeros(rows, row_length, dtype=torch.int64)
         with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             model(ids, labels=ids, segment_ids=torch.ones_like(ids)).loss.backward()
-        gradients = sum(_bytes(parameter.grad) for parameter in trained if parameter.grad is not None)
+        gradients = sum(num_bytes_of(parameter.grad) for parameter in trained if parameter.grad is not None)
     return LoraMemory(weights, 4 * own, max(0, live.peak - gradients))
 
 
@@ -156,29 +118,3 @@ def needed_memory(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
         checkpointing=module.checkpointing,
     )
     return memory, length
-
-
-def _fill(model: nn.Module) -> None:
-    """Tensors of the mode that is on, in place of those of the meta device."""
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _bytes(tensor: Tensor | nn.Parameter) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,250 @@
+"""The plan of a run on N cards: memory by part, communication, time, and a layout that fits.
+
+Memory of tensors is computed (`emu.training.planning.step_memory`). What a card adds, how fast it is and how well communication hides
+behind work is a model, from data sheets and from the share of a card's peak that others report; nothing of it was measured here.
+docs/scale.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from emu.model import EmuConfig, EmuForCausalLM
+from emu.model.model import tensor_shapes
+from emu.training.blocks import Checkpointing, checkpoint_blocks
+from emu.training.planning.machines import Card
+from emu.training.planning.run_facts import RunFacts
+from emu.training.planning.step_memory import StepMemory, StepOptions, pass_memory, step_memory
+
+UTILISATION = 0.35
+"""Share of a card's peak that training reaches: torchtitan reports 33 to 39 % for Llama 3.1 8B on 8 and 128 H100 (its benchmarks of
+December 2024)."""
+SECONDS_A_DAY = 86_400
+FEW, MORE = 2, 4
+"""Layers of models that are computed in the place of a deeper one: each further layer adds the same."""
+MANY_TOKENS = 1 << 16
+DEEP = 8
+"""Tokens of a batch, and layers of a model, up to which they are computed as they are."""
+KEPT: tuple[Checkpointing, ...] = ("none", "selective", "full")
+"""What blocks keep for the backward pass, the fastest first."""
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """How a run lies on its cards.
+
+    Attributes:
+        cards: processes, each on one card.
+        sharded: whether weights, gradients and moments are split over them (FSDP2).
+        rows: of a batch on one card.
+        accumulation: batches of an optimizer step.
+        checkpointing: one of `KEPT`.
+    """
+
+    cards: int
+    sharded: bool
+    rows: int
+    accumulation: int
+    checkpointing: Checkpointing
+
+
+@dataclass(frozen=True)
+class CardMemory:
+    """Bytes on one card, which may be added up.
+
+    Attributes:
+        weights, gradients, optimizer: this card's share; the moving average of the weights, where one is kept, stands with the optimizer.
+        gathered: weights of the blocks at hand, of embedding and head, which are whole while they are used; buckets of gradients.
+        activations: what blocks and loss keep and make.
+        total: at the worst moment.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    total: float
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run takes.
+
+    Attributes:
+        layout: on the cards.
+        memory: of one card.
+        sent: bytes that a card sends in an optimizer step.
+        step_seconds: of an optimizer step.
+        seconds_sending: of those, what communication alone would take.
+        tokens_per_second: positions, over all cards.
+    """
+
+    layout: RunLayout
+    memory: CardMemory
+    sent: float
+    step_seconds: float
+    seconds_sending: float
+    tokens_per_second: float
+
+
+def num_parameters(config: EmuConfig) -> tuple[int, int]:
+    """Parameters of the blocks and the last norm; and of embedding and head, which are one where they are tied."""
+    shapes = tensor_shapes(config)
+    sizes = {name: _product(shape) for name, shape in shapes.items()}
+    if config.tie_word_embeddings:
+        sizes.pop("lm_head.weight", None)
+    tables = sum(size for name, size in sizes.items() if "embed_tokens" in name or "lm_head" in name)
+    return sum(sizes.values()) - tables, tables
+
+
+def flops_per_token(config: EmuConfig, row_length: int) -> tuple[float, float]:
+    """Operations of forward and backward pass for a position: of the blocks, and of the head.
+
+    Six for each weight of a product (two forward, four backward), and for attention, where a token sees half of its row on average,
+    6 x heads x head_dim x row_length in a layer (arXiv 2204.02311, appendix B, halved for the causal mask).
+    """
+    assert config.head_dim is not None
+    blocks, _ = num_parameters(config)
+    attention = 6 * config.num_attention_heads * config.head_dim * row_length * config.num_hidden_layers
+    return 6.0 * blocks + attention, 6.0 * config.vocab_size * config.hidden_size
+
+
+class Planner:
+    """Plans of one run on one kind of card.
+
+    Args:
+        facts: of the run.
+        card: which.
+    """
+
+    def __init__(self, facts: RunFacts, card: Card) -> None:
+        self.facts, self.card = facts, card
+        self._computed: dict[tuple[Checkpointing, int], int] = {}
+
+    def planned(self, layout: RunLayout) -> RunPlan:
+        """The plan with a layout."""
+        facts, card = self.facts, self.card
+        blocks, head = flops_per_token(facts.config, facts.row_length)
+        again = blocks / 3 if layout.checkpointing == "full" else 0.0
+        narrow = facts.mixed is not None or facts.weights.itemsize == 2
+        speed = (card.bfloat16 if narrow else card.float32) * layout.cards * UTILISATION
+        working = facts.tokens_per_step * (blocks + head + again) / speed
+        sent = _sent(facts, layout)
+        sending = sent / card.bandwidth(layout.cards)
+        seconds = max(working, sending)
+        return RunPlan(layout, self._memory(layout), sent, seconds, sending, facts.tokens_per_step / seconds)
+
+    def best(self, cards: int) -> RunPlan | None:
+        """The fastest plan of the same optimizer step that fits the memory of a card, the recipe's own where none is faster; None where
+        none fits."""
+        fits = [self.planned(recipe_layout(self.facts, cards))]
+        for several in _layouts(self.facts, cards):
+            for layout in several:  # fewer rows at a time take less memory, and no less time
+                fits.append(self.planned(layout))
+                if fits[-1].memory.total <= self.card.memory:
+                    break
+        fits = [plan for plan in fits if plan.memory.total <= self.card.memory]
+        return min(fits, key=lambda plan: plan.step_seconds, default=None)
+
+    def _memory(self, layout: RunLayout) -> CardMemory:
+        """Bytes of a card."""
+        config, size = self.facts.config, self.facts.weights.itemsize
+        blocks, tables = num_parameters(config)
+        share = layout.cards if layout.sharded else 1
+        weights = float(size * (blocks + tables))
+        moments = 2.0 * weights
+        if self.facts.module.optimizer_options.name == "muon":  # one moment of each matrix of a block
+            moments -= blocks * size
+        if self.facts.module.average_decay:
+            moments += weights
+        # FSDP2 fetches a block while it works on another one; DDP adds gradients up in buckets beside them.
+        gathered = size * (2 * blocks / config.num_hidden_layers + tables) if layout.sharded else weights
+        if layout.cards == 1:
+            gathered = 0.0
+        parts = (weights / share, weights / share, moments / share, gathered, self._activations(layout))
+        return CardMemory(*parts, sum(parts))
+
+    def _activations(self, layout: RunLayout) -> float:
+        """Those of a batch; of many rows, from two shorter batches, since each further row adds the same."""
+        some = max(1, MANY_TOKENS // (2 * self.facts.row_length))
+        if layout.rows <= 2 * some:
+            return self._of_rows(layout, layout.rows)
+        few, more = self._of_rows(layout, some), self._of_rows(layout, 2 * some)
+        return more + (layout.rows - 2 * some) * (more - few) / some
+
+    def _of_rows(self, layout: RunLayout, rows: int) -> int:
+        key = (layout.checkpointing, rows)
+        if key not in self._computed:
+            options = step_options(self.facts, replace(layout, rows=rows))
+            few, more = (pass_memory(_of_depth(self.facts.config, depth), options)[0] for depth in (FEW, MORE))
+            self._computed[key] = _further(few, more, self.facts.config.num_hidden_layers)
+        return self._computed[key]
+
+
+def run_memory(facts: RunFacts, options: StepOptions) -> StepMemory:
+    """The memory of a step on one process, from shallower models where it has many layers."""
+    layers = facts.config.num_hidden_layers
+    if layers <= DEEP:
+        return step_memory(facts.config, options)
+    few, more = (vars(step_memory(_of_depth(facts.config, depth), options)) for depth in (FEW, MORE))
+    return StepMemory(**{name: _further(few[name], more[name], layers) for name in few})
+
+
+def recipe_layout(facts: RunFacts, cards: int) -> RunLayout:
+    """The layout that the recipe itself asks for."""
+    rows = -(-facts.rows // cards)
+    return RunLayout(cards, facts.sharded and cards > 1, rows, facts.accumulation, facts.module.checkpointing)
+
+
+def _layouts(facts: RunFacts, cards: int) -> Iterator[list[RunLayout]]:
+    """Layouts of the same rows of an optimizer step that differ in the rows of a batch, the most first."""
+    rows = -(-facts.rows // cards) * facts.accumulation
+    counts = [rows >> halved for halved in range(rows.bit_length()) if rows % (1 << halved) == 0]
+    for checkpointing in KEPT:
+        for sharded in (False, True) if cards > 1 else (False,):
+            yield [RunLayout(cards, sharded, count, rows // count, checkpointing) for count in counts]
+
+
+def step_options(facts: RunFacts, layout: RunLayout) -> StepOptions:
+    """What the memory of a step is computed with."""
+    prepare = None if layout.checkpointing == KEPT[0] else partial(_prepared, layout.checkpointing)
+    return StepOptions(
+        layout.rows,
+        facts.row_length,
+        replace(facts.module.optimizer_options, total_steps=10),
+        facts.weights,
+        facts.mixed,
+        prepare,
+    )
+
+
+def _prepared(checkpointing: Checkpointing, model: EmuForCausalLM) -> None:
+    checkpoint_blocks(model, checkpointing)
+
+
+def _sent(facts: RunFacts, layout: RunLayout) -> float:
+    """Bytes that a card sends in an optimizer step.
+
+    A ring sends a card's share (n - 1) / n of what is gathered or reduced. FSDP2 gathers weights in the forward and in the backward pass
+    and reduces gradients, for every batch; DDP reduces gradients once, which is two rounds of a ring.
+    """
+    size = sum(num_parameters(facts.config)) * facts.weights.itemsize * (layout.cards - 1) / layout.cards
+    return 3.0 * size * layout.accumulation if layout.sharded else 2.0 * size
+
+
+def _of_depth(config: EmuConfig, layers: int) -> EmuConfig:
+    return EmuConfig.from_dict({**config.to_dict(), "num_hidden_layers": layers})
+
+
+def _further(few: int, more: int, layers: int) -> int:
+    return more + (layers - MORE) * (more - few) // (MORE - FEW)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
