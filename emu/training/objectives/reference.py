@@ -1,0 +1,74 @@
+"""What a model is kept near: the weights that training starts from, or those of another folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+
+from emu.model import EmuForCausalLM
+from emu.training.vocabularies import fingerprint
+
+
+class Reference:
+    """A frozen model beside the one that trains.
+
+    With adapters on a frozen model nothing is copied: the reference is that model with its adapters switched off.
+
+    Args:
+        module: whose model has the weights that training starts from.
+        folder: of another model, None for those weights.
+
+    Raises:
+        ValueError: the other model is of another vocabulary.
+    """
+
+    def __init__(self, module: LightningModule, folder: str | None = None) -> None:
+        model = module.model
+        assert isinstance(model, EmuForCausalLM)
+        self._copy: EmuForCausalLM | None = None
+        if folder is not None:
+            self._copy = EmuForCausalLM.from_pretrained(folder, dtype=model.dtype).to(model.device)
+            theirs, ours = fingerprint(self._copy.config), fingerprint(model.config)
+            if theirs != ours or self._copy.config.vocab_size != model.config.vocab_size:
+                raise ValueError(
+                    f"the reference model {folder} is of the vocabulary {theirs} with {self._copy.config.vocab_size} ids, the model that "
+                    f"trains of {ours} with {model.config.vocab_size}; name a reference that was made with the same tokenizers"
+                )
+        elif not getattr(model, "peft_config", None):
+            self._copy = copy.deepcopy(model)
+        if self._copy is not None:
+            self._copy.eval().requires_grad_(False)
+
+    @contextmanager
+    def model(self, trained: EmuForCausalLM) -> Iterator[EmuForCausalLM]:
+        """The reference, without gradients and dropout; `trained` is the model in training, which may lend its frozen weights."""
+        with torch.no_grad():
+            if self._copy is not None:
+                self._copy.to(trained.device)
+                yield self._copy
+                return
+            trained.disable_adapters()
+            try:
+                with without_dropout(trained):
+                    yield trained
+            finally:
+                trained.enable_adapters()
+
+
+@contextmanager
+def without_dropout(model: EmuForCausalLM) -> Iterator[None]:
+    """The model as it is when it draws; blocks that recompute their activations go on doing so."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    for part in model.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            part.training = True  # they look at their own flag; a frozen model under adapters has no dropout of its own
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
