@@ -66,6 +66,7 @@ class Batch:
         given: what lines hold that do not say it themselves, see `PromptReader`.
         columns: how many outputs stand side by side in `overview.png`.
         media: suffix of the one file of a result among the samples of a tar.
+        note: what else the manifest holds of a result, of JSON's types.
     """
 
     def __init__(
@@ -80,13 +81,14 @@ class Batch:
         given: Sequence[Mapping[str, Any]] = ({},),
         columns: int = 8,
         media: str = ".png",
+        note: Callable[[Any], Mapping[str, Any]] | None = None,
     ) -> None:
         defaults = emu.defaults.updated(**{name: getattr(options, name) for name in settings if name != "size"})
         defaults = defaults.updated(size=size_of(options, emu))
         vision = emu.tokenizer.vision
         factors = (1 if vision is None else vision.temporal_factor, emu.spatial_factor)
         self.reader = PromptReader(defaults, settings, factors, options.seed, extra, given)
-        self.command, self.options, self.columns, self.media = command, options, columns, media
+        self.command, self.options, self.columns, self.media, self.note = command, options, columns, media, note
         self.modality, self.unit = modality, unit
         self.batch_size = check_whole("--batch-size", options.batch_size, least=1)
         check_whole("--window", options.window, least=1)
@@ -161,7 +163,9 @@ class Batch:
                     self.problems.write(output)
             return 1
         tar_size = None if self.options.format == FILES else self.options.tar_size
-        outputs = BatchOutputs(output, self.model, self.command, rank, tar_size, self.media, save, show, self.columns)
+        outputs = BatchOutputs(
+            output, self.model, self.command, rank, tar_size, self.media, save, show, self.columns, self.note
+        )
         requests = list({request.digest(self.model): request for request in requests}.values())
         problems: Problems | None = None
         with rank.holding(output, self.command):

@@ -53,6 +53,7 @@ class BatchOutputs:
         save: writes a result to a path without suffix, and returns the files.
         show: a picture of the files of one request, or of its sample's one file, for the overview.
         columns: how many outputs stand side by side in the overview.
+        noted: what else the manifest holds of a result.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class BatchOutputs:
     save: Callable[[Any, Path], list[Path]]
     show: Callable[[list[Path]], Image.Image]
     columns: int
+    noted: Callable[[Any], Mapping[str, Any]] | None = None
 
     def begin(self, requests: Sequence[Request]) -> None:
         """Read what is finished; the folder is held.
@@ -99,13 +101,13 @@ class BatchOutputs:
 
     def add(self, request: Request, result: Any) -> None:
         """Write a result, and note that its request is finished."""
-        stem = self.manifest.stem(request, request.seed)
+        stem, found = self.manifest.stem(request, request.seed), {} if self.noted is None else self.noted(result)
         if self.tar_size is None:
-            self.manifest.add(request, self.save(result, self.folder / stem))
+            self.manifest.add(request, self.save(result, self.folder / stem), **found)
         else:
             file = self.folder / UNPACKED / f"{stem}{self.media}"
             result.save(file)
-            self.manifest.add(request, [file])
+            self.manifest.add(request, [file], **found)
 
     def pack(self, number: int, block: Sequence[Request]) -> None:
         """Move the finished samples of a block into a tar; plain files stay where they are.

@@ -73,6 +73,9 @@ COMMANDS: Registry[Command] = Registry(
         "generate-videos": Command("emu.cli.generate_videos:main", "make clips for a file of prompts"),
         "describe": Command("emu.cli.describe:main", "write text about images"),
         "serve": Command("emu.cli.serve:main", "serve a model through OpenAI's interface, with a page to try it"),
+        "rank": Command(
+            "emu.cli.rank:main", "score drawn pictures with a reward, and write them in order and as pairs"
+        ),
         "evaluate": Command("emu.cli.evaluate:main", "measure a trained model"),
         "join": Command("emu.cli.join:main", "make one tokenizer of documents from a text and a vision tokenizer"),
         "convert": Command("emu.cli.convert:main", "turn released checkpoints into folders of ours"),

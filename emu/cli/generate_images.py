@@ -11,6 +11,7 @@ from PIL import Image
 from emu.cli.batch import Batch
 from emu.cli.batch_options import load, parser
 from emu.cli.prompts import Request
+from emu.generation.limits import check_whole
 from emu.pipeline import ImageResult
 from emu_tokenizers.pixels.images import open_image
 
@@ -21,18 +22,35 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 1 where a line of a file was bad, 0 otherwise.
     """
-    options = parser(
+    words = parser(
         "generate-images",
         "Draw one picture for each prompt. Run it again to go on after a stop.",
         "size, guidance_scale, negative_prompt, temperature, top_k, top_p",
-    ).parse_args(arguments)
+    )
+    words.add_argument(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="draw N pictures of each line, with seeds that count on from --seed for each, and note their codes in the manifest, for "
+        "emu rank",
+    )
+    options = words.parse_args(arguments)
+    candidates = options.candidates
+    seeds = () if candidates is None else range(check_whole("--candidates", candidates, least=1))
     emu = load(options)
-    batch = Batch("emu generate-images", options, emu, "image", "image")
+    given = [{"seed": options.seed + number} for number in seeds] or [{}]
+    note = None if candidates is None else codes
+    batch = Batch("emu generate-images", options, emu, "image", "image", given=given, note=note)
 
     def generate(requests: list[Request], documents: list[Any]) -> Iterator[ImageResult]:
         return emu.iter_images(documents, **batch.drawn(requests))
 
     return batch.run(batch.document, generate, save, picture)
+
+
+def codes(result: ImageResult) -> dict[str, Any]:
+    """What the manifest holds of a candidate: the codes that were drawn."""
+    return {"codes": result.codes.tolist()}
 
 
 def save(result: ImageResult, stem: Path) -> list[Path]:
