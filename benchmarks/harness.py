@@ -152,7 +152,7 @@ def measure(
     held = wall if device == "cuda" else processor
     medians = {contender.name: statistics.median(held[contender.name]) for contender in contenders}
     floors = [medians[contender.name] for contender in contenders if contender.floor]
-    return [
+    rows = [
         Row(
             op=op,
             case=case,
@@ -171,14 +171,23 @@ def measure(
         )
         for contender in contenders
     ]
+    for row in rows:
+        show(row)
+    return rows
+
+
+def show(row: Row) -> None:
+    """Print a row, as soon as its case is done: the time on a GPU may end before the last one."""
+    memory = "" if row.peak_mib is None else f"{row.peak_mib:10.1f} MiB"
+    floor = "" if row.percent_of_floor is None else f"{row.percent_of_floor:7.1f}% of floor"
+    print(
+        f"{row.case:40s} {row.contender:28s} {row.median_ms:12.3f} ms {row.cpu_ms:12.3f} ms cpu {memory} {floor}",
+        flush=True,
+    )
 
 
 def report(rows: Sequence[Row], name: str) -> Path:
-    """Print the rows, write them to `results/<name>.csv` and draw `results/<name>.png`; returns the table's path."""
-    for row in rows:
-        memory = "" if row.peak_mib is None else f"{row.peak_mib:10.1f} MiB"
-        floor = "" if row.percent_of_floor is None else f"{row.percent_of_floor:7.1f}% of floor"
-        print(f"{row.case:40s} {row.contender:28s} {row.median_ms:12.3f} ms {row.cpu_ms:12.3f} ms cpu {memory} {floor}")
+    """Write rows to `results/<name>.csv` and draw `results/<name>.png`; returns the table's path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
     with path.open("w", newline="") as file:

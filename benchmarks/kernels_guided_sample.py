@@ -20,10 +20,11 @@ from torch import Tensor
 from emu_kernels import guided_sample
 
 
-def usual_chain(logits: Tensor, scale: float, top_k: int, top_p: float) -> Tensor:
-    """What logits processors do, on the slice alone."""
+def usual_chain(logits: Tensor, scale: float, top_k: int, top_p: float, outside: Tensor | None = None) -> Tensor:
+    """What logits processors do: on the slice alone, or on all ids of which those `outside` are taken away."""
     mixed = torch.log_softmax(logits[1].float(), -1)
     mixed = mixed + scale * (torch.log_softmax(logits[0].float(), -1) - mixed)
+    mixed = mixed if outside is None else mixed.masked_fill(outside, -torch.inf)
     mixed = mixed.masked_fill(mixed < mixed.topk(top_k).values[:, -1:], -torch.inf)
     if top_p < 1.0:
         ordered, index = mixed.sort(descending=False)
@@ -82,7 +83,7 @@ def head_case(pairs: int, arguments: argparse.Namespace) -> list[Row]:
         logits = (hidden @ weight.T).float().view(2, pairs, -1)
         outside = torch.ones(weight.shape[0], dtype=torch.bool, device="cuda")
         outside[151_854 : 151_854 + 32_768] = False
-        return usual_chain(logits.masked_fill(outside, -torch.inf), 3.0, 2048, 1.0)
+        return usual_chain(logits, 3.0, 2048, 1.0, outside)
 
     contenders = [
         Contender("emu in a graph", graph.replay, measure_memory=False),

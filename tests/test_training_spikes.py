@@ -138,7 +138,9 @@ def test_wrong_numbers_of_the_guard_are_named_before_any_work(tmp_path):
 
 
 def test_no_step_is_reported_of_ten_thousand_that_are_drawn_from_a_real_run():
-    with open(Path(__file__).parent / "data" / "digits_steps.csv") as file:  # the last steps of `emu fit --config digits`
+    with open(
+        Path(__file__).parent / "data" / "digits_steps.csv"
+    ) as file:  # the last steps of `emu fit --config digits`
         steps = [(float(row["loss"]), float(row["gradient_norm"])) for row in csv.DictReader(file)]
     guard, generator = SpikeGuard(SpikeOptions()), random.Random(0)
     assert not any(guard.judge(*generator.choice(steps)) for _ in range(10_000))
