@@ -22,7 +22,7 @@ from triton.runtime.errors import OutOfResources
 from emu_kernels.attention.gpu import attention_triton
 from emu_kernels.attention.gpu_backward import attention_backward_triton
 from emu_kernels.configurations import Config, attention_backward, attention_forward, configuration, loss
-from emu_kernels.linear_cross_entropy.gpu import forward_triton, scratch_of
+from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES, forward_triton
 
 
 def variants(base: Config, rows: str | None = None, **choices: tuple[int, ...]) -> Iterator[Config]:
@@ -95,7 +95,7 @@ def loss_runs(arguments: argparse.Namespace) -> None:
     target = torch.randint(0, arguments.vocab, (arguments.length,), device=arguments.device)
     options = (target, None, 0, arguments.vocab, None, 0.0, -100, 0.0, "mean", False)
 
-    def run(config: Config, gradients: bool, scratch_bytes: int | None = None) -> Callable[[], Any]:
+    def run(config: Config, gradients: bool, scratch_bytes: int = SCRATCH_BYTES) -> Callable[[], Any]:
         wanted = gradients, gradients
         return lambda: forward_triton(hidden, weight, *options, *wanted, config=config, scratch_bytes=scratch_bytes)
 
@@ -103,7 +103,7 @@ def loss_runs(arguments: argparse.Namespace) -> None:
     choices = {"BLOCK_IDS": (128, 256), "num_stages": (3, 4), "GROUP_ROWS": (4, 8, 16)}
     runs = [(config, run(config, False)) for config in variants(chosen, **choices)]
     compare("loss", runs, arguments.device, arguments.rounds)
-    sizes = [scratch_of(weight), *(size * 2**20 for size in (256, 448, 896, 1792))]
+    sizes = [SCRATCH_BYTES, *(size * 2**20 for size in (128, 256, 896, 1536))]
     runs = [({"scratch_bytes": size}, run(chosen, True, size)) for size in sizes]
     compare("loss and gradients", runs, arguments.device, arguments.rounds)
 

@@ -117,13 +117,12 @@ def test_the_loss_of_more_than_two_to_the_31_logits() -> None:
 
 
 def test_the_loss_holds_no_more_scratch_than_it_says() -> None:
-    from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES, scratch_of
+    from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES
 
     hidden = torch.randn(65_536, 4096, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(512, 4096, device="cuda", dtype=torch.bfloat16)
     target = torch.randint(0, 512, (65_536,), device="cuda")
     target[::7] = -100
-    assert scratch_of(weight) == SCRATCH_BYTES
     inputs = hidden.requires_grad_(), weight.requires_grad_()
     linear_cross_entropy(*inputs, target)
     torch.cuda.synchronize()

@@ -31,8 +31,7 @@ from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_ke
 from emu_kernels.linear_cross_entropy.groups import Group, keep_tokens, mean_scale, skipped_values, token_groups
 from emu_kernels.linear_cross_entropy.scaling import amplifier_of, scaled, z_loss_bound
 
-SCRATCH_BYTES = 448 * 2**20
-"""Least of what a call holds beside its inputs and results, for a chunk of tokens."""
+SCRATCH_BYTES = 448 * 2**20  # of a chunk of tokens: what a call holds beside its inputs and results
 SCALE_TILES = 8
 EVEN_IDS = 8  # 16 bytes, without which cuBLAS takes kernels that load number by number
 
@@ -64,7 +63,6 @@ class TritonHead:
         self.stride = self.num_tiles * config["BLOCK_IDS"]  # whole tiles, so that rows stay aligned for any vocabulary
         # Of a token: exponentials in 16 bits, about six numbers a tile on the way to the log-sum-exp, its state and d hidden.
         row_bytes = 2 * self.stride + 24 * self.num_tiles + 6 * weight.shape[1]
-        scratch_bytes = scratch_of(weight) if scratch_bytes is None else scratch_bytes
         fitting = scratch_bytes // row_bytes // config["BLOCK_ROWS"] * config["BLOCK_ROWS"]
         fitting = max(fitting, config["BLOCK_ROWS"])
         # Chunks of equal size: a short last one would still read and write all of d weight.
@@ -135,14 +133,6 @@ class TritonHead:
         return total
 
 
-def scratch_of(weight: Tensor) -> int:
-    """Bytes of a chunk where nothing else is said: half of what d weight (V, H) takes in float32, if that is more than the least.
-
-    Each chunk reads and writes all of d weight, so that of Emu3's 184,622 x 4096 numbers 448 MiB would spend 11 ms of 64 on it, on an H200.
-    """
-    return max(SCRATCH_BYTES, 2 * weight.numel())
-
-
 def _even_parts(count: int) -> list[slice]:
     """Split ids into as many as are a multiple of EVEN_IDS and the rest."""
     even = count - count % EVEN_IDS
@@ -203,7 +193,7 @@ def forward_triton(
     grad_weight: bool,
     check: bool = True,
     config: dict[str, Any] | None = None,
-    scratch_bytes: int | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
     if hidden.dtype not in HALVES:
@@ -268,7 +258,7 @@ def backward_triton(
     grad_weight: bool,
     check: bool = True,
     config: dict[str, Any] | None = None,
-    scratch_bytes: int | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """See `op.backward_op`."""
     if hidden.dtype not in HALVES:
