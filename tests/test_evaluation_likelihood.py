@@ -32,7 +32,7 @@ def noise(seed, *shape):
 
 
 @lru_cache
-def made(tokenizer, task, count=40):
+def made(tokenizer, task, count=30):
     """Documents of a task, all segments of weight 1 but what is given."""
     found = []
     for i in range(count):
@@ -64,7 +64,7 @@ def test_bits_equal_an_independent_computation(tiny_emu, task, codes):
     documents = made(tokenizer, task)
     try:
         found = likelihoods(model, tokenizer, documents)
-        words = [-1 - len(tokenizer.layout.encode_text("a ball"[: 1 + i % 6])) for i in range(40)]
+        words = [-1 - len(tokenizer.layout.encode_text("a ball"[: 1 + i % 6])) for i in range(30)]
         expected = [bits_by_hand(model, tokenizer, document, codes or words[i]) for i, document in enumerate(documents)]
     finally:
         model.float()
@@ -72,7 +72,7 @@ def test_bits_equal_an_independent_computation(tiny_emu, task, codes):
     tokens = [codes or -word for word in words]
     assert found.tokens.tolist() == tokens
     # A code of a picture stands for 4x4 pixels, that of a clip for as many in each of four frames.
-    assert found.pixels.tolist() == [{"text_to_image": 64, "text_to_video": 512}.get(task, 0)] * 40
+    assert found.pixels.tolist() == [{"text_to_image": 64, "text_to_video": 512}.get(task, 0)] * 30
     assert found.per_token().value == pytest.approx(sum(expected) / sum(tokens))
     assert (found.per_pixel() is None) == (task == "image_to_text")
 
@@ -112,7 +112,7 @@ class Given:
 
 def test_the_report_is_by_task_and_by_modality_and_says_what_has_too_few(tiny_emu):
     lines = []
-    report = LikelihoodSuite().run(LikelihoodSubject(tiny_emu, Given(tiny_emu.tokenizer), 40), lines.append)
+    report = LikelihoodSuite().run(LikelihoodSubject(tiny_emu, Given(tiny_emu.tokenizer), 30), lines.append)
     assert set(report.figures) == {
         "bits a token/text_to_image",
         "bits a pixel/text_to_image",
@@ -123,7 +123,7 @@ def test_the_report_is_by_task_and_by_modality_and_says_what_has_too_few(tiny_em
     }
     assert report.figures["bits a token/all image"] == report.figures["bits a token/text_to_image"]
     assert "text_to_video: left out, it has 10 held-out documents, and 30 are needed" in lines
-    same = LikelihoodSuite().run(LikelihoodSubject(tiny_emu, Given(tiny_emu.tokenizer), 40), lines.append)
+    same = LikelihoodSuite().run(LikelihoodSubject(tiny_emu, Given(tiny_emu.tokenizer), 30), lines.append)
     for name, measure in report.measures.items():
         assert measure.minus(same.measures[name]).value == 0
 

@@ -15,16 +15,19 @@ from emu.evaluation.suites import SUITES
 from emu.evaluation.suites.base import Unsuited
 from emu.evaluation.suites.vqa import VqaSubject, VqaSuite, check_fingerprints
 from emu.pipeline import GenerationDefaults
-from emu.worlds import COMBINATIONS, TRAIN, moving, shapes, standard_worlds
+from emu.worlds import COMBINATIONS, HELD_OUT, TRAIN, moving, shapes
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.questions import WorldQuestions
 from tests.test_evaluation_models import tiny_model
 
 
+WORLDS = {"one": shapes(1), "moving": moving(4)}
+
+
 @pytest.fixture(scope="module")
 def emu():
     """An untrained model over the worlds' own codes."""
-    tokenizer = fit_tokenizer(list(standard_worlds().values()))
+    tokenizer = fit_tokenizer(list(WORLDS.values()))
     return Emu(tiny_model(tokenizer.vocabulary), tokenizer, GenerationDefaults(size=(32, 32)))
 
 
@@ -46,9 +49,9 @@ class Answering:
         return [f" {self.known[i]} " if i in self.known else "nonsense" for i in range(len(documents))]
 
 
-@pytest.mark.parametrize("name", ["one", "two", "moving"])
+@pytest.mark.parametrize("name", WORLDS)
 def test_ids_of_a_training_conversation_equal_those_that_generation_asks_with(emu, name, tmp_path):
-    world = standard_worlds()[name]
+    world = WORLDS[name]
     asked = WorldQuestions(world).draw(4, 6)
     frames = world.render(asked.rows, 32)
     items = []
@@ -77,14 +80,15 @@ def test_an_answer_is_right_where_it_is_the_very_word(emu):
 
 
 def test_the_report_has_every_kind_its_interval_and_what_chance_gives(emu):
-    sets = [world_questions("two", shapes(2), 32, 60, 0), world_questions("two", shapes(2), 32, 60, 0, COMBINATIONS)]
+    sets = [world_questions("moving", moving(4), 32, 60, 0, split) for split in (HELD_OUT, COMBINATIONS)]
     lines = []
     report = VqaSuite().run(VqaSubject(Answering(emu, dict(enumerate(sets[0].answers))), sets, 0), lines.append)
-    assert report.figures["vqa/two"] == 1 and report.figures["vqa/two/side"] == 1 and report.exit_code == 0
-    assert report.figures["vqa/two/combinations"] < 0.7
-    assert 0.2 < report.table["two"]["chance"] < 0.5 and not report.table["two"]["wrong"]
-    assert {"question", "answer", "said"} == set(report.table["two/combinations"]["wrong"][0])
-    assert report.measures["vqa/two"].interval.low > 0.9 and any("vqa/two/height: 1.000" in line for line in lines)
+    assert report.figures["vqa/moving"] == 1 and report.figures["vqa/moving/bounces"] == 1 and report.exit_code == 0
+    assert report.figures["vqa/moving/combinations"] < 0.7
+    assert 0.2 < report.table["moving"]["chance"] < 0.5 and not report.table["moving"]["wrong"]
+    assert {"question", "answer", "said"} == set(report.table["moving/combinations"]["wrong"][0])
+    assert report.measures["vqa/moving"].interval.low > 0.9
+    assert any("vqa/moving/direction: 1.000" in line for line in lines)
 
 
 def test_a_model_answers_whatever_it_is_worth(emu):
@@ -154,9 +158,9 @@ def test_what_cannot_be_asked_is_refused_before_any_work(emu, tmp_path):
         suite.prepare(request(folder, "--worlds", "one", "--questions-file", "some.jsonl"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         suite.prepare(request(folder, "--questions-file", str(tmp_path / "none.jsonl")))
-    (folder / "worlds.json").write_text(json.dumps({"questions": ["two"], "size": 32, "worlds": {"two": "0123"}}))
-    with pytest.raises(ValueError, match="trained on the world 'two' of fingerprint 0123"):
+    (folder / "worlds.json").write_text(json.dumps({"questions": ["moving"], "size": 32, "worlds": {"moving": "0123"}}))
+    with pytest.raises(ValueError, match="trained on the world 'moving' of fingerprint 0123"):
         suite.prepare(request(folder))
-    check_fingerprints("model", {"two": shapes(2)}, {"worlds": {"two": shapes(2).fingerprint()}})
-    (folder / "worlds.json").write_text(json.dumps({"questions": ["two"], "size": 32, "worlds": {}}))
-    assert [one.name for one in suite.prepare(request(folder, "--questions", "30")).sets] == ["two", "two/combinations"]
+    check_fingerprints("model", WORLDS, {"worlds": {"one": shapes(1).fingerprint()}})
+    (folder / "worlds.json").write_text(json.dumps({"questions": ["moving"], "size": 32, "worlds": {}}))
+    assert [one.name for one in suite.prepare(request(folder, "--questions", "30")).sets] == ["moving", "moving/combinations"]

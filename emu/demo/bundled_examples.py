@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from emu.data.tokenizing import SourceOptions, open_source
 from emu.data.tokenizing.document_reader import DocumentReader
 from emu.demo.digit_captions import CAPTIONS, DIGIT_NAMES, image_caption
 from emu.demo.digits import SHIFTS, Digits, draw_stills, load_digits, to_rgb_pixels
 from emu.demo.judge import DigitJudge
+from emu.demo.measure import grey
 from emu.demo.pictures.emoji import StoreEmoji
 from emu.demo.pictures.tone_judge import ToneJudge
 from emu.demo.tasks import TASKS, DigitDocuments, encode_digits
@@ -96,8 +98,7 @@ class DigitExamples:
         """Whether the digit that a classifier of real digits sees is the one that the caption names."""
         labels = {form.format(name): number for number, name in enumerate(DIGIT_NAMES) for form in CAPTIONS}
         asked = torch.tensor([labels[caption] for caption in captions])
-        grey = torch.from_numpy(pixels.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])).round().to(torch.uint8)
-        return (self._judge(grey) == asked).numpy()
+        return (self._judge(grey([Image.fromarray(picture) for picture in pixels])) == asked).numpy()
 
 
 class EmojiExamples:

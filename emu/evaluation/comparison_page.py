@@ -92,7 +92,7 @@ def pictures(found: Comparison, suite: str, models: Sequence[str]) -> list[str]:
     for model in models:
         report = found.reports[model, suite]
         if report.picture is not None:
-            shown.append(Figure(f"{suite}, {model}", "", report.picture, smooth=True))
+            shown.append(Figure(f"{suite}, {model}", report.note, report.picture, smooth=True))
         shown += [
             Figure(f"{figure.title}, {model}", figure.note, figure.data, figure.kind, figure.smooth)
             for figure in report.gallery

@@ -66,7 +66,7 @@ class Nearest:
 def thumbnails(pixels: np.ndarray) -> np.ndarray:
     """(n, D) float32: pictures (n, H, W, 3) uint8, averaged down to at most `SIDE` pixels along a side."""
     shown = torch.from_numpy(pixels).movedim(-1, 1)
-    sides = [min(SIDE, side) for side in shown.shape[2:]]
+    sides = (min(SIDE, shown.shape[2]), min(SIDE, shown.shape[3]))
     small = [torch.nn.functional.adaptive_avg_pool2d(part.float(), sides) for part in shown.split(CHUNK)]
     return torch.cat(small).flatten(1).numpy()
 

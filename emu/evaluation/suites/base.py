@@ -50,7 +50,8 @@ class Report:
         figures: name -> number; those of all suites are gathered in one `metrics.json`.
         picture: a PNG file, or None.
         measures: what is known of some figures besides their number: intervals, and the single items by which models are compared.
-        gallery: pictures for the page of several suites.
+        gallery: more pictures, for the page of several suites.
+        note: what the picture shows, for that page.
         exit_code: of the command: 1 where something is wrong with what was measured.
     """
 
@@ -60,6 +61,7 @@ class Report:
     exit_code: int = 0
     measures: Mapping[str, Measure] = field(default_factory=dict)
     gallery: Sequence[Figure] = ()
+    note: str = ""
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write `<name>.json`, `<name>.png` where there is a picture, and the figures into `metrics.json`.

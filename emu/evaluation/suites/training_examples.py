@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class TrainingExamples(Protocol):
         ...
 
 
+@runtime_checkable
 class Grading(Protocol):
     """Examples that can tell whether a picture shows what its caption says."""
 

@@ -21,6 +21,8 @@ from emu_tokenizers.files import read_json
 QUESTIONS = "questions"
 """In a model's worlds.json: names of the worlds about which it was trained to answer questions."""
 MIN_QUESTIONS = 30
+USUAL_SIZE = (32, 32)
+"""Of pictures, where neither the model's folder nor its defaults say one."""
 EXAMPLES = 6
 """Wrong answers of each set that the report shows."""
 
@@ -79,7 +81,7 @@ class VqaSuite:
             )
         worlds = asked_worlds(names, emu, bool(told.get("unseen_kinds")))
         check_fingerprints(request.model, worlds, told)
-        size = int(told.get("size", 0)) or emu.defaults.size[0]
+        size = int(told.get("size", 0)) or (emu.defaults.size or USUAL_SIZE)[0]
         sets = [
             world_questions(name, world, size, request.questions, request.seed, split)
             for name, world in worlds.items()
