@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emu.evaluation.skills import SweepPoint
+from emu.evaluation.variety import VarietyPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,34 @@ def sweep_picture(points: Sequence[SweepPoint]) -> bytes | None:
     axes.set_xlabel("diversity of places (entropy, share of 4 bits)")
     axes.set_ylabel("right pictures")
     axes.set_title("guidance scales")
+    return _png(figure)
+
+
+def variety_picture(points: Sequence[VarietyPoint], held_out: float | None = None) -> bytes | None:
+    """Share of right pictures against bits left free, a point for each guidance scale; None without points or without matplotlib.
+
+    Args:
+        points: of one model.
+        held_out: bits of real pictures, drawn as a line where no truth is known.
+    """
+    if not points or find_spec("matplotlib") is None:
+        return None
+    figure = _figure(6, 4)
+    axes = figure.add_subplot()
+    bits, right = ([point.bits.value for point in points], [point.right.value for point in points])
+    spread = [[getattr(point, name).interval for point in points] for name in ("bits", "right")]
+    errors = [
+        np.array([[max(0.0, one.value - one.low) for one in some], [max(0.0, one.high - one.value) for one in some]])
+        for some in spread
+    ]
+    axes.errorbar(bits, right, yerr=errors[1], xerr=errors[0], fmt="o-", markersize=4, linewidth=1)
+    for point, x, y in zip(points, bits, right, strict=True):
+        axes.annotate(f"{point.guidance_scale:g}", (x, y), xytext=(5, -11), textcoords="offset points", fontsize=8)
+    line = points[0].truth if points[0].truth is not None else held_out
+    if line is not None:
+        axes.axvline(line, color="tab:red", linewidth=1, linestyle="--")
+    axes.set_xlabel("bits of a picture that its prompt leaves free")
+    axes.set_ylabel("right pictures")
     return _png(figure)
 
 

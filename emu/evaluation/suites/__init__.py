@@ -5,6 +5,7 @@ from __future__ import annotations
 from emu.configuration import import_object
 from emu.evaluation.suites.base import Log, Report, Suite, Unsuited
 from emu.evaluation.suites.calibration import CalibrationSuite
+from emu.evaluation.suites.guidance import GuidanceSuite
 from emu.evaluation.suites.likelihood import LikelihoodSuite
 from emu.evaluation.suites.memorisation import MemorisationSuite
 from emu.evaluation.suites.requests import EditsSuite, ExamplesSuite, FillsSuite, RatesSuite
@@ -27,6 +28,7 @@ SUITES: Registry[Suite] = Registry(
         "vqa": VqaSuite(),
         "likelihood": LikelihoodSuite(),
         "memorisation": MemorisationSuite(),
+        "guidance": GuidanceSuite(),
         "tokenizer": TokenizerSuite(),
     },
 )
