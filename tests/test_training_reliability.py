@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
+import time
 
 import pytest
 import safetensors.torch
@@ -12,6 +14,7 @@ from lightning.pytorch import Callback
 
 from emu.model import EmuForCausalLM
 from emu.stopping import Stopped
+from emu.training import lost_ranks
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
@@ -174,3 +177,38 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path, two):
     assert {s: r["train/loss"] for s, r in ours.items() if "train/loss" in r} == pytest.approx(
         {s: r["train/loss"] for s, r in theirs.items() if "train/loss" in r}, rel=1e-4
     )
+
+
+class Vanish(Callback):
+    """Kills the second process in the middle of a run."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 4 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def told_by_two(rank, two, recipe, port, words):
+    try:
+        two(rank, recipe, port, ("--trainer.callbacks", f"{__name__}.Vanish", *words))
+    except ConnectionError as error:
+        expected = "another of the 2 processes has ended .*; look at what it said last, and go on with --ckpt_path last"
+        os._exit(0 if re.match(expected, error.strerror) else 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two", [one_of_two, sharded_over_two])
+def test_a_process_that_is_killed_ends_the_others_with_a_message(tmp_path, two):
+    started = time.monotonic()
+    assert in_processes(told_by_two, two, write_recipe(tmp_path), free_port(), (), count=2) == [0, -signal.SIGKILL]
+    assert time.monotonic() - started < 60
+
+
+def alone_of_two(rank, recipe, port):
+    lost_ranks.MEETING_SECONDS = 2.0
+    one_of_two(rank, recipe, port, ())
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_waited_for_only_so_long(tmp_path, capfd):
+    assert in_processes(alone_of_two, write_recipe(tmp_path), free_port()) == [1]
+    assert "process 0 of 2 has waited 2 s for the others; start as many as trainer.devices" in capfd.readouterr().err

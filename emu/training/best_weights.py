@@ -55,7 +55,7 @@ class KeepBest(Callback):
         if self._weights and not trainer.interrupted:
             with torch.no_grad():
                 pl_module.load_state_dict(self._weights)
-            pl_module.weight_average = None  # those weights are what was validated, an average too where there is one
+            pl_module.weight_average = None  # type: ignore[assignment]  # those weights are what was validated, an average too where there is one
             if trainer.is_global_zero:
                 bits = self.least / math.log(2)
                 say(f"the weights of step {self.step} are the best on held-out documents: {bits:.3f} bits a token")

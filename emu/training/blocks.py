@@ -26,7 +26,7 @@ def checkpoint_blocks(model: EmuForCausalLM, kept: Checkpointing) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.gradient_checkpointing = kept != "none"
-            module._gradient_checkpointing_func = partial(checkpoint, **options)
+            module._gradient_checkpointing_func = partial(checkpoint, **options)  # type: ignore[assignment]
 
 
 def compile_blocks(model: EmuForCausalLM, **options: Any) -> None:

@@ -41,6 +41,7 @@ from emu.training.checkpoints import (
 from emu.training.curves import CurveLogger
 from emu.training.export import export_folder
 from emu.training.loggers import logger_problems, make_loggers
+from emu.training.lost_ranks import MeetRanks, lost_rank
 from emu.training.module import EmuModule
 from emu.training.module_class import BUILD_ERRORS, build_apart, complete_settings, find_class, take_class
 from emu.training.parallel import load_ours
@@ -196,7 +197,8 @@ class EmuCLI(LightningCLI):
         export = None if self.config.export is None else self.folder / self.config.export
         values = comparable(self.parser, self.config, self.parsed.resolved, self._class_path)
         self._resume = Resume(recorded(values))
-        settings.callbacks = [*callbacks, CheckData(self.parsed.written, export), self._resume]
+        self._meeting = MeetRanks()
+        settings.callbacks = [self._meeting, *callbacks, CheckData(self.parsed.written, export), self._resume]
         settings.plugins = [*as_list(settings.plugins), AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(trainer.strategy, ModelParallelStrategy):
@@ -211,6 +213,7 @@ class EmuCLI(LightningCLI):
                 on from is damaged or of another run.
             FileNotFoundError: there is no such checkpoint.
             Stopped: Ctrl-C or SIGTERM ended the run, which has saved.
+            ConnectionError: another process of this run has ended.
         """
         self._refuse(early_problems(self.trainer, self.model, self.datamodule))
         with ExitStack() as stack:
@@ -224,6 +227,7 @@ class EmuCLI(LightningCLI):
         return self.model.eval()
 
     def _train(self, checkpoint: Path | None) -> None:
+        self._meeting.start(self.trainer)
         try:
             with handled({signal.SIGINT: signal.getsignal(signal.SIGINT)}):  # Lightning leaves it ignored after Ctrl-C
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -236,6 +240,11 @@ class EmuCLI(LightningCLI):
                 number = getattr(end.__context__, "number", signal.SIGINT)
                 raise Stopped(number, "nothing was saved since the last checkpoint") from None
             raise
+        except RuntimeError as error:
+            lost = lost_rank(error, self.trainer.world_size)
+            if lost is None:
+                raise
+            raise lost from error
 
     def _checkpoint(self) -> Path | None:
         """The checkpoint to go on from, found to be whole and of a run like this one; None for a start from scratch."""

@@ -20,7 +20,6 @@ from emu.families.language import read_emu_config
 from emu.model import EmuForCausalLM
 from emu.model_settings import read_settings, write_settings
 from emu.tokenizer_folder import TOKENIZER_FILE
-from emu.training.blocks import checkpoint_blocks
 from emu.training.lora.adapters import (
     PROJECTIONS,
     add_adapters,
@@ -76,9 +75,10 @@ class LoraModule(EmuModule):
             max_skipped_steps=max_skipped_steps,
             objective=objective,
             spikes=spikes,
+            checkpointing="full" if checkpointing else "none",
         )
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
-        self.base_dtype, self.checkpointing, self.merge = dtype, checkpointing, merge
+        self.base_dtype, self.merge = dtype, merge
         self.strict_loading = False  # checkpoints hold the adapters alone
 
     def build_model(self, vocabulary: Vocabulary | None) -> EmuForCausalLM:
@@ -88,8 +88,6 @@ class LoraModule(EmuModule):
         check_vocabulary(config, vocabulary)
         model = EmuForCausalLM.from_pretrained(self.pretrained, config=config, dtype=DTYPES[self.base_dtype])
         add_adapters(model, self.rank, self.alpha, self.dropout, self.targets, is_mixed(self._trainer))
-        if self.checkpointing:
-            checkpoint_blocks(model, "full")
         return model
 
     def problems(self, trainer: Any) -> list[str]:

@@ -115,6 +115,6 @@ def needed_memory(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
         targets=module.targets,
         dtype=DTYPES[module.base_dtype],
         mixed=is_mixed(cli.trainer),
-        checkpointing=module.checkpointing,
+        checkpointing=module.checkpointing == "full",
     )
     return memory, length
