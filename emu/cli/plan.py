@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{name} is {value}; expected 1 or more")
     if given.generate is not None:
         if others:
-            raise ValueError(f"{others[0]} is not an option of emu plan --generate; see emu plan --help")
+            raise ValueError(f"{others[0]} is not an option of emu plan --generate; leave it out")
         shape = (given.size, given.frames, given.batch, given.guidance_scale)
         lines, fits = generation_lines(given.generate, *shape, CARDS[given.gpu])
     else:

@@ -82,8 +82,9 @@ def drawing_plan(
         raise ValueError(
             f"size {settings.size} has a side of {off[0]} pixels; expected multiples of {vision.spatial_factor}"
         )
-    grid = clip_grid(vision, settings.size, frames or 1)
-    modality, grid = ("image", grid[1:]) if frames is None else ("video", grid)
+    whole = clip_grid(vision, settings.size, frames or 1)
+    modality = "image" if frames is None else "video"
+    grid: Grid = whole[1:] if frames is None else whole
     template = tokenizer.layout.block(modality, grid)
     checkpoint = Checkpoint.open(folder)
     entries = [entry for name, entry in checkpoint.entries.items() if family.of_language_model(name)]

@@ -13,6 +13,7 @@ from emu.configuration.problems import raise_problems
 from emu.families.language import read_emu_config
 from emu.model import EmuConfig
 from emu.training.cli import EmuCLI
+from emu.training.lora.lora_module import LoraModule
 from emu.training.module import EmuModule
 from emu.training.module_class import build_apart
 from emu.training.preflight import settings_problems
@@ -92,8 +93,13 @@ def read_facts(arguments: Sequence[str]) -> RunFacts:
     """
     cli = PlanCLI(EmuModule, arguments)
     module, data, trainer = cli.parts["model"], cli.parts["data"], cli.config.trainer
-    if not isinstance(module, EmuModule):
-        raise_problems([f"model is {type(module).__name__}; a plan is made for modules that are an EmuModule"])
+    if not isinstance(module, EmuModule) or isinstance(module, LoraModule):
+        raise_problems(
+            [
+                f"model is {type(module).__name__}; a plan is made for an EmuModule that trains all of its weights (what adapters take, "
+                "emu fit --memory says)"
+            ]
+        )
     rows, row_length = _batch(data)
     weights, mixed = PRECISIONS.get(str(trainer.precision or "32-true"), PRECISIONS["32-true"])
     return RunFacts(

@@ -14,6 +14,7 @@ from functools import partial
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.model import tensor_shapes
 from emu.training.blocks import Checkpointing, checkpoint_blocks
+from emu.training.flops import step_flops
 from emu.training.planning.machines import Card
 from emu.training.planning.run_facts import RunFacts
 from emu.training.planning.step_memory import StepMemory, StepOptions, pass_memory, step_memory
@@ -100,18 +101,6 @@ def num_parameters(config: EmuConfig) -> tuple[int, int]:
     return sum(sizes.values()) - tables, tables
 
 
-def flops_per_token(config: EmuConfig, row_length: int) -> tuple[float, float]:
-    """Operations of forward and backward pass for a position: of the blocks, and of the head.
-
-    Six for each weight of a product (two forward, four backward), and for attention, where a token sees half of its row on average,
-    6 x heads x head_dim x row_length in a layer (arXiv 2204.02311, appendix B, halved for the causal mask).
-    """
-    assert config.head_dim is not None
-    blocks, _ = num_parameters(config)
-    attention = 6 * config.num_attention_heads * config.head_dim * row_length * config.num_hidden_layers
-    return 6.0 * blocks + attention, 6.0 * config.vocab_size * config.hidden_size
-
-
 class Planner:
     """Plans of one run on one kind of card.
 
@@ -127,15 +116,18 @@ class Planner:
     def planned(self, layout: RunLayout) -> RunPlan:
         """The plan with a layout."""
         facts, card = self.facts, self.card
-        blocks, head = flops_per_token(facts.config, facts.row_length)
-        again = blocks / 3 if layout.checkpointing == "full" else 0.0
+        tokens, length = facts.tokens_per_step, facts.row_length
+        pairs = tokens * (length + 1) / 2  # one document a row, which is the most that attention may have to do
+        work = step_flops(facts.config, tokens, tokens, pairs)
+        if layout.checkpointing == "full":  # the blocks' forward pass once more, a third of their work
+            work += step_flops(facts.config, tokens, 0, pairs) / 3
         narrow = facts.mixed is not None or facts.weights.itemsize == 2
         speed = (card.bfloat16 if narrow else card.float32) * layout.cards * UTILISATION
-        working = facts.tokens_per_step * (blocks + head + again) / speed
+        working = work / speed
         sent = _sent(facts, layout)
         sending = sent / card.bandwidth(layout.cards)
         seconds = max(working, sending)
-        return RunPlan(layout, self._memory(layout), sent, seconds, sending, facts.tokens_per_step / seconds)
+        return RunPlan(layout, self._memory(layout), sent, seconds, sending, tokens / seconds)
 
     def best(self, cards: int) -> RunPlan | None:
         """The fastest plan of the same optimizer step that fits the memory of a card, the recipe's own where none is faster; None where
