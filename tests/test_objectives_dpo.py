@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emu.data.preferences import PAIRS, RANKED, Answer, PreferenceData, RankedAnswers, RankedData, write_ranked
+from emu.data.preferences import PAIRS, RANKED, PreferenceData, RankedAnswer, RankedAnswers, RankedData, write_ranked
 from emu.documents import TokenDocument
 from emu.model.norm import RMSNorm
 from emu.packing import pack
@@ -98,7 +98,7 @@ def write(folder, emu):
     ranked = []
     for text, scores in (("a red circle", (0.9, 0.2, 0.5)), ("a ball", (1.0, 1.0, 1.0))):
         prompt, blocks = sequences_of(emu, text, range(3))
-        answers = [Answer(tuple(b.tolist()), s, n) for n, (b, s) in enumerate(zip(blocks, scores, strict=True))]
+        answers = [RankedAnswer(tuple(b.tolist()), s, n) for n, (b, s) in enumerate(zip(blocks, scores, strict=True))]
         best = tuple(sorted(answers, key=lambda one: (-one.score, one.seed)))
         ranked.append(RankedAnswers(text, tuple(prompt.tolist()), best))
     return write_ranked(folder, ranked, emu.tokenizer.vocabulary, {"reward": "toys.reward"})

@@ -13,7 +13,7 @@ from emu.evaluation.statistics import chi_square
 from emu.generation import Engine
 from emu.generation.sampling import Sampling
 from emu.layouts import Emu3Layout
-from emu.training.objectives.drawn_blocks import (
+from emu.training.objectives.code_distributions import (
     DrawnBlocks,
     block_scores,
     divergence,

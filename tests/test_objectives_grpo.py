@@ -14,7 +14,7 @@ from emu.rewards import Candidate, score
 from emu.training.curves import read_curves
 from emu.training.lora.adapters import PROJECTIONS, add_adapters
 from emu.training.objectives.advantages import group_advantages, token_credit
-from emu.training.objectives.reference import Reference
+from emu.training.objectives.frozen_reference import FrozenReference
 from tests.objective_toys import batch_of, grpo, module_of, prompt_of
 from tests.training_toys import run, same
 
@@ -89,7 +89,7 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_emu, tmp_path):
     other = EmuConfig(vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
     EmuForCausalLM(other).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="of the vocabulary None with 40 ids"):
-        Reference(module_of(tiny_emu), str(tmp_path))
+        FrozenReference(module_of(tiny_emu), str(tmp_path))
 
 
 def test_the_reference_is_a_copy_or_the_model_without_its_adapters(tiny_emu):
@@ -97,13 +97,13 @@ def test_the_reference_is_a_copy_or_the_model_without_its_adapters(tiny_emu):
     model = copy.deepcopy(tiny_emu.model)
     ids = torch.arange(12)[None]
     start = model(ids).logits
-    whole = Reference(module_of(tiny_emu, model))
+    whole = FrozenReference(module_of(tiny_emu, model))
     add_adapters(model, 4, 8.0, 0.5, PROJECTIONS, mixed=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.1)
-    adapted = Reference(module_of(tiny_emu, model.train()))
+    adapted = FrozenReference(module_of(tiny_emu, model.train()))
     assert adapted._copy is None and not torch.allclose(model.eval()(ids).logits, start, atol=1e-3)
     for reference in (whole, adapted):
         with reference.model(model.train()) as frozen:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from emu.cli.line_problems import Problems, add_option
 from emu.cli.manifest import MANIFEST
 from emu.configuration import import_object
-from emu.data.preferences import Answer, RankedAnswers, write_ranked
+from emu.data.preferences import RankedAnswer, RankedAnswers, write_ranked
 from emu.documents import CodeSegment
 from emu.lines import BadLine, Place, read_lines, shown
 from emu.multimodal_tokenizer import MultimodalTokenizer
@@ -178,12 +178,12 @@ def scores_of(reward: Reward, tokenizer: MultimodalTokenizer, drawn: Sequence[Dr
 
 def in_order(drawn: Sequence[Drawn], scores: Tensor, tokenizer: MultimodalTokenizer) -> list[RankedAnswers]:
     """The candidates that have a score by their prompts, the best first and the earlier seed first among equals."""
-    groups: dict[tuple[int, ...], tuple[str, list[Answer]]] = {}
+    groups: dict[tuple[int, ...], tuple[str, list[RankedAnswer]]] = {}
     for one, value in zip(drawn, scores.tolist(), strict=True):
         block = tokenizer.layout.block("image", tuple(one.codes.shape[:2]))
         _, answers = groups.setdefault(tuple(one.prompt_ids.tolist()), (one.prompt, []))
         if value == value:  # not a NaN
-            answers.append(Answer(tuple(block.fill(one.codes).tolist()), value, one.seed))
+            answers.append(RankedAnswer(tuple(block.fill(one.codes).tolist()), value, one.seed))
     return [
         RankedAnswers(prompt, ids, tuple(sorted(answers, key=lambda one: (-one.score, one.seed))))
         for ids, (prompt, answers) in groups.items()

@@ -30,7 +30,7 @@ MAX_BAD = 0.02
 
 
 @dataclass(frozen=True)
-class Answer:
+class RankedAnswer:
     """What was drawn after a prompt.
 
     Attributes:
@@ -60,9 +60,9 @@ class RankedAnswers:
 
     prompt: str
     prompt_ids: tuple[int, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[RankedAnswer, ...]
 
-    def pair(self, margin: float = 0.0) -> tuple[Answer, Answer] | None:
+    def pair(self, margin: float = 0.0) -> tuple[RankedAnswer, RankedAnswer] | None:
         """The best answer and the worst; None where their scores are not more than `margin` apart."""
         best, worst = self.answers[0], self.answers[-1]
         return (best, worst) if best.score - worst.score > margin and best.ids != worst.ids else None

@@ -18,7 +18,7 @@ from emu.model import EmuForCausalLM
 from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.training.objectives.base import LossParts, Objective
-from emu.training.objectives.reference import Reference, without_dropout
+from emu.training.objectives.frozen_reference import FrozenReference, without_dropout
 
 
 class DPO(Objective):
@@ -43,7 +43,7 @@ class DPO(Objective):
         """Keep the reference."""
         assert isinstance(module.model, EmuForCausalLM)
         self._begin = int(module.model.config.bos_token_id)
-        self._reference = Reference(module, self.reference_folder)
+        self._reference = FrozenReference(module, self.reference_folder)
 
     def problems(self, trainer: Trainer) -> list[str]:
         """What is wrong with the numbers; one sentence each."""

@@ -16,7 +16,7 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.rewards import Candidate, Reward, score
-from emu.training.objectives.drawn_blocks import DrawnBlocks
+from emu.training.objectives.code_distributions import DrawnBlocks
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     emu fit --config shapes-grpo --model.pretrained runs/shapes/model
 
 Each step draws a group of answers to every prompt with the engine, scores them, and moves the model towards those that are better than
-their group. What is differentiated is the distribution that the engine drew from, guidance included (`drawn_blocks`), so that with the
+their group. What is differentiated is the distribution that the engine drew from, guidance included (`code_distributions`), so that with the
 settings below at their defaults the expected step is the gradient of the expected reward; `tests/test_objectives_gradient.py` compares the
 two in a world whose outcomes can be enumerated. The codes are those that were drawn: nothing is tokenized again.
 """
@@ -32,7 +32,7 @@ from emu.training.objectives.advantages import (
     token_credit,
 )
 from emu.training.objectives.base import LossParts, Objective
-from emu.training.objectives.drawn_blocks import (
+from emu.training.objectives.code_distributions import (
     BlockScores,
     DrawnBlocks,
     block_scores,
@@ -41,8 +41,8 @@ from emu.training.objectives.drawn_blocks import (
     entropy,
     kept_candidates,
 )
+from emu.training.objectives.frozen_reference import FrozenReference, without_dropout
 from emu.training.objectives.group_drawing import DrawnGroups, GroupDrawing, prompts_of
-from emu.training.objectives.reference import Reference, without_dropout
 
 MOST_UNSCORED = 10
 """So many steps in a row without a single score end the run: the reward does not work."""
@@ -128,7 +128,7 @@ class GRPO(Objective):
         assert isinstance(module.model, EmuForCausalLM)
         engine = Engine(module.model, tokenizer.layout, check_length=False)
         self._drawing = GroupDrawing(engine, tokenizer, self.reward, self.group_size, self.sampling)
-        self._reference = Reference(module, self.reference_folder) if self.kl else None
+        self._reference = FrozenReference(module, self.reference_folder) if self.kl else None
 
     def _tokenizer(self, module: LightningModule) -> MultimodalTokenizer:
         if self.tokenizer_folder is not None:

@@ -3,7 +3,7 @@
 The engine draws a code from logits that were guided, divided by the temperature and cut to a set of candidates. Public trainers of image
 tokens draw in this way and score with the conditional logits alone (T2I-R1, STAGE), so that their gradient is that of another distribution.
 Here both sides of the guidance, the temperature and the set are part of the function. The set is that of the draw: it is computed once,
-from the weights that drew, and held fixed afterwards, as the support of a distribution has no gradient.
+taken from the weights that drew, and held fixed afterwards, as the support of a distribution has no gradient.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from emu.model import EmuForCausalLM
 from emu.training.vocabularies import fingerprint
 
 
-class Reference:
+class FrozenReference:
     """A frozen model beside the one that trains.
 
     With adapters on a frozen model nothing is copied: the reference is that model with its adapters switched off.
