@@ -47,10 +47,20 @@ def rotary_into_torch(
     if q_weight is not None and k_weight is not None:
         q, k = rms_norm_torch(q, q_weight, eps), rms_norm_torch(k, k_weight, eps)
     q, k = rotary_torch(q, cos, sin), rotary_torch(k, cos, sin)
-    rows, capacity = keys.shape[0], keys.shape[2]
-    places = places.flatten().long()  # (T,)
-    present = (places >= 0) & (places < rows * capacity)
-    row, slot = torch.div(places[present], capacity, rounding_mode="floor"), places[present] % capacity
-    for stored, new in ((keys, k), (values, v)):
-        stored[row, :, slot] = new.flatten(0, 1)[present].to(stored.dtype)
+    if places.numel() and keys.numel():
+        for stored, new in ((keys, k), (values, v)):
+            _write(stored, new.flatten(0, 1).to(stored.dtype), places.flatten().long())
     return q.to(keys.dtype).contiguous()
+
+
+def _write(stored: Tensor, new: Tensor, places: Tensor) -> None:
+    """Write the tokens of new (T, H, D) that have a place (T,) to a cache (R, H, K, D), without a read of the places by the host."""
+    capacity, last = stored.shape[2], stored.shape[0] * stored.shape[2] - 1
+    present = (places >= 0) & (places <= last)
+    # The others write what one that has a place writes, to the same place; if none has one, what is in some place already.
+    one = present.int().argmax()[None]
+    place = places.index_select(0, one).clamp(0, last)
+    own = stored[place // capacity, :, place % capacity]
+    own = torch.where(present.any(), new.index_select(0, one), own)
+    places = torch.where(present, places, place)
+    stored[places // capacity, :, places % capacity] = torch.where(present[:, None, None], new, own)
