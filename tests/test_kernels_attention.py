@@ -324,3 +324,61 @@ def test_the_log_sum_exp_refuses_to_be_differentiated() -> None:
     assert not lse.requires_grad
     with pytest.raises(RuntimeError, match="does not require grad"):
         lse.sum().backward()
+
+
+PARTS = {"halves": [(0, 30), (30, 60)], "pieces": [(0, 1), (1, 9), (9, 41), (41, 60)], "one position": [(59, 60)]}
+"""First and last (exclusive) position of the queries of each rank, in a row of 60; a row of 300 has five times as many."""
+
+
+@pytest.mark.parametrize("length", [60, 5 * 60])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", MASKS)
+def test_queries_of_a_part_attend_as_they_do_in_the_whole_row(name: str, parts: str, length: int) -> None:
+    """Outputs side by side and gradients added up are those of the row that ranks share."""
+    batch, options = mask_options(name, 2, length)
+    inputs = make_inputs(batch, length)
+    scale = length // 60
+    pieces = [slice(first * scale, last * scale) for first, last in PARTS[parts]]
+    q, k, v = inputs
+    found = [attention(q[:, own], k, v, **options, query_offset=own.start) for own in pieces]
+    whole = attention(*inputs, **options)
+    expected = [whole[:, own] for own in pieces]
+    torch.testing.assert_close(found, expected)
+    grads = [torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype) for x in found]
+    torch.testing.assert_close(*(torch.autograd.grad(x, inputs, grads) for x in (found, expected)))
+
+
+def test_queries_of_a_part_with_a_soft_cap_and_numbers_that_are_not_finite() -> None:
+    _, options = mask_options("documents", 2, 60)
+    q, k, v = make_inputs(2, 60)
+    bad = v.detach().clone()
+    bad[:, 30] = torch.nan  # of the second document
+    out = attention(q[:, 10:50], k, bad, **options, softcap=2.0, query_offset=10)
+    whole = attention(q, k, bad, **options, softcap=2.0)[:, 10:50]
+    torch.testing.assert_close(out, whole, equal_nan=True)
+    assert out.isnan().any() and not out[:, :5].isnan().any()
+
+
+def test_no_queries_of_a_part_have_no_gradient() -> None:
+    q, k, v = make_inputs(2, 9)
+    out = attention(q[:, 4:4], k, v, query_offset=4)
+    assert out.shape == (2, 0, 4, 6)
+    assert not any(x.any() for x in torch.autograd.grad(out.sum(), (k, v)))
+
+
+def test_an_offset_compiles_and_passes_opcheck() -> None:
+    q, k, v = make_inputs(2, 9)
+    torch.library.opcheck(
+        torch.ops.emu_kernels.attention.default, (q[:, 3:7].detach(), k, v, None, None, True, 3, 0.0, 0.5, None, 3)
+    )
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)(q[:, 3:7], k, v, query_offset=3)
+    torch.testing.assert_close(compiled, attention(q, k, v)[:, 3:7])
+
+
+@pytest.mark.parametrize("offset", [-1, 4])
+def test_an_offset_that_leads_out_of_the_row_is_named(offset: int) -> None:
+    q, k, v = make_inputs(2, 9)
+    with pytest.raises(
+        ValueError, match=f"query_offset is {offset}; 6 queries in a row of 9 keys must begin at 0 to 3"
+    ):
+        attention(q[:, :6], k, v, query_offset=offset)

@@ -23,9 +23,10 @@ if os.environ.get("TRITON_INTERPRET"):
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FLAGS = {
-    "plain": {"CAUSAL": True, "WINDOW": False, "PACKED": False, "SOFTCAP": False},
-    "packed": {"CAUSAL": True, "WINDOW": True, "PACKED": True, "SOFTCAP": False},
-    "capped": {"CAUSAL": False, "WINDOW": True, "PACKED": True, "SOFTCAP": True},
+    "plain": {"CAUSAL": True, "WINDOW": False, "PACKED": False, "SOFTCAP": False, "PART": False},
+    "part": {"CAUSAL": True, "WINDOW": False, "PACKED": False, "SOFTCAP": False, "PART": True},
+    "packed": {"CAUSAL": True, "WINDOW": True, "PACKED": True, "SOFTCAP": False, "PART": False},
+    "capped": {"CAUSAL": False, "WINDOW": True, "PACKED": True, "SOFTCAP": True, "PART": False},
 }
 CAPABILITIES = (80, 86, 90, 100, 120)
 PRODUCTS = {80: "mma", 86: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
@@ -207,6 +208,7 @@ CASES = [
     ]
 ]  # fmt: skip
 CASES += [(kernel, 90, *shape) for kernel in KERNELS for shape in [("fp16", 64, "plain"), ("bf16", 16, "packed")]]
+CASES += [(kernel, capability, "bf16", 128, "part") for kernel in KERNELS for capability in CAPABILITIES]
 # Bytes of a thread, the most of triton 3.6 to 3.9. Products of float32 hold each factor three times in registers, and the kernel of
 # keys two results beside two products; smaller blocks would spill nothing, but move more. Neither has been timed on a card.
 SPILLS: dict[tuple, int] = {
@@ -243,7 +245,7 @@ def attention_work(kernel: str, config: dict[str, Any], flags: str) -> dict[str,
         return {"products": products, "tiles": 2 * [(queries, width)], "loops": 1, "outside": 2}
     products = [(queries, keys, width), (queries, width, keys)]
     products += [(queries, keys, width)] if kernel == "query" else []
-    loops = 2 if flags == "plain" else 3
+    loops = 2 if flags in ("plain", "part") else 3
     return {
         "products": products,
         "tiles": 2 * [(keys, width)],

@@ -1,4 +1,7 @@
-"""The kernels of norm, rotation and gate in Triton's interpreter against float64: ragged sizes, views, memory poisoned with NaN."""
+"""The kernels of norm, rotation, gate and of attention to a part of a row in Triton's interpreter against float64.
+
+Ragged sizes, views, memory poisoned with NaN.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ import torch
 from torch import Tensor
 
 from emu_kernels import reference
+from emu_kernels.attention.cpu import attention_backward_tiled, attention_tiled
+from emu_kernels.attention.gpu import attention_triton
+from emu_kernels.attention.gpu_backward import attention_backward_triton
 from emu_kernels.rms_norm.gpu import add_rms_norm_triton, rms_norm_backward_triton, rms_norm_triton
 from emu_kernels.rotary.cpu import norm_rotary_backward_torch, norm_rotary_torch, rotary_into_torch, rotary_torch
 from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton, rotary_triton
@@ -183,6 +189,41 @@ def test_gate_of_large_numbers_does_not_overflow(interpreter: Interpreter) -> No
     assert torch.equal(interpreter.call(swiglu_triton, gate, up), torch.nn.functional.silu(gate))
     d_gate, _ = interpreter.call(swiglu_backward_triton, up, gate, up)
     torch.testing.assert_close(d_gate, torch.tensor([0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]))
+
+
+PART_MASKS: dict[str, tuple[bool, int, float]] = {
+    "causal": (True, 0, 0.0),
+    "full": (False, 0, 0.0),
+    "window": (True, 9, 0.0),
+    "full window and soft cap": (False, 7, 2.0),
+}
+
+
+@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("name", PART_MASKS)
+def test_attention_of_a_part_of_the_queries(
+    interpreter: Interpreter, name: str, documents: bool, descriptors: bool
+) -> None:
+    dtype = torch.float16 if descriptors else torch.float32
+    ids = None
+    if documents:
+        ids = torch.tensor([[1] * 9 + [2] * 25 + [0] * 11, [4] * 40 + [0] * 5])
+    arguments = ids, None, *PART_MASKS[name], 0.3
+    blocks = {"BLOCK_WIDTH": 16, "DESCRIPTORS": descriptors, "PRODUCT": None if descriptors else "tf32x3"}
+    form = [{"BLOCK_QUERIES": queries, "BLOCK_KEYS": keys} | blocks for queries, keys in ((32, 16), (16, 32), (32, 32))]
+    for first, last in ((0, 7), (7, 38), (38, 45)):
+        tensors = [random(2, 45, heads, 12, dtype=dtype) for heads in (4, 2, 2)]
+        q, k, v = tensors[0][:, first:last], *tensors[1:]
+        grad = random(2, last - first, 4, 12, dtype=dtype)
+        out, lse = interpreter.call(attention_triton, q, k, v, *arguments, None, first, config=form[0])
+        found = interpreter.call(
+            attention_backward_triton, grad, q, k, v, out, lse, *arguments, None, first, configs=(form[1], form[2])
+        )
+        wide = [x.double() for x in (q, k, v)]
+        exact = attention_tiled(*wide, *arguments, first)  # type: ignore[arg-type, misc]
+        wanted = attention_backward_tiled(grad.double(), *wide, *exact, *arguments, first)  # type: ignore[arg-type, misc]
+        assert_close((out, lse, *found), (*exact, *wanted), LIMITS[dtype])
 
 
 def test_the_host_waits_for_none_of_them(interpreter: Interpreter) -> None:

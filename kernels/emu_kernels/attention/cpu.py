@@ -12,7 +12,7 @@ Legend: see `emu_kernels.attention`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`.
+    """Queries `first..last` (exclusive) of some rows against keys `key_first..key_last`, all as positions of the row.
 
     Their documents are `spans`, the same in all rows; or rows with documents of their own carry `runs` (B, S), padding 0.
     """
@@ -65,15 +65,17 @@ def attention_tiled(
     window: int,
     softcap: float,
     scale: float,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """See `op.forward_op`."""
-    documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
-    tiles = plan_tiles(*documents)
+    documents = k.shape[0], k.shape[1], segment_ids, cu_seqlens, causal, window
+    options = offset, causal, window, softcap, scale
+    tiles = cut_tiles(plan_tiles(*documents), offset, q.shape[1], causal)
     # Numbers are finite nearly always: share tiles first, and look afterwards.
-    found = _forward(tiles, q, k, v, causal, window, softcap, scale)
+    found = _forward(tiles, q, k, v, *options)
     if _all_finite(tiles, found):
         return found
-    return _forward(plan_tiles(*documents, alone=True), q, k, v, causal, window, softcap, scale)
+    return _forward(cut_tiles(plan_tiles(*documents, alone=True), offset, q.shape[1], causal), q, k, v, *options)
 
 
 def _all_finite(tiles: list[AttentionTile], results: tuple[Tensor, ...]) -> bool:
@@ -85,13 +87,22 @@ def _all_finite(tiles: list[AttentionTile], results: tuple[Tensor, ...]) -> bool
 
 
 def _forward(
-    tiles: list[AttentionTile], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, softcap: float, scale: float
+    tiles: list[AttentionTile],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offset: int,
+    causal: bool,
+    window: int,
+    softcap: float,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute output and log-sum-exp of the tiles, zeros elsewhere."""
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q.dtype))
     for tile in tiles:
-        rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
+        rows, keys = tile.rows, slice(tile.key_first, tile.key_last)
+        queries = slice(tile.first - offset, tile.last - offset)
         tile_q, tile_k, tile_v = (
             x[rows, part].transpose(1, 2) for x, part in ((q, queries), (k, keys), (v, keys))
         )  # (B, H, S, D)
@@ -100,7 +111,7 @@ def _forward(
             tile_out, tile_lse = _plain_forward(tile_q, tile_k, tile_v, mask, is_causal, softcap, scale)
         else:
             tile_out, tile_lse = _flash(tile_q, tile_k, tile_v, 0.0, is_causal, attn_mask=mask, scale=scale)
-        if tile.covers(q.shape[0], q.shape[1]):
+        if tile.covers(k.shape[0], k.shape[1]):
             return tile_out.transpose(1, 2).contiguous(), tile_lse.contiguous()
         out[rows, queries] = tile_out.transpose(1, 2)
         lse[rows, :, queries] = tile_lse
@@ -120,14 +131,16 @@ def attention_backward_tiled(
     window: int,
     softcap: float,
     scale: float,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `op.backward_op`."""
-    documents = q.shape[0], q.shape[1], segment_ids, cu_seqlens, causal, window
-    tiles = plan_tiles(*documents)
-    found = _backward(tiles, grad, q, k, v, out, lse, causal, window, softcap, scale)
+    documents = k.shape[0], k.shape[1], segment_ids, cu_seqlens, causal, window
+    arguments = grad, q, k, v, out, lse, offset, causal, window, softcap, scale
+    tiles = cut_tiles(plan_tiles(*documents), offset, q.shape[1], causal)
+    found = _backward(tiles, *arguments)
     if _all_finite(tiles, found):
         return found
-    return _backward(plan_tiles(*documents, alone=True), grad, q, k, v, out, lse, causal, window, softcap, scale)
+    return _backward(cut_tiles(plan_tiles(*documents, alone=True), offset, q.shape[1], causal), *arguments)
 
 
 def _backward(
@@ -138,6 +151,7 @@ def _backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
+    offset: int,
     causal: bool,
     window: int,
     softcap: float,
@@ -149,7 +163,8 @@ def _backward(
     # In the dtype of sums, since several tiles of queries add to one key.
     d_k, d_v = (torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in (k, v))
     for tile in tiles:
-        rows, queries, keys = tile.rows, slice(tile.first, tile.last), slice(tile.key_first, tile.key_last)
+        rows, keys = tile.rows, slice(tile.key_first, tile.key_last)
+        queries = slice(tile.first - offset, tile.last - offset)
         tile_grad, tile_q, tile_out = (x[rows, queries].transpose(1, 2) for x in (grad, q, out))  # (B, H, S, D)
         tile_k, tile_v = (x[rows, keys].transpose(1, 2) for x in (k, v))
         tile_lse = lse[rows, :, queries]
@@ -160,7 +175,7 @@ def _backward(
         else:
             grads = _flash_backward(*tensors, 0.0, is_causal, attn_mask=mask, scale=scale)
         tile_d_q, tile_d_k, tile_d_v = (x.transpose(1, 2) for x in grads)
-        if tile.covers(q.shape[0], q.shape[1]):
+        if tile.covers(k.shape[0], k.shape[1]):
             return tile_d_q.contiguous(), tile_d_k.to(k.dtype).contiguous(), tile_d_v.to(v.dtype).contiguous()
         d_q[rows, queries] = tile_d_q
         if tile.square:  # the first tile to see its keys
@@ -195,6 +210,20 @@ def plan_tiles(
     for row, spans in enumerate(spans_of_rows):
         tiles += _row_tiles(slice(row, row + 1), spans, causal, window, alone)
     return tiles
+
+
+def cut_tiles(tiles: list[AttentionTile], offset: int, num_queries: int, causal: bool) -> list[AttentionTile]:
+    """Cut tiles of a row down to the queries that there are, `num_queries` from position `offset` on."""
+    stop = offset + num_queries
+    found = []
+    for tile in tiles:
+        first, last = max(tile.first, offset), min(tile.last, stop)
+        if (first, last) == (tile.first, tile.last):
+            found.append(tile)
+        elif first < last:
+            key_last = min(tile.key_last, last) if causal else tile.key_last
+            found.append(replace(tile, first=first, last=last, key_last=key_last))
+    return found
 
 
 def _spans_of_offsets(offsets: list[int], length: int) -> list[tuple[int, int]]:
@@ -260,12 +289,15 @@ def tile_mask(tile: AttentionTile, causal: bool, window: int, like: Tensor) -> t
     if not no_window:
         visible = visible & ((query - key).abs() < window)
     if tile.runs is not None:
-        same = (tile.runs[:, :, None] == tile.runs[:, None]) & (tile.runs != 0)[:, None]
+        of_query, of_key = tile.runs[:, tile.first : tile.last], tile.runs[:, tile.key_first : tile.key_last]
+        same = (of_query[:, :, None] == of_key[:, None]) & (of_key != 0)[:, None]
         visible = (visible & same)[:, None]  # (B, 1, queries, keys)
     elif len(tile.spans) > 1:
         lengths = torch.tensor([last - first for first, last in tile.spans], device=like.device)
         document = torch.repeat_interleave(torch.arange(len(lengths), device=like.device), lengths)
-        visible = visible & (document[:, None] == document[None])
+        begin = tile.spans[0][0]
+        of_query = document[tile.first - begin : tile.last - begin]
+        visible = visible & (of_query[:, None] == document[tile.key_first - begin : tile.key_last - begin])
     zero, hidden = like.new_tensor([0.0, -math.inf])
     return torch.where(visible, zero, hidden), False
 

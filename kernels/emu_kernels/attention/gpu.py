@@ -141,24 +141,37 @@ def _attend(
 
 @triton.jit
 def forward_kernel(
-    q_source, k_source, v_source, out_ptr, lse_ptr, bounds_ptr, count_ptr, length, num_heads, group, window, softcap, scale,
-    WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    q_source, k_source, v_source, out_ptr, lse_ptr, bounds_ptr, count_ptr, length, num_queries, offset, num_heads, group, window,
+    softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr, SOFTCAP: tl.constexpr,
+    PART: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Attend: sources of q, k and v (see `tile_source`), bounds (B, S, 2) -> out (B, S, Hq, D), lse (B, Hq, S) float32.
 
-    When PACKED, queries that see a key which `count_ptr` (B, Hkv, S + 1) counts become NaN.
+    When PACKED, queries that see a key which `count_ptr` (B, Hkv, S + 1) counts become NaN. With PART the queries are `num_queries`
+    from position `offset` on, which out and lse are of.
     """
+    if not PART:  # the compiler then knows no other numbers than before
+        num_queries = length
     block = tl.num_programs(1) - 1 - tl.program_id(1)  # of all heads, the long causal rows first
     row = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
-    positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    inside = positions < length
+    queries = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    inside = queries < num_queries
+    positions = queries + offset if PART else queries
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
     q = load_tile(
-        q_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+        q_source,
+        row,
+        head,
+        block * BLOCK_QUERIES,
+        num_queries,
+        num_heads,
+        WIDTH,
+        DESCRIPTORS,
+        BLOCK_QUERIES,
+        BLOCK_WIDTH,
     )
     out = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
     peak = tl.full((BLOCK_QUERIES,), float("-inf"), dtype=tl.float32)
@@ -190,9 +203,9 @@ def forward_kernel(
         out = tl.where(hurt[:, None], float("nan"), out)
     lse = tl.where(empty, 0.0, (peak + tl.log2(tl.where(empty, 1.0, total))) * LN_2)
     feature = tl.arange(0, BLOCK_WIDTH)
-    place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
+    place = ((row.to(tl.int64) * num_queries + queries[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (feature[None, :] < WIDTH))
-    tl.store(lse_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, lse, mask=inside)
+    tl.store(lse_ptr + (row.to(tl.int64) * num_heads + head) * num_queries + queries, lse, mask=inside)
 
 
 def laid_out(x: Tensor, descriptors: bool) -> Tensor:
@@ -236,12 +249,14 @@ def attention_triton(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
     config: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `op.forward_op`; float32 or 16 bits."""
-    batch, length, num_heads, width = q.shape
-    out = torch.empty((batch, length, num_heads, width), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, num_heads, length), dtype=torch.float32, device=q.device)
+    batch, num_queries, num_heads, width = q.shape
+    length = k.shape[1]
+    out = torch.empty((batch, num_queries, num_heads, width), dtype=q.dtype, device=q.device)
+    lse = torch.empty((batch, num_heads, num_queries), dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
     if bounds is None:
@@ -255,9 +270,9 @@ def attention_triton(
     queries, keys = config["BLOCK_QUERIES"], config["BLOCK_KEYS"]
     form = config["BLOCK_WIDTH"], config["DESCRIPTORS"]
     launch(
-        forward_kernel, (batch * num_heads, triton.cdiv(length, queries)), q, tile_source(q, queries, *form),
-        tile_source(k, keys, *form), tile_source(v, keys, *form), out, lse, bounds, counts, length, num_heads,
-        num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal, WINDOW=window > 0,
-        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, **config,
+        forward_kernel, (batch * num_heads, triton.cdiv(num_queries, queries)), q, tile_source(q, queries, *form),
+        tile_source(k, keys, *form), tile_source(v, keys, *form), out, lse, bounds, counts, length, num_queries,
+        offset, num_heads, num_heads // k.shape[2], window, softcap, scale, WIDTH=width, CAUSAL=causal, WINDOW=window > 0,
+        PACKED=bounds is not None, SOFTCAP=softcap > 0.0, PART=num_queries < length, **config,
     )  # fmt: skip
     return out, lse

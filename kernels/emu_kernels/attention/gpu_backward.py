@@ -82,22 +82,28 @@ def attention_weights(scores, base, scale, softcap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def key_kernel(
-    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, bad_ptr, length, row_length,
-    num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_k_ptr, d_v_ptr, bounds_ptr, bad_ptr, length, num_queries,
+    offset, row_length, num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    PACKED: tl.constexpr, SOFTCAP: tl.constexpr, PART: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of k and v, (B, S, Hkv, D), from q, grad (B, Hq, S, D), base and dot (B, Hq, row_length).
 
-    When PACKED, keys that a query sees which `bad_ptr` (B, Hkv, S + 1) counts get NaN.
+    When PACKED, keys that a query sees which `bad_ptr` (B, Hkv, S + 1) counts get NaN. With PART the queries, and what is of them,
+    are `num_queries` from position `offset` on.
     """
+    if not PART:
+        num_queries = length
     num_key_heads = num_heads // group
     row = tl.program_id(0) // num_key_heads
     key_head = tl.program_id(0) % num_key_heads
     keys = tl.program_id(1) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
     inside = keys < length
     first, last = query_interval(keys, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
-    start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_QUERIES)
+    if PART:  # from here on as numbers of queries
+        first = tl.minimum(tl.maximum(first - offset, 0), num_queries)
+        last = tl.minimum(tl.maximum(last - offset, 0), num_queries)
+    start, full_start, full_stop, stop = tile_range(first, last, inside, num_queries, BLOCK_QUERIES)
     if not (WINDOW or PACKED):
         full_stop = stop  # the weights of queries beyond the end are zero by their lse
 
@@ -119,9 +125,9 @@ def key_kernel(
         tile = start + step % num_tiles * BLOCK_QUERIES
         positions = tile + tl.arange(0, BLOCK_QUERIES)
         statistics = (row.to(tl.int64) * num_heads + head) * row_length + positions
-        q = load_tile(q_source, row, head, tile, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH)
+        q = load_tile(q_source, row, head, tile, num_queries, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH)
         grad = load_tile(
-            grad_source, row, head, tile, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+            grad_source, row, head, tile, num_queries, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
         )
         base = tl.load(base_ptr + statistics)
         dot = tl.load(dot_ptr + statistics)
@@ -140,7 +146,7 @@ def key_kernel(
     place = ((row.to(tl.int64) * length + keys[:, None]) * num_key_heads + key_head) * WIDTH + feature[None, :]
     mask = inside[:, None] & (feature < WIDTH)[None, :]
     if PACKED:
-        hurt = any_in(bad_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (length + 1), first, last, inside)
+        hurt = any_in(bad_ptr + (row.to(tl.int64) * num_key_heads + key_head) * (num_queries + 1), first, last, inside)
         d_k = tl.where(hurt[:, None], float("nan"), d_k)
         d_v = tl.where(hurt[:, None], float("nan"), d_v)
     # The scale of the scores is applied once here, not to each tile.
@@ -173,27 +179,48 @@ def _accumulate_queries(
 
 @triton.jit
 def query_kernel(
-    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_q_ptr, bounds_ptr, bad_ptr, length, row_length,
-    num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    q_source, k_source, v_source, grad_source, base_ptr, dot_ptr, d_q_ptr, bounds_ptr, bad_ptr, length, num_queries,
+    offset, row_length, num_heads, group, window, softcap, scale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    PACKED: tl.constexpr, SOFTCAP: tl.constexpr, PART: tl.constexpr, DESCRIPTORS: tl.constexpr, PRODUCT: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradient of q, (B, S, Hq, D); arguments as of `key_kernel`, and `bad_ptr` the flags of queries, (B, Hq, S)."""
+    if not PART:
+        num_queries = length
     block = tl.num_programs(1) - 1 - tl.program_id(1)  # the long causal rows first
     row = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
-    positions = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    inside = positions < length
+    queries = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    inside = queries < num_queries
+    positions = queries + offset if PART else queries
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
 
     q = load_tile(
-        q_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+        q_source,
+        row,
+        head,
+        block * BLOCK_QUERIES,
+        num_queries,
+        num_heads,
+        WIDTH,
+        DESCRIPTORS,
+        BLOCK_QUERIES,
+        BLOCK_WIDTH,
     )
     grad = load_tile(
-        grad_source, row, head, block * BLOCK_QUERIES, length, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
+        grad_source,
+        row,
+        head,
+        block * BLOCK_QUERIES,
+        num_queries,
+        num_heads,
+        WIDTH,
+        DESCRIPTORS,
+        BLOCK_QUERIES,
+        BLOCK_WIDTH,
     )
-    statistics = (row.to(tl.int64) * num_heads + head) * row_length + positions
+    statistics = (row.to(tl.int64) * num_heads + head) * row_length + queries
     base = tl.load(base_ptr + statistics)
     dot = tl.load(dot_ptr + statistics)
     d_q = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
@@ -215,10 +242,10 @@ def query_kernel(
         length, num_key_heads, True, WIDTH, SOFTCAP, DESCRIPTORS, PRODUCT, BLOCK_KEYS, BLOCK_WIDTH,
     )  # fmt: skip
     feature = tl.arange(0, BLOCK_WIDTH)
-    place = ((row.to(tl.int64) * length + positions[:, None]) * num_heads + head) * WIDTH + feature[None, :]
+    place = ((row.to(tl.int64) * num_queries + queries[:, None]) * num_heads + head) * WIDTH + feature[None, :]
     mask = inside[:, None] & (feature < WIDTH)[None, :]
     if PACKED:
-        bad = tl.load(bad_ptr + (row.to(tl.int64) * num_heads + head) * length + positions, mask=inside, other=0)
+        bad = tl.load(bad_ptr + (row.to(tl.int64) * num_heads + head) * num_queries + queries, mask=inside, other=0)
         d_q = tl.where(((bad > 0) & (first < last))[:, None], float("nan"), d_q)
     tl.store(d_q_ptr + place, (d_q * scale).to(d_q_ptr.dtype.element_ty), mask=mask)
 
@@ -244,13 +271,15 @@ def attention_backward_triton(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
     configs: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `op.backward_op`; float32 or 16 bits."""
-    batch, length, num_heads, width = q.shape
+    batch, num_queries, num_heads, width = q.shape
+    length = k.shape[1]
     d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if d_q.numel() == 0:
-        return d_q, d_k, d_v
+        return d_q, d_k.zero_(), d_v.zero_()
     if bounds is None:
         bounds = document_bounds(length, segment_ids, cu_seqlens)
     flags = None
@@ -262,30 +291,31 @@ def attention_backward_triton(
     key_config, query_config = configs or configuration(attention_backward, q.device, q.dtype, width)
     # Whole tiles of either kernel, so that both read base and dot without a mask.
     longest = max(key_config["BLOCK_QUERIES"], query_config["BLOCK_QUERIES"])
-    row_length = triton.cdiv(length, longest) * longest
+    row_length = triton.cdiv(num_queries, longest) * longest
     base, dot = (lse.new_empty(batch, num_heads, row_length) for _ in range(2))
     launch(
-        row_kernel, (batch * num_heads, triton.cdiv(row_length, ROWS)), q, out, grad, lse, base, dot, flags, length,
+        row_kernel, (batch * num_heads, triton.cdiv(row_length, ROWS)), q, out, grad, lse, base, dot, flags, num_queries,
         row_length, num_heads, WIDTH=width, PACKED=flags is not None, BLOCK_QUERIES=ROWS,
         BLOCK_WIDTH=key_config["BLOCK_WIDTH"],
     )  # fmt: skip
     num_key_heads = k.shape[2]
     sources = tuple(laid_out(x, key_config["DESCRIPTORS"]) for x in (q, k, v, grad))  # once for both kernels
     of_group = None if flags is None else running_counts(flags.unflatten(1, (num_key_heads, -1)).amax(2))
-    numbers = length, row_length, num_heads, num_heads // num_key_heads, window, softcap, scale
+    numbers = length, num_queries, offset, row_length, num_heads, num_heads // num_key_heads, window, softcap, scale
     masks: dict[str, Any] = {
         "WIDTH": width,
         "CAUSAL": causal,
         "WINDOW": window > 0,
         "PACKED": bounds is not None,
         "SOFTCAP": softcap > 0.0,
+        "PART": num_queries < length,
     }
     launch(
         key_kernel, (batch * num_key_heads, triton.cdiv(length, key_config["BLOCK_KEYS"])), q,
         *_tile_sources(sources, key_config), base, dot, d_k, d_v, bounds, of_group, *numbers, **masks, **key_config,
     )  # fmt: skip
     launch(
-        query_kernel, (batch * num_heads, triton.cdiv(length, query_config["BLOCK_QUERIES"])), q,
+        query_kernel, (batch * num_heads, triton.cdiv(num_queries, query_config["BLOCK_QUERIES"])), q,
         *_tile_sources(sources, query_config), base, dot, d_q, bounds, flags, *numbers, **masks, **query_config,
     )  # fmt: skip
     return d_q, d_k, d_v

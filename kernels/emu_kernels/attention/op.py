@@ -25,6 +25,9 @@ ENVIRONMENT = "EMU_KERNELS_ATTENTION"
 def choose_backend(q: Tensor, packed: bool, window: int | None, softcap: float | None) -> str:
     """Choose the backend for queries (B, S, Hq, D) on a GPU; the environment variable EMU_KERNELS_ATTENTION forces one.
 
+    Args:
+        packed: whether there are documents, or queries of a part of the row.
+
     cuDNN for plain masks in 16 bits (published as 1.7 to 2.3 times torch's flash on Hopper), and wherever the Triton kernels do not run;
     it stands for the first of torch's own that takes the case. "triton" stands for the op of this package.
     """
@@ -72,13 +75,15 @@ def forward_op(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Compute the output (B, S, Hq, D) and log-sum-exp of the scores (B, Hq, S); 0 stands for no window and no soft cap.
 
-    `bounds` are those of the documents, which the Triton kernels compute themselves when they are not given.
+    `bounds` are those of the documents, which the Triton kernels compute themselves when they are not given. Query i stands at position
+    `offset` + i of the row of keys.
     """
     with without_autocast(q):
-        return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale)
+        return attention_tiled(q, k, v, segment_ids, cu_seqlens, causal, window, softcap, scale, offset)
 
 
 @forward_op.register_kernel("cuda")
@@ -87,7 +92,8 @@ def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _forward_tiled(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return attention_tiled(*arguments[:9])  # which plans its tiles on the host, from the documents themselves
+    # Without the bounds, since it plans its tiles on the host, from the documents themselves.
+    return attention_tiled(*arguments[:9], *arguments[10:])
 
 
 def _forward_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -108,6 +114,7 @@ def _forward_fake(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
     batch, length, num_heads, _ = q.shape
     lse = q.new_empty(batch, num_heads, length, dtype=accumulation_dtype(q.dtype))
@@ -129,11 +136,12 @@ def backward_op(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of q, k and v."""
     with without_autocast(q):
         return attention_backward_tiled(
-            grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale
+            grad, q, k, v, out, lse, segment_ids, cu_seqlens, causal, window, softcap, scale, offset
         )
 
 
@@ -143,7 +151,7 @@ def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _backward_tiled(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return attention_backward_tiled(*arguments[:12])
+    return attention_backward_tiled(*arguments[:12], *arguments[13:])
 
 
 def _backward_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,24 +175,25 @@ def _backward_fake(
     softcap: float,
     scale: float,
     bounds: Tensor | None = None,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_q, d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     return d_q, d_k, d_v
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, segment_ids, cu_seqlens, *ctx.options, bounds = inputs
+    q, k, v, segment_ids, cu_seqlens, *ctx.options, bounds, ctx.offset = inputs
     ctx.set_materialize_grads(False)  # no zeros for the gradient of the log-sum-exp, which never comes
     ctx.mark_non_differentiable(output[1])  # or its gradient would be lost without a word
     ctx.save_for_backward(q, k, v, *output, segment_ids, cu_seqlens, bounds)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    missing = (None,) * 7
+    missing = (None,) * 8
     if grad is None:
         return None, None, None, *missing
     *tensors, bounds = ctx.saved_tensors
-    return *backward_op(grad, *tensors, *ctx.options, bounds), *missing
+    return *backward_op(grad, *tensors, *ctx.options, bounds, ctx.offset), *missing
 
 
 torch.library.register_autograd("emu_kernels::attention", _backward, setup_context=_setup)
