@@ -382,3 +382,18 @@ def test_an_offset_that_leads_out_of_the_row_is_named(offset: int) -> None:
         ValueError, match=f"query_offset is {offset}; 6 queries in a row of 9 keys must begin at 0 to 3"
     ):
         attention(q[:, :6], k, v, query_offset=offset)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_features_may_lie_anywhere_in_memory(axis: int, dtype: torch.dtype) -> None:
+    """Also where another axis runs fastest, in rows of several tiles."""
+    inputs = make_inputs(2, 210, dtype)
+    turned = [x.detach().transpose(axis, 3).contiguous().transpose(axis, 3).requires_grad_() for x in inputs]
+    grad = torch.randn(2, 210, 4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    far = grad.transpose(axis, 3).contiguous().transpose(axis, 3)
+    found, expected = (
+        [out := attention(*x, window=50), *torch.autograd.grad(out, x, slope)]
+        for x, slope in ((turned, far), (inputs, grad))
+    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))

@@ -70,12 +70,18 @@ def attention_tiled(
     """See `op.forward_op`."""
     documents = k.shape[0], k.shape[1], segment_ids, cu_seqlens, causal, window
     options = offset, causal, window, softcap, scale
+    q, k, v = (_side_by_side(x) for x in (q, k, v))
     tiles = cut_tiles(plan_tiles(*documents), offset, q.shape[1], causal)
     # Numbers are finite nearly always: share tiles first, and look afterwards.
     found = _forward(tiles, q, k, v, *options)
     if _all_finite(tiles, found):
         return found
     return _forward(cut_tiles(plan_tiles(*documents, alone=True), offset, q.shape[1], causal), q, k, v, *options)
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """Return x (B, S, H, D) with the features of a head side by side, without which torch's kernels in 16 bits fail."""
+    return x if x.stride(3) == 1 else x.contiguous()
 
 
 def _all_finite(tiles: list[AttentionTile], results: tuple[Tensor, ...]) -> bool:
@@ -135,7 +141,7 @@ def attention_backward_tiled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `op.backward_op`."""
     documents = k.shape[0], k.shape[1], segment_ids, cu_seqlens, causal, window
-    arguments = grad, q, k, v, out, lse, offset, causal, window, softcap, scale
+    arguments = *(_side_by_side(x) for x in (grad, q, k, v, out)), lse, offset, causal, window, softcap, scale
     tiles = cut_tiles(plan_tiles(*documents), offset, q.shape[1], causal)
     found = _backward(tiles, *arguments)
     if _all_finite(tiles, found):
