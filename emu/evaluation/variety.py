@@ -22,7 +22,7 @@ from emu.generation import Engine, Sampling
 from emu.generation.prompt_ids import negative_rows
 from emu.layouts import Layout
 from emu.modalities import Grid
-from emu.training.objectives.drawn_blocks import DrawnBlocks, block_scores, drawn_log_probs, kept_candidates
+from emu.training.objectives.code_distributions import DrawnBlocks, block_scores, drawn_log_probs, kept_candidates
 from emu.worlds.scene_documents import WorldDocuments
 
 BATCH = 64
