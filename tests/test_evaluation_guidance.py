@@ -104,6 +104,7 @@ def test_entropy_is_a_mean_over_prompts_so_that_collapse_is_seen():
     assert not attribute_entropies(np.full(3200, -1), prompts_of).any()
 
 
+@pytest.mark.slow
 def test_two_objects_are_drawn_and_the_entropy_of_their_places_stands_beside_the_truth(monkeypatch):
     world = shapes(2)
     documents = WorldDocuments(world, fit_tokenizer([world]))

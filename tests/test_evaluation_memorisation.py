@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from emu import Emu
 from emu.documents import CodeSegment, TextSegment
 from emu.evaluation.memorisation import NEAR, PictureSet, near_threshold, nearest, repeats, thumbnails
 from emu.evaluation.suites import SUITES, Unsuited
 from emu.evaluation.suites import memorisation as suite_module
-from emu.evaluation.suites.memorisation import MemorisationSuite, MemorySubject, draws_pictures
+from emu.evaluation.suites.memorisation import MemorisationSuite, MemorySubject, check_draws, draws_pictures
 from emu.evaluation.suites.training_examples import EXAMPLES, HELD_OUT, TRAINED
+from emu.trained import Trained
 
 
 def grids(seed, count, side=2):
@@ -104,5 +106,8 @@ def test_what_has_no_pictures_after_words_is_refused(tiny_emu, tmp_path):
             SUITES["memorisation"].prepare(Namespace(**asked, examples="words"))
     finally:
         EXAMPLES.unregister("words")
+    reader = Emu(tiny_emu.model, tiny_emu.tokenizer, tiny_emu.defaults, trained=Trained(("image_to_text",)))
+    with pytest.raises(Unsuited, match="not trained for text_to_image; it was trained for image_to_text"):
+        check_draws(reader)
     with pytest.raises(ValueError, match="3 samples are too few"):
         SUITES["memorisation"].prepare(Namespace(**{**asked, "samples": 3}, examples=None))

@@ -20,7 +20,6 @@ from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.questions import WorldQuestions
 from tests.test_evaluation_models import tiny_model
 
-
 WORLDS = {"one": shapes(1), "moving": moving(4)}
 
 
@@ -163,4 +162,7 @@ def test_what_cannot_be_asked_is_refused_before_any_work(emu, tmp_path):
         suite.prepare(request(folder))
     check_fingerprints("model", WORLDS, {"worlds": {"one": shapes(1).fingerprint()}})
     (folder / "worlds.json").write_text(json.dumps({"questions": ["moving"], "size": 32, "worlds": {}}))
-    assert [one.name for one in suite.prepare(request(folder, "--questions", "30")).sets] == ["moving", "moving/combinations"]
+    assert [one.name for one in suite.prepare(request(folder, "--questions", "30")).sets] == [
+        "moving",
+        "moving/combinations",
+    ]

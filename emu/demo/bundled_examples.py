@@ -97,7 +97,7 @@ class DigitExamples:
     def grade(self, captions: Sequence[str], pixels: np.ndarray) -> np.ndarray:
         """Whether the digit that a classifier of real digits sees is the one that the caption names."""
         labels = {form.format(name): number for number, name in enumerate(DIGIT_NAMES) for form in CAPTIONS}
-        asked = torch.tensor([labels[caption] for caption in captions])
+        asked = torch.tensor(numbers_of(captions, labels, "digits"))
         return (self._judge(grey([Image.fromarray(picture) for picture in pixels])) == asked).numpy()
 
 
@@ -147,4 +147,18 @@ class EmojiExamples:
     def grade(self, captions: Sequence[str], pixels: np.ndarray) -> np.ndarray:
         """Whether of all real pictures the one with this caption is the nearest."""
         rows = {caption: row for row, caption in enumerate(self._judge.store.captions)}
-        return np.asarray(self._judge.is_nearest(pixels, [rows[caption] for caption in captions]))
+        return np.asarray(self._judge.is_nearest(pixels, numbers_of(captions, rows, "pictures")))
+
+
+def numbers_of(captions: Sequence[str], known: Mapping[str, int], data: str) -> list[int]:
+    """What captions name, by number.
+
+    Raises:
+        ValueError: a caption is not one of this data, as where the model's text tokenizer cannot write it.
+    """
+    unknown = [caption for caption in captions if caption not in known]
+    if unknown:
+        raise ValueError(
+            f"the caption {unknown[0]!r} is none of {data!r}, whose pictures this grader knows; name the data that the model was trained on"
+        )
+    return [known[caption] for caption in captions]

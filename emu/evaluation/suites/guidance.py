@@ -15,7 +15,7 @@ from emu.evaluation.models import ModelSample
 from emu.evaluation.plots import variety_picture
 from emu.evaluation.skills import allowed
 from emu.evaluation.suites.base import Log, Report, Unsuited
-from emu.evaluation.suites.memorisation import codes_of, draws_pictures
+from emu.evaluation.suites.memorisation import check_draws, codes_of, draws_pictures
 from emu.evaluation.suites.training_examples import (
     HELD_OUT,
     Grading,
@@ -83,13 +83,14 @@ class GuidanceSuite:
         """Read the model and find who grades its pictures.
 
         Raises:
-            Unsuited: nobody knows which of its pictures are right.
+            Unsuited: the model was not trained to draw, or nobody knows which of its pictures are right.
             FileNotFoundError, ValueError: scales that are no numbers, too few samples, or see `find_examples`.
         """
         if request.samples < MIN_ITEMS:
             raise ValueError(f"{request.samples} samples are too few for an interval; {MIN_ITEMS} are needed")
         scales = read_scales(request.scales)
         emu = Emu.from_pretrained(request.model)
+        check_draws(emu)
         examples = find_examples(request, emu.tokenizer, [HELD_OUT])
         known = (
             "one/text-to-image" in examples.tasks

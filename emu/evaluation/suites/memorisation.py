@@ -69,7 +69,7 @@ class MemorisationSuite:
         """Read the model and find its data.
 
         Raises:
-            Unsuited: nothing is known of the data, or nothing in it is a picture after words.
+            Unsuited: the model was not trained to draw, nothing is known of its data, or nothing in it is a picture after words.
             FileNotFoundError, ValueError: see `find_examples`; or too few samples.
         """
         if request.samples < MIN_ITEMS:
@@ -77,6 +77,7 @@ class MemorisationSuite:
         emu = Emu.from_pretrained(request.model)
         if emu.tokenizer.vision is None:
             raise Unsuited("the model has no vision tokenizer; samples of pictures are compared")
+        check_draws(emu)
         examples = find_examples(request, emu.tokenizer, PARTS)
         tasks = [task for task in examples.tasks if draws_pictures(emu, examples.documents(task, HELD_OUT, 1))]
         if not tasks:
@@ -99,6 +100,14 @@ class MemorisationSuite:
                 log(f"{name}: {measure}")
         table = {name: measure.to_dict() for name, measure in measures.items()}
         return Report(table, figures_of(measures), measures=measures, gallery=gallery)
+
+
+def check_draws(emu: Emu) -> None:
+    """Raise Unsuited where a model was not trained to draw after words."""
+    try:
+        emu.trained.check_task("text_to_image")
+    except ValueError as reason:
+        raise Unsuited(str(reason)) from reason
 
 
 def draws_pictures(emu: Emu, documents: Sequence[TokenDocument]) -> bool:
