@@ -9,8 +9,8 @@ from emu.model.predictions import predictions_of_hidden
 from emu.packing import pack
 from emu.training.curves import read_curves
 from emu.training.flops import step_flops, utilisation
-from emu.training.measures import Measures, OutputNorm
 from emu.training.meters import StepMeter, TokenKinds
+from emu.training.token_measures import Measures, OutputNorm
 from tests.training_toys import VOCABULARY, make_document, run, write_recipe
 
 

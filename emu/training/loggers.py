@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from emu.configuration.problems import Problem
+from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.registry import Registry
 
 
@@ -42,7 +43,7 @@ class Sample:
     @property
     def strip(self) -> Image.Image:
         """The frames beside each other."""
-        return Image.fromarray(np.concatenate([np.asarray(frame.convert("RGB")) for frame in self.frames], axis=1))
+        return Image.fromarray(np.concatenate([np.asarray(to_rgb(frame)) for frame in self.frames], axis=1))
 
 
 @dataclass(frozen=True)

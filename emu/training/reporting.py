@@ -16,10 +16,10 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.predictions import Predictions
 from emu.packing import Packed
 from emu.training.flops import utilisation
-from emu.training.measures import Measures, OutputNorm
 from emu.training.meters import PartSums, StepMeter, TokenKinds
 from emu.training.objectives.base import LossParts
 from emu.training.parallel import Ranks
+from emu.training.token_measures import Measures, OutputNorm
 
 
 class Validation(NamedTuple):
