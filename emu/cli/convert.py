@@ -1,4 +1,8 @@
-"""`emu convert SRC DST --to FAMILY`: a model from one family of checkpoints to another."""
+"""`emu convert SRC DST --to FAMILY`: a model from one family of checkpoints to another, and the mean of several (--average).
+
+emu convert Emu3-Gen emu3-gen --to emu
+emu convert RUN/model averaged --to emu --average RUN/checkpoints/*.safetensors
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu convert",
-        description="Convert a model between the format of this library and those of released families.",
+        description="Convert a model between the format of this library and those of released families, or average checkpoints.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
     words.add_argument("target", type=Path, help="folder to write; its files appear when all are complete")
@@ -51,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--split", choices=SPLITS, default="original", help="how text is cut before it becomes ids")
     words.add_argument("--allow-pickle", action="append", default=[], metavar="FILE", help="read this pickled file")
     words.add_argument("--language-model-only", action="store_true", help="leave the tokenizers out")
+    words.add_argument(
+        "--average",
+        nargs="+",
+        metavar="MODEL",
+        help="the transformer's weights are the mean of these folders and checkpoints of runs; all else is the source's",
+    )
     words.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     return words
 
@@ -77,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         language_model_only=given.language_model_only,
         revision=given.revision,
     )
+    if given.average:
+        from emu.training.averaging import averaged  # loads Lightning
+
+        source = averaged(source, given.average)
     with _reserved(given.target), new_folder(given.target) as partial:
         dtype = getattr(torch, given.dtype) if given.dtype else None
         convert(source, partial, given.to, dtype=dtype, max_shard_size=given.shard_size, progress=True)

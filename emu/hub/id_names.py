@@ -34,7 +34,7 @@ def names_of_tokenizer(tokenizer: MultimodalTokenizer) -> dict[IdName, int]:
     return names
 
 
-def says_names(folder: Path) -> bool:
+def folder_says_names(folder: Path) -> bool:
     """Whether a model's folder says what its ids stand for: its tokenizers are there, or it is a text model of another library."""
     family, table = find_family(folder), read_config(folder)
     return not family.is_alone(folder, table) or read_vocabulary(folder, family, table) is None
@@ -44,7 +44,7 @@ def names_of_folder(folder: Path, config: EmuConfig) -> dict[IdName, int]:
     """Name -> id of a model's folder in any format; of a text model its pieces of text and the ids of its configuration.
 
     Args:
-        folder: of the model, see `says_names`.
+        folder: of the model, see `folder_says_names`.
         config: its configuration, as ours.
 
     Raises:

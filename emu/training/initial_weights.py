@@ -13,27 +13,19 @@ there is `--ckpt_path`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emu.checkpoints.bundled import find_model_folder
-from emu.checkpoints.quantization import is_quantized
-from emu.checkpoints.weights import Checkpoint, read_header
-from emu.families.detection import find_family, read_config
-from emu.families.language import check_tensors, is_adapter, read_emu_config
-from emu.hub.id_names import IdName, matched_rows, names_of_folder, names_of_tokenizer, says_names
+from emu.hub.id_names import folder_says_names, matched_rows, names_of_folder, names_of_tokenizer
 from emu.model import EmuConfig, EmuForCausalLM
-from emu.model.model import tensor_shapes
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.stopping import say
-from emu.training.checkpoint_file import SUFFIX, read_checkpoint, read_content
-from emu.training.vocabularies import fingerprint, with_vocabulary
+from emu.training.vocabularies import with_vocabulary
+from emu.training.weight_sources import EMBEDDING, HEAD, WeightSource, open_weights
 from emu.vocabulary import Vocabulary
 
 SHAPE = (
@@ -41,76 +33,6 @@ SHAPE = (
     *("head_dim", "qk_norm", "rms_norm_eps"),
 )
 """Fields in which both models must agree."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-PREFIX = "model."
-"""Of the transformer's tensors in a training checkpoint."""
-
-
-@dataclass(frozen=True)
-class InitialWeights:
-    """Weights to start from, unread.
-
-    Attributes:
-        place: where they lie.
-        config: of the model that they belong to.
-        vocabulary: fingerprint of its table of ids; None where it is not known.
-        tensors: gives names (ours) and tensors, one at a time.
-        names: gives name -> id of its vocabulary; None where nobody knows what its ids stand for.
-    """
-
-    place: Path
-    config: EmuConfig
-    vocabulary: str | None
-    tensors: Callable[[], Iterable[tuple[str, Tensor]]]
-    names: Callable[[], dict[IdName, int]] | None
-
-
-def open_initial(path: str | Path) -> InitialWeights:
-    """Open what `model.init_from` names.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: it holds no whole model that can be read.
-    """
-    if Path(path).suffix == SUFFIX:
-        return _open_checkpoint(Path(path))
-    folder = find_model_folder(path)
-    if folder.is_dir() and is_adapter(folder):
-        raise ValueError(f"{path} holds an adapter; merge it into a model first (model.merge true when it is trained)")
-    family, table = find_family(folder), read_config(folder)
-    if is_quantized(table):
-        raise ValueError(f"{path} holds quantized weights; start from the model that they were made of")
-    config, checkpoint = read_emu_config(folder), Checkpoint.open(folder)
-    check_tensors(checkpoint, family, config, tensor_shapes(config))
-    wanted = [name for name in checkpoint.entries if family.of_language_model(name)]
-
-    def tensors() -> Iterable[tuple[str, Tensor]]:
-        return ((family.to_ours(name), tensor) for name, tensor in checkpoint.tensors(wanted))
-
-    names = partial(names_of_folder, folder, config) if says_names(folder) else None
-    return InitialWeights(folder, config, fingerprint(config), tensors, names)
-
-
-def _open_checkpoint(path: Path) -> InitialWeights:
-    """The transformer in a checkpoint of a run; errors as in `open_initial`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; give an existing file, or the folder of a model")
-    content = read_content(path)
-    state, table = content.get("state_dict", {}), content.get("configuration", {}).get("model", {}).get("config")
-    embedding = state.get(PREFIX + EMBEDDING)
-    if table is None or embedding is None:
-        raise ValueError(
-            f"{path} does not say the shape of its model, or holds an adapter or a tokenizer; start from the model's folder that the run "
-            "has written"
-        )
-    size = read_header(path)[embedding["$tensor"]].shape[0]
-    config = EmuConfig(**{**table, "vocab_size": size, "vocabulary": None})
-
-    def tensors() -> Iterable[tuple[str, Tensor]]:
-        found = read_checkpoint(path)["state_dict"]
-        return ((name.removeprefix(PREFIX), tensor) for name, tensor in found.items() if name.startswith(PREFIX))
-
-    return InitialWeights(path, config, content.get("emu", {}).get("vocabulary"), tensors, None)
 
 
 def source_of_weights_problems(
@@ -131,10 +53,10 @@ def source_of_weights_problems(
     if init_from is None or not there:
         return []
     try:
-        source = open_initial(init_from)
+        source = _config_of(open_weights(init_from))
     except (FileNotFoundError, ValueError) as error:
         return [f"model.init_from: {error}"]
-    return [] if config is None else shape_problems(source.config, config)
+    return [] if config is None else shape_problems(source, config)
 
 
 def shape_problems(source: EmuConfig, config: EmuConfig) -> list[str]:
@@ -189,60 +111,71 @@ def start_from(
     """The new model, float32.
 
     Args:
-        path: of the weights, see `open_initial`.
+        path: of the weights, see `open_weights`.
         config, vocabulary: see `initial_config`.
         tokenizer: that made the data; needed where the vocabulary is another one than that of the weights.
 
     Raises:
-        FileNotFoundError, ValueError: see `open_initial` and `initial_config`; or nobody knows which ids are the same.
+        FileNotFoundError, ValueError: see `open_weights` and `initial_config`; or nobody knows which ids are the same.
     """
-    source = open_initial(path)
-    new = initial_config(source.config, config, vocabulary)
-    rows = _rows(source, vocabulary, tokenizer)
+    source = open_weights(path)
+    old = _config_of(source)
+    new = initial_config(old, config, vocabulary)
+    rows = _rows(source, old, vocabulary, tokenizer)
     model = EmuForCausalLM(new)
     _fill(model, source, rows)
-    _tell(source, new, rows)
+    _tell(source.place, old, new, rows)
     return model
 
 
+def _config_of(source: WeightSource) -> EmuConfig:
+    """The configuration of the weights' model.
+
+    Raises:
+        ValueError: a checkpoint does not say it.
+    """
+    if source.config is None:
+        raise ValueError(
+            f"{source.place} does not say the shape of its model; start from the model's folder that the run has written"
+        )
+    return source.config
+
+
 def _rows(
-    source: InitialWeights, vocabulary: Vocabulary | None, tokenizer: MultimodalTokenizer | None
+    source: WeightSource, config: EmuConfig, vocabulary: Vocabulary | None, tokenizer: MultimodalTokenizer | None
 ) -> Tensor | None:
     """Where the row of each id stands in the weights, -1 for new ones; None where all stay as they are."""
     if vocabulary is None:
         return None
-    if tokenizer is None or source.names is None:
+    says_names = source.place.is_dir() and folder_says_names(source.place)
+    if tokenizer is None or not says_names:
         if source.vocabulary == vocabulary.fingerprint:
             return None
         remedy = (
-            f"{source.place} does not say what its ids stand for; start from a model's folder with its tokenizers (a run writes RUN/model)"
-            if source.names is None
-            else "name the tokenizers of the data in data.tokenizer"
+            "name the tokenizers of the data in data.tokenizer"
+            if says_names
+            else f"{source.place} does not say what its ids stand for; start from a model's folder with its tokenizers, as RUN/model"
         )
         raise ValueError(
             f"{source.place} is of another vocabulary than the data, and rows are found by words: {remedy}"
         )
-    rows = matched_rows(source.names(), names_of_tokenizer(tokenizer), vocabulary.size)
+    rows = matched_rows(names_of_folder(source.place, config), names_of_tokenizer(tokenizer), vocabulary.size)
     if not (rows >= 0).any():
         raise ValueError(
             f"none of the ids of {source.place} stand for anything in the data: the text tokenizers share no piece; tokenise the data with "
             "the text tokenizer of the model (emu join)"
         )
-    return None if torch.equal(rows, torch.arange(source.config.vocab_size)) else rows
+    return None if torch.equal(rows, torch.arange(config.vocab_size)) else rows
 
 
 @torch.no_grad()
-def _fill(model: EmuForCausalLM, source: InitialWeights, rows: Tensor | None) -> None:
-    """Copy the weights into the model."""
+def _fill(model: EmuForCausalLM, source: WeightSource, rows: Tensor | None) -> None:
+    """Copy the weights into the model; where the head was the embedding and is not any more, it starts as that."""
     ours = dict(model.named_parameters(remove_duplicate=False))
-    tied, head_given = source.config.tie_word_embeddings, False
-    for name, tensor in source.tensors():
-        if name == HEAD and tied:
-            continue
-        head_given = head_given or name == HEAD
-        whole = tensor if rows is None or name not in (EMBEDDING, HEAD) else _placed(tensor, rows)
-        ours[name].copy_(whole)
-    if not head_given and not model.config.tie_word_embeddings:
+    for name in source.shapes:
+        tensor = source.read(name)
+        ours[name].copy_(tensor if rows is None or name not in (EMBEDDING, HEAD) else _placed(tensor, rows))
+    if HEAD not in source.shapes and not model.config.tie_word_embeddings:
         ours[HEAD].copy_(ours[EMBEDDING])
 
 
@@ -253,16 +186,16 @@ def _placed(tensor: Tensor, rows: Tensor) -> Tensor:
     return placed
 
 
-def _tell(source: InitialWeights, new: EmuConfig, rows: Tensor | None) -> None:
+def _tell(place: Path, old: EmuConfig, new: EmuConfig, rows: Tensor | None) -> None:
     """Say what changes."""
-    old, told = source.config, []
+    told = []
     for name in ("max_position_embeddings", "rope_theta"):
         before, now = getattr(old, name), getattr(new, name)
         told += [f"{name} {before} -> {now}"] if before != now else []
     if rows is not None:
         found = int((rows >= 0).sum())
         told.append(f"{found} of {old.vocab_size} ids found again, {len(rows) - found} new ones at the mean of the old")
-    say(f"weights of {source.place}" + (f": {'; '.join(told)}" if told else ", as they are"))
+    say(f"weights of {place}" + (f": {'; '.join(told)}" if told else ", as they are"))
 
 
 def _shown(fields: Mapping[str, Any]) -> str:
