@@ -79,6 +79,7 @@ COMMANDS: Registry[Command] = Registry(
         "evaluate": Command("emu.cli.evaluate:main", "measure a trained model"),
         "join": Command("emu.cli.join:main", "make one tokenizer of documents from a text and a vision tokenizer"),
         "convert": Command("emu.cli.convert:main", "turn released checkpoints into folders of ours"),
+        "verify": Command("emu.cli.verify:main", "compare a model's folder with transformers on this machine"),
         "plan": Command("emu.cli.plan:main", "say what a training run, or drawing with a model, will take"),
         "recipes": Command("emu.cli.recipes:main", "list the recipes, or copy one"),
         "doctor": Command("emu.cli.doctor:main", "show what this machine has, what is missing, and which kernels run"),
