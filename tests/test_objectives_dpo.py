@@ -42,8 +42,10 @@ def toys(tiny_emu, monkeypatch):
     Norms have float32 statistics in float64 models too, and so gradients that depend on how tokens are packed by 1e-7; here they do not.
     """
 
-    def exact_norm(self, x):
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+    def exact_norm(self, x, residual=None):
+        total = x if residual is None else x + residual
+        normed = total * (total.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        return normed if residual is None else (normed, total)
 
     monkeypatch.setattr(RMSNorm, "forward", exact_norm)
     emu = SimpleNamespace(model=copy.deepcopy(tiny_emu.model).double(), tokenizer=tiny_emu.tokenizer)

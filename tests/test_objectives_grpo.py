@@ -151,6 +151,7 @@ checkpoint: {every_n_steps: 1, keep: 9}
     sys.modules.pop("my_reward", None)
 
 
+@pytest.mark.slow
 def test_it_trains_from_a_recipe_resumes_bitwise_and_exports_a_model(recipe, tmp_path):
     whole = run(recipe)
     rows = read_curves(tmp_path / "run" / "metrics.csv")

@@ -21,7 +21,7 @@ from emu.layouts import Layout
 from emu.lines import BadLine, Line, read_lines, shown
 from emu.model_settings import read_settings, write_settings
 from emu.multimodal_tokenizer import MultimodalTokenizer
-from emu.trained import UNKNOWN
+from emu.trained import UNKNOWN, Trained
 from emu.vocabulary import Vocabulary
 
 CARRIED = ("worlds.json",)
@@ -75,14 +75,21 @@ class ModelData(MixtureDataModule):
         """Write the tokenizers, and what the model's folder says of its generation and training, beside the exported model."""
         self.tokenizer.save_pretrained(folder)
         begun = find_model_folder(self.model)
+        self.write_carried(begun, folder)
+        settings = read_settings(begun)
+        generation, trained = ({}, UNKNOWN) if settings is None else (settings.generation, settings.trained)
+        known = trained if trained == UNKNOWN else self.trained(trained)
+        write_settings(folder, generation, self.tokenizer.fingerprints, known)
+
+    def write_carried(self, begun: Path, folder: Path) -> None:
+        """Copy what else the model's folder says of its training."""
         for name in CARRIED:
             if (begun / name).is_file():
                 shutil.copy(begun / name, folder / name)
-        settings = read_settings(begun)
-        if settings is not None:
-            write_settings(folder, settings.generation, self.tokenizer.fingerprints, settings.trained)
-        else:
-            write_settings(folder, {}, self.tokenizer.fingerprints, UNKNOWN)
+
+    def trained(self, begun: Trained) -> Trained:
+        """What the model is trained for in the end; by default what it was at first."""
+        return begun
 
 
 class PromptData(ModelData):
