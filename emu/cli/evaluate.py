@@ -76,7 +76,7 @@ def measure_several(
     models: Sequence[str], suites: Mapping[str, Suite], requests: Mapping[str, argparse.Namespace]
 ) -> int:
     """Several models or suites: the files of each, a table of all, and a page."""
-    from emu.evaluation.comparison import compare
+    from emu.evaluation.compared_models import compare
     from emu.evaluation.comparison_page import comparison_page
     from emu_tokenizers.files import holding, write_file
 

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from emu.evaluation.comparison import Comparison
+from emu.evaluation.compared_models import Comparison
 from emu.evaluation.figures import Figure, html_page
 from emu.evaluation.statistics import Interval
 
