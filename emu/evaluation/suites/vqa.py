@@ -15,11 +15,10 @@ from emu.evaluation.question_sets import QuestionSet, ask, file_questions, world
 from emu.evaluation.suites.base import Log, Report, Unsuited
 from emu.pipeline import Emu
 from emu.worlds import COMBINATIONS, HELD_OUT, World, moving, standard_worlds
+from emu.worlds.question_data import QUESTIONS
 from emu.worlds.training_data import WORLDS_FILE
 from emu_tokenizers.files import read_json
 
-QUESTIONS = "questions"
-"""In a model's worlds.json: names of the worlds about which it was trained to answer questions."""
 MIN_QUESTIONS = 30
 USUAL_SIZE = (32, 32)
 """Of pictures, where neither the model's folder nor its defaults say one."""
