@@ -1,9 +1,12 @@
 """The data of the bundled models as examples: what is trained on and held out, and who grades."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from emu.cli.main import main
 from emu.demo.bundled_examples import DigitExamples, EmojiExamples, numbers_of
 from emu.demo.digits import draw_stills, load_digits
 from emu.demo.examples_by_name import register_examples
@@ -76,3 +79,18 @@ def test_names_are_those_of_the_bundled_models():
     register_examples()
     register_examples()
     assert {"digits", "pictures"} <= set(EXAMPLES)
+
+
+@pytest.mark.slow
+def test_the_bundled_models_are_compared_as_a_newcomer_would(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--documents", "30", "--samples", "30", "--scales", "1,3"]
+    assert main(["evaluate", "digits", "pictures", "--suite", "likelihood,memorisation,guidance,vqa", *few]) == 0
+    table = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["suites"]
+    assert set(table["vqa"]["left_out"]) == {"digits", "pictures"} and not table["vqa"]["figures"]
+    bits = table["likelihood"]["figures"]["bits a token/text_to_image"]
+    assert bits["digits"]["value"] == pytest.approx(5.6, abs=0.3) and "difference" not in bits["pictures"]
+    assert table["memorisation"]["figures"]["copies/text_to_image/held-out prompts"]["digits"]["value"] < 0.1
+    free = table["guidance"]["figures"]
+    assert free["free bits/guidance 3"]["digits"]["value"] < free["free bits/guidance 1"]["digits"]["value"]
+    assert (tmp_path / "evaluation" / "pictures" / "guidance.png").is_file()

@@ -67,6 +67,8 @@ def test_the_engine_draws_pictures_as_often_as_their_bits_say(engine, sampling):
 def test_bits_without_guidance_are_those_of_the_logits(engine):
     some = prompts(engine, 6)
     codes, bits = draw(engine, some, Sampling())
+    again, same = draw(engine, some, Sampling())
+    assert torch.equal(codes, again) and (bits == same).all()  # scores repeat for a seed
     first, count = engine.layout.code_ranges("vision")[0]
     for prompt, grid, found in zip(some.ids, codes, bits, strict=True):
         block = engine.layout.block("image", (1, 2)).fill(grid)
