@@ -65,7 +65,7 @@ def variety_picture(points: Sequence[VarietyPoint], held_out: float | None = Non
 
     Args:
         points: of one model.
-        held_out: bits of real pictures, drawn as a line where no truth is known.
+        held_out: bits of real pictures, drawn as a line where no truth is known and it is not far away.
     """
     if not points or find_spec("matplotlib") is None:
         return None
@@ -81,7 +81,8 @@ def variety_picture(points: Sequence[VarietyPoint], held_out: float | None = Non
     for point, x, y in zip(points, bits, right, strict=True):
         axes.annotate(f"{point.guidance_scale:g}", (x, y), xytext=(5, -11), textcoords="offset points", fontsize=8)
     line = points[0].truth if points[0].truth is not None else held_out
-    if line is not None:
+    # Sampling at a low temperature leaves so little free that the line would push the points together.
+    if line is not None and line < 2 * max(bits):
         axes.axvline(line, color="tab:red", linewidth=1, linestyle="--")
     axes.set_xlabel("bits of a picture that its prompt leaves free")
     axes.set_ylabel("right pictures")

@@ -202,4 +202,5 @@ def note_of(points: Sequence[VarietyPoint], held_out: float | None) -> str:
     told = "A point for each guidance scale: the share of right pictures, and the bits of a picture that its prompt leaves free."
     if points[0].truth is not None:
         return f"{told} Computed over all possible pictures; the dashed line is the truth, {points[0].truth:.2f} bits."
-    return f"{told} The dashed line is what the model spends on real held-out pictures, {held_out:.1f} bits, no less than the truth."
+    real = f"Real held-out pictures cost the model {held_out:.1f} bits (dashed, where that is near), no less than the truth."
+    return f"{told} {real}"
