@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.curves import read_curves
-from emu.training.gradient_guard import SKIPPED_FILE
-from emu.training.spikes import SpikeGuard, SpikeOptions
+from emu_tokenizers.training.gradient_guard import SKIPPED_FILE
+from emu_tokenizers.training.spikes import SpikeGuard, SpikeOptions
 from tests.training_toys import VOCABULARY, ToyData, run, same, write_recipe
 
 

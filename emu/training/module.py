@@ -18,20 +18,20 @@ from emu.model.scoring import losses_of_hidden
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
-from emu.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
 from emu.training.initial_weights import source_of_weights_problems, start_from
 from emu.training.meters import TokenKinds
 from emu.training.objectives import LossParts, NextToken, Objective
 from emu.training.optimizers import build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
-from emu.training.spikes import SpikeOptions
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weight_average import WeightAverage
 from emu.training.weighting import LossWeighting, StepWeights
 from emu.vocabulary import Vocabulary
+from emu_tokenizers.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
 from emu_tokenizers.training.parameter_rates import pattern_problems
 from emu_tokenizers.training.schedules import OptimizerOptions
+from emu_tokenizers.training.spikes import SpikeOptions
 from emu_tokenizers.weight_checks import check_weights
 
 

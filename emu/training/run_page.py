@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from emu.training.gradient_guard import SKIPPED_FILE
 from emu.training.samples import SAMPLES_FOLDER, read_samples, sample_folders
 from emu_tokenizers.files import write_file
+from emu_tokenizers.training.gradient_guard import SKIPPED_FILE
 
 PAGE_FILE = "run.html"
 SECONDS_BETWEEN_LOADS = 15

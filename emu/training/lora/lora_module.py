@@ -29,10 +29,10 @@ from emu.training.lora.adapters import (
 )
 from emu.training.module import EmuModule
 from emu.training.objectives import NextToken, Objective
-from emu.training.spikes import SpikeOptions
 from emu.training.vocabularies import check_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.training.schedules import OptimizerOptions
+from emu_tokenizers.training.spikes import SpikeOptions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

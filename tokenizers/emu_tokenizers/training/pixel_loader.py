@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -60,6 +61,10 @@ class PixelLoader:
     Each sample is a function of the seed, the step and its place in the step. Of N ranks that train together each draws every N-th,
     so that a step sees the same samples on any number of ranks.
 
+    Attributes:
+        step: number of the next batch.
+        waited: seconds in which the trainer has waited for batches.
+
     Raises:
         ValueError: when iterated, the samples of a step cannot be divided among the ranks.
     """
@@ -67,6 +72,7 @@ class PixelLoader:
     def __init__(self, data: StepSource, length: int, seed: int) -> None:
         self.data, self.length, self.seed = data, length, seed
         self.step = 0
+        self.waited = 0.0
 
     def __len__(self) -> int:
         return self.length
@@ -75,7 +81,10 @@ class PixelLoader:
         first = self.step % self.length
         for _ in range(first, self.length):
             self.step += 1
-            yield self.batch(self.step - 1)
+            began = time.perf_counter()
+            batch = self.batch(self.step - 1)
+            self.waited += time.perf_counter() - began
+            yield batch
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """This rank's share of a step."""

@@ -10,7 +10,9 @@ loader that does).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from emu_tokenizers.distributed import mean_over_ranks, num_ranks
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr
 from emu_tokenizers.training.adversarial import (
     AdversarialOptions,
@@ -28,9 +31,12 @@ from emu_tokenizers.training.adversarial import (
     generator_loss,
 )
 from emu_tokenizers.training.alignment import FeatureAlignment
+from emu_tokenizers.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
 from emu_tokenizers.training.losses import TokenizerLosses, default_losses
-from emu_tokenizers.training.muon import ConvolutionMuon
+from emu_tokenizers.training.parameter_rates import pattern_problems
 from emu_tokenizers.training.schedules import OptimizerOptions, rate_factor
+from emu_tokenizers.training.spikes import SpikeOptions
+from emu_tokenizers.training.tokenizer_optimizers import discriminator_optimizer, tokenizer_optimizer
 from emu_tokenizers.vision.config import VisionTokenizerConfig
 from emu_tokenizers.vision.naming import inflate
 from emu_tokenizers.vision.tokenizer import VisionTokenizer
@@ -63,6 +69,9 @@ class TokenizerModule(LightningModule):
         teacher_dim: channels C of its features.
         start_from: folder or repository of a tokenizer to go on from: all weights, or those of an image tokenizer where
             `config` has a larger temporal factor. Its codebook is kept, without a warm-up.
+        max_skipped_steps: steps with a gradient that is not finite change nothing; this many of them in a row end the run.
+        spikes: when a step is a spike, whose update is skipped; None where none is looked for. Their window should not end before the
+            codebook and the discriminator have started.
 
     Raises:
         ValueError: an unknown loss, or a tokenizer to start from that does not fit `config`.
@@ -81,6 +90,8 @@ class TokenizerModule(LightningModule):
         teacher: nn.Module | None = None,
         teacher_dim: int = 0,
         start_from: str | None = None,
+        max_skipped_steps: int = 10,
+        spikes: SpikeOptions | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -94,8 +105,11 @@ class TokenizerModule(LightningModule):
         if adversarial is not None:
             width, depth = adversarial.base_channels, adversarial.num_layers
             self.discriminator = PatchDiscriminator(config.out_channels, width, depth)
-        self.optimizer_options, self.max_grad_norm = optimizer, max_grad_norm
+        self.optimizer_options = optimizer
         self.quantizer_warmup_steps = quantizer_warmup_steps if self._needs_warmup() else 0
+        self.gradients = GradientGuard(max_grad_norm, max_skipped_steps, spikes)
+        self._clock, self._waited, self._num_samples = time.perf_counter(), 0.0, 0
+        self._peaks: list[float] = []
         self.frames_per_clip = frames_per_clip
         self.average = None
         if average_decay:
@@ -122,14 +136,29 @@ class TokenizerModule(LightningModule):
     def problems(self, trainer: Any) -> list[str]:
         """What keeps this module from being trained by a trainer, one sentence each."""
         found = self.optimizer_options.problems(max(1, trainer.max_steps))  # a number of epochs ends a run too
-        if not self.max_grad_norm > 0:
-            found.append(f"max_grad_norm is {self.max_grad_norm}; expected a positive number (inf for no limit)")
+        found += self.gradients.problems()
+        if self.optimizer_options.groups and self.optimizer_options.name == "muon":
+            found.append(
+                "optimizer.groups is set and optimizer.name is muon, which splits parameters by itself; use adamw, or no groups"
+            )
+        elif self.optimizer_options.groups:
+            found += pattern_problems(dict(self.model.named_parameters()), self.optimizer_options)
         if trainer.accumulate_grad_batches != 1:
             found.append(
                 f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; a vision tokenizer is trained on whole steps, "
                 "set it to 1 and choose the samples of a step in the data"
             )
         return found
+
+    def on_train_start(self) -> None:
+        """Start the clock; forget skipped steps that are not of this run's past."""
+        self._clock, self._waited, self._num_samples = time.perf_counter(), 0.0, 0
+        if self.trainer.is_global_zero:
+            forget_skipped(Path(self.trainer.default_root_dir), self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the guard looks back on."""
+        checkpoint["gradients"] = self.gradients.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare names and shapes of the weights.
@@ -140,35 +169,21 @@ class TokenizerModule(LightningModule):
         if "emu" in checkpoint:
             raise ValueError("the checkpoint was written in the training of a transformer, not of a vision tokenizer")
         check_weights(checkpoint["state_dict"], self.state_dict())
+        if "gradients" in checkpoint:  # checkpoints of earlier versions have none
+            self.gradients.load_state_dict(checkpoint["gradients"])
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, or it and Muon, over all parameters of the tokenizer, and one for the discriminator where there is one."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if self.alignment is not None:
-            parameters += list(self.alignment.project.parameters())
-        options = self.optimizer_options
-        settings: dict[str, Any] = {
-            "betas": (options.beta1, options.beta2),
-            "weight_decay": options.weight_decay,
-            "fused": True,
-        }
-        if options.name == "muon":
-            tables = [p for part in self.model.modules() if isinstance(part, nn.Embedding) for p in part.parameters()]
-            first: torch.optim.Optimizer = ConvolutionMuon(
-                parameters, lr=options.lr, matrix_lr=self._matrix_lr(), tables=tables, eps=options.eps, **settings
-            )
-        else:
-            first = torch.optim.AdamW(parameters, lr=options.lr, eps=options.eps, **settings)
+        others = [] if self.alignment is None else list(self.alignment.project.parameters())
+        first = tokenizer_optimizer(self.model, self.optimizer_options, others)
+        self._peaks = [group["lr"] for group in first.param_groups]
         if self.adversarial is None or self.discriminator is None:
             return [first]
-        return [first, torch.optim.AdamW(self.discriminator.parameters(), lr=self.adversarial.lr, **settings)]
+        return [first, discriminator_optimizer(self.discriminator, self.adversarial.lr, self.optimizer_options)]
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of AdamW in a step."""
         return self.optimizer_options.lr * self._share_of_rate(step)
-
-    def _matrix_lr(self) -> float:
-        return self.optimizer_options.matrix_lr or self.optimizer_options.lr
 
     def _share_of_rate(self, step: int) -> float:
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
@@ -179,8 +194,8 @@ class TokenizerModule(LightningModule):
         step = self.global_step
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
-        for group, highest in zip(optimizer.param_groups, (self.optimizer_options.lr, self._matrix_lr()), strict=False):
-            group["lr"] = highest * self._share_of_rate(step)
+        for group, peak in zip(optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._share_of_rate(step)
         parts = parts_of(batch)
         passes = {kind: self._reconstruct(pixels, step) for kind, pixels in parts.items()}
         total = torch.stack([self.losses.total(losses) for losses, *_ in passes.values()]).mean()
@@ -188,14 +203,26 @@ class TokenizerModule(LightningModule):
         extra = self._fool_discriminator(total, pairs, step)
         optimizer.zero_grad()
         self.manual_backward(total + extra)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        norm = self._guard_gradients(optimizer, total + extra, step)
         optimizer.step()
         self._train_discriminator(pairs, step)
         if self.average is not None:
             self.average.update_parameters(self.model)
+        self._num_samples += sum(map(len, parts.values())) * num_ranks()
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/gradient_norm", norm)
+            self._log_pace()
             self._log_training(total, {kind: losses for kind, (losses, *_) in passes.items()})
+
+    def _guard_gradients(self, optimizer: Any, loss: Tensor, step: int) -> float:
+        """Clip the gradient of a step, or drop it (see `GradientGuard`); its norm."""
+        norm = self.gradients.apply(self.model.parameters(), step, lambda: float(mean_over_ranks(loss.detach())))
+        if self.gradients.skipped:
+            optimizer.zero_grad()  # also what is trained with the tokenizer
+            if self.trainer.is_global_zero:
+                record_skipped(Path(self.trainer.default_root_dir), step, self.gradients.skipped, ())
+        self.gradients.end_if_due(step)
+        return norm
 
     def _reconstruct(self, pixels: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Named losses of images or clips, and the frames (N, 3, H, W) that were found and wanted."""
@@ -247,6 +274,15 @@ class TokenizerModule(LightningModule):
         generator = torch.Generator().manual_seed(step)
         drawn = torch.randperm(pixels.shape[1], generator=generator)[: self.frames_per_clip]
         return drawn.sort().values.to(pixels.device)
+
+    def _log_pace(self) -> None:
+        """Log speed, the share of the time spent waiting for data, and how many steps were skipped."""
+        now, waited = time.perf_counter(), getattr(self.trainer.train_dataloader, "waited", 0.0)
+        seconds = max(1e-9, now - self._clock)
+        self.log("train/samples_per_second", self._num_samples / seconds)
+        self.log("train/waiting", (waited - self._waited) / seconds)
+        self.log("train/skipped_steps", float(self.gradients.num_skipped))
+        self._clock, self._waited, self._num_samples = now, waited, 0
 
     def _log_training(self, total: Tensor, losses: dict[str, dict[str, Tensor]]) -> None:
         self.log("train/loss", total.detach(), prog_bar=True)

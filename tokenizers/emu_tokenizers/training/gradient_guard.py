@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from emu.training.spikes import SpikeGuard, SpikeOptions
 from emu_tokenizers.files import write_file
+from emu_tokenizers.training.spikes import SpikeGuard, SpikeOptions
 
 SKIPPED_FILE = "skipped.jsonl"
 """In a run's folder: a line for each step whose update was skipped, with its numbers, the reason and its documents."""
