@@ -224,6 +224,7 @@ SPILLS: dict[tuple, int] = {
     ("key", 86, "fp32", 128, "packed"): 8,
     ("key", 90, "bf16", 128, "capped"): 280,
     ("key", 90, "bf16", 128, "packed"): 96,
+    ("key", 90, "bf16", 128, "part"): 8,
     ("key", 90, "bf16", 128, "plain"): 56,
     ("key", 90, "bf16", 256, "packed"): 464,
     ("key", 90, "fp32", 128, "packed"): 304,

@@ -26,6 +26,7 @@ from emu_kernels.rms_norm.gpu import rms_norm_backward_triton, rms_norm_triton
 from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton
 from emu_kernels.swiglu.gpu import swiglu_triton
 from emu_kernels.testing import Interpreter, host_waits, launched_kernels, peak_cpu_bytes
+from tests.kernel_cases import CASES, failures
 
 triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
@@ -506,6 +507,12 @@ def test_norm_rotation_and_gate(interpreter: Interpreter) -> None:
     pairs += zip(found, torch.autograd.grad(normed, (exact, scale), grad.double(), retain_graph=True), strict=True)
     pairs.append((interpreter.call(swiglu_triton, x, own), gated))
     assert all(relative_error(ours, theirs) < 2e-6 for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_random_cases(interpreter: Interpreter, op: str) -> None:
+    """The first of those of `test_kernels_random.py`."""
+    assert interpreter.call(failures, op, 0, 3, kernels=True) == []
 
 
 @pytest.mark.slow
