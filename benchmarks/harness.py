@@ -21,7 +21,7 @@ import torch
 
 from emu_kernels.testing import peak_cpu_bytes
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("EMU_RESULTS") or Path(__file__).parent / "results")
 
 
 @dataclass(frozen=True)

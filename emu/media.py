@@ -91,7 +91,10 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float, about: Mapping[str, Any
         if about is not None:
             container.metadata["title"] = readable(str(about.get("prompt", "")))
             container.metadata["comment"] = as_json(about)
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
+        # One thread: what x264 writes depends on how many there are, by default on the cores of the machine.
+        options = {"crf": "12", "threads": "1"}
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.thread_count = 1
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in pixels:
