@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import LightningModule
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from emu.model import EmuForCausalLM
 from emu.training.vocabularies import fingerprint
@@ -63,12 +64,17 @@ class FrozenReference:
 def without_dropout(model: EmuForCausalLM) -> Iterator[None]:
     """The model as it is when it draws; blocks that recompute their activations go on doing so."""
     modes = [(part, part.training) for part in model.modules()]
+    recomputed = [
+        part for part in model.modules() if isinstance(part, GradientCheckpointingLayer) and part.gradient_checkpointing
+    ]
+    rates = [part.dropout for part in recomputed]
     model.eval()
-    for part in model.modules():
-        if getattr(part, "gradient_checkpointing", False):
-            part.training = True  # they look at their own flag; a frozen model under adapters has no dropout of its own
+    for part in recomputed:
+        part.training, part.dropout = True, 0.0  # type: ignore[assignment]  # they recompute in training mode alone
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
+        for part, rate in zip(recomputed, rates, strict=True):
+            part.dropout = rate
