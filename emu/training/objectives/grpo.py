@@ -3,9 +3,9 @@
     emu fit --config shapes-grpo --model.pretrained runs/shapes/model
 
 Each step draws a group of answers to every prompt with the engine, scores them, and moves the model towards those that are better than
-their group. What is differentiated is the distribution that the engine drew from, guidance included (`code_distributions`), so that with the
-settings below at their defaults the expected step is the gradient of the expected reward; `tests/test_objectives_gradient.py` compares the
-two in a world whose outcomes can be enumerated. The codes are those that were drawn: nothing is tokenized again.
+their group. What is differentiated is the distribution that the engine drew from, guidance included (`code_distributions`), so that at
+the default settings the expected step is the gradient of the expected reward; `tests/test_objectives_gradient.py` compares the two in a
+world whose outcomes can be enumerated. The codes are those that were drawn: nothing is tokenized again.
 """
 
 from __future__ import annotations
