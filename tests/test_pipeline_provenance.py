@@ -153,3 +153,11 @@ def test_other_weights_have_another_name(tiny_emu):
     other.model.lm_head.weight.data.mul_(1.001)
     assert other.fingerprint != tiny_emu.fingerprint
     assert other.fingerprint.startswith(tiny_emu.fingerprint.rpartition("-")[0])
+
+
+def test_a_clip_has_the_same_bytes_on_any_number_of_cores():
+    """The encoder writes what it was told into the file: by default one thread for each core, on which its choices depend."""
+    pytest.importorskip("av")
+    frames = [Image.new("RGB", (32, 32), (number, 90, 40)) for number in range(6)]
+    written = mp4_bytes(frames, 8.0)
+    assert b" threads=1 " in written and b"lookahead_threads=1 " in written
