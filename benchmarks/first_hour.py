@@ -66,6 +66,7 @@ PARTS = (
     script("attention", "attention beside flash, cuDNN, Flex and varlen", "kernels_attention.py", "--rounds 1"),
     script("sampler", "the sampler with its slice of the head", "kernels_guided_sample.py", "--rounds 1"),
     script("search", "the search of codes", "kernels_nearest_code.py", "--rounds 1"),
+    script("cache", "attention of new tokens to a cache", "kernels_decode_attention.py", "--rounds 1"),
     script("fused", "norm, rotation and gate", "kernels_fused.py", "--tokens 32 --rounds 1"),
     script(
         "generation", "passes that are recorded, and whole pictures", "generation_gpu.py",
