@@ -121,7 +121,7 @@ def linear_cross_entropy_case(chance: Chance, kernels: bool) -> str | None:
     factors = options.get("weights", torch.ones(tokens)) * (target != -100)
     heaviest = float(factors.sum()) if reduction == "sum" else max(float(factors.max()), 1.0)
     slope = (1.0 + 2.0 * options["z_loss"] * logit) * (float(factors.max()) if reduction != "mean" else 1.0)
-    share = rounding(dtype)[0]
+    share, least = rounding(dtype)
     sums = 16 * EPS32 * logit
     sizes = (
         sums * heaviest * (1.0 + options["z_loss"] * logit),
@@ -132,7 +132,7 @@ def linear_cross_entropy_case(chance: Chance, kernels: bool) -> str | None:
     names = "loss", "lse", "d_hidden", "d_weight"
     return first_of(
         *(
-            compare(n, f, t, 4.0 * (t - p.double()).abs().max() + size + 1e-30)
+            compare(n, f, t, 4.0 * (t - p.double()).abs().max() + size + least)
             for n, f, t, p, size in zip(names, found, truths, near, sizes, strict=True)
         )
     )
