@@ -10,6 +10,7 @@ from emu.generation import device_passes
 from emu.generation.device_passes import RecordedPasses, decode, rows_of
 from emu.generation.linear import LinearBackend
 from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+from emu.model.block import separate
 
 CONFIG = EmuConfig(
     vocab_size=97,
@@ -134,6 +135,27 @@ def test_a_pass_starts_few_kernels_whatever_the_lengths_and_never_waits(model: E
             decode(model, linear, cache, ids, places)
         found.append(launches.names)
     assert found[0] == found[1]
+
+
+LAUNCHES = {"emu_kernels.decode_attention.default": 2, "aten.silu.default": 0}
+"""Ops of several kernels, and one that is part of another's on a GPU."""
+PER_LAYER = 14
+"""Two norms, one of them with the sum before it; q, k, v, o, gate, up and down; the rotation with its writes; attention, and its parts joined;
+the gate's product; a sum."""
+
+
+def test_a_layer_of_a_pass_on_a_gpu_is_a_few_launches() -> None:
+    """Counted on a CPU, which takes the ops of a GPU where gradients are on."""
+    counts = []
+    for layers in (1, 2):
+        small = EmuForCausalLM(EmuConfig(**CONFIG.to_dict() | {"num_hidden_layers": layers})).bfloat16().eval()
+        cache = StaticCache(small.config, 3, 60, dtype=torch.bfloat16, device="cpu")
+        ids, places = torch.zeros(3, 1, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64)
+        cache.angles(small.model.rotary_emb)
+        with _Launches() as launches:
+            decode(small, separate, cache, ids, places)  # type: ignore[arg-type]
+        counts.append(sum(LAUNCHES.get(name, 1) for name in launches.names))
+    assert counts[1] - counts[0] == PER_LAYER, "\n".join(launches.names)
 
 
 def test_recorded_sizes_are_few() -> None:

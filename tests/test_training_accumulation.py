@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+import emu_kernels
 from emu.data.loader import StepLoader
 from emu.model.norm import RMSNorm
 from emu.packing import Packed
@@ -31,6 +32,9 @@ def _exact_norms(monkeypatch):
         return normed if residual is None else (normed, total)
 
     monkeypatch.setattr(RMSNorm, "forward", forward)
+    # Queries and keys are normed on the way to their rotation.
+    turned = lambda x, rotary, norm: emu_kernels.rotary(norm(x), *rotary)  # noqa: E731
+    monkeypatch.setattr("emu.model.attention.rotate", turned)
 
 
 class Late(ToyData):
