@@ -11,7 +11,7 @@ from emu.cli.evaluate_words import requests_of, suite_names
 from emu.cli.main import main
 from emu.evaluation.comparison_page import drawn_intervals
 from emu.evaluation.figures import Figure
-from emu.evaluation.measures import Measure, figures_of, mean_measure
+from emu.evaluation.measures import Measure, figures_of, mean_measure, share_measure
 from emu.evaluation.statistics import Interval
 from emu.evaluation.suites import SUITES, Report, Unsuited, register
 
@@ -140,6 +140,8 @@ def test_figures_of_other_items_have_no_difference():
     ours, theirs = (mean_measure(np.arange(40.0), items) for items in ("these", "those"))
     assert ours.minus(theirs) is None and ours.minus(Measure(ours.interval)) is None
     assert ours.minus(mean_measure(np.arange(40.0) - 1, "these")).value == 1
+    few = share_measure(np.ones(20, bool), "few")
+    assert few.minus(few) is None  # too few for an interval of differences
 
 
 def test_intervals_are_drawn_on_one_scale():

@@ -96,6 +96,7 @@ def test_a_world_of_one_object_is_listed_and_its_truth_is_known():
     # Sixteen places, and large in three of ten.
     assert point.truth == pytest.approx(4 - 0.3 * np.log2(0.3) - 0.7 * np.log2(0.7))
     assert 0 < point.right.value < 1e-6 and 0 < point.bits.value <= 5
+    assert point.bits.interval.low == point.bits.interval.high  # nothing is drawn
 
 
 def test_entropy_is_a_mean_over_prompts_so_that_collapse_is_seen():

@@ -38,8 +38,10 @@ class Measure:
         return self.interval.value
 
     def minus(self, other: Measure) -> Interval | None:
-        """The mean difference to another model's figure, with the interval of paired differences; None where items differ."""
+        """The mean difference to another model's figure, with the interval of paired differences; None where items differ or are few."""
         if self.values is None or other.values is None or not self.items or self.items != other.items:
+            return None
+        if len(self.values) < MIN_ITEMS:
             return None
         return paired_difference(self.values, other.values)
 

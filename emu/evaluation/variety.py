@@ -117,13 +117,13 @@ def exact_points(
 ) -> Iterator[VarietyPoint]:
     """The same in a world whose pictures can be listed: the probability of each possible picture, nothing drawn.
 
-    `right` is the probability that the model draws a possible picture, `bits` the entropy of its distribution over those. Intervals are
-    over captions.
+    `right` is the probability that the model draws a possible picture, `bits` the entropy of its distribution over those; means over the
+    captions, without an interval.
 
     Args:
         engine: over the model.
         documents: of the world.
-        captions: (n,) numbers of captions, 30 of them or more are needed for an interval.
+        captions: (n,) numbers of captions, all that there are of a kind.
         samplings: without top-k and top-p, which would rule pictures out.
     """
     world = documents.world
@@ -138,15 +138,13 @@ def exact_points(
         right = np.bincount(owner, probability, len(captions))
         share = probability / right[owner]
         entropy = np.bincount(owner, -share * np.log2(np.maximum(share, 1e-300)), len(captions))
-        items = ("exact", world.fingerprint(), captions.tolist())
-        yield VarietyPoint(sampling.guidance_scale, over_prompts(right, items), over_prompts(entropy, items), truth)
+        yield VarietyPoint(sampling.guidance_scale, computed(right), computed(entropy), truth)
 
 
-def over_prompts(values: np.ndarray, items: object) -> Measure:
-    """The mean over prompts; of fewer than 30 the extremes stand for the interval, nothing having been drawn."""
-    if len(values) >= 30:
-        return mean_measure(values, items)
-    return Measure(Interval(float(values.mean()), float(values.min()), float(values.max()), len(values)))
+def computed(values: np.ndarray) -> Measure:
+    """The mean over all prompts of what was computed and not drawn: there is nothing to be unsure of."""
+    value = float(values.mean())
+    return Measure(Interval(value, value, value, len(values)))
 
 
 def attribute_entropies(values: np.ndarray, prompts: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from emu.evaluation.measures import MIN_ITEMS, Measure, figures_of, share_measur
 from emu.evaluation.models import ModelSample
 from emu.evaluation.plots import variety_picture
 from emu.evaluation.skills import allowed
+from emu.evaluation.statistics import Interval
 from emu.evaluation.suites.base import Log, Report, Unsuited
 from emu.evaluation.suites.memorisation import check_draws, codes_of, draws_pictures
 from emu.evaluation.suites.training_examples import (
@@ -31,7 +33,6 @@ from emu.evaluation.variety import (
     bits_of,
     draw,
     exact_points,
-    over_prompts,
     sampled_point,
 )
 from emu.generation import Engine, Sampling
@@ -41,6 +42,8 @@ from emu.worlds.scene_documents import WorldDocuments
 
 PAIRS, PAIR_SAMPLES = 4, 400
 """Captions of two objects, and pictures of each: enough to tell 120 pairs of places apart."""
+STUDENT = 3.182
+"""The quantile of Student's distribution with `PAIRS` - 1 degrees of freedom that leaves 5 % outside of an interval."""
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 RULE = "plain"
 """Kind of captions whose possible pictures are listed."""
@@ -169,10 +172,14 @@ def pair_measures(subject: GuidanceSubject, documents: WorldDocuments, each: int
         items = (world.fingerprint(), asked.tolist(), subject.seed, scale)
         found[f"right, two objects/guidance {scale:g}"] = share_measure(right, items)
         entropies = attribute_entropies(places, asked)
-        found[f"free places, share of the truth, two objects/guidance {scale:g}"] = over_prompts(
-            entropies / truth, items
-        )
+        found[f"free places, share of the truth, two objects/guidance {scale:g}"] = over_captions(entropies / truth)
     return found
+
+
+def over_captions(shares: np.ndarray) -> Measure:
+    """The mean over the few captions (`PAIRS`,), with Student's interval."""
+    value, half = float(shares.mean()), STUDENT * float(shares.std(ddof=1)) / math.sqrt(len(shares))
+    return Measure(Interval(value, value - half, value + half, len(shares)))
 
 
 def held_out_pictures(subject: GuidanceSubject) -> list[TokenDocument]:
