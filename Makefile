@@ -7,6 +7,7 @@
 #   make test-slow   convergence and installation tests;  make test-gpu: what needs a CUDA device
 #   make test-data   token shards under damage and kills, a million lines (minutes)
 #   make test-triton random cases of the kernels, and all of them compiled for every GPU (tens of minutes, without a GPU)
+#   make test-train  spikes, compiled blocks, averages and samples in training, processes that are killed (minutes)
 #   make test-serve  schedules of a running batch, strangers' requests, a server that is stopped (minutes)
 #   make test-ray    the recipe for Ray on two workers of this machine (installs the extra ray)
 #   make docs        the site, in site/ (for its search: python -m http.server -d site);  make test-docs: it builds and fetches nothing
@@ -25,14 +26,14 @@ PYTHONS := 3.10 3.11 3.12 3.13
 
 # Threads that spin while they wait make a busy machine several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
-test test-slow test-gpu test-triton test-serve test-ray test-docs: export OMP_NUM_THREADS ?= 1
-test test-slow test-gpu test-triton test-serve test-ray test-docs: export TOKENIZERS_PARALLELISM ?= false
+test test-slow test-gpu test-train test-triton test-serve test-ray test-docs: export OMP_NUM_THREADS ?= 1
+test test-slow test-gpu test-train test-triton test-serve test-ray test-docs: export TOKENIZERS_PARALLELISM ?= false
 # Nothing that runs here may ask a hub for anything.
 export HF_HUB_OFFLINE ?= 1
 # The theme announces its successor at each build.
 docs test-docs: export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: setup demo demo-long test test-slow test-gpu test-data test-triton test-serve test-ray test-install docs test-docs lint types types-all check clean
+.PHONY: setup demo demo-long test test-slow test-gpu test-data test-train test-triton test-serve test-ray test-install docs test-docs lint types types-all check clean
 
 demo: $(READY)
 	$(BIN)/emu demo $(ARGS)
@@ -63,6 +64,9 @@ test-data: $(READY)
 
 test-triton: $(READY)
 	$(BIN)/python -m pytest -q -m "slow and not gpu" tests/test_kernels_*.py $(ARGS)
+
+test-train: $(READY)
+	$(BIN)/python -m pytest -q -m slow tests/test_training_*.py $(ARGS)
 
 test-serve: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/test_generation_batcher.py tests/test_serving_*.py $(ARGS)

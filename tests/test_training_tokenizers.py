@@ -87,6 +87,7 @@ def test_a_spike_is_skipped_and_a_resumed_run_looks_back_on_the_same_steps(tmp_p
     assert (straight / SKIPPED_FILE).read_text() == (tmp_path / "run" / SKIPPED_FILE).read_text()
 
 
+@pytest.mark.slow
 def test_patterns_give_parts_of_a_tokenizer_their_own_rate(tmp_path):
     words = ("--model.optimizer.schedule", "constant", "--model.optimizer.warmup_steps", 0, "--model.optimizer.groups")
     module = fit_shapes(shapes_recipe(tmp_path), *words, '{"decoder.*": {"lr": 0.5, "weight_decay": 0}}')
@@ -101,6 +102,7 @@ def test_patterns_give_parts_of_a_tokenizer_their_own_rate(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_reconstructions_are_shown_and_change_nothing(tmp_path):
     recipe = shapes_recipe(tmp_path)
     plain = fit_shapes(recipe, "--trainer.default_root_dir", tmp_path / "plain")
