@@ -140,8 +140,8 @@ def test_a_pass_starts_few_kernels_whatever_the_lengths_and_never_waits(model: E
 LAUNCHES = {"emu_kernels.decode_attention.default": 2, "aten.silu.default": 0}
 """Ops of several kernels, and one that is part of another's on a GPU."""
 PER_LAYER = 14
-"""Two norms, one of them with the sum before it; q, k, v, o, gate, up and down; the rotation with its writes; attention, and its parts joined;
-the gate's product; a sum."""
+"""Two norms, one with the sum before it; q, k, v, o, gate, up and down; the rotation with its writes; attention, and its parts joined;
+the product of the gate; a sum."""
 
 
 def test_a_layer_of_a_pass_on_a_gpu_is_a_few_launches() -> None:

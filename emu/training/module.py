@@ -24,6 +24,7 @@ from emu.training.objectives import LossParts, NextToken, Objective
 from emu.training.optimizers import build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
 from emu.training.reporting import Reporter
+from emu.training.sharded_start import build_sharded
 from emu.training.vocabularies import check_vocabulary, fingerprint, with_vocabulary
 from emu.training.weight_average import WeightAverage
 from emu.training.weighting import LossWeighting, StepWeights
@@ -106,11 +107,14 @@ class EmuModule(LightningModule):
         """Build the model, once."""
         if self.model is not None:
             return
-        self.model = self.build_model(getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)).train()
+        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
+        if self.device_mesh is not None and self._starts_at_random():
+            device = self.trainer.strategy.root_device
+            self.model = build_sharded(self._new_config(vocabulary), self._prepare, device).train()
+        else:
+            self.model = self.build_model(vocabulary).train()
+            self._prepare(self.model)
         self.config = self.model.config
-        self.prepare_blocks(self.model)
-        if self.device_mesh is not None:
-            shard(self.model, self.device_mesh)
         if self.average_decay:
             self.weight_average = WeightAverage(self.model, self.average_decay)
         self.reporter.watch(self.model)
@@ -129,12 +133,26 @@ class EmuModule(LightningModule):
             model = EmuForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
             check_vocabulary(model.config, vocabulary)
             return model
-        resumed = self._trainer is not None and self._trainer.ckpt_path is not None
-        if self.init_from is not None and not (resumed and self.config is not None):  # a checkpoint holds all weights
+        if self.init_from is not None and not self._starts_at_random():
             tokenizer = getattr(getattr(self._trainer, "datamodule", None), "document_tokenizer", None)
             return start_from(self.init_from, self.config, vocabulary, tokenizer)
+        return EmuForCausalLM(self._new_config(vocabulary))
+
+    def _starts_at_random(self) -> bool:
+        """Whether this class builds a model with new weights; a run that goes on takes all of them from its checkpoint."""
+        resumed = self._trainer is not None and self._trainer.ckpt_path is not None
+        known = self.config is not None and (self.init_from is None or resumed)
+        return known and type(self).build_model is EmuModule.build_model
+
+    def _new_config(self, vocabulary: Vocabulary | None) -> EmuConfig:
         assert self.config is not None
-        return EmuForCausalLM(self.config if vocabulary is None else with_vocabulary(self.config, vocabulary))
+        return self.config if vocabulary is None else with_vocabulary(self.config, vocabulary)
+
+    def _prepare(self, model: EmuForCausalLM) -> None:
+        """Let the blocks run as they are asked to, and split the model where there is a mesh."""
+        self.prepare_blocks(model)
+        if self.device_mesh is not None:
+            shard(model, self.device_mesh)
 
     def prepare_blocks(self, model: EmuForCausalLM) -> None:
         """Let the blocks run as they are asked to."""
