@@ -1,6 +1,7 @@
 """The data of the bundled models as examples: what is trained on and held out, and who grades."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,8 @@ def test_graders_know_real_pictures(digits, pictures):
 def test_captions_of_other_data_are_refused_by_name():
     with pytest.raises(ValueError, match="the caption 'a red circle' is none of 'digits'"):
         numbers_of(["a digit", "a red circle"], {"a digit": 0}, "digits")
+    with pytest.raises(ValueError, match="no vision tokenizer; handwritten digits are pictures"):
+        DigitExamples(SimpleNamespace(vision=None))
 
 
 def test_names_are_those_of_the_bundled_models():
@@ -89,7 +92,7 @@ def test_the_bundled_models_are_compared_as_a_newcomer_would(tmp_path, monkeypat
     table = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["suites"]
     assert set(table["vqa"]["left_out"]) == {"digits", "pictures"} and not table["vqa"]["figures"]
     bits = table["likelihood"]["figures"]["bits a token/text_to_image"]
-    assert bits["digits"]["value"] == pytest.approx(5.6, abs=0.3) and "difference" not in bits["pictures"]
+    assert bits["digits"]["value"] == pytest.approx(5.6, abs=0.6) and "difference" not in bits["pictures"]
     assert table["memorisation"]["figures"]["copies/text_to_image/held-out prompts"]["digits"]["value"] < 0.1
     free = table["guidance"]["figures"]
     assert free["free bits/guidance 3"]["digits"]["value"] < free["free bits/guidance 1"]["digits"]["value"]

@@ -44,12 +44,17 @@ class DigitExamples:
 
     Args:
         tokenizer: of the model.
+
+    Raises:
+        ValueError: it has no vision tokenizer.
     """
 
     tasks = tuple(TASKS)
 
     def __init__(self, tokenizer: MultimodalTokenizer) -> None:
-        self.tokenizer = tokenizer
+        if tokenizer.vision is None:
+            raise ValueError("the model has no vision tokenizer; handwritten digits are pictures and clips")
+        self.tokenizer, self.vision = tokenizer, tokenizer.vision.eval()
         self.digits: dict[str, Digits] = dict(zip((TRAINED, HELD_OUT), load_digits(), strict=True))
         self._encoded: dict[tuple[str, int], Mapping[str, DigitDocuments]] = {}
 
@@ -65,20 +70,18 @@ class DigitExamples:
 
     def _sources(self, part: str, count: int) -> Mapping[str, DigitDocuments]:
         if (part, count) not in self._encoded:
-            assert self.tokenizer.vision is not None
-            encoded = encode_digits(self.tokenizer.vision.eval(), self.digits[part].first(count), 0, SHIFTS[:1])
+            encoded = encode_digits(self.vision, self.digits[part].first(count), 0, SHIFTS[:1])
             self._encoded[part, count] = {name: task(encoded, self.tokenizer) for name, task in TASKS.items()}
         return self._encoded[part, count]
 
     @torch.no_grad()
     def _trained_pictures(self, limit: int | None) -> list[TokenDocument]:
         """Every training digit in every place that training showed."""
-        assert self.tokenizer.vision is not None
         digits = self.digits[TRAINED] if limit is None else self.digits[TRAINED].first(-(-limit // len(SHIFTS)))
         found = []
         for shift in SHIFTS:
             for part in draw_stills(digits.images, shift).split(BATCH):
-                found.append(self.tokenizer.vision.encode(to_rgb_pixels(part).to(self.tokenizer.vision.dtype)))
+                found.append(self.vision.encode(to_rgb_pixels(part).to(self.vision.dtype)))
         layout, codes = self.tokenizer.layout, torch.cat(found).cpu()
         words = [
             TextSegment(torch.tensor(layout.encode_text(image_caption(label))), 0.0)
