@@ -212,3 +212,25 @@ def alone_of_two(rank, recipe, port):
 def test_a_process_that_never_comes_is_waited_for_only_so_long(tmp_path, capfd):
     assert in_processes(alone_of_two, write_recipe(tmp_path), free_port()) == [1]
     assert "process 0 of 2 has waited 2 s for the others; start as many as trainer.devices" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_split_weights_have_the_average_of_whole_ones_and_go_on_with_it(tmp_path):
+    recipe = write_recipe(tmp_path)
+    words = ("--model.average_decay", 0.8, "--model.checkpointing", "full", "--model.spikes", '{"window": 4}')
+    still = ("--model.config.residual_dropout", 0)
+    run(recipe, *still, *words, "--trainer.default_root_dir", tmp_path / "alone")
+    few = ("--trainer.max_steps", 6)
+    assert in_processes(sharded_over_two, recipe, free_port(), (*words, *few), count=2) == [0, 0]
+    assert in_processes(sharded_over_two, recipe, free_port(), (*words, "--ckpt_path", "last"), count=2) == [0, 0]
+    ours, theirs = (EmuForCausalLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("run", "alone"))
+    for name, weight in theirs.items():
+        assert torch.allclose(ours[name], weight, atol=1e-4), name
+    states = [
+        read_checkpoint(tmp_path / name / "checkpoints" / "step=00000012.safetensors")["emu"]
+        for name in ("run", "alone")
+    ]
+    for name, weight in states[1]["average"]["weights"].items():
+        assert torch.allclose(states[0]["average"]["weights"][name], weight, atol=1e-4), name
+    for name, past in states[1]["spikes"]["accepted"].items():
+        assert states[0]["spikes"]["accepted"][name] == pytest.approx(past, rel=1e-3), name

@@ -54,16 +54,20 @@ class Ranks(NamedTuple):
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over them, as a new tensor where there are several."""
         if self.number > 1:
-            tensor = tensor.clone()
+            tensor = self._own_copy(tensor)
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def max(self, tensor: Tensor) -> Tensor:
         """The largest of each entry over them, likewise."""
         if self.number > 1:
-            tensor = tensor.clone()
+            tensor = self._own_copy(tensor)
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return tensor
+
+    def _own_copy(self, tensor: Tensor) -> Tensor:
+        """Where the group can reach it: sums to which nothing was added are still on the CPU."""
+        return tensor.cuda() if dist.get_backend(self.group) == "nccl" and not tensor.is_cuda else tensor.clone()
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

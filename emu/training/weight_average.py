@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -20,7 +21,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self.decay, self._model = decay, model
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         wide = {name: torch.promote_types(weight.dtype, torch.float32) for name, weight in self._weights.items()}
         self._average = {name: weight.detach().to(wide[name], copy=True) for name, weight in self._weights.items()}
@@ -30,9 +31,9 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights after a step into the average."""
-        for name, average in self._average.items():
-            weight = self._weights[name].detach()
-            average.lerp_(weight.to(average.dtype), 1 - self.decay if self._steps else 1.0)
+        for name, weight in self._weights.items():
+            average = self._average[name] = self._average[name].to(weight.device)  # a model is moved after it is built
+            average.lerp_(weight.detach().to(average.dtype), 1 - self.decay if self._steps else 1.0)
         self._steps += 1
 
     @torch.no_grad()
@@ -40,8 +41,7 @@ class WeightAverage:
         """Put the average in the place of the weights; nothing where it is there already."""
         if self._trained is None:
             self._trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
-            for name, weight in self._weights.items():
-                weight.copy_(self._average[name])
+            self._put(self._average)
 
     @torch.no_grad()
     def put_back(self) -> bool:
@@ -51,9 +51,16 @@ class WeightAverage:
             Whether the average was there.
         """
         trained, self._trained = self._trained, None
-        for name, weight in ({} if trained is None else trained).items():
-            self._weights[name].copy_(weight)
+        if trained is not None:
+            self._put(trained)
         return trained is not None
+
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # what was gathered for a pass without gradients would be used again
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
 
     def state_dict(self) -> dict[str, object]:
         """The average, whole on every rank, for a checkpoint; all ranks must call this."""
