@@ -143,7 +143,8 @@ def _as_transformers(source: ConversionSource, folder: Path) -> Iterator[Path]:
 
 @torch.no_grad()
 def _their_answers(place: Path, dtype: torch.dtype, device: str) -> Outputs:
-    model = Emu3ForConditionalGeneration.from_pretrained(place, dtype=dtype).to(device).eval()
+    model: Any = Emu3ForConditionalGeneration.from_pretrained(place, dtype=dtype)
+    model = model.to(device).eval()
     processor = AutoProcessor.from_pretrained(place)
     vision = model.model.vqmodel
     side = CODES_A_SIDE * int(processor.image_processor.spatial_factor)
@@ -182,8 +183,9 @@ def _our_answers(
 
 
 def _our_model(folder: Path, dtype: torch.dtype, device: str) -> EmuForCausalLM:
-    model: EmuForCausalLM = EmuForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    return model.requires_grad_(False)
+    model: Any = EmuForCausalLM.from_pretrained(folder, dtype=dtype)
+    placed: EmuForCausalLM = model.to(device).eval().requires_grad_(False)
+    return placed
 
 
 @torch.no_grad()
@@ -194,11 +196,10 @@ def _their_logits(source: ConversionSource, folder: Path, ids: Tensor, dtype: to
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     else:
         if source.config.qk_norm:
-            model = Qwen3ForCausalLM(Qwen3Config(**{name: getattr(source.config, name) for name in QWEN3_FIELDS})).to(
-                dtype
-            )
+            model = Qwen3ForCausalLM(Qwen3Config(**{name: getattr(source.config, name) for name in QWEN3_FIELDS}))
         else:
-            model = Emu3ForCausalLM(Emu3TextConfig(**text_config(source.config))).to(dtype)
+            model = Emu3ForCausalLM(Emu3TextConfig(**text_config(source.config)))
+        model = model.to(dtype)
         tensors = source.checkpoint.tensors(source.language_names)
         model.load_state_dict({source.family.to_ours(name): tensor for name, tensor in tensors}, strict=False)
     found: Tensor = model.to(ids.device).eval()(input_ids=ids).logits[0]
