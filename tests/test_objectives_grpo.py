@@ -11,10 +11,11 @@ import torch
 from emu import Emu
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.rewards import Candidate, score
+from emu.training.blocks import checkpoint_blocks
 from emu.training.curves import read_curves
 from emu.training.lora.adapters import PROJECTIONS, add_adapters
 from emu.training.objectives.advantages import group_advantages, token_credit
-from emu.training.objectives.frozen_reference import FrozenReference
+from emu.training.objectives.frozen_reference import FrozenReference, without_dropout
 from tests.objective_toys import batch_of, grpo, module_of, prompt_of
 from tests.training_toys import run, same
 
@@ -109,6 +110,24 @@ def test_the_reference_is_a_copy_or_the_model_without_its_adapters(tiny_emu):
         with reference.model(model.train()) as frozen:
             torch.testing.assert_close(frozen(ids).logits, start)
     assert model.training and not torch.allclose(model.eval()(ids).logits, start, atol=1e-3)
+
+
+@pytest.mark.parametrize("kept", ["none", "full"])
+def test_dropout_is_off_and_activations_are_computed_again(tiny_emu, kept):
+    config = copy.deepcopy(tiny_emu.model.config)
+    config.residual_dropout = config.embedding_dropout = 0.5
+    model = EmuForCausalLM(config).train()
+    checkpoint_blocks(model, kept)
+    passes = []
+    hook = model.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    ids = torch.arange(12)[None]
+    with without_dropout(model):
+        first, second = model(ids).logits, model(ids).logits
+        first.sum().backward()
+    hook.remove()
+    assert torch.equal(first, second) and len(passes) == (3 if kept == "full" else 2)
+    assert model.training and not torch.equal(model(ids).logits, model(ids).logits)
+    torch.testing.assert_close(model.eval()(ids).logits, first)
 
 
 def test_a_reward_that_answers_wrongly_is_told():

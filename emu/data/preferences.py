@@ -110,7 +110,7 @@ class _Preferences(ModelData):
         self, model: str, file: str, name: str, documents_per_step: int, row_length: int, **options: Any
     ) -> None:
         super().__init__(model, {name: documents_per_step}, row_length, **options)
-        self.file, self.name = file, name
+        self.file, self.source = file, name
 
     def documents_of(self, record: Mapping[str, Any]) -> list[TokenDocument]:
         """The documents of a record.
@@ -141,7 +141,7 @@ class _Preferences(ModelData):
                 + (f", the first: {found.first}" if found.first else "")
                 + f"; at most {MAX_BAD:.0%} are left out, and something must be left: write it with emu rank"
             )
-        return {self.name: ListSource(documents)}
+        return {self.source: ListSource(documents)}
 
     def _records(self, found: _Found) -> Iterator[list[TokenDocument]]:
         lines, seen = iter(read_lines(self.file)), set[bytes]()
@@ -261,9 +261,9 @@ class RankedData(_Preferences):
         if not isinstance(answers, list) or not answers:
             raise BadLine("wrong value", f'"answers" is {shown(answers)}; expected a list')
         kept = answers[: max(1, math.ceil(self.share * len(answers)))]
-        scores = [one.get("score") if isinstance(one, dict) else None for one in kept]
-        if not all(isinstance(one, int | float) for one in scores):
-            raise BadLine("wrong value", f"an answer has the score {shown(scores)}; expected a number")
+        scores = [one["score"] for one in kept if isinstance(one, dict) and isinstance(one.get("score"), int | float)]
+        if len(scores) < len(kept):
+            raise BadLine("wrong value", f"one of the answers {shown(kept)} has no score; expected a number")
         return [self.answer(record, one) for one, value in zip(kept, scores, strict=True) if value >= self.least_score]
 
 

@@ -13,7 +13,7 @@ import torch
 from emu.data.document_sources import DocumentSource, FunctionSource
 from emu.data.model_data import ModelData
 from emu.data.tokenizing.conversations import ROLES, templated, weighted
-from emu.documents import TextSegment, TokenDocument
+from emu.documents import Segment, TextSegment, TokenDocument
 from emu.trained import TEXT, Trained, task_name
 from emu.worlds import TRAIN, standard_worlds
 from emu.worlds.questions import WorldQuestions
@@ -119,7 +119,7 @@ def question_source(documents: WorldDocuments, loss_on: str = "assistant") -> Fu
     def document(index: int, key: int) -> TokenDocument:
         asked = questions.draw(key, 1, TRAIN)
         (shown,) = documents.segments(*asked.shown)
-        turns = [
+        turns: list[tuple[str, list[Segment]]] = [
             ("user", [shown, _words(documents, asked.texts[0])]),
             ("assistant", [_words(documents, asked.answers[0])]),
         ]

@@ -42,7 +42,9 @@ class DPO(Objective):
     def setup(self, module: LightningModule) -> None:
         """Keep the reference."""
         assert isinstance(module.model, EmuForCausalLM)
-        self._begin = int(module.model.config.bos_token_id)
+        begin = module.model.config.bos_token_id
+        assert begin is not None
+        self._begin = int(begin)
         self._reference = FrozenReference(module, self.reference_folder)
 
     def problems(self, trainer: Trainer) -> list[str]:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import LightningModule
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from emu.model import EmuForCausalLM
+from emu.model.block import Block
 from emu.training.vocabularies import fingerprint
 
 
@@ -49,7 +49,7 @@ class FrozenReference:
         """The reference, without gradients and dropout; `trained` is the model in training, which may lend its frozen weights."""
         with torch.no_grad():
             if self._copy is not None:
-                self._copy.to(trained.device)
+                self._copy.to(trained.device)  # type: ignore[arg-type]
                 yield self._copy
                 return
             trained.disable_adapters()
@@ -64,17 +64,15 @@ class FrozenReference:
 def without_dropout(model: EmuForCausalLM) -> Iterator[None]:
     """The model as it is when it draws; blocks that recompute their activations go on doing so."""
     modes = [(part, part.training) for part in model.modules()]
-    recomputed = [
-        part for part in model.modules() if isinstance(part, GradientCheckpointingLayer) and part.gradient_checkpointing
-    ]
-    rates = [part.dropout for part in recomputed]
+    recomputed = [part for part in model.modules() if isinstance(part, Block) and part.gradient_checkpointing]
+    rates = [block.dropout for block in recomputed]
     model.eval()
-    for part in recomputed:
-        part.training, part.dropout = True, 0.0  # type: ignore[assignment]  # they recompute in training mode alone
+    for block in recomputed:
+        block.training, block.dropout = True, 0.0  # they recompute in training mode alone
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
-        for part, rate in zip(recomputed, rates, strict=True):
-            part.dropout = rate
+        for block, rate in zip(recomputed, rates, strict=True):
+            block.dropout = rate
