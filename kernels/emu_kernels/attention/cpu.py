@@ -141,7 +141,8 @@ def attention_backward_tiled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `op.backward_op`."""
     documents = k.shape[0], k.shape[1], segment_ids, cu_seqlens, causal, window
-    arguments = *(_side_by_side(x) for x in (grad, q, k, v, out)), lse, offset, causal, window, softcap, scale
+    grad, q, k, v, out = (_side_by_side(x) for x in (grad, q, k, v, out))
+    arguments = grad, q, k, v, out, lse, offset, causal, window, softcap, scale
     tiles = cut_tiles(plan_tiles(*documents), offset, q.shape[1], causal)
     found = _backward(tiles, *arguments)
     if _all_finite(tiles, found):
