@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import time
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ from lightning.pytorch import Callback
 
 from emu.model import EmuForCausalLM
 from emu.stopping import Stopped
-from emu.training import lost_ranks
+from emu.training import lost_ranks, module
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
 from emu.training.curves import read_curves
@@ -234,3 +235,17 @@ def test_split_weights_have_the_average_of_whole_ones_and_go_on_with_it(tmp_path
         assert torch.allclose(states[0]["average"]["weights"][name], weight, atol=1e-4), name
     for name, past in states[1]["spikes"]["accepted"].items():
         assert states[0]["spikes"]["accepted"][name] == pytest.approx(past, rel=1e-3), name
+
+
+def compiled_over_two(rank, recipe, port):
+    module.compile_blocks = partial(module.compile_blocks, backend="aot_eager")
+    sharded_over_two(rank, recipe, port, ("--model.compile", True, "--trainer.max_steps", 7))
+
+
+@pytest.mark.slow
+def test_split_weights_are_gathered_around_compiled_blocks(tmp_path):
+    recipe, words = write_recipe(tmp_path), ("--model.config.residual_dropout", 0, "--trainer.max_steps", 7)
+    run(recipe, *words, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(compiled_over_two, recipe, free_port(), count=2) == [0, 0]
+    ours, theirs = (EmuForCausalLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("run", "alone"))
+    assert all(torch.allclose(ours[name], weight, atol=1e-4) for name, weight in theirs.items())
