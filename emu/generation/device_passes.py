@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import emu_kernels
 from emu.generation.linear import LinearBackend
 from emu.model import EmuForCausalLM, StaticCache
 from emu.model.attention import DeviceStep
+from emu.model.norm import RMSNorm
 
 RECORD_FROM = 3
 """Pass of a size from which it is recorded: the first one compiles kernels, and recording takes as long as some passes."""
@@ -138,5 +139,9 @@ def can_record(model: EmuForCausalLM) -> bool:
     """Whether passes of a model can be recorded: on one GPU with kernels, and angles that do not depend on the length of a sequence."""
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) != 1 or model.device.type != "cuda" or model.model.rotary_emb.depends_on_length:
+        return False
+    # One launch norms and turns queries and keys, from the weights of the norms: a module of another kind would be passed over.
+    attentions = [block.self_attn for block in model.model.layers]
+    if any(type(norm) not in (RMSNorm, nn.Identity) for each in attentions for norm in (each.q_norm, each.k_norm)):
         return False
     return emu_kernels.choices(model.device)["decode_attention"][0] == "triton"
