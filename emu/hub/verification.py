@@ -165,7 +165,8 @@ def _their_answers(place: Path, dtype: torch.dtype, device: str) -> Outputs:
 def _our_answers(
     tokenizer: MultimodalTokenizer, folder: Path, theirs: Outputs, dtype: torch.dtype, device: str
 ) -> Outputs:
-    model, layout, vision = _our_model(folder, dtype, device), tokenizer.layout, tokenizer.vision
+    model, layout = _our_model(folder, dtype, device), tokenizer.layout
+    vision: Any = tokenizer.vision
     assert vision is not None and theirs.codes is not None and theirs.seen is not None
     grid = tuple(theirs.codes.shape[1:])
     header = layout.header("image", grid)
