@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from emu import EmuConfig, EmuForCausalLM
+from emu.training import sharded_start
 from emu.training.parallel import shard
 from emu.training.sharded_start import RecordDraws, build_sharded
 from tests.test_training_reliability import free_port, in_processes
@@ -34,7 +35,9 @@ def seeded(build):
 @pytest.mark.parametrize(
     "options", [{}, {"tie_word_embeddings": True}, {"qk_norm": True, "pad_token_id": 3, "num_key_value_heads": 2}]
 )
-def test_draws_that_are_made_again_give_the_same_weights_and_leave_the_generator_alike(options):
+@pytest.mark.parametrize("piece", [1 << 24, 2500])
+def test_draws_that_are_made_again_give_the_same_weights_and_leave_the_generator_alike(options, piece, monkeypatch):
+    monkeypatch.setattr(sharded_start, "PIECE", piece)
     config = EmuConfig(**SIZES, **options)
     whole, drawn = seeded(lambda: EmuForCausalLM(config))
     again, drawn_too = seeded(lambda: build_sharded(config, lambda model: None, torch.device("cpu")))

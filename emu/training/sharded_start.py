@@ -1,13 +1,13 @@
-"""A new model whose weights are split over ranks before they exist: no rank ever holds more than its share and one tensor.
+"""A new model whose weights are split over ranks before they exist: no rank ever holds more than its share and a few rows.
 
 The model is built from tensors that hold no numbers while every random draw that building makes is written down. It is split on the meta
-device, each rank gets memory for its share, and the draws are made in their order, each into one tensor of full size, of which a rank keeps
-its rows. The generator moves as it does where a model is built in one piece, so that the weights are the same to the last bit.
+device, each rank gets memory for its share, and the draws are made in their order, some rows at a time, of which a rank keeps its own. The
+generator moves as it does where a model is built in one piece, so that the weights are the same to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from emu.model.positions import EmuRotaryEmbedding
 
 DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 """What initialisation draws with."""
+PIECE, LANES = 1 << 24, 16
+"""Bytes that are drawn at a time on a CPU, and how many numbers its vector code works on together."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,44 @@ def build_sharded(config: EmuConfig, split: Callable[[EmuForCausalLM], None], de
     last = {places[id(draw.target)]: number for number, draw in enumerate(record.draws) if id(draw.target) in places}
     with torch.no_grad():
         for number, draw in enumerate(record.draws):
-            whole = torch.empty(draw.target.shape, dtype=draw.target.dtype, device=device)
-            draw.operation(whole, *draw.numbers)
             name = places.get(id(draw.target))
-            if name is not None and last[name] == number:
-                keep_share(shares[name], whole)
-            del whole
+            kept = name is not None and last[name] == number
+            for first, rows in made_again(draw, device):
+                if kept:
+                    keep_share(shares[name], rows, first)  # type: ignore[index]
         _set_constants(model, last)
     return model
 
 
-def keep_share(share: nn.Parameter, whole: Tensor) -> None:
-    """Copy the rows of a tensor that this rank keeps."""
-    if not isinstance(share, DTensor):
-        share.copy_(whole)
-        return
-    first, local = first_row(share), share.to_local()
-    local.copy_(whole[first : first + local.shape[0]])
+def made_again(draw: Draw, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """The rows of a draw in order, each time with the number of the first of them.
+
+    On a CPU a draw takes numbers off the generator one by one and works on 16 at a time, so that it can be made in pieces of a multiple of
+    that; other devices spread numbers over the whole tensor, which is made at once.
+    """
+    shape, dtype = draw.target.shape, draw.target.dtype
+    width = draw.target[0].numel() if draw.target.ndim else 1
+    step = max(LANES, PIECE // (width * dtype.itemsize) // LANES * LANES)
+    starts = list(range(0, shape[0], step)) if device.type == "cpu" and draw.target.ndim else []
+    if starts and 0 < shape[0] % step * width < LANES:
+        starts.pop()
+    for place, first in enumerate(starts):
+        end = starts[place + 1] if place + 1 < len(starts) else shape[0]
+        rows = torch.empty((end - first, *shape[1:]), dtype=dtype, device=device)
+        yield first, draw.operation(rows, *draw.numbers)
+        del rows
+    if not starts:
+        yield 0, draw.operation(torch.empty(shape, dtype=dtype, device=device), *draw.numbers)
+
+
+def keep_share(share: nn.Parameter, rows: Tensor, first: int) -> None:
+    """Copy what this rank keeps of some rows of a tensor, of which the first has this number."""
+    local, begin = share.detach(), 0
+    if isinstance(share, DTensor):
+        local, begin = share.to_local(), first_row(share)
+    start, end = max(begin, first), min(begin + local.shape[0], first + rows.shape[0])
+    if start < end:
+        local[start - begin : end - begin].copy_(rows[start - first : end - first])
 
 
 def first_row(share: DTensor) -> int:
