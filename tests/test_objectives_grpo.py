@@ -119,7 +119,7 @@ def test_dropout_is_off_and_activations_are_computed_again(tiny_emu, kept):
     model = EmuForCausalLM(config).train()
     checkpoint_blocks(model, kept)
     passes = []
-    hook = model.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    hook = model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: passes.append(1))
     ids = torch.arange(12)[None]
     with without_dropout(model):
         first, second = model(ids).logits, model(ids).logits
