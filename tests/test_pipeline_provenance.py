@@ -161,3 +161,16 @@ def test_a_clip_has_the_same_bytes_on_any_number_of_cores():
     frames = [Image.new("RGB", (32, 32), (number, 90, 40)) for number in range(6)]
     written = mp4_bytes(frames, 8.0)
     assert b" threads=1 " in written and b"lookahead_threads=1 " in written
+
+
+@pytest.mark.slow
+def test_equal_frames_give_equal_bytes_whatever_memory_held_before():
+    pytest.importorskip("av")
+    noise = np.random.default_rng(0)
+    frames = [Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(8)]
+    found = set()
+    for _ in range(300):
+        held = [noise.integers(0, 256, noise.integers(1_000, 400_000), dtype=np.uint8) for _ in range(50)]
+        del held
+        found.add(mp4_bytes(frames, 8.0))
+    assert len(found) == 1
