@@ -157,16 +157,18 @@ class Batcher:
             if cancelled:
                 self._waiting = deque(lane for lane in self._waiting if not lane.ticket.is_cancelled)
             if self._prefill is None:
+                occupied = self._occupied
+                number, largest = len(occupied), max((lane.bytes for lane in occupied), default=0)
                 # In their order alone: nobody overtakes a large request, which would wait for ever.
-                while self._waiting and self._fits([*self._occupied, self._waiting[0]]):
+                while self._waiting and self._fits(number + 1, max(largest, self._waiting[0].bytes)):
                     self._joining.append(self._waiting.popleft())
+                    number, largest = number + 1, max(largest, self._joining[-1].bytes)
         for lane in cancelled:
             lane.ticket.fail(_cancelled())
 
-    def _fits(self, lanes: list[Lane]) -> bool:
+    def _fits(self, number: int, largest: int) -> bool:
         # Rows of a cache are as long as the longest.
-        held = len(lanes) * max(lane.bytes for lane in lanes)
-        return len(lanes) <= self.slots and (self.memory is None or held <= self.memory)
+        return number <= self.slots and (self.memory is None or number * largest <= self.memory)
 
     def _compute_prompts(self) -> None:
         """Compute a chunk of the prompts; their lanes run from the next pass on when they are complete."""
