@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emu_kernels import attention, document_bounds, reference
-from emu_kernels.attention.cpu import SHORT, TILE
+from emu_kernels.attention.cpu import LONG, SHORT, TILE
 from emu_kernels.attention.op import ENVIRONMENT, choose_backend, torch_attention
 from emu_kernels.testing import peak_cpu_bytes
 
@@ -90,7 +90,7 @@ def test_gradcheck_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("length", [33, 2 * TILE + 5])
+@pytest.mark.parametrize("length", [33, 2 * TILE + 5, LONG + 50])
 def test_error_is_no_larger_than_that_of_the_plain_computation(dtype: torch.dtype, length: int) -> None:
     inputs = make_inputs(2, length, dtype)
     exact = [x.detach().double().requires_grad_() for x in inputs]
@@ -237,6 +237,26 @@ def test_memory_grows_with_length_not_with_its_square() -> None:
     inputs = [torch.randn(1, 4096, 1, 8, requires_grad=True) for _ in range(3)]
     assert peak_cpu_bytes(lambda: attention(*inputs).sum().backward()) < 8 * 2**20
     assert peak_cpu_bytes(lambda: attention(*inputs, window=100, softcap=5.0).sum().backward()) < 8 * 2**20
+    assert peak_cpu_bytes(lambda: attention(*inputs, softcap=5.0).sum().backward()) < 24 * 2**20
+    halves = [x[:, 2048:] if number == 0 else x for number, x in enumerate(inputs)]
+    assert peak_cpu_bytes(lambda: attention(*halves, query_offset=2048).sum().backward()) < 24 * 2**20
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": False}, {"window": LONG // 2}])
+def test_long_documents_among_short_ones_equal_themselves_apart(options: dict) -> None:
+    ends = torch.tensor([0, 30, LONG + 90, LONG + 100], dtype=torch.int32)
+    q, k, v = (torch.randn(1, LONG + 100, heads, 8, dtype=torch.float64, requires_grad=True) for heads in (2, 1, 1))
+    found = attention(q, k, v, cu_seqlens=ends, **options)
+    parts = [
+        attention(*(x[:, first:last] for x in (q, k, v)), **options) for first, last in ends.unfold(0, 2, 1).tolist()
+    ]
+    grad = torch.randn_like(found)
+    torch.testing.assert_close(found, torch.cat(parts, 1))
+    mask = reference.visible(1, LONG + 100, cu_seqlens=ends, **options)
+    truth = reference.attention(q, k, v, mask)
+    pairs = (torch.autograd.grad(x, (q, k, v), grad) for x in (found, truth))
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("backend", ["flash", "cudnn"])
