@@ -25,6 +25,7 @@ from emu.generation import prefill as prefill_module
 from emu.generation.lane import lane_of
 from emu.generation.limits import BrokenLogits
 from emu.layouts import Emu3Layout
+from emu.model import attention as attention_module
 from emu.vocabulary import CONTROLS, HOLE, Vocabulary
 from tests.engine_toys import Letters, negative, prompt, small
 
@@ -159,6 +160,26 @@ def test_passes_that_read_lengths_on_the_device_give_the_same_tokens(short_chunk
     schedules = Schedules(engine_of(deterministic=False, dtype=torch.float64), 16)
     monkeypatch.setattr(device_passes, "can_record", lambda model: True)
     assert sum(schedules.run(seed) for seed in range(4)) > 12
+
+
+def test_rows_that_do_not_depend_on_others_are_read_where_they_are(monkeypatch):
+    """A copy of all that a row holds, for each layer and token, would be most of what is read."""
+    kept, on_lines = [], attention_module._on_cache_lines
+
+    def noted(x):
+        found = on_lines(x)
+        assert found.data_ptr() % 64 == 0 and torch.equal(found, x)
+        kept.append(found.data_ptr() == x.data_ptr())
+        return found
+
+    monkeypatch.setattr(attention_module, "_on_cache_lines", noted)
+    batcher = Batcher(engine_of())
+    for number, words in enumerate(("abc", "abcdef", "f")):
+        batcher.submit(picture(words, seed=number))
+    batcher.step()
+    kept.clear()  # the prompts, computed apart
+    batcher.run()
+    assert len(kept) > 100 and all(kept)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from emu.generation.linear import LinearBackend
 from emu.generation.prefill import Beginning, Prefill, worth_sharing
 from emu.generation.speculation import Speculator
 from emu.model import EmuForCausalLM, StaticCache
+from emu.model.attention import EVEN_SLOTS
 
 
 class Slots:
@@ -70,9 +71,13 @@ class Slots:
         ]
         # Aligned rows have equal room, and end where the longest of them ends.
         needed += [lane.longest + lane.room for lane in lanes]
-        self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), max(needed))
-        # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row.
-        alike = not self.lanes and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
+        # Whole cache lines, so that `attend_by_row` reads rows where they are.
+        self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), -(-max(needed) // EVEN_SLOTS) * EVEN_SLOTS)
+        # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row; rows that are read
+        # where they are begin on cache lines, all at slot 0.
+        alike = (
+            not (self.lanes or self.by_row) and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
+        )
         self.cache.extend(prefill.rows(), aligned=alike)
         hidden = prefill.hidden()
         passed = Passed(hidden[:, None], self.linear, first)

@@ -129,7 +129,8 @@ def attend_ragged(cache: StaticCache, tokens: int) -> Attend:
 def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
     """Attention of the next tokens of a static cache, computed for each row from its own slots alone.
 
-    The numbers and their arrangement in memory are then those of the row in a batch of one, and so is the result, bit for bit.
+    The numbers, and where they lie with respect to cache lines, are then those of the row in a batch of one, and so is the result, bit for
+    bit.
     """
     parts, first = list[tuple[int, slice, slice]](), 0
     for row, (begin, end, count) in enumerate(zip(cache.begins, cache.ends, cache.counts, strict=True)):
@@ -142,13 +143,29 @@ def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
         queries, out = q.flatten(0, 1), torch.zeros_like(q)
         for row, new, seen in parts:
-            own_keys, own_values = (part[row : row + 1, :, seen].contiguous() for part in (keys, values))
+            own_keys, own_values = (_on_cache_lines(part[row : row + 1, :, seen]) for part in (keys, values))
             own = queries[None, new].contiguous()
             mask = causal_mask(own.shape[1], own_keys.shape[2], q.device)[None, None] if own.shape[1] > 1 else None
             out.flatten(0, 1)[new] = _attend(mask, 0.0, own, own_keys, own_values)[0]
         return out
 
     return attend
+
+
+LINE = 64
+"""Bytes of a cache line."""
+EVEN_SLOTS = 16
+"""So many slots of an even width are whole cache lines in any dtype."""
+
+
+def _on_cache_lines(x: Tensor) -> Tensor:
+    """x (1, M, K, D) with each head at the beginning of a cache line, copied where that is not so: sums may depend on where numbers lie."""
+    if x.data_ptr() % LINE == 0 and x.stride(1) * x.element_size() % LINE == 0:
+        return x
+    slots = x.shape[2]
+    room = x.new_empty(*x.shape[:2], -(-slots // EVEN_SLOTS) * EVEN_SLOTS, x.shape[3])
+    room[:, :, :slots] = x
+    return room[:, :, :slots]
 
 
 class DeviceStep:
