@@ -119,7 +119,7 @@ class Schedules:
     def run(self, seed: int) -> int:
         """Run one schedule, compare, and return how many requests ended as they do alone."""
         draw = random.Random(seed)
-        memory = draw.choice([None, 700_000])
+        memory = draw.choice([None, 175_000 * self.engine.model.dtype.itemsize])
         batcher = Batcher(self.engine, slots=draw.randint(1, 6), memory=memory)
         left, tickets, cancelled = draw.randint(3, 14), [], set()
         while left or batcher.step():
