@@ -98,7 +98,7 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float, about: Mapping[str, Any
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in pixels:
-            # Turned into the encoder's form here: where PyAV does it on the way, one file in forty is another one (PyAV 17, equal frames).
+            # Turned into the encoder's form here: where PyAV does it on the way, equal frames give several files (PyAV 17; by what memory held).
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
