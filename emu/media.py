@@ -93,7 +93,7 @@ def mp4_bytes(frames: Sequence[Image.Image], fps: float, about: Mapping[str, Any
             container.metadata["comment"] = as_json(about)
         # One thread: what x264 writes depends on how many there are, by default on the cores of the machine. No macroblock tree: of small
         # frames it reads memory that nobody wrote, so that equal frames gave one of three files.
-        options = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
+        options = {"crf": "12", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.thread_count = 1
         stream.height, stream.width = pixels.shape[1:3]

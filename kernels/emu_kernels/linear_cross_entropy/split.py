@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from emu_kernels.linear_cross_entropy.arguments import check_numbers, check_tensors, in_autocast, number
 from emu_kernels.linear_cross_entropy.groups import check_weights, keep_tokens, mean_scale
-from emu_kernels.linear_cross_entropy.op import backward_op, forward_op
+from emu_kernels.linear_cross_entropy.op import backward_op, forward_op, kept_tokens
 
 SKIPPED = -1
 """What stands for the target of a token without a loss; ids of a part begin at 0."""
@@ -91,7 +91,7 @@ class _SplitLoss(torch.autograd.Function):
         size = weight.shape[0]
         own = (target >= first) & (target < first + size)
         # Targets of other ranks stand at id 0, whose logit is left out again below.
-        kept = target != ignore_index if weights is None else (target != ignore_index) & (weights != 0)
+        kept = kept_tokens(target, weights, ignore_index)
         ids = torch.where(kept, torch.where(own, target - first, 0), SKIPPED)
         losses, lse, *_ = forward_op(
             hidden, weight, ids, None, 0, size, None, softcap, SKIPPED, number(0.0), "none", False, False, False, check
