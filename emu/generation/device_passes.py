@@ -120,11 +120,10 @@ def decode(model: EmuForCausalLM, linear: LinearBackend, cache: StaticCache, ids
         (R, m, hidden).
     """
     begin, first = places
-    tokens = ids.shape[1]
-    slots = first[:, None] + torch.arange(tokens, device=ids.device)
+    slots = first[:, None] + torch.arange(ids.shape[1], device=ids.device)
     positions = (slots - begin[:, None]).clamp_min(0)
     cos, sin = cache.angles(model.model.rotary_emb)
-    attend = DeviceStep(cache, begin, first, tokens)
+    attend = DeviceStep(cache, begin, slots)
     return model.model.run(model.model.embed_tokens(ids), (cos[positions], sin[positions]), attend, linear)
 
 

@@ -175,15 +175,14 @@ class DeviceStep:
 
     Args:
         begin: (R,) int64, where each row of the memory begins; R may be more than the rows in use.
-        first: (R,) int64, slot of the first of the tokens.
+        slots: (R, N) int64, of the tokens.
     """
 
-    def __init__(self, cache: StaticCache, begin: Tensor, first: Tensor, tokens: int) -> None:
+    def __init__(self, cache: StaticCache, begin: Tensor, slots: Tensor) -> None:
         self._keys, self._values = cache.memory
         capacity = self._keys.shape[3]
-        row, place = (torch.arange(size, device=begin.device) for size in (len(begin), tokens))
-        self._places = (row * capacity + first)[:, None] + place  # (R, N)
-        self._begin, self._end = begin, first + tokens
+        self._places = torch.arange(len(begin), device=begin.device)[:, None] * capacity + slots
+        self._begin, self._end = begin, slots[:, -1] + 1
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, rotary: Rotary, layer: Attention) -> Tensor:
         """q (R, N, heads, D), k and v (R, N, kv_heads, D) of a layer -> (R, N, heads, D)."""

@@ -66,9 +66,7 @@ class EmuModel(EmuPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, attend: Attend | DeviceStep, linear: Linear = separate
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, linear: Linear = separate) -> Tensor:
         """Ids (B, S), positions (B or 1, S) -> hidden states (B, S, hidden) after the final norm."""
         x = self.embed_tokens(input_ids)
         return self.run(x, self.rotary_emb(x, position_ids), attend, linear)
