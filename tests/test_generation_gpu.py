@@ -9,6 +9,7 @@ from emu.generation import Batcher, Engine, Sampling, TextRequest, device_passes
 from emu.generation.device_passes import RecordedPasses
 from emu.generation.linear import LinearBackend
 from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+from tests.gpu_waits import nothing_waits
 from tests.test_generation_batcher import LAYOUT, VOCABULARY, Schedules, alone, engine_of, picture
 
 pytestmark = [
@@ -85,9 +86,5 @@ def test_recorded_passes_equal_plain_ones(dtype: torch.dtype) -> None:
             ids = (torch.arange(6, device="cuda").view(3, 2) * 97 + step) % 1000
             expected, found = model.forward_block(ids, caches[0], linear), passes.run(ids)
             assert (found - expected).norm() < limit * expected.norm()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with nothing_waits():
             passes.run(ids)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")

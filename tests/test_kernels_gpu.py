@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from emu_kernels import attention, decode_attention, guided_sample, linear_cross_entropy, nearest_code, reference
+from tests.gpu_waits import nothing_waits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -290,12 +291,8 @@ def test_nothing_waits_for_the_device() -> None:
         nearest_code(z, codebook)
 
     run()  # compiles
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_uncertain_vectors_are_searched_again() -> None:

@@ -26,6 +26,7 @@ from emu_kernels import (
     split_linear_cross_entropy,
     swiglu,
 )
+from tests.gpu_waits import nothing_waits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -296,12 +297,8 @@ def test_nothing_waits_for_the_device() -> None:
         rotary_into(**tensors, **weights)
 
     run()  # compiles
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_more_than_two_to_the_31_numbers() -> None:
