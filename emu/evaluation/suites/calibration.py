@@ -90,15 +90,15 @@ def score_tasks(subject: WorldModel, log: Log) -> list[TaskScore]:
     return scores
 
 
-def measure_odds(subject: WorldModel, log: Log) -> list[dict[str, Any]]:
-    """Results of the tests of `ATTRIBUTES`, as JSON types, each with its guidance scale."""
+def measure_odds(subject: WorldModel, log: Log, scales: Sequence[float] = GUIDED) -> list[dict[str, Any]]:
+    """Results of the tests of `ATTRIBUTES`, as JSON types, each with its guidance scale; pictures of a caption at several."""
     options = subject.options
     tests: list[dict[str, Any]] = []
     for name, task, attributes, rules in ATTRIBUTES:
         if not subject.knows(name, task):
             continue
         world = subject.documents[name].world
-        for scale in GUIDED if task == "text-to-image" else (1.0,):
+        for scale in scales if task == "text-to-image" else (1.0,):
             sample = ModelSample(subject.engine, subject.documents[name], scale)
             try:
                 found = measure_attributes(
