@@ -194,6 +194,13 @@ class MultimodalTokenizer:
         modality = self.layout.modality(segment.modality)
         return modality.decode(segment, self._codec_of(modality))
 
+    def decode_blocks(self, segments: Sequence[CodeSegment]) -> list[Any]:
+        """The values of segments of one modality, grid and meta, faster than `decode_segment` for each."""
+        if not segments:
+            return []
+        modality = self.layout.modality(segments[0].modality)
+        return modality.decode_all(segments, self._codec_of(modality))
+
     def prompt(self, items: Any, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> Tensor:
         """A prompt for a block of codes: BOS, the items in their template, and the header of the block.
 

@@ -8,7 +8,7 @@ grid, its id ranges and its meta text, and never its name. A class of values lie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,10 @@ class Modality(ABC):
     @abstractmethod
     def decode(self, segment: CodeSegment, codec: Any) -> Any:
         """Turn codes back into a value."""
+
+    def decode_all(self, segments: Sequence[CodeSegment], codec: Any) -> list[Any]:
+        """The values of segments of one grid and meta, faster than one by one where the codec takes several at once."""
+        return [self.decode(segment, codec) for segment in segments]
 
     @abstractmethod
     def meta_text(self, grid: Grid, meta: Mapping[str, Any]) -> str:

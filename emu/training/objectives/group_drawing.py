@@ -120,17 +120,13 @@ class GroupDrawing:
         return negative_rows([prompt], None, layout, layout.vocabulary.size)[0]
 
     def _candidates(self, blocks: DrawnBlocks, modality: str) -> list[Candidate]:
-        layout, documents = self.engine.layout, dict[int, tuple[tuple[object, ...], dict[str, object]]]()
-        found = []
-        for number, codes in enumerate(blocks.codes):
-            first = number - number % self.size  # the answers of a group share their prompt
-            if first not in documents:
-                prompt = blocks.prompts[number]
-                header = layout.own_header(prompt)
-                assert header is not None
-                items = tuple(self.tokenizer.decode(prompt[: -len(header)]))
-                documents[first] = items, layout.parse_header(header.tolist())[2]
-            items, meta = documents[first]
-            value = self.tokenizer.decode_segment(CodeSegment(modality, codes, meta))
-            found.append(Candidate(items, value, codes, modality))
+        layout, found = self.engine.layout, list[Candidate]()
+        for first in range(0, len(blocks), self.size):  # the answers of a group share their prompt
+            prompt, codes = blocks.prompts[first], blocks.codes[first : first + self.size]
+            header = layout.own_header(prompt)
+            assert header is not None
+            items = tuple(self.tokenizer.decode(prompt[: -len(header)]))
+            meta = layout.parse_header(header.tolist())[2]
+            values = self.tokenizer.decode_blocks([CodeSegment(modality, some, meta) for some in codes])
+            found += [Candidate(items, value, some, modality) for value, some in zip(values, codes, strict=True)]
         return found
