@@ -17,15 +17,15 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS
 
 @dataclass(frozen=True)
 class SideJob:
-    """A command that is done when a file exists.
+    """Commands that run one after another and are done when a file exists.
 
     Attributes:
-        words: the command line; the interpreter comes before what ends in ".py", and `emu`'s is `-m emu`.
-        done: file or folder that it writes last; where it exists already the job is not run again.
-        log: where its output goes.
+        commands: what the interpreter is given: a script and its options, or `-m emu` and so on.
+        done: file that the last of them writes last; where it exists already the job is not run again.
+        log: where their output goes.
     """
 
-    words: Sequence[str]
+    commands: Sequence[Sequence[str]]
     done: Path
     log: Path
 
@@ -46,15 +46,15 @@ def run_job(job: SideJob) -> bool:
     if job.done.exists():
         return True
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
+    begun, environment = time.perf_counter(), {**os.environ, **ENVIRONMENT}
     with job.log.open("w") as log:
-        done = subprocess.run(
-            [sys.executable, *job.words],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-            env={**os.environ, **ENVIRONMENT},
+        good = all(
+            subprocess.run(
+                [sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, check=False, env=environment
+            ).returncode
+            == 0
+            for words in job.commands
         )
-    good = done.returncode == 0 and job.done.exists()
+    good = good and job.done.exists()
     print(f"{job.log.stem}: {'done' if good else 'FAILED'} in {time.perf_counter() - begun:.0f} s", flush=True)
     return good

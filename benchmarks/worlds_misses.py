@@ -29,7 +29,7 @@ def main() -> None:
         write(options.child, measured(options.models[0], options))
         return
     files = {model: options.output / f"{name_of(model)}.json" for model in options.models}
-    jobs = [SideJob(words(model, file, options), file, file.with_suffix(".log")) for model, file in files.items()]
+    jobs = [SideJob([words(model, file, options)], file, file.with_suffix(".log")) for model, file in files.items()]
     failed = run_jobs(jobs, options.at_a_time)
     print(table({file.stem: json.loads(file.read_text()) for file in files.values() if file.exists()}))
     if failed:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emu.training.checkpoint_file import BadCheckpoint, read_checkpoint, write_checkpoint
-from emu.training.checkpoints import check_checkpoint, list_checkpoints, resolve_checkpoint
+from emu.training.checkpoints import check_checkpoint, list_checkpoints, resolve_checkpoint, superseded
 from tests.training_toys import run, same, write_recipe
 
 SOME, ALL = 10, 1000
@@ -146,6 +146,18 @@ def test_weights_of_others_are_not_a_checkpoint_and_pickles_are_not_read(tmp_pat
     torch.save({}, tmp_path / "step=00000003.ckpt")
     with pytest.raises(BadCheckpoint, match=r"step=00000003\.ckpt is a pickled checkpoint of an earlier version"):
         resolve_checkpoint("last", tmp_path)
+
+
+def test_as_many_checkpoints_stay_as_were_asked_for(tmp_path):
+    for keep in range(1, 6):
+        for steps in range(1, 9):
+            folder = tmp_path / f"{keep}-{steps}"
+            folder.mkdir()
+            for step in range(1, steps + 1):
+                (folder / f"step={step:08d}.safetensors").touch()
+                for path in superseded(folder, step, keep):
+                    path.unlink()
+            assert [step for step, _ in list_checkpoints(folder)] == list(range(max(1, steps - keep + 1), steps + 1))
 
 
 @pytest.mark.slow

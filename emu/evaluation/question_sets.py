@@ -20,6 +20,8 @@ from emu.worlds import COMBINATIONS, HELD_OUT, BallWorld, World
 from emu.worlds.moving import PICTURES_PER_SECOND
 from emu.worlds.questions import Asked, WorldQuestions
 
+AT_A_TIME, ON_GPU = 64, 1024
+"""Questions that are answered together, unless memory holds fewer."""
 SPARE_TOKENS = 4
 """Tokens that an answer may have beyond the longest right one: whatever is longer is wrong."""
 
@@ -144,7 +146,7 @@ def _question_of(line: Line, seen: dict[str, int], reader: DocumentReader) -> tu
     return [value.text if isinstance(value, Text) else value for value in values], answer[0].strip()
 
 
-def ask(emu: Emu, questions: QuestionSet, batch_size: int = 64) -> tuple[np.ndarray, list[str]]:
+def ask(emu: Emu, questions: QuestionSet, batch_size: int | None = None) -> tuple[np.ndarray, list[str]]:
     """Ask a model, greedily, in the template that it was trained with.
 
     Returns:
@@ -154,6 +156,7 @@ def ask(emu: Emu, questions: QuestionSet, batch_size: int = 64) -> tuple[np.ndar
         ValueError: the model was not trained to answer.
     """
     longest = max(len(emu.tokenizer.layout.encode_text(answer)) for answer in questions.answers)
-    said = emu.generate_text(questions.documents, max_new_tokens=longest + SPARE_TOKENS, batch_size=batch_size)
+    together = batch_size or (AT_A_TIME if emu.model.device.type == "cpu" else ON_GPU)
+    said = emu.generate_text(questions.documents, max_new_tokens=longest + SPARE_TOKENS, batch_size=together)
     right = [one.strip() == answer for one, answer in zip(said, questions.answers, strict=True)]
     return np.array(right), said

@@ -72,6 +72,12 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match.group(1)), path) for match, path in named if match)
 
 
+def superseded(folder: Path, step: int, keep: int) -> list[Path]:
+    """Checkpoints of a folder from before a step that have to go for `keep` of them to stay, that of the step among them."""
+    older = [path for number, path in list_checkpoints(folder) if number < step]
+    return older[: max(0, len(older) + 1 - keep)]
+
+
 class StepCheckpoint(Checkpoint):
     """Saves every N steps, after the last one, and when Ctrl-C or SIGTERM ends the run.
 
@@ -166,8 +172,7 @@ class StepCheckpoint(Checkpoint):
         trainer.save_checkpoint(saved)
         self._saved_step = step
         if trainer.is_global_zero:
-            older = [path for number, path in list_checkpoints(folder) if number < step]
-            for path in older[: len(older) - (self.keep - 1)]:
+            for path in superseded(folder, step, self.keep):
                 path.unlink()
 
 
