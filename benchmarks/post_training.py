@@ -47,7 +47,9 @@ class Kind:
 
 KINDS = {
     "grpo": Kind("shapes-grpo", 250),
-    "plain": Kind("shapes", 1118, ("--model.config=null", "--trainer.callbacks=null", "--model.optimizer.decay_steps=372")),
+    "plain": Kind(
+        "shapes", 1118, ("--model.config=null", "--trainer.callbacks=null", "--model.optimizer.decay_steps=372")
+    ),
     "dpo": Kind("shapes-dpo", 300, ("--data.pairs={ranked}/pairs.jsonl",)),
     "qft": Kind("shapes-qft", 300, ("--data.ranked={ranked}/ranked.jsonl",)),
     "vqa": Kind("shapes-vqa", 1200),
@@ -119,7 +121,15 @@ def prepare_jobs(options: argparse.Namespace) -> list[SideJob]:
     return [
         SideJob(
             [
-                ["-m", "emu", "generate-images", str(folder / "prompts.txt"), *model, f"--output={folder / 'drawn'}", *drawn],
+                [
+                    "-m",
+                    "emu",
+                    "generate-images",
+                    str(folder / "prompts.txt"),
+                    *model,
+                    f"--output={folder / 'drawn'}",
+                    *drawn,
+                ],
                 ["-m", "emu", "rank", str(folder / "drawn"), *model, f"--output={folder / 'ranked'}", *ranked],
             ],
             folder / "ranked" / "pairs.jsonl",
@@ -148,7 +158,9 @@ def prompts(most: int | None) -> list[str]:
 def train_jobs(options: argparse.Namespace) -> list[SideJob]:
     """Every kind from every run."""
     return [
-        SideJob([["-m", "emu", *words_of(name, run, options)]], folder / "model" / "emu.json", folder.with_suffix(".log"))
+        SideJob(
+            [["-m", "emu", *words_of(name, run, options)]], folder / "model" / "emu.json", folder.with_suffix(".log")
+        )
         for name in options.kinds
         for run in options.runs
         for folder in [folder_of(run, options) / name]

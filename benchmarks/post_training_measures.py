@@ -19,7 +19,7 @@ from emu import Emu
 from emu.evaluation.measures import Measure
 from emu.evaluation.models import ModelScore
 from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS
-from emu.evaluation.suites.guidance import SCALES, GuidanceSubject, pair_measures, points_of
+from emu.evaluation.suites.guidance import PAIR_SAMPLES, SCALES, GuidanceSubject, pair_measures, points_of
 from emu.evaluation.suites.training_examples import WorldExamples
 from emu.evaluation.suites.vqa import VqaSuite, worlds_table
 from emu.evaluation.suites.worlds import SuiteOptions, WorldModel, measure_skills, trained_worlds
@@ -107,7 +107,8 @@ def guidance(emu: Emu, subject: WorldModel, log: Any) -> dict[str, Any]:
         {"scale": point.guidance_scale, "right": point.right.value, "bits": point.bits.value, "truth": point.truth}
         for point in points_of(asked)
     ]
-    two = {name: share.to_dict() for name, share in pair_measures(asked, subject.documents["two"]).items()}
+    each = min(PAIR_SAMPLES, subject.options.samples // 2)
+    two = {name: share.to_dict() for name, share in pair_measures(asked, subject.documents["two"], each).items()}
     log(f"guidance 1: {one[0]['bits']:.3f} of {one[0]['truth']:.3f} bits left free")
     return {"one": one, "two": two}
 
