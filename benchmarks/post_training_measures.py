@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from emu import Emu
 from emu.evaluation.measures import Measure
@@ -41,6 +42,7 @@ def main() -> None:
     def log(line: str) -> None:
         print(f"{time.perf_counter() - begun:6.1f} s  {line}", flush=True)
 
+    torch.backends.cudnn.allow_tf32 = False  # codes of pictures are those of a CPU
     folder = options.run / "model"
     emu = Emu.from_pretrained(folder, device=options.device)
     documents = trained_worlds(folder, emu.tokenizer)

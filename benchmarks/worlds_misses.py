@@ -73,6 +73,8 @@ def write(file: Path, found: dict[str, Any]) -> None:
 
 def measured(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Shares of right pairs, tests of odds at guidance 1, excess bits of every task."""
+    import torch
+
     from emu import Emu
     from emu.evaluation.skills import SHAPES_SKILLS
     from emu.evaluation.suites.calibration import measure_odds, score_tasks
@@ -84,6 +86,7 @@ def measured(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     def log(line: str) -> None:
         print(f"{time.perf_counter() - begun:6.1f} s  {line}", flush=True)
 
+    torch.backends.cudnn.allow_tf32 = False  # codes of pictures are those of a CPU
     emu = Emu.from_pretrained(model, device=options.device)
     documents, engine = trained_worlds(model, emu.tokenizer), Engine(emu.model, emu.tokenizer.layout)
     amounts = [SuiteOptions(options.documents, count, 1.0, options.seed) for count in (options.pairs, options.samples)]
@@ -124,7 +127,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], bool]:
-    """Which tests pass: p multiplied by the number of tests that are not below it, and never less than an earlier one, is above the bound."""
+    """Which tests pass: p times the number of tests that are not below it, and never less than an earlier one, is above the bound."""
     passed, least = {}, 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         least = max(least, p * (len(p_values) - rank))
