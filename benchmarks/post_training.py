@@ -5,6 +5,7 @@ docs/results.md.
     python benchmarks/post_training.py prepare runs/shapes0 runs/shapes1 --output post        candidates, drawn, ranked and paired
     python benchmarks/post_training.py train runs/shapes0 runs/shapes1 --output post --device cuda --at-a-time 12
     python benchmarks/post_training.py measure runs/shapes0 runs/shapes1 --output post --device cuda --at-a-time 12
+    python benchmarks/post_training.py curve runs/shapes0 runs/shapes1 --output post --samples 1000         checkpoints of grpo and plain
     python benchmarks/post_training.py report --output post --pictures docs/results
 
 Runs are folders that `emu fit --config shapes --trainer.default_root_dir RUN` wrote. Every job is a process with a log of its own, and
@@ -27,7 +28,7 @@ RULES = {"two": ("plain", "relation", "counted", "negated"), "one": ("sized", "p
 MARKS = 4
 """Points of a curve: checkpoints that are measured too."""
 CURVES = ("grpo", "plain")
-"""Kinds whose checkpoints are measured: `plain` gets the processor time of the other."""
+"""Kinds whose checkpoints the stage `curve` measures: `plain` gets the processor time of the other."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ def main() -> None:
 
         report(options.output, options.pictures)
         return
-    stages = {"seconds": seconds_jobs, "prepare": prepare_jobs, "train": train_jobs, "measure": measure_jobs}
+    stages = {
+        "seconds": seconds_jobs,
+        "prepare": prepare_jobs,
+        "train": train_jobs,
+        "measure": measure_jobs,
+        "curve": curve_jobs,
+    }
     failed = run_jobs(stages[options.stage](options), options.at_a_time)
     if failed:
         sys.exit(f"{len(failed)} jobs failed; {', '.join(str(job.log) for job in failed)} say why")
@@ -75,7 +82,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["seconds", "prepare", "train", "measure", "report"])
+    parser.add_argument("stage", choices=["seconds", "prepare", "train", "measure", "curve", "report"])
     parser.add_argument("runs", type=Path, nargs="*", help="folders of runs of the recipe shapes, one for each seed")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
@@ -182,7 +189,7 @@ def words_of(name: str, run: Path, options: argparse.Namespace) -> list[str]:
 
 
 def measure_jobs(options: argparse.Namespace) -> list[SideJob]:
-    """Every model that is there, those with curves first, which take longest."""
+    """Every model that is there."""
     script = str(Path(__file__).parent / "post_training_measures.py")
     amounts = [f"--{name}={getattr(options, name)}" for name in ("device", "samples", "documents", "seed")]
     found = []
@@ -191,9 +198,22 @@ def measure_jobs(options: argparse.Namespace) -> list[SideJob]:
             trained = run if name == BASE else folder_of(run, options) / name
             file = options.output / "measured" / f"{run.resolve().name}-{name}.json"
             if (trained / "model" / "emu.json").exists():
-                words = [script, str(trained), str(file), *amounts, *["--curve"] * (name in CURVES)]
-                found.append(SideJob([words], file, file.with_suffix(".log")))
+                found.append(SideJob([[script, str(trained), str(file), *amounts]], file, file.with_suffix(".log")))
     return found
+
+
+def curve_jobs(options: argparse.Namespace) -> list[SideJob]:
+    """The checkpoints of the kinds that have a curve."""
+    script = str(Path(__file__).parent / "post_training_measures.py")
+    amounts = [f"--{name}={getattr(options, name)}" for name in ("device", "samples", "seed")]
+    return [
+        SideJob([[script, str(trained), str(file), f"--curve-from={run}", *amounts]], file, file.with_suffix(".log"))
+        for name in CURVES
+        for run in options.runs
+        for trained in [folder_of(run, options) / name]
+        if (trained / "model" / "emu.json").exists()
+        for file in [options.output / "curves" / f"{run.resolve().name}-{name}.json"]
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Everything that docs/results.md says of one model of the worlds, with the single answers, so that models are compared answer by answer.
 
-    python benchmarks/post_training_measures.py runs/grpo measured/grpo.json --samples 4000 --curve
+    python benchmarks/post_training_measures.py runs/grpo measured/grpo.json --samples 4000
 
 `benchmarks/post_training.py measure` calls it for every model; equal options ask every model the same, with the same noise.
 """
@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ TRAINED_FOR = ("relation", "negation, two objects", "counting")
 
 
 def main() -> None:
-    """Measure a model and write the file."""
+    """Measure a model, or its curve, and write the file."""
     options = parse()
     begun = time.perf_counter()
 
@@ -43,25 +42,22 @@ def main() -> None:
         print(f"{time.perf_counter() - begun:6.1f} s  {line}", flush=True)
 
     torch.backends.cudnn.allow_tf32 = False  # codes of pictures are those of a CPU
-    folder = options.run / "model"
-    emu = Emu.from_pretrained(folder, device=options.device)
-    documents = trained_worlds(folder, emu.tokenizer)
-    subject = WorldModel(
-        emu.model,
-        Engine(emu.model, emu.tokenizer.layout),
-        documents,
-        SuiteOptions(options.documents, options.samples, 1.0, options.seed),
-    )
-    skills = measure_skills((*SHAPES_SKILLS, *VIDEO_SKILLS), subject, log)
-    found = {
-        "skills": {name: answers(share) for name, share in skills.items()},
-        "bits": bits(subject, log),
-        "guidance": guidance(emu, subject, log),
-        "questions": questions(folder, options, log),
-        "curve": curve(options.run, subject, log) if options.curve else {},
-    }
+    emu = Emu.from_pretrained(options.run / "model", device=options.device)
+    documents, engine = trained_worlds(options.run / "model", emu.tokenizer), Engine(emu.model, emu.tokenizer.layout)
+    amounts = SuiteOptions(options.documents, options.samples, 1.0, options.seed)
+    subject = WorldModel(emu.model, engine, documents, amounts)
+    if options.curve_from is not None:
+        found: dict[str, Any] = curve(options.run, options.curve_from, subject, log)
+    else:
+        skills = measure_skills((*SHAPES_SKILLS, *VIDEO_SKILLS), subject, log)
+        found = {
+            "skills": {name: answers(share) for name, share in skills.items()},
+            "bits": bits(subject, log),
+            "guidance": guidance(emu, subject, log),
+            "questions": questions(options.run / "model", options, log),
+        }
     options.file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.file, found | {"seconds": time.perf_counter() - begun})
+    write_json(options.file, found)
     log("done")
 
 
@@ -74,7 +70,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=4000, help="of each skill (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=1000, help="scored of each task (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=11, help="of prompts, documents and noise (default: %(default)s)")
-    parser.add_argument("--curve", action="store_true", help="measure the checkpoints of the run too")
+    parser.add_argument(
+        "--curve-from",
+        type=Path,
+        metavar="RUN",
+        help="measure the skills that reinforcement trains alone, of the run that this one began as and of every checkpoint",
+    )
     return parser.parse_args()
 
 
@@ -124,18 +125,19 @@ def questions(folder: Path, options: argparse.Namespace, log: Any) -> dict[str, 
     return dict(suite.run(suite.prepare(argparse.Namespace(**request)), log).table)
 
 
-def curve(run: Path, subject: WorldModel, log: Any) -> dict[str, dict[str, str]]:
-    """By step: the answers of the weights that the checkpoints of a run hold, for the skills that it trains."""
-    found = {}
+def curve(run: Path, begun_as: Path, subject: WorldModel, log: Any) -> dict[str, dict[str, str]]:
+    """By step, 0 being the run that this one began as: the answers of the weights that its checkpoints hold."""
     skills = [skill for skill in SHAPES_SKILLS if skill.name in TRAINED_FOR]
-    for file in sorted((run / "checkpoints").glob("*.safetensors")):
-        step = re.search(r"\d+", file.stem)
-        assert step is not None
-        weights = read_checkpoint(file)["state_dict"]
-        subject.model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
-        log(f"step {int(step[0])}")
-        shares = measure_skills(skills, subject, log)
-        found[str(int(step[0]))] = {name: answers(share) for name, share in shares.items()}
+    files = {int(file.stem.partition("=")[2]): file for file in (run / "checkpoints").glob("step=*.safetensors")}
+    weights = {0: Emu.from_pretrained(begun_as / "model", device="cpu").model.state_dict()}
+    found = {}
+    for step in [0, *sorted(files)]:
+        if step:
+            content = read_checkpoint(files[step])["state_dict"]
+            weights[step] = {name.removeprefix("model."): value for name, value in content.items()}
+        subject.model.load_state_dict(weights.pop(step))
+        log(f"step {step}")
+        found[str(step)] = {name: answers(share) for name, share in measure_skills(skills, subject, log).items()}
     return found
 
 

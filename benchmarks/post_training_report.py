@@ -65,8 +65,8 @@ def report(folder: Path, pictures: Path | None) -> None:
         {name: {skill: one.to_dict() for skill, one in some.items()} for name, some in rows.items()},
     )
     print(text)
-    if seconds:
-        save(learning_picture(found, seconds), pictures / "post_training_skills.png")
+    if seconds and any((folder / "curves").glob("*.json")):
+        save(learning_picture(folder / "curves", seconds), pictures / "post_training_skills.png")
     save(variety_picture(found), pictures / "post_training_variety.png")
     save(normal_picture(folder, found), pictures / "post_training_curves.png")
 
@@ -214,20 +214,18 @@ def in_order(found: Found) -> list[str]:
     return [kind for kind in (BASE, *KINDS) if kind in found]
 
 
-def learning_picture(found: Found, seconds: Mapping[str, float]) -> Figure:
+def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
     """Mean share of the three skills against processor minutes, of GRPO and of plain training; a thin line for each seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind in ("grpo", "plain"):
+    for kind, label in (("grpo", "GRPO"), ("plain", "plain training")):
         lines = []
-        for seed, one in found.get(kind, {}).items():
-            steps = {0: found[BASE][seed]["skills"]} | {int(step): some for step, some in one["curve"].items()}
-            minutes = np.array([step * seconds[kind] / 60 for step in steps])
-            right = np.array([fmean(digits(some[name]).mean() for name in TRAINED_FOR) for some in steps.values()])
-            axes.plot(minutes, right, color=COLOURS[kind], linewidth=0.7, alpha=0.5)
-            lines.append(right)
+        for file in sorted(folder.glob(f"*-{kind}.json")):
+            steps = json.loads(file.read_text())
+            minutes = np.array([int(step) * seconds[kind] / 60 for step in steps])
+            lines.append([fmean(digits(some[name]).mean() for name in TRAINED_FOR) for some in steps.values()])
+            axes.plot(minutes, lines[-1], color=COLOURS[kind], linewidth=0.7, alpha=0.5)
         if lines:
-            label = "GRPO" if kind == "grpo" else "plain training"
             axes.plot(minutes, np.mean(lines, axis=0), "o-", color=COLOURS[kind], label=label)
     axes.set_xlabel("processor minutes (evaluation aside)")
     axes.set_ylabel("right: relation, negation of two, counting")
