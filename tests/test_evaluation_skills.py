@@ -7,7 +7,7 @@ import pytest
 
 from emu.cli.evaluate import main
 from emu.evaluation.calibration import TaskScore
-from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, guidance_sweep, iou, measure_skill
+from emu.evaluation.skills import SHAPES_SKILLS, VIDEO_SKILLS, iou, measure_skill
 from emu.evaluation.statistics import Interval
 from emu.evaluation.suites import Report
 from emu.evaluation.suites.calibration import figures_of
@@ -64,8 +64,6 @@ def test_overlap_of_boxes():
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="30 are needed"):
         measure_skill(SHAPES_SKILLS[0], shapes(1), oracle(shapes(1)), 10)
-    with pytest.raises(ValueError, match="160 are needed"):
-        guidance_sweep(shapes(1), None, (1.0,), 50)
     with pytest.raises(ValueError, match="200 are needed"):
         SuiteOptions(samples=10).check()
     with pytest.raises(ValueError, match="30 are needed"):

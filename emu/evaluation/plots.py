@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emu.evaluation.skills import SweepPoint
 from emu.evaluation.variety import VarietyPoint
 
 if TYPE_CHECKING:
@@ -40,23 +39,6 @@ def odds_picture(tests: Sequence[Mapping[str, Any]]) -> bytes | None:
         axes.set_xlabel("true odds", fontsize=8)
         axes.set_ylabel("odds among samples", fontsize=8)
         axes.tick_params(labelsize=7)
-    return _png(figure)
-
-
-def sweep_picture(points: Sequence[SweepPoint]) -> bytes | None:
-    """Accuracy against diversity, a point for each guidance scale; None without points or without matplotlib."""
-    if not points or find_spec("matplotlib") is None:
-        return None
-    figure = _figure(5, 4)
-    axes = figure.add_subplot()
-    accuracy = [point.accuracy.value for point in points]
-    diversity = [point.diversity for point in points]
-    axes.plot(diversity, accuracy, "o-")
-    for point, x, y in zip(points, diversity, accuracy, strict=True):
-        axes.annotate(f"{point.guidance_scale:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("diversity of places (entropy, share of 4 bits)")
-    axes.set_ylabel("right pictures")
-    axes.set_title("guidance scales")
     return _png(figure)
 
 

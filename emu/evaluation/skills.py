@@ -6,7 +6,7 @@ caption says holds, and nothing is there that it does not speak of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from emu.evaluation.calibration import Sample
 from emu.evaluation.measures import Measure, share_measure
 from emu.evaluation.models import ModelSample
-from emu.evaluation.statistics import Interval, entropy_bits, mean, proportion
+from emu.evaluation.statistics import Interval, mean
 from emu.worlds import COMBINATIONS, HELD_OUT, MovingWorld, ShapesWorld, World
 from emu.worlds.moving import is_path
 
@@ -136,43 +136,3 @@ def detection_iou(world: ShapesWorld, sample: ModelSample, n: int, seed: int = 0
     draws = world.draw(seed, n, HELD_OUT)
     codes = sample.codes("image-to-boxes", draws.values("picture"), seed).numpy()  # (n, k, 4)
     return mean(iou(codes, world.boxes[draws.rows]).mean(axis=1))
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """Accuracy against diversity at one guidance scale.
-
-    Attributes:
-        guidance_scale: of the samples.
-        accuracy: share of right pictures.
-        diversity: entropy of the places among right pictures, as a share of the true four bits.
-    """
-
-    guidance_scale: float
-    accuracy: Interval
-    diversity: float
-
-
-def guidance_sweep(
-    world: ShapesWorld, sample: ModelSample, scales: Sequence[float], n: int, seed: int = 0
-) -> list[SweepPoint]:
-    """Draw pictures of one object at several guidance scales.
-
-    Raises:
-        ValueError: too few samples to tell sixteen places apart; the message says how many are needed.
-    """
-    if n < 160:
-        raise ValueError(f"{n} samples are too few to measure the diversity of 16 places; 160 are needed")
-    captions = world.draw(seed, n, HELD_OUT, rules=["plain"]).values("caption")
-    points = []
-    for scale in scales:
-        varied = ModelSample(
-            sample.engine, sample.documents, scale, sample.temperature, sample.top_k, sample.batch_size
-        )
-        answers = varied("text-to-image", captions, seed)
-        right = allowed(world, answers, captions)
-        places = world.attribute_values("text-to-image", "place", answers[right], captions[right])
-        counts = np.bincount(places, minlength=16)
-        entropy = entropy_bits(counts) if counts.any() else 0.0  # without right pictures there is nothing to measure
-        points.append(SweepPoint(float(scale), proportion(right), min(1.0, max(0.0, entropy / 4))))
-    return points
