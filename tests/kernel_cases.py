@@ -29,8 +29,7 @@ def nearest_code_case(chance: Chance, kernels: bool) -> str | None:
     if kernels:
         from emu_kernels.nearest_code.gpu import nearest_code_triton
 
-        blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
-        found = nearest_code_triton(z, codebook, blocks | ({"BLOCK_WIDTH": 32} if width > 16 else {}))
+        found = nearest_code_triton(z, codebook, {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_EXACT": 64})
     else:
         found = nearest_code(z, codebook)
     distance = (z.double()[:, None] - codebook.double()).square().sum(2)

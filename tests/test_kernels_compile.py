@@ -318,8 +318,9 @@ def test_race_kernels_compile(capability: int) -> None:
     check(build(capability, "guided_sample.gpu", "finish_kernel", types, {"BLOCK": 16}, {"num_warps": 1}), capability)
 
 
-# By capability and width: the scores of a group of codes, all held at once.
-NEAREST_SPILLS = {(100, 8): 8, (86, 32): 32, (120, 32): 32}
+NEAREST_TYPES = {
+    **{f"{name}_ptr": "*fp32" for name in ("z", "codebook", "packed", "longest")}, "result_ptr": "*i64", "slack": "fp32",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -331,18 +332,22 @@ NEAREST_SPILLS = {(100, 8): 8, (86, 32): 32, (120, 32): 32}
         *(pytest.param(c, 32, "fp32", marks=slow) for c in CAPABILITIES),
     ],
 )
-def test_nearest_code_kernel_compiles(capability: int, width: int, dtype: str) -> None:
-    from emu_kernels.nearest_code.gpu import MAX_UNROLLED_WIDTH, nearest_code_config
+def test_nearest_code_kernels_compile(capability: int, width: int, dtype: str) -> None:
+    from emu_kernels.nearest_code.gpu import PACK_ROWS, nearest_code_config, packed_width
 
-    dot = width > MAX_UNROLLED_WIDTH
-    types = {
-        "z_ptr": f"*{dtype}", "codebook_ptr": f"*{dtype}", "half_norm_ptr": "*fp32", "code_norm_ptr": "*fp32",
-        "result_ptr": "*i64", "slack": "fp32",
-    }  # fmt: skip
-    constants = {"DOT": dot, "WIDTH": 1 if dot else width}
-    config = nearest_code_config(width)
+    size, config = packed_width(width), nearest_code_config(width)
+    types = NEAREST_TYPES | {"z_ptr": f"*{dtype}", "codebook_ptr": f"*{dtype}"}
+    constants = {"WIDTH": width, "PACKED_WIDTH": size, "BLOCK_WIDTH": 1 << (width - 1).bit_length()}
     found = build(capability, "nearest_code.gpu", "nearest_code_kernel", types, constants, config)
-    check(found, capability, NEAREST_SPILLS.get((capability, width), 0))
+    check(found, capability)
+    # Products of tf32 take 8 features each, half of those of 16 bits.
+    vectors, codes = config["BLOCK_VECTORS"], config["BLOCK_CODES"]
+    kind = PRODUCTS[capability]
+    expected = 2 * num_products((vectors, codes, size), kind, config["num_warps"])
+    assert found.instructions[kind] == expected or (kind == "tcgen05" and found.instructions[kind] >= expected)
+    assert found.instructions["cp.async"] >= config["num_stages"] * codes * size // 4 // (32 * config["num_warps"])
+    constants = {"PACKED_WIDTH": size, "BLOCK": PACK_ROWS}
+    check(build(capability, "nearest_code.gpu", "pack_kernel", types, constants, {"num_warps": 4}), capability)
 
 
 @pytest.mark.parametrize("capability", [90, *(pytest.param(c, marks=slow) for c in (80, 86, 100, 120))])

@@ -266,10 +266,21 @@ def test_sampler_agrees_with_the_cpu_and_runs_in_a_graph() -> None:
         assert not torch.equal(replayed, before)
 
 
-@pytest.mark.parametrize("width", [4, 8, 32, 64, 256])
+@pytest.mark.parametrize("width", [1, 4, 8, 20, 41, 42, 256])
 def test_nearest_code_equals_the_full_table(width: int) -> None:
     generator = torch.Generator("cuda").manual_seed(width)
     z, codebook = (torch.randn(n, width, generator=generator, device="cuda") for n in (3001, 2049))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        narrow = z.to(dtype), codebook.to(dtype)
+        assert torch.equal(nearest_code(*narrow), reference.nearest_code(*narrow))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-10, 1.0, 1e10, 1e15])
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_nearest_code_of_any_size_equals_the_full_table(size: float, shift: float) -> None:
+    """As many codes as crowd the space, of which many vectors have two within the rounding of a product; and far from the origin."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    z, codebook = (size * (torch.randn(n, 4, generator=generator, device="cuda") + shift) for n in (1500, 32_768))
     assert torch.equal(nearest_code(z, codebook), reference.nearest_code(z, codebook))
 
 

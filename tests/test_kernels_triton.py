@@ -462,9 +462,18 @@ def test_nearest_code(interpreter: Interpreter, width: int, dtype: torch.dtype) 
     codebook = torch.randn(150, width, generator=generator).to(dtype)
     codebook[75] = codebook[3]  # a tie, for which the lowest index wins
     z[5] = codebook[3]
-    blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
+    blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_EXACT": 64}
     found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e15])
+def test_nearest_code_of_small_and_of_large_numbers(interpreter: Interpreter, size: float) -> None:
+    """Products below the normal numbers are not told apart by their scores."""
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = (size * torch.randn(n, 4, generator=generator) for n in (20, 100))
+    blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_EXACT": 64}
+    assert torch.equal(interpreter.call(nearest_code_triton, z, codebook, blocks), reference.nearest_code(z, codebook))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)])
@@ -484,7 +493,7 @@ def test_nearest_code_of_many_features(interpreter: Interpreter, dtype: torch.dt
 def test_nearest_code_far_from_the_origin(interpreter: Interpreter) -> None:
     generator = torch.Generator().manual_seed(0)
     z, codebook = (torch.randn(n, 4, generator=generator) + 3000.0 for n in (20, 100))
-    blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_WIDTH": 16, "GROUP": 2, "BLOCK_EXACT": 64}
+    blocks = {"BLOCK_VECTORS": 32, "BLOCK_CODES": 64, "BLOCK_EXACT": 64}
     found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
 
