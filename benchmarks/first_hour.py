@@ -46,7 +46,8 @@ def script(name: str, why: str, file: str, small: str, options: str = "") -> Par
     )
 
 
-TESTS = "{python} -m pytest -q -m gpu {tests}/test_kernels_gpu.py {tests}/test_kernels_gpu_fused.py {tests}/test_generation_gpu.py"
+FILES = ("kernels_gpu", "kernels_gpu_fused", "kernels_gpu_shared", "generation_gpu")
+TESTS = f"{{python}} -m pytest -q -m gpu {' '.join(f'{{tests}}/test_{name}.py' for name in FILES)}"
 PARTS = (
     Part("tests", "every op and recorded pass against float64 and the CPU", TESTS, f"{TESTS} --collect-only"),
     Part(

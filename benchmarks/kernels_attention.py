@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
 from harness import Contender, Row, measure, report
 from torch import Tensor
 
-from emu_kernels import attention
+from emu_kernels import attention, document_bounds
 from emu_kernels.attention.op import ENVIRONMENT
 from emu_kernels.reference import visible
 
@@ -173,37 +173,62 @@ def cpu_cases(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def gpu_cases(arguments: argparse.Namespace) -> Iterator[list[Row]]:
-    """Emu3's heads (32 and 8 of 128) at 8K and 32K, packed rows, and 128K with a window."""
-    like = {"device": "cuda", "dtype": torch.bfloat16}
-    for length in (8192, 2048, 32_768):
-        inputs = make_inputs(1, length, 32, 8, 128, like)
-        others = {backend: forced(backend) for backend in ("triton", "flash", "cudnn")}
-        others |= {"flex": flex_with_window(length)} if length == 8192 else {}
-        yield run_case(f"S={length} causal", inputs, {}, others, arguments)
-    for length in (8192, 131_072):
-        inputs = make_inputs(1, length, 32, 8, 128, like)
-        lengths = torch.randint(200, 2 * 1024 - 200, (length // 512,), generator=torch.Generator().manual_seed(0))
-        ends = lengths.cumsum(0)
-        offsets = torch.cat([torch.zeros(1), ends[ends < length], torch.tensor([length])]).int().cuda()
-        segment_ids = torch.searchsorted(offsets, torch.arange(length, device="cuda").int(), right=True)[None]
-        packed = varlen(offsets, int(offsets.diff().max()))
-        others = {"varlen_attn": packed} if packed is not None else {}
-        others |= {"flex, new mask": flex_with_new_mask(segment_ids)} if length == 8192 else {}
-        yield run_case(f"S={length} documents", inputs, {"cu_seqlens": offsets}, others, arguments)
-    inputs = make_inputs(1, 131_072, 32, 8, 128, like)
-    yield run_case("S=131072 window 4096", inputs, {"window": 4096}, {"flex": flex_with_window(4096)}, arguments)
+def plain_case(length: int, arguments: argparse.Namespace) -> list[Row]:
+    """Emu3's heads, 32 and 8 of 128, in causal rows."""
+    inputs = make_inputs(1, length, 32, 8, 128, ON_GPU)
+    others = {backend: forced(backend) for backend in ("triton", "flash", "cudnn")}
+    others |= {"flex": flex_with_window(length)} if length == 8192 else {}
+    return run_case(f"S={length} causal", inputs, {}, others, arguments)
+
+
+def packed_case(length: int, arguments: argparse.Namespace) -> list[Row]:
+    """Documents of 200 to 1,848 tokens in one row."""
+    inputs = make_inputs(1, length, 32, 8, 128, ON_GPU)
+    lengths = torch.randint(200, 2 * 1024 - 200, (length // 512,), generator=torch.Generator().manual_seed(0))
+    ends = lengths.cumsum(0)
+    offsets = torch.cat([torch.zeros(1), ends[ends < length], torch.tensor([length])]).int().cuda()
+    segment_ids = torch.searchsorted(offsets, torch.arange(length, device="cuda").int(), right=True)[None]
+    packed = varlen(offsets, int(offsets.diff().max()))
+    # As a training step has it: made once for a batch, not by each layer.
+    bounds = {"bounds": document_bounds(length, cu_seqlens=offsets)}
+    others: dict[str, Any] = {
+        "emu, bounds of the batch": lambda q, k, v: attention(q, k, v, cu_seqlens=offsets, **bounds)
+    }
+    others |= {"varlen_attn": packed} if packed is not None else {}
+    others |= {"flex, new mask": flex_with_new_mask(segment_ids)} if length == 8192 else {}
+    return run_case(f"S={length} documents", inputs, {"cu_seqlens": offsets}, others, arguments)
+
+
+def window_case(arguments: argparse.Namespace) -> list[Row]:
+    """A long row of which each query sees 4,096 keys."""
+    inputs = make_inputs(1, 131_072, 32, 8, 128, ON_GPU)
+    return run_case("S=131072 window 4096", inputs, {"window": 4096}, {"flex": flex_with_window(4096)}, arguments)
+
+
+ON_GPU = {"device": "cuda", "dtype": torch.bfloat16}
+GPU_CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "causal": partial(plain_case, 8192),
+    "short": partial(plain_case, 2048),
+    "long": partial(plain_case, 32_768),
+    "documents": partial(packed_case, 8192),
+    "long-documents": partial(packed_case, 131_072),
+    "window": window_case,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument(
+        "--cases", nargs="+", choices=list(GPU_CASES), default=list(GPU_CASES), help="on a GPU; all by default"
+    )
+    parser.add_argument("--name", default=None, help="name of the results, kernels_attention_<device>")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    for found in [cpu_cases(arguments)] if arguments.device == "cpu" else gpu_cases(arguments):
-        rows += found
-        report(rows, f"kernels_attention_{arguments.device}")
+    for case in [cpu_cases] if arguments.device == "cpu" else [GPU_CASES[name] for name in arguments.cases]:
+        rows += case(arguments)
+        report(rows, arguments.name or f"kernels_attention_{arguments.device}")
 
 
 if __name__ == "__main__":

@@ -98,16 +98,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument("--head", action="store_true", help="the case with the head alone, which needs a GPU")
+    parser.add_argument("--name", default=None, help="name of the results, kernels_guided_sample_<device>")
     arguments = parser.parse_args()
+    name = arguments.name or f"kernels_guided_sample_{arguments.device}"
     rows: list[Row] = []
-    for batch in (1, 8, 64):
+    for batch in () if arguments.head else (1, 8, 64):
         for top_p in (1.0, 0.9):
             rows += sampler_case(batch, 512 if arguments.device == "cpu" else 32_768, top_p, arguments)
-        report(rows, f"kernels_guided_sample_{arguments.device}")
+        report(rows, name)
     if arguments.device == "cuda":
         for pairs in (1, 4, 8):
             rows += head_case(pairs, arguments)
-        report(rows, f"kernels_guided_sample_{arguments.device}")
+        report(rows, name)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def peers() -> dict[str, Callable[..., Tensor]]:
         from cut_cross_entropy import linear_cross_entropy as cut
 
         found["cce"] = lambda h, w, t: cut(h, w, t)
-        found["cce exact"] = lambda h, w, t: cut(h, w, t, impl="cce_exact")
+        found["cce exact"] = lambda h, w, t: cut(h, w, t, filter_eps=None)
     except ImportError:
         pass
     return found
@@ -103,7 +103,7 @@ def cases(arguments: argparse.Namespace) -> list[Row]:
         if not arguments.skip_eager:
             functions["eager"] = eager
         if device == "cuda":
-            functions["torch.compile"] = torch.compile(eager)
+            functions |= {} if arguments.skip_eager else {"torch.compile": torch.compile(eager)}
             functions |= peers()
         contenders = [Contender(name, train_step(function, inputs)) for name, function in functions.items()]
         contenders.append(Contender("three products", three_products(hidden, weight), True, False))

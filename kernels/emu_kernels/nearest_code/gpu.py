@@ -76,7 +76,7 @@ def pack_kernel(
 def _nearest_member(
     z_ptr, codebook_ptr, vector, lanes_first, close, num_codes, WIDTH: tl.constexpr, MEMBERS: tl.constexpr
 ):  # fmt: skip
-    """Find the code of least float64 distance to one vector among the members of tiles of its lanes that are `close`, the lowest on ties."""
+    """Find the nearest code of one vector in float64 among the members of the tiles of its `close` lanes, the lowest on ties."""
     members = lanes_first[:, None] + LANES * tl.arange(0, MEMBERS)[None, :]
     vectors = tl.zeros((LANES, 1), dtype=tl.int64) + vector
     distance = exact_distance(z_ptr, codebook_ptr, vectors, members, close[:, None] & (members < num_codes), WIDTH)
@@ -214,17 +214,8 @@ def nearest_code_triton(z: Tensor, codebook: Tensor, config: dict[str, int] | No
     longest = torch.zeros(1, dtype=torch.float32, device=z.device)
     pack_rows = min(PACK_ROWS, config["BLOCK_CODES"])
     launch(
-        pack_kernel,
-        (rows // pack_rows,),
-        z,
-        codebook,
-        packed,
-        longest,
-        num_codes,
-        width,
-        PACKED_WIDTH=size,
-        BLOCK=pack_rows,
-    )
+        pack_kernel, (rows // pack_rows,), z, codebook, packed, longest, num_codes, width, PACKED_WIDTH=size, BLOCK=pack_rows
+    )  # fmt: skip
     launch(
         nearest_code_kernel, (triton.cdiv(num_vectors, config["BLOCK_VECTORS"]),), z, z, codebook, packed, longest, result,
         num_vectors, num_codes, packed_slack(width), WIDTH=width, PACKED_WIDTH=size,
