@@ -8,8 +8,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emu_kernels import attention, document_bounds, reference
-from emu_kernels.attention.cpu import LONG, SHORT, TILE
 from emu_kernels.attention.op import ENVIRONMENT, choose_backend, torch_attention
+from emu_kernels.attention.row_tiles import LONG, SHORT, TILE
 from emu_kernels.testing import peak_cpu_bytes
 
 MASKS = {

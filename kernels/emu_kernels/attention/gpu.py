@@ -28,6 +28,15 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def query_block(num_queries, num_heads, BLOCK_QUERIES: tl.constexpr):
+    """Find what a program owns: its row, its head, its first query, its queries, and which of them there are."""
+    block = tl.num_programs(1) - 1 - tl.program_id(1)  # of all heads, the long causal rows first
+    begin = block * BLOCK_QUERIES
+    queries = begin + tl.arange(0, BLOCK_QUERIES)
+    return tl.program_id(0) // num_heads, tl.program_id(0) % num_heads, begin, queries, queries < num_queries
+
+
+@triton.jit
 def key_interval(
     position, inside, bounds_ptr, row, length, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, PACKED: tl.constexpr
 ):  # fmt: skip
@@ -153,26 +162,11 @@ def forward_kernel(
     """
     if not PART:  # the compiler then knows no other numbers than before
         num_queries = length
-    block = tl.num_programs(1) - 1 - tl.program_id(1)  # of all heads, the long causal rows first
-    row = tl.program_id(0) // num_heads
-    head = tl.program_id(0) % num_heads
-    queries = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    inside = queries < num_queries
+    row, head, begin, queries, inside = query_block(num_queries, num_heads, BLOCK_QUERIES)
     positions = queries + offset if PART else queries
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
-    q = load_tile(
-        q_source,
-        row,
-        head,
-        block * BLOCK_QUERIES,
-        num_queries,
-        num_heads,
-        WIDTH,
-        DESCRIPTORS,
-        BLOCK_QUERIES,
-        BLOCK_WIDTH,
-    )
+    q = load_tile(q_source, row, head, begin, num_queries, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH)
     out = tl.zeros((BLOCK_QUERIES, BLOCK_WIDTH), dtype=tl.float32)
     peak = tl.full((BLOCK_QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)

@@ -24,6 +24,7 @@ from emu_kernels.attention.gpu import (
     key_interval,
     laid_out,
     load_tile,
+    query_block,
     query_interval,
     tile_range,
     tile_source,
@@ -187,38 +188,14 @@ def query_kernel(
     """Compute the gradient of q, (B, S, Hq, D); arguments as of `key_kernel`, and `bad_ptr` the flags of queries, (B, Hq, S)."""
     if not PART:
         num_queries = length
-    block = tl.num_programs(1) - 1 - tl.program_id(1)  # the long causal rows first
-    row = tl.program_id(0) // num_heads
-    head = tl.program_id(0) % num_heads
-    queries = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    inside = queries < num_queries
+    row, head, begin, queries, inside = query_block(num_queries, num_heads, BLOCK_QUERIES)
     positions = queries + offset if PART else queries
     first, last = key_interval(positions, inside, bounds_ptr, row, length, window, CAUSAL, WINDOW, PACKED)
     start, full_start, full_stop, stop = tile_range(first, last, inside, length, BLOCK_KEYS)
 
-    q = load_tile(
-        q_source,
-        row,
-        head,
-        block * BLOCK_QUERIES,
-        num_queries,
-        num_heads,
-        WIDTH,
-        DESCRIPTORS,
-        BLOCK_QUERIES,
-        BLOCK_WIDTH,
-    )
+    q = load_tile(q_source, row, head, begin, num_queries, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH)
     grad = load_tile(
-        grad_source,
-        row,
-        head,
-        block * BLOCK_QUERIES,
-        num_queries,
-        num_heads,
-        WIDTH,
-        DESCRIPTORS,
-        BLOCK_QUERIES,
-        BLOCK_WIDTH,
+        grad_source, row, head, begin, num_queries, num_heads, WIDTH, DESCRIPTORS, BLOCK_QUERIES, BLOCK_WIDTH
     )
     statistics = (row.to(tl.int64) * num_heads + head) * row_length + queries
     base = tl.load(base_ptr + statistics)
