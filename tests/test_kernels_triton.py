@@ -17,10 +17,11 @@ from torch import Tensor
 from emu_kernels import guided_sample, reference
 from emu_kernels.attention.gpu import attention_triton
 from emu_kernels.attention.gpu_backward import attention_backward_triton
+from emu_kernels.dispatch import launch
 from emu_kernels.guided_sample.gpu import guided_sample_triton
 from emu_kernels.linear_cross_entropy.cpu import backward_chunked, forward_chunked
 from emu_kernels.linear_cross_entropy.gpu import backward_triton, forward_triton
-from emu_kernels.nearest_code.gpu import nearest_code_triton
+from emu_kernels.nearest_code.gpu import nearest_code_triton, pack_kernel, packed_slack, packed_width
 from emu_kernels.nearest_code.gpu_wide import nearest_code_wide
 from emu_kernels.rms_norm.gpu import rms_norm_backward_triton, rms_norm_triton
 from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton
@@ -465,6 +466,37 @@ def test_nearest_code(interpreter: Interpreter, width: int, dtype: torch.dtype) 
     blocks = {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_EXACT": 64}
     found = interpreter.call(nearest_code_triton, z, codebook, blocks)
     assert torch.equal(found, reference.nearest_code(z, codebook))
+
+
+def packed(codes: Tensor) -> Tensor:
+    """Rows of a codebook as the products of the search take them."""
+    num_codes, width = codes.shape
+    found, longest = torch.empty(num_codes, packed_width(width)), torch.zeros(1)
+    sizes = {"PACKED_WIDTH": packed_width(width), "BLOCK": 16}
+    launch(pack_kernel, (triton.cdiv(num_codes, 16),), codes, codes, found, longest, num_codes, width, **sizes)
+    torch.testing.assert_close(longest[0], 0.5 * codes.square().sum(1).max())
+    return found
+
+
+@pytest.mark.parametrize("width", [4, 21])
+def test_packed_slack_bounds_the_error_of_scores(interpreter: Interpreter, width: int) -> None:
+    """Also where each addition of a product cuts off what is below the 24 bits of its sum."""
+    generator = torch.Generator().manual_seed(width)
+    z, codes = (torch.randn(n, width, generator=generator) for n in (40, 64))
+    rows = interpreter.call(packed, codes).double()
+    assert torch.equal(rows, ((rows.float().view(torch.int32) & -0x2000).view(torch.float32)).double())  # 11 bits each
+    upper = ((z.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    lower = (((z - upper).view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    factors = torch.cat([-torch.stack([upper, lower, upper], -1).flatten(1), torch.ones(40, 3)], 1).double()
+    total = torch.zeros(40, 64, dtype=torch.float64)
+    for place in range(3 * width + 3):
+        total += factors[:, place, None] * rows[:, place]
+        unit = 2.0 ** (total.abs().clamp(min=1e-30).log2().floor() - 23)
+        total = (total / unit).trunc() * unit
+    exact = 0.5 * codes.double().square().sum(1) - z.double() @ codes.double().T
+    norms = codes.double().norm(dim=1)
+    bound = packed_slack(width) * norms * (z.double().norm(dim=1, keepdim=True) + norms)
+    assert bool(((total - exact).abs() <= 0.5 * bound).all())
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e15])
