@@ -13,7 +13,7 @@ from torch import Tensor
 from emu_kernels import guided_sample, linear_cross_entropy, nearest_code, reference
 from tests.kernel_attention_cases import attention_case, decode_attention_case
 from tests.kernel_chance import Chance, Options, compare, draw_dtype, first_of, rounding
-from tests.kernel_row_cases import rms_norm, rotary, swiglu
+from tests.kernel_row_cases import few_rows_linear, rms_norm, rotary, swiglu
 
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -167,6 +167,7 @@ def run_loss(
 CASES: dict[str, Callable[[Chance, bool], str | None]] = {
     "attention": attention_case,
     "decode_attention": decode_attention_case,
+    "few_rows_linear": few_rows_linear,
     "linear_cross_entropy": linear_cross_entropy_case,
     "guided_sample": guided_sample_case,
     "nearest_code": nearest_code_case,

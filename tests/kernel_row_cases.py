@@ -1,4 +1,4 @@
-"""Random cases of norm, rotation and gate against float64, with bounds at each number.
+"""Random cases of norm, rotation, gate and products of few rows against float64, with bounds at each number.
 
 A function draws its case, runs it in Triton's interpreter where `kernels` is set, else on the CPU path, and returns what is wrong with it.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emu_kernels import reference
+from emu_kernels.few_rows_linear import cpu as few_rows_cpu
 from emu_kernels.rms_norm import cpu as norm_cpu
 from emu_kernels.rotary import cpu as rotary_cpu
 from emu_kernels.swiglu import cpu as gate_cpu
@@ -138,3 +139,31 @@ def swiglu(chance: Chance, kernels: bool) -> str | None:
             for n, f, t, b in zip(names, found, truths, sizes, strict=True)
         )
     )
+
+
+def few_rows_linear(chance: Chance, kernels: bool) -> str | None:
+    dtype, shape = draw_dtype(chance, kernels), [chance.size(9) for _ in range(chance.pick((0, 1, 2)))]
+    width, gated, normed, added = chance.size(65), chance.often(0.5), chance.often(0.5), chance.often(0.5)
+    columns = [chance.size(65) for _ in range(1 if gated else chance.pick((1, 2, 3)))] * (1 + gated)
+    x = chance.numbers((*shape, width), dtype, 3.0)
+    weights = [chance.numbers((count, width), dtype, 1.0) for count in columns]
+    norm, eps = chance.numbers((width,), dtype, 2.0) if normed else None, chance.pick((1e-3, 1e-2, 1.0))
+    residual = chance.numbers((*shape, columns[0] if gated else sum(columns)), dtype, 20.0) if added else None
+    run = few_rows_cpu.few_rows_linear_torch
+    if kernels:
+        from emu_kernels.few_rows_linear.gpu import few_rows_linear_triton as run  # type: ignore[assignment]
+    found = run(x, weights, norm, eps, gated, residual)
+    wide, scale, rest = (None if part is None else part.double() for part in (x, norm, residual))
+    assert wide is not None
+    exact = [weight.double() for weight in weights]
+    truth = reference.few_rows_linear(wide, exact, scale, eps, gated, rest)
+    share, least = rounding(dtype)
+    before = wide if scale is None else reference.rms_norm(wide, scale, eps)
+    parts = [before @ weight.T for weight in exact]
+    # What each product may be off by: its terms are rounded, and their sum.
+    slips = [share * (before.abs() @ weight.abs().T) + least * width for weight in exact]
+    bound = torch.cat(slips, -1)
+    if gated:
+        gate, up = (part.abs() for part in parts)
+        bound = 1.1 * slips[0] * (up + slips[1]) + slips[1] * gate + (share + 8 * EPS32 * gate) * gate * up
+    return compare("out", found, truth, bound + share * truth.abs() + least)

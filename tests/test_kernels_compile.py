@@ -394,7 +394,7 @@ def test_part_kernel_compiles(capability: int, dtype: str, queries: int, width: 
         ("begin_ptr", "end_ptr"), "*i64"
     )
     types |= dict.fromkeys(("key_row", "key_head", "value_row", "value_head"), "i32:16")
-    constants = {"GROUP": 4, "WIDTH": width, "PART": PART}
+    constants = {"GROUP": 4, "WIDTH": width, "PART": PART, "OVERLAP": architecture(capability).overlaps}
     config = decode_blocks(DTYPES[dtype], queries, width)
     found = build(capability, "decode_attention.gpu", "part_kernel", types, constants, config)
     check(found, capability, DECODE_SPILLS.get((capability, dtype), 0) if queries == 64 else 0)
@@ -406,7 +406,13 @@ def test_part_kernel_compiles(capability: int, dtype: str, queries: int, width: 
 def test_join_kernel_compiles(capability: int) -> None:
     types = dict.fromkeys(("part_ptr", "peak_ptr", "total_ptr"), "*fp32") | {"out_ptr": "*bf16"}
     types |= dict.fromkeys(("begin_ptr", "end_ptr"), "*i64")
-    constants = {"GROUP": 4, "WIDTH": 128, "PART": 256, "BLOCK_WIDTH": 128}
+    constants = {
+        "GROUP": 4,
+        "WIDTH": 128,
+        "PART": 256,
+        "BLOCK_WIDTH": 128,
+        "OVERLAP": architecture(capability).overlaps,
+    }
     check(build(capability, "decode_attention.gpu", "join_kernel", types, constants, {"num_warps": 1}), capability)
 
 
@@ -459,7 +465,8 @@ def test_rotary_kernels_compile(kernel: str, capability: int, width: int) -> Non
     config = configurations.head_blocks(32, width)
     module = "rotary.gpu"
     if kernel == "rotary_into_kernel":
-        module, config = "rotary.gpu_into", {"BLOCK_HALF": config["BLOCK_HALF"], "num_warps": 1}
+        overlap = architecture(capability).overlaps
+        module, config = "rotary.gpu_into", {"BLOCK_HALF": config["BLOCK_HALF"], "OVERLAP": overlap, "num_warps": 1}
     constants = {"HALF": width // 2} | ({} if kernel == "rotary_backward_kernel" else {"NORM": True})
     check(build(capability, module, kernel, ROTARY_TYPES, constants, config), capability)
 
@@ -473,3 +480,50 @@ def test_gate_kernels_compile(capability: int) -> None:
     for kernel in ("swiglu_kernel", "swiglu_backward_kernel"):
         found = build(capability, "swiglu.gpu", kernel, types, {"BLOCK": BLOCK}, {"num_warps": 4})
         check(found, capability)
+
+
+LINEAR_TYPES = {
+    **{f"{name}_ptr": "*bf16" for name in ("x", "norm", "first", "second", "third", "residual", "out")},
+    **{f"{name}_columns": "i32:16" for name in ("first", "second", "third")},
+    **{f"{name}_stride": "i32:16" for name in ("x", "residual", "out")},
+    "eps": "fp32",
+}  # fmt: skip
+LINEAR_FORMS = {
+    "queries, keys and values": (3, True, False, False, 4096),
+    "a sum": (1, False, False, True, 14336),
+    "a gate": (2, True, True, False, 4096),
+}
+# The products of float32 hold each factor three times in registers.
+LINEAR_SPILLS: dict[tuple, int] = {}
+
+
+@pytest.mark.parametrize(
+    ("form", "capability", "dtype"),
+    [
+        pytest.param(form, c, dtype, marks=[] if (form, c, dtype) == ("a gate", 90, "bf16") else slow)
+        for form in LINEAR_FORMS
+        for c in CAPABILITIES
+        for dtype in ("bf16", "fp32")
+    ],
+)
+def test_few_rows_kernel_compiles(form: str, capability: int, dtype: str) -> None:
+    found_architecture = architecture(capability)
+    weights, norm, gated, add, width = LINEAR_FORMS[form]
+    config = configurations.few_rows(found_architecture, DTYPES[dtype], 4096, gated)
+    constants = {"WIDTH": width, "WEIGHTS": weights, "NORM": norm, "GATED": gated, "ADD": add}
+    types = {name: kind.replace("bf16", dtype) for name, kind in LINEAR_TYPES.items()}
+    found = build(
+        capability,
+        "few_rows_linear.gpu",
+        "few_rows_kernel",
+        types,
+        constants | {"OVERLAP": found_architecture.overlaps},
+        config,
+    )
+    check(found, capability, LINEAR_SPILLS.get((form, capability, dtype), 0))
+    # All tiles are copied ahead of their use, sixteen bytes at a time.
+    rows, columns, inner = (config[name] for name in ("BLOCK_ROWS", "BLOCK_COLUMNS", "BLOCK_WIDTH"))
+    numbers = (rows + (1 + gated) * columns) * inner
+    size = 2 if dtype == "bf16" else 4
+    copies = numbers * size // 16 // (32 * config["num_warps"])
+    assert found.instructions["cp.async"] == copies * config["num_stages"]

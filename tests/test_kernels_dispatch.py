@@ -17,6 +17,7 @@ from emu_kernels import (
     attention,
     choices,
     dispatch,
+    few_rows_linear,
     guided_sample,
     linear_cross_entropy,
     nearest_code,
@@ -28,6 +29,7 @@ from emu_kernels.attention import op as attention_ops
 from emu_kernels.attention.op import torch_attention
 from emu_kernels.decode_attention import op as decode_ops
 from emu_kernels.dispatch import OPS, choose, triton_or_torch
+from emu_kernels.few_rows_linear import op as product_ops
 from emu_kernels.guided_sample import op as sampler_ops
 from emu_kernels.linear_cross_entropy import op as loss_ops
 from emu_kernels.nearest_code import op as search_ops
@@ -194,6 +196,7 @@ def _runs_of_norm_rotation_and_gate(q: torch.Tensor, k: torch.Tensor) -> list[tu
         (rotary_ops._norm_rotary_cuda, ops.norm_rotary, (q, weight, cos, sin, 1e-5)),
         (rotary_ops._norm_rotary_backward_cuda, ops.norm_rotary_backward, (q, q, weight, inverse, cos, sin)),
         (rotary_ops._into_cuda, ops.rotary_into, (q, k, k, cos, sin, *cache, places, weight, weight, 1e-5)),
+        (product_ops._few_rows_cuda, ops.few_rows_linear, (q, [torch.rand(5, 8)] * 2, weight, 1e-5, True, None)),
         (gate_ops._forward_cuda, ops.swiglu, (q, q)),
         (gate_ops._backward_cuda, ops.swiglu_backward, (q, q, q)),
     ]
@@ -241,11 +244,12 @@ def test_shapes_on_other_devices_are_known_to_compilers(device: str) -> None:
             nearest_code(q.view(-1, 8), k.view(-1, 8)),
             rms_norm(q, torch.empty(8, device=device), 1e-5),
             rotary(q, angle, angle),
+            few_rows_linear(q, [torch.empty(5, 8, device=device)] * 2),
             swiglu(q, q),
         ]
     assert [(*x.shape, x.device.type) for x in results] == [
         (2, 9, 4, 8, device), (3, device), (72, device), (72, device), (2, 9, 4, 8, device), (2, 9, 4, 8, device),
-        (2, 9, 4, 8, device),
+        (2, 9, 4, 10, device), (2, 9, 4, 8, device),
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from emu_kernels import attention, dispatch, document_bounds
 
 PACKAGE = Path(emu_kernels.__file__).parent
 MODULES = (
-    "attention.quarantine", "attention.gpu", "attention.gpu_backward", "decode_attention.gpu", "guided_sample.gpu",
+    "attention.quarantine", "attention.gpu", "attention.gpu_backward", "decode_attention.gpu", "few_rows_linear.gpu", "guided_sample.gpu",
     "linear_cross_entropy.gpu", "nearest_code.gpu", "nearest_code.gpu_wide", "rms_norm.gpu", "rotary.gpu",
     "rotary.gpu_into", "swiglu.gpu",
 )  # fmt: skip
@@ -112,6 +112,7 @@ def test_every_kernel_starts_under_the_guard(started: dict, monkeypatch: pytest.
 
 
 def _start_norm_rotation_and_gate(q: Tensor, k: Tensor) -> None:
+    from emu_kernels.few_rows_linear.gpu import few_rows_linear_triton
     from emu_kernels.rms_norm.gpu import rms_norm_backward_triton, rms_norm_triton
     from emu_kernels.rotary.gpu import norm_rotary_backward_triton, norm_rotary_triton
     from emu_kernels.rotary.gpu_into import rotary_into_triton
@@ -124,6 +125,7 @@ def _start_norm_rotation_and_gate(q: Tensor, k: Tensor) -> None:
     norm_rotary_triton(q, weight, angle, angle, 1e-5)
     norm_rotary_backward_triton(q, q, weight, inverse, angle, angle)
     rotary_into_triton(q, k, k, angle, angle, cache, cache, places, weight, weight, 1e-5)
+    few_rows_linear_triton(q, [torch.empty(24, 16)], weight, 1e-5, False, None)
     swiglu_triton(q, q)
     swiglu_backward_triton(q, q, q)
 

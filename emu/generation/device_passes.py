@@ -23,6 +23,9 @@ RECORD_FROM = 3
 ROWS_STEP = 8
 """Recorded passes have 1, 2, 4 or a multiple of so many rows: on a GPU a row more costs next to nothing, a recording some passes."""
 
+FUSED_TOKENS = 16
+"""Tokens of a pass up to which its products are fused, see `fuses`."""
+
 
 @dataclass
 class _Size:
@@ -123,8 +126,17 @@ def decode(model: EmuForCausalLM, linear: LinearBackend, cache: StaticCache, ids
     slots = first[:, None] + torch.arange(ids.shape[1], device=ids.device)
     positions = (slots - begin[:, None]).clamp_min(0)
     cos, sin = cache.angles(model.model.rotary_emb)
-    attend = DeviceStep(cache, begin, slots)
+    attend = DeviceStep(cache, begin, slots, fused=fuses(model, linear, ids.numel()))
     return model.model.run(model.model.embed_tokens(ids), (cos[positions], sin[positions]), attend, linear)
+
+
+def fuses(model: EmuForCausalLM, linear: LinearBackend, tokens: int) -> bool:
+    """Whether the blocks of a pass over so many tokens fuse their products with what is around them.
+
+    The products of fused blocks take as long for one row as for FUSED_TOKENS: what reading the weights takes. For more rows cuBLAS is
+    faster, but how it sums depends on their number; where rows shall not depend on each other, its tiles read the weights more often.
+    """
+    return (tokens <= FUSED_TOKENS or linear.by_row) and all(block.is_plain() for block in model.model.layers)
 
 
 def rows_of(rows: int, most: int) -> int:

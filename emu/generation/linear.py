@@ -74,6 +74,11 @@ class LinearBackend:
         (places, samples), (places_now, samples_now) = self._packed_state, self._state()
         return places == places_now and torch.equal(samples, samples_now)
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a row's products do not depend on the other rows, to the last bit."""
+        return self._tile is not None
+
     def __call__(self, x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         """x (..., in) -> one (..., out) per layer."""
         if layers not in self._layers:

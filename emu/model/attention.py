@@ -176,9 +176,11 @@ class DeviceStep:
     Args:
         begin: (R,) int64, where each row of the memory begins; R may be more than the rows in use.
         slots: (R, N) int64, of the tokens.
+        fused: whether blocks fuse their products with what is around them, see `Block.step`.
     """
 
-    def __init__(self, cache: StaticCache, begin: Tensor, slots: Tensor) -> None:
+    def __init__(self, cache: StaticCache, begin: Tensor, slots: Tensor, *, fused: bool) -> None:
+        self.fused = fused
         self._keys, self._values = cache.memory
         capacity = self._keys.shape[3]
         self._places = torch.arange(len(begin), device=begin.device)[:, None] * capacity + slots

@@ -13,6 +13,7 @@ import logging
 from emu_kernels.attention import attention, document_bounds
 from emu_kernels.decode_attention import decode_attention
 from emu_kernels.dispatch import choices
+from emu_kernels.few_rows_linear import few_rows_linear
 from emu_kernels.guided_sample import guided_sample
 from emu_kernels.linear_cross_entropy import linear_cross_entropy
 from emu_kernels.linear_cross_entropy.split import split_linear_cross_entropy
@@ -26,6 +27,7 @@ __all__ = [
     "choices",
     "decode_attention",
     "document_bounds",
+    "few_rows_linear",
     "guided_sample",
     "linear_cross_entropy",
     "nearest_code",

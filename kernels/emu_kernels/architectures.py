@@ -16,19 +16,20 @@ class Architecture:
     """What one family of GPUs offers to a kernel.
 
     `shared_bytes` is the most that one block may use; `descriptors` says whether tiles come by tensor descriptor, through the copy
-    engine, or by pointers.
+    engine, or by pointers; `overlaps` whether a kernel may start before the one ahead of it has ended, and wait for it inside.
     """
 
     name: str
     shared_bytes: int
     descriptors: bool
+    overlaps: bool
 
 
-AMPERE = Architecture("sm_80", 166_912, descriptors=False)
-ADA = Architecture("sm_86", 101_376, descriptors=False)
-HOPPER = Architecture("sm_90", 232_448, descriptors=True)
-BLACKWELL = Architecture("sm_100", 232_448, descriptors=True)
-BLACKWELL_RTX = Architecture("sm_120", 101_376, descriptors=False)
+AMPERE = Architecture("sm_80", 166_912, descriptors=False, overlaps=False)
+ADA = Architecture("sm_86", 101_376, descriptors=False, overlaps=False)
+HOPPER = Architecture("sm_90", 232_448, descriptors=True, overlaps=True)
+BLACKWELL = Architecture("sm_100", 232_448, descriptors=True, overlaps=True)
+BLACKWELL_RTX = Architecture("sm_120", 101_376, descriptors=False, overlaps=True)
 
 ARCHITECTURES = {
     (8, 0): AMPERE,

@@ -23,6 +23,7 @@ from emu_kernels.architectures import OLDEST, Architecture, architecture_of
 OPS = (
     "attention",
     "decode_attention",
+    "few_rows_linear",
     "linear_cross_entropy",
     "guided_sample",
     "nearest_code",

@@ -128,3 +128,19 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """gate and up (..., F) -> (..., F)."""
     return gate / (1.0 + (-gate).exp()) * up
+
+
+def few_rows_linear(
+    x: Tensor,
+    weights: list[Tensor],
+    norm_weight: Tensor | None = None,
+    eps: float = 1e-5,
+    gated: bool = False,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """x (..., D), weights (columns, D) each -> (..., N); see `emu_kernels.few_rows_linear`."""
+    if norm_weight is not None:
+        x = rms_norm(x, norm_weight, eps)
+    parts = [x @ weight.T for weight in weights]
+    out = swiglu(*parts) if gated else torch.cat(parts, -1)
+    return out if residual is None else out + residual

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from emu_kernels.configurations import padded_width
 from emu_kernels.dispatch import launch
+from emu_kernels.overlap import overlaps, start_next, wait_for_previous
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 PART = 256
@@ -27,9 +28,12 @@ PART = 256
 def part_kernel(
     q_ptr, key_ptr, value_ptr, begin_ptr, end_ptr, out_ptr, peak_ptr, total_ptr, tokens, num_key_heads, num_parts, key_row,
     key_head, value_row, value_head, scale, GROUP: tl.constexpr, WIDTH: tl.constexpr, PART: tl.constexpr,
-    PRODUCT: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    PRODUCT: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Attend to one part: q (R, m, Hq, D) -> out (R, Hkv, P, Q, D), not divided, and peak, total (R, Hkv, P, Q), all float32."""
+    start_next(OVERLAP)
+    wait_for_previous(OVERLAP)
     row = (tl.program_id(0) // num_key_heads).to(tl.int64)
     head = tl.program_id(0) % num_key_heads
     part = tl.program_id(1)
@@ -78,9 +82,11 @@ def part_kernel(
 @triton.jit
 def join_kernel(
     part_ptr, peak_ptr, total_ptr, begin_ptr, end_ptr, out_ptr, tokens, num_key_heads, num_parts, GROUP: tl.constexpr,
-    WIDTH: tl.constexpr, PART: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Join the parts of one query: what `part_kernel` left -> out (R, m, Hq, D)."""
+    start_next(OVERLAP)
+    wait_for_previous(OVERLAP)
     row = (tl.program_id(0) // num_key_heads).to(tl.int64)
     head = tl.program_id(0) % num_key_heads
     query = tl.program_id(1)
@@ -141,13 +147,15 @@ def decode_attention_triton(
     queries, parts = tokens * group, triton.cdiv(capacity, PART)
     partial = q.new_empty((rows, key_heads, parts, queries, width), dtype=torch.float32)
     peak, total = (q.new_empty((rows, key_heads, parts, queries), dtype=torch.float32) for _ in range(2))
-    strides = keys.stride(0), keys.stride(1), values.stride(0), values.stride(1)
+    overlap, strides = overlaps(q), (keys.stride(0), keys.stride(1), values.stride(0), values.stride(1))
     launch(
         part_kernel, (rows * key_heads, parts, triton.cdiv(queries, config["BLOCK_QUERIES"])), q, q, keys, values, begin,
-        end, partial, peak, total, tokens, key_heads, parts, *strides, scale, GROUP=group, WIDTH=width, PART=PART, **config,
+        end, partial, peak, total, tokens, key_heads, parts, *strides, scale, GROUP=group, WIDTH=width, PART=PART,
+        OVERLAP=overlap, launch_pdl=overlap, **config,
     )  # fmt: skip
     launch(
         join_kernel, (rows * key_heads, queries), q, partial, peak, total, begin, end, out, tokens, key_heads, parts,
-        GROUP=group, WIDTH=width, PART=PART, BLOCK_WIDTH=config["BLOCK_WIDTH"], num_warps=1,
+        GROUP=group, WIDTH=width, PART=PART, OVERLAP=overlap, launch_pdl=overlap, BLOCK_WIDTH=config["BLOCK_WIDTH"],
+        num_warps=1,
     )  # fmt: skip
     return out

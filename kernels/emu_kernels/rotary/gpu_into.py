@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emu_kernels.configurations import MAX_ROW_WIDTH, padded_width
 from emu_kernels.dispatch import launch
+from emu_kernels.overlap import overlaps, start_next, wait_for_previous
 from emu_kernels.rotary.cpu import rotary_into_torch
 from emu_kernels.rotary.gpu import inverse_root, load_halves, scale_halves, side_by_side, turn
 
@@ -40,9 +41,11 @@ def rotary_into_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, q_weight_ptr, k_weight_ptr, out_ptr, keys_ptr, values_ptr, places_ptr,
     length, num_heads, num_key_heads, num_places, capacity, q_row, q_position, q_head, k_row, k_position, k_head, v_row,
     v_position, v_head, angle_row, keys_row, keys_head, keys_slot, values_row, values_head, values_slot, eps,
-    HALF: tl.constexpr, NORM: tl.constexpr, BLOCK_HALF: tl.constexpr,
+    HALF: tl.constexpr, NORM: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
     """One head of a token: Hq of queries, then Hkv of keys, then Hkv of values; the strides are named after tensor and axis."""
+    start_next(OVERLAP)
+    wait_for_previous(OVERLAP)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row, position = token // length, token % length
     lane = tl.arange(0, BLOCK_HALF)
@@ -97,10 +100,11 @@ def rotary_into_triton(
     q, k, v = (side_by_side(x) for x in (q, k, v))
     cos, sin, places = (x.contiguous() for x in (cos, sin, places))
     weights = [q if weight is None else weight.contiguous() for weight in (q_weight, k_weight)]
+    overlap = overlaps(q)
     launch(
         rotary_into_kernel, (batch * length, num_heads + 2 * k.shape[2]), q, q, k, v, cos, sin, *weights, out, keys, values,
         places, length, num_heads, k.shape[2], keys.shape[0] * keys.shape[2], keys.shape[2], *q.stride()[:3], *k.stride()[:3],
         *v.stride()[:3], cos.stride(0) if cos.shape[0] > 1 else 0, *keys.stride()[:3], *values.stride()[:3], eps,
-        HALF=width // 2, NORM=q_weight is not None, BLOCK_HALF=padded_width(width // 2), num_warps=1,
+        HALF=width // 2, NORM=q_weight is not None, OVERLAP=overlap, launch_pdl=overlap, BLOCK_HALF=padded_width(width // 2), num_warps=1,
     )  # fmt: skip
     return out

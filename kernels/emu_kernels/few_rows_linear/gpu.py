@@ -1,0 +1,137 @@
+# mypy: allow-incomplete-defs, allow-untyped-defs
+"""Triton implementation of products of few rows: each weight is read once, and what comes before and after the product costs no launch.
+
+Few rows leave a product waiting for memory, so that all that counts is how many bytes are on their way at a time. A program takes all
+features of some columns, whose tiles are copied ahead of their use, stage by stage; nothing is summed between programs, and the result of a
+row depends on that row alone, to the last bit. Legend: T rows, D features, N columns of all weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from emu_kernels.configurations import configuration, few_rows
+from emu_kernels.dispatch import launch
+from emu_kernels.overlap import fetch_ahead, overlaps, start_next, wait_for_previous
+from emu_kernels.rms_norm.gpu import as_rows, rms_norm_triton
+
+PIECES = tl.constexpr(4)
+"""Of what a program fetches ahead of each column: with 32 columns one for each of its threads."""
+
+
+@triton.jit
+def few_rows_kernel(
+    x_ptr, norm_ptr, first_ptr, second_ptr, third_ptr, residual_ptr, out_ptr, num_rows, first_columns, second_columns,
+    third_columns, x_stride, residual_stride, out_stride, eps, WIDTH: tl.constexpr, WEIGHTS: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, OVERLAP: tl.constexpr, FETCH: tl.constexpr,
+    PRODUCT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Multiply x (T, D), with NORM normed, with weights (columns, D): out (T, N), with ADD plus a residual (T, N).
+
+    With GATED there are two weights of equal shape, and out is silu of the first product times the second.
+    """
+    start_next(OVERLAP)
+    tile = tl.program_id(0)
+    weight_ptr, columns, before = first_ptr, first_columns, 0
+    if WEIGHTS > 1 and not GATED:
+        tiles = tl.cdiv(first_columns, BLOCK_COLUMNS)
+        if tile >= tiles:
+            tile -= tiles
+            before += first_columns
+            weight_ptr, columns = second_ptr, second_columns
+            if WEIGHTS > 2:
+                tiles = tl.cdiv(second_columns, BLOCK_COLUMNS)
+                if tile >= tiles:
+                    tile -= tiles
+                    before += second_columns
+                    weight_ptr, columns = third_ptr, third_columns
+    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    feature = tl.arange(0, BLOCK_WIDTH)
+    own = tl.minimum(column, columns - 1).to(tl.int64)[:, None] * WIDTH
+    if OVERLAP and FETCH:
+        piece = tl.arange(0, PIECES)[None, :] * (FETCH // PIECES)
+        fetch_ahead(weight_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8))
+        if GATED:
+            fetch_ahead(
+                second_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
+            )
+    wait_for_previous(OVERLAP)
+    own += feature[None, :]
+    x_own = x_ptr + row.to(tl.int64)[:, None] * x_stride + feature[None, :]
+    there = (row < num_rows)[:, None]
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    other = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    squares = tl.zeros((BLOCK_ROWS, BLOCK_WIDTH), dtype=tl.float32)
+    for start in range(0, WIDTH, BLOCK_WIDTH):
+        if WIDTH % BLOCK_WIDTH == 0:
+            x = tl.load(x_own + start, mask=there, other=0.0)
+            weight = tl.load(weight_ptr + own + start)
+        else:
+            inside = (start + feature < WIDTH)[None, :]
+            x = tl.load(x_own + start, mask=there & inside, other=0.0)
+            weight = tl.load(weight_ptr + own + start, mask=inside, other=0.0)
+        if NORM:
+            wide = x.to(tl.float32)
+            squares += wide * wide
+            scale = tl.load(norm_ptr + start + feature, mask=start + feature < WIDTH, other=0.0)
+            x *= scale[None, :]
+        total = tl.dot(x, weight.T, total, input_precision=PRODUCT)
+        if GATED:
+            if WIDTH % BLOCK_WIDTH == 0:
+                second = tl.load(second_ptr + own + start)
+            else:
+                second = tl.load(second_ptr + own + start, mask=(start + feature < WIDTH)[None, :], other=0.0)
+            other = tl.dot(x, second.T, other, input_precision=PRODUCT)
+    if NORM:
+        inverse = tl.rsqrt(tl.sum(squares, axis=1) / WIDTH + eps)[:, None]
+        total *= inverse
+        other *= inverse
+    if GATED:
+        total = total * tl.sigmoid(total) * other
+    written = there & (column < columns)[None, :]
+    place = row.to(tl.int64)[:, None]
+    if ADD:
+        residual = residual_ptr + place * residual_stride + (before + column)[None, :]
+        total += tl.load(residual, mask=written, other=0.0).to(tl.float32)
+    tl.store(
+        out_ptr + place * out_stride + (before + column)[None, :], total.to(out_ptr.dtype.element_ty), mask=written
+    )
+
+
+def few_rows_linear_triton(
+    x: Tensor,
+    weights: list[Tensor],
+    norm_weight: Tensor | None,
+    eps: float,
+    gated: bool,
+    residual: Tensor | None,
+    config: dict[str, Any] | None = None,
+) -> Tensor:
+    """See `op.few_rows_op`; float32 or 16 bits."""
+    columns = [len(weight) for weight in weights]
+    out = x.new_empty(*x.shape[:-1], columns[0] if gated else sum(columns))
+    if out.numel() == 0:
+        return out
+    if norm_weight is not None and x.dtype == torch.float16:
+        # A number times its scale, before it is divided by the root, may be larger than float16 can hold.
+        x, norm_weight = rms_norm_triton(x, norm_weight, eps)[0], None
+    weights = [weight.contiguous() for weight in weights]
+    rows, width = as_rows(x), x.shape[-1]
+    others = rows if residual is None else as_rows(residual)
+    config = dict(config or configuration(few_rows, x.device, x.dtype, sum(columns), gated))
+    tiles = sum(triton.cdiv(count, config["BLOCK_COLUMNS"]) for count in (columns[:1] if gated else columns))
+    overlap, fetch = overlaps(x), config.pop("FETCH")
+    launch(
+        few_rows_kernel, (tiles, triton.cdiv(len(rows), config["BLOCK_ROWS"])), x, rows,
+        rows if norm_weight is None else norm_weight.contiguous(), *(weights * 3)[:3], others, out, len(rows),
+        *(columns * 3)[:3], rows.stride(0), others.stride(0), out.shape[-1], eps, WIDTH=width, WEIGHTS=len(weights),
+        NORM=norm_weight is not None, GATED=gated, ADD=residual is not None, OVERLAP=overlap,
+        FETCH=fetch if width % fetch == 0 else 0, launch_pdl=overlap, **config,
+    )  # fmt: skip
+    return out
