@@ -126,19 +126,20 @@ FEW_ROWS = 16
 """Rows of the tile that the tensor cores multiply at least, whether there are as many or not."""
 
 
-def few_rows(found: Architecture, dtype: torch.dtype, columns: int, gated: bool) -> Config:
-    """Return the blocks of products of few rows with so many columns; they do not depend on the rows, and nor do the bits of a result.
+def few_rows(found: Architecture, dtype: torch.dtype, columns: int, width: int, gated: bool) -> Config:
+    """Return the blocks of products of few rows with so many columns and features.
 
-    What counts is how many bytes are on their way at a time: some stages of 16 KiB in each of a few programs on every processor. With
-    FETCH numbers of each column a program begins while the kernel ahead is at work.
+    They do not depend on the rows, and nor do the bits of a result. What counts is how many bytes are on their way at a time: some stages
+    of 16 KiB in each of a few programs on every processor. With FETCH numbers of each column a program begins while the kernel ahead is
+    at work.
     """
     single, small = dtype == torch.float32, found.shared_bytes < AMPERE.shared_bytes
     return {
         "BLOCK_ROWS": FEW_ROWS,
-        "BLOCK_COLUMNS": 16 if gated or columns < 2048 else 32,
+        "BLOCK_COLUMNS": 16 if gated else 32,
         "BLOCK_WIDTH": 64 if single else 256,
         "PRODUCT": "tf32x3" if single else None,  # three products: about the accuracy of float32
         "FETCH": 512 if single else 1024,
         "num_warps": 4,
-        "num_stages": 3 if small else 4,
+        "num_stages": 4 if small or gated or columns > width else 6,
     }

@@ -124,7 +124,7 @@ def few_rows_linear_triton(
     weights = [weight.contiguous() for weight in weights]
     rows, width = as_rows(x), x.shape[-1]
     others = rows if residual is None else as_rows(residual)
-    config = dict(config or configuration(few_rows, x.device, x.dtype, sum(columns), gated))
+    config = dict(config or configuration(few_rows, x.device, x.dtype, sum(columns), width, gated))
     tiles = sum(triton.cdiv(count, config["BLOCK_COLUMNS"]) for count in (columns[:1] if gated else columns))
     overlap, fetch = overlaps(x), config.pop("FETCH")
     launch(
@@ -132,6 +132,6 @@ def few_rows_linear_triton(
         rows if norm_weight is None else norm_weight.contiguous(), *(weights * 3)[:3], others, out, len(rows),
         *(columns * 3)[:3], rows.stride(0), others.stride(0), out.shape[-1], eps, WIDTH=width, WEIGHTS=len(weights),
         NORM=norm_weight is not None, GATED=gated, ADD=residual is not None, OVERLAP=overlap,
-        FETCH=fetch if width % fetch == 0 else 0, launch_pdl=overlap, **config,
+        FETCH=fetch if width >= fetch and width % 8 == 0 else 0, launch_pdl=overlap, **config,
     )  # fmt: skip
     return out
