@@ -59,7 +59,8 @@ def pass_case(model: EmuForCausalLM, pairs: int, tokens: int, context: int, argu
     linear, rows = LinearBackend(model), 2 * pairs
     cache = filled(model, rows, context, tokens)
     ids = torch.zeros(rows, tokens, dtype=torch.int64, device=model.device)
-    recorded = RecordedPasses(model, linear, cache)
+    recorded, others = RecordedPasses(model, linear, cache), RecordedPasses(model, linear, cache)
+    fused = device_passes.fuses(model, linear, ids.numel())
 
     def run(function: Callable[[], Tensor]) -> Callable[[], Any]:
         def once() -> None:
@@ -68,11 +69,16 @@ def pass_case(model: EmuForCausalLM, pairs: int, tokens: int, context: int, argu
 
         return once
 
+    def other_way() -> Tensor:
+        with mock.patch.object(device_passes, "fuses", lambda *_: not fused):
+            return others.run(ids)
+
     read = sum(p.numel() * p.element_size() for p in model.model.layers.parameters())
     held = 2 * rows * context * model.config.num_key_value_heads * model.config.head_dim  # type: ignore[operator]
     read += held * model.config.num_hidden_layers * cache.memory[0].element_size()
     contenders = [
         Contender("emu, recorded", run(lambda: recorded.run(ids))),
+        Contender(f"emu, recorded, {'cuBLAS' if fused else 'fused'}", run(other_way)),
         Contender("emu, kernel by kernel", run(lambda: model.forward_block(ids, cache, linear))),
         Contender("copy of weights and cache", copy_of(read, arguments.device), True, False),
     ]
@@ -102,6 +108,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--grid", type=int, default=24, help="height and width of the pictures, in codes")
+    parser.add_argument("--pictures", type=int, nargs="*", default=[1, 8], help="how many are drawn together")
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     model, vocabulary = build(arguments)
@@ -110,7 +117,7 @@ def main() -> None:
         for pairs, tokens in ((1, 1), (1, 8), (8, 1), *([(32, 1)] if context <= 2048 else [])):
             rows += pass_case(model, pairs, tokens, context, arguments)
             report(rows, f"generation_gpu_{arguments.device}")
-    for pairs in (1, 8):
+    for pairs in arguments.pictures:
         picture_case(model, vocabulary, pairs, arguments)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emu.generation import device_passes
-from emu.generation.device_passes import RecordedPasses, decode, rows_of
+from emu.generation import Engine, device_passes
+from emu.generation.device_passes import FUSED_TOKENS, RecordedPasses, decode, fuses, rows_of
 from emu.generation.linear import LinearBackend
+from emu.layouts import Emu3Layout
 from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+from emu.model.block import Block
+from tests.engine_toys import VOCABULARY, Letters, prompt, small
 
 CONFIG = EmuConfig(
     vocab_size=97,
@@ -157,6 +162,54 @@ def test_a_layer_of_a_pass_on_a_gpu_is_a_few_launches() -> None:
             decode(small, linear, cache, ids, places)
         counts.append(sum(LAUNCHES.get(name, 1) for name in launches.names))
     assert counts[1] - counts[0] == PER_LAYER, "\n".join(launches.names)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_fused_passes_draw_the_tokens_of_others(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole pictures in float32, most likely ones and others, with passes that read lengths on the device and with those that do not."""
+    drawn = []
+    for fused in (False, True):
+        monkeypatch.setattr(device_passes, "can_record", lambda model, fused=fused: fused)
+        engine = Engine(small(qk_norm=True), Emu3Layout(VOCABULARY, Letters()), deterministic=deterministic)
+        prompts = [prompt(engine.layout, text) for text in ("abc", "", "1abcd2")]
+        options = {"grid": (3, 4), "guidance_scale": 2.0, "top_k": 9, "seed": [1, 2, 3]}
+        drawn += [engine.generate_codes(prompts, temperature=temperature, **options) for temperature in (0.0, 1.0)]
+    for plain, found in zip(drawn[:2], drawn[2:], strict=True):
+        assert torch.equal(plain, found)
+    assert len(drawn[1].unique()) > 1
+
+
+def _with_bias(block: Block) -> None:
+    block.mlp.up_proj = torch.nn.Linear(24, 40)
+
+
+def _with_hook(block: Block) -> None:
+    block.self_attn.o_proj.register_forward_hook(lambda *_: None)
+
+
+def _of_another_kind(block: Block) -> None:
+    class Adapter(torch.nn.Linear):
+        pass
+
+    block.self_attn.q_proj = Adapter(24, 24, bias=False)
+
+
+def _in_another_dtype(block: Block) -> None:
+    block.mlp.down_proj.float()
+
+
+@pytest.mark.parametrize("change", [_with_bias, _with_hook, _of_another_kind, _in_another_dtype])
+def test_blocks_that_are_more_than_their_weights_are_not_fused(change: Callable[[Block], None]) -> None:
+    model = EmuForCausalLM(CONFIG).double().eval()
+    linear = LinearBackend(model)
+    assert fuses(model, linear, FUSED_TOKENS)
+    change(model.model.layers[1])  # type: ignore[arg-type]
+    assert not fuses(model, linear, FUSED_TOKENS)
+
+
+def test_many_tokens_are_fused_only_where_rows_shall_not_depend_on_each_other(model: EmuForCausalLM) -> None:
+    assert not fuses(model, LinearBackend(model), FUSED_TOKENS + 1)
+    assert fuses(model, LinearBackend(model, tile=8), 100)
 
 
 def test_recorded_sizes_are_few() -> None:
