@@ -34,18 +34,21 @@ def model() -> EmuForCausalLM:
     return EmuForCausalLM(CONFIG).double().eval()
 
 
+@torch.no_grad()
+def fill(model: EmuForCausalLM, cache: StaticCache, counts: list[int]) -> None:
+    """Compute random prompts of so many tokens."""
+    cache.expect(counts)
+    model.forward_block(
+        torch.randint(0, 97, (len(counts), max(counts)), generator=torch.Generator().manual_seed(3)), cache
+    )
+
+
 def filled(model: EmuForCausalLM, begins: list[int], ends: list[int], capacity: int = 60, rows: int = 5) -> StaticCache:
     """A cache with memory for more rows, that holds a prompt of each row from its beginning on."""
     cache = StaticCache(CONFIG, 0, 0, dtype=model.dtype, device="cpu")
     cache.reserve(rows, capacity)
-    parts = []
-    for begin, end in zip(begins, ends, strict=True):
-        part = StaticCache(CONFIG, 1, capacity, dtype=model.dtype, device="cpu")
-        ids = torch.randint(0, 97, (1, end - begin), generator=torch.Generator().manual_seed(end))
-        with torch.no_grad():
-            model.forward_block(ids, part)
-        parts.append((part, 0))
-    cache.extend(parts, aligned=len(set(ends)) == 1)
+    cache.extend(begins)
+    fill(model, cache, [end - begin for begin, end in zip(begins, ends, strict=True)])
     assert (cache.begins, cache.ends) == (begins, ends)
     return cache
 
@@ -82,8 +85,8 @@ def test_rows_that_come_and_go_and_memory_that_grows_are_followed(model: EmuForC
         if step == 4:
             for cache in caches:
                 cache.reserve(6, 40)
-                other = filled(model, [0], [4])
-                cache.extend([(other, 0)])
+                cache.extend([0])
+                fill(model, cache, [0, 0, 4])
         ids = torch.full((caches[0].rows, 1), step)
         torch.testing.assert_close(passes.run(ids), model.forward_block(ids, caches[0], linear), rtol=1e-10, atol=1e-10)
 

@@ -105,13 +105,13 @@ def test_streams_are_equal_prompts_with_other_noise():
 def test_guidance_of_one_runs_no_second_row():
     layout, model = layout_of(), small()
     rows = []
-    run = model.forward_block
+    run = model.forward_tokens
 
     def counted(ids, *arguments, **options):
         rows.append(len(ids))
         return run(ids, *arguments, **options)
 
-    model.forward_block = counted
+    model.forward_tokens = counted
     engine = Engine(model, layout)
     prompts = [prompt(layout, "ab"), prompt(layout, "cdefg")]
     engine.generate_codes(prompts, grid=(3, 4), guidance_scale=1.0)
@@ -251,7 +251,7 @@ BAD = [
 @pytest.mark.parametrize("changes, kind, words", BAD, ids=[f"{list(c)[0]}-{w}" for c, _, w in BAD])
 def test_bad_arguments_are_refused_before_any_work(changes, kind, words):
     layout, model = layout_of(), small()
-    model.forward_block = None  # any work would fail otherwise
+    model.forward_tokens = None  # any work would fail otherwise
     arguments = {"prompt_ids": [prompt(layout, "ab")], "grid": (3, 4), **changes}
     with pytest.raises(kind, match=words):
         Engine(model, layout).generate_codes(**arguments)

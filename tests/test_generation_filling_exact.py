@@ -55,14 +55,17 @@ class TableModel(EmuForCausalLM):
         super().__init__(EmuConfig(vocab_size=size, hidden_size=size, intermediate_size=8, **heads))
         self.lm_head.weight.data = torch.eye(size)
 
-    def forward_block(self, input_ids, cache, linear=None, *, by_row=False):
-        seen, end = cache.keys[0][:, 0, :, 0], cache.length + input_ids.shape[1]
-        seen[:, cache.length : end] = input_ids.float()
+    def forward_tokens(self, input_ids, cache, linear=None, *, by_row=False):
         cache.begin(input_ids.shape[1])
+        for row, (end, count) in enumerate(zip(cache.ends, cache.counts, strict=True)):
+            cache.keys[0][row, 0, end : end + count, 0] = input_ids[row, :count].float()
+        counts = list(cache.counts)
         cache.commit()
-        hidden = torch.zeros(*input_ids.shape, VOCABULARY.size)
-        for row, begin in enumerate(cache.begins):
-            hidden[row, -1] = next_code(seen[row, begin:end].long().tolist())
+        hidden, first = torch.zeros(sum(counts), VOCABULARY.size), 0
+        for row, (begin, end, count) in enumerate(zip(cache.begins, cache.ends, counts, strict=True)):
+            first += count
+            if count:
+                hidden[first - 1] = next_code(cache.keys[0][row, 0, begin:end, 0].long().tolist())
         return hidden
 
 

@@ -55,7 +55,7 @@ def seen(monkeypatch, tiny_emu):
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(tiny_emu.model, "forward_block")
+    watch(tiny_emu.model, "forward_tokens")
     watch(tiny_emu.tokenizer.vision, "decode")
     watch(tiny_emu.tokenizer.vision, "encode")
     return found

@@ -14,7 +14,6 @@ from emu.generation.cohort import Cohort
 from emu.generation.lane import Lane, OnRow, OnText, lane_of
 from emu.generation.limits import BrokenLogits, check_whole
 from emu.generation.model_runner import ModelRunner
-from emu.generation.prefill import Prefill
 from emu.generation.sequence_memory import drawing_memory
 from emu.generation.slots import Slots
 from emu.generation.ticket import RequestCancelled, RequestTooLarge, Ticket
@@ -35,7 +34,7 @@ class Batcher:
         memory: bytes that requests may take together beside the weights and their copies; None for no limit.
 
     Attributes:
-        passes: forward passes so far, those of prompts included.
+        passes: forward passes so far from which something was drawn; the chunks of a long prompt count as one.
         tokens: tokens drawn so far, of requests that have ended.
 
     Raises:
@@ -55,9 +54,7 @@ class Batcher:
         return f"Batcher({self.engine!r}, slots={self.slots}, running={self.running}, waiting={self.waiting})"
 
     def _empty(self) -> None:
-        self._running = Slots(self.engine.model, by_row=self.engine.deterministic)
-        self._joining: list[Lane] = []
-        self._prefill: Prefill | None = None
+        self._running = Slots(self.engine)
 
     @property
     def waiting(self) -> int:
@@ -67,11 +64,7 @@ class Batcher:
     @property
     def running(self) -> int:
         """Requests with a slot."""
-        return len(self._occupied)
-
-    @property
-    def _occupied(self) -> list[Lane]:
-        return list(dict.fromkeys([*self._running.lanes, *self._joining]))
+        return len(self._running.lanes)
 
     def submit(self, request: BatchRequest, on_row: OnRow | None = None, on_text: OnText | None = None) -> Ticket:
         """Put a request at the end of the queue.
@@ -119,7 +112,7 @@ class Batcher:
                 pass
 
     def step(self) -> bool:
-        """Run one pass of all that run, end what is done, and let others take the slots; a prompt is computed a chunk at a time.
+        """Let those that wait take what is free, run one pass of all, and end what is done; a pass takes a chunk of a prompt.
 
         Returns:
             Whether anything is left to do.
@@ -134,54 +127,46 @@ class Batcher:
 
     def _step(self) -> bool:
         try:
-            if self._running.lanes:
-                self.engine.use_threads(self._running.rows)
-                self._running.advance()
-                self.passes += 1
-                self._end_some()
+            self._drop_cancelled()
             self._admit()
-            if self._joining:
-                self._compute_prompts()
+            if self._running.lanes:
+                self.passes += self._running.advance()
+                self._end_some()
         except Exception as error:
             # Of a pass, as when memory runs out: it was for all that run, and others begin anew.
-            lost = [lane for lane in self._occupied if not lane.ticket.done]
+            lost = [lane for lane in self._running.lanes if not lane.ticket.done]
             self._empty()
             for lane in lost:
                 lane.ticket.fail(error)
-        return bool(self._occupied or self._waiting)
+        return bool(self._running.lanes or self._waiting)
+
+    def _drop_cancelled(self) -> None:
+        running = [lane for lane in self._running.lanes if lane.ticket.is_cancelled]
+        if running:
+            self.tokens += sum(lane.draws for lane in running)
+            self._running.release(running)
+        with self._lock:
+            waiting = [lane for lane in self._waiting if lane.ticket.is_cancelled]
+            if waiting:
+                self._waiting = deque(lane for lane in self._waiting if not lane.ticket.is_cancelled)
+        for lane in [*running, *waiting]:
+            lane.ticket.fail(RequestCancelled("the request was cancelled before it was done"))
 
     def _admit(self) -> None:
         """Let those that waited longest take what is free."""
+        lanes, admitted = self._running.lanes, list[Lane]()
+        number, largest = len(lanes), max((lane.bytes for lane in lanes), default=0)
         with self._lock:
-            cancelled = [lane for lane in self._waiting if lane.ticket.is_cancelled]
-            if cancelled:
-                self._waiting = deque(lane for lane in self._waiting if not lane.ticket.is_cancelled)
-            if self._prefill is None:
-                occupied = self._occupied
-                number, largest = len(occupied), max((lane.bytes for lane in occupied), default=0)
-                # In their order alone: nobody overtakes a large request, which would wait for ever.
-                while self._waiting and self._fits(number + 1, max(largest, self._waiting[0].bytes)):
-                    self._joining.append(self._waiting.popleft())
-                    number, largest = number + 1, max(largest, self._joining[-1].bytes)
-        for lane in cancelled:
-            lane.ticket.fail(_cancelled())
+            # In their order alone: nobody overtakes a large request, which would wait for ever.
+            while self._waiting and self._fits(number + 1, max(largest, self._waiting[0].bytes)):
+                admitted.append(self._waiting.popleft())
+                number, largest = number + 1, max(largest, admitted[-1].bytes)
+        if admitted:
+            self._running.admit(admitted)
 
     def _fits(self, number: int, largest: int) -> bool:
         # Rows of a cache are as long as the longest.
         return number <= self.slots and (self.memory is None or number * largest <= self.memory)
-
-    def _compute_prompts(self) -> None:
-        """Compute a chunk of the prompts; their lanes run from the next pass on when they are complete."""
-        if self._prefill is None:
-            if not self._running.lanes:
-                self._running.linear = self.engine.linear()
-            self._prefill = self._running.prefill(self._joining)
-        self.engine.use_threads(self._prefill.tokens)
-        if self._prefill.advance():
-            self._running.join(self._joining, self._prefill)
-            self._joining, self._prefill = [], None
-            self.passes += 1
-            self._end_some()
 
     def _end_some(self) -> None:
         """Tell what is new of each lane, and take those out that are done."""
@@ -199,8 +184,6 @@ class Batcher:
     def _outcome(self, lane: Lane, cohort: Cohort, number: int) -> Callable[[], None] | None:
         """How a lane ends, None while it runs."""
         ticket = lane.ticket
-        if ticket.is_cancelled:
-            return lambda: ticket.fail(_cancelled())
         tells = lane.report is not None and lane.done > lane.reported
         if not (tells or lane.is_complete or cohort.is_suspect):
             return None
@@ -221,7 +204,3 @@ class Batcher:
         except Exception as error:
             raised = error
             return lambda: ticket.fail(raised)
-
-
-def _cancelled() -> RequestCancelled:
-    return RequestCancelled("the request was cancelled before it was done")

@@ -26,28 +26,31 @@ class Passed:
     """What a pass left behind.
 
     Attributes:
-        hidden: (rows, m, hidden).
+        hidden: (T, hidden) of all tokens, those of a row one after the other.
         linear: how the head is multiplied.
-        first: number of its first row in the cache.
+        starts: place of the first token of each row of the cache.
     """
 
     hidden: Tensor
     linear: LinearBackend
-    first: int = 0
+    starts: Sequence[int]
 
     def logits(self, ranges: tuple[IdRange, ...], lanes: Sequence[Lane], places: Sequence[int]) -> Tensor:
         """(G, B, K) of the token after a place of the pass for each lane, over the ids of these ranges."""
         guidance = len(lanes[0].rows)
-        rows = [lane.rows[side] - self.first for side in range(guidance) for lane in lanes]
-        device = self.hidden.device
-        at = torch.tensor([rows, [*places] * guidance], device=device)
-        return self.linear.head(ranges)(self.hidden[at[0], at[1]]).unflatten(0, (guidance, -1))
+        at = [
+            self.starts[lane.rows[side]] + place
+            for side in range(guidance)
+            for lane, place in zip(lanes, places, strict=True)
+        ]
+        hidden = self.hidden[torch.tensor(at, device=self.hidden.device)]
+        return self.linear.head(ranges)(hidden).unflatten(0, (guidance, -1))
 
     def window_logits(self, ranges: tuple[IdRange, ...], lanes: Sequence[Lane], window: int) -> Tensor:
         """(G, B, m, K) of the token after each of the first m places of the pass."""
         guidance = len(lanes[0].rows)
-        rows = torch.tensor([lane.rows[side] - self.first for side in range(guidance) for lane in lanes])
-        hidden = self.hidden[rows.to(self.hidden.device), :window]
+        starts = torch.tensor([self.starts[lane.rows[side]] for side in range(guidance) for lane in lanes])
+        hidden = self.hidden[(starts[:, None] + torch.arange(window)).to(self.hidden.device)]
         return self.linear.head(ranges)(hidden).unflatten(0, (guidance, -1))
 
 

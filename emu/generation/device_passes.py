@@ -45,11 +45,14 @@ class Passes:
         model: in eval mode while it runs.
         cache: whose rows advance.
         by_row: see `EmuForCausalLM.forward_block`; recorded passes compute each row by itself anyway.
+
+    Attributes:
+        records: whether passes of this model are recorded.
     """
 
     def __init__(self, model: EmuForCausalLM, cache: StaticCache, *, by_row: bool) -> None:
         self._model, self._cache, self._by_row = model, cache, by_row
-        self._records = can_record(model)
+        self.records = can_record(model)
         self._recorded: RecordedPasses | None = None
 
     def run(self, ids: Tensor, linear: LinearBackend) -> Tensor:
@@ -61,7 +64,7 @@ class Passes:
         Returns:
             (rows, m, hidden), valid until the next pass; anything where a row has fewer tokens.
         """
-        if not (self._records and self._cache.has_room_on_device(ids.shape[1])):
+        if not (self.records and self._cache.has_room_on_device(ids.shape[1])):
             return self._model.forward_block(ids, self._cache, linear, by_row=self._by_row)
         if self._recorded is None or self._recorded.linear is not linear:
             self._recorded = RecordedPasses(self._model, linear, self._cache)

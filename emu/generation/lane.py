@@ -39,7 +39,6 @@ class Lane:
         report: called with (ids on any device, steps done before, steps done now) while it runs.
         bytes: of memory that it takes.
         rows: where its rows are in the cache.
-        prompt_hidden: (rows, hidden) of the last token of each prompt.
         reported: draws that `report` was told of.
         done: draws so far.
         is_stopped: whether its last draw was the token that ends it.
@@ -64,7 +63,6 @@ class Lane:
     report: Callable[[Tensor, int, int], None] | None = None
     bytes: int = 0
     rows: list[int] = field(default_factory=list)
-    prompt_hidden: Tensor = field(default_factory=lambda: torch.empty(0))
     reported: int = 0
     done: int = 0
     is_stopped: bool = False

@@ -1,15 +1,15 @@
-"""Prompts, computed apart from the rows that are running, a chunk at a time."""
+"""Prompts, computed in the rows that go on with them, a chunk at a time and beside whatever runs; what several begin with, once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from emu.generation.linear import LinearBackend
-from emu.model import EmuForCausalLM, StaticCache
+from emu.generation.lane import Lane
+from emu.model import StaticCache
 
 PREFILL_CHUNK = 1024
 """Tokens of a prompt that a pass takes at most: its mask has as many entries as queries times keys."""
@@ -17,113 +17,164 @@ WORTH_COPYING = 16
 """Tokens of a common beginning from which copying its keys and values is less than computing them."""
 
 
-def worth_sharing(common: int, *, by_row: bool) -> int:
-    """How many of the tokens with which two prompts begin alike are copied from one to the other, rather than computed."""
-    # The last bits of a prompt depend on how it is cut into chunks.
-    shared = common - common % PREFILL_CHUNK if by_row else common
-    return shared if shared >= WORTH_COPYING else 0
+def next_chunk(done: int, length: int) -> int:
+    """Tokens that the next pass takes of a prompt, of which so many are computed; chunks end at multiples of their size."""
+    return min(PREFILL_CHUNK - done % PREFILL_CHUNK, length - done)
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """The first tokens of a prompt where they are computed already.
+@dataclass(eq=False)
+class PromptRow:
+    """A prompt, and the row of the cache that holds it.
 
     Attributes:
-        cache, row: where.
-        length: how many of them.
-        hidden: (hidden,) of the last token, where they are the whole prompt.
+        lane, side: whose prompt it is, and which of its rows.
+        source: the prompt whose beginning it takes over, until it has it.
+        shared: tokens of that beginning.
+        hidden: (hidden,) of its last token, once it is computed.
     """
 
-    cache: StaticCache
-    row: int
-    length: int
+    lane: Lane
+    side: int
+    source: PromptRow | None = None
+    shared: int = 0
     hidden: Tensor | None = None
 
+    @property
+    def ids(self) -> Tensor:
+        """The prompt, (n,)."""
+        return self.lane.prompts[self.side]
 
-@dataclass
-class _Part:
-    """Prompts that take their passes together."""
-
-    cache: StaticCache
-    prompts: list[Tensor]
-
-    def advance(self, model: EmuForCausalLM, linear: LinearBackend, by_row: bool) -> list[tuple[int, Tensor]]:
-        """Run a chunk of each prompt; numbers of those that are complete now, and (hidden,) of their last token."""
-        # Chunks end at multiples of their size, wherever a prompt began: the numbers of a pass depend on how many tokens it takes.
-        counts = [
-            min(PREFILL_CHUNK - end % PREFILL_CHUNK, len(prompt) - end)
-            for end, prompt in zip(self.cache.ends, self.prompts, strict=True)
-        ]
-        ids = torch.zeros(len(counts), max(counts), dtype=torch.int64)
-        for row, (end, count, prompt) in enumerate(zip(self.cache.ends, counts, self.prompts, strict=True)):
-            ids[row, :count] = prompt[end : end + count]
-        self.cache.expect(counts)
-        hidden = model.forward_block(ids.to(model.device), self.cache, linear, by_row=by_row)
-        ended = zip(self.cache.ends, counts, self.prompts, strict=True)
-        return [
-            (row, hidden[row, count - 1])
-            for row, (end, count, prompt) in enumerate(ended)
-            if count and end == len(prompt)
-        ]
+    @property
+    def row(self) -> int:
+        """Its number in the cache."""
+        return self.lane.rows[self.side]
 
 
-class Prefill:
-    """Computes prompts; equal ones once.
+class Prompts:
+    """The prompts of all lanes that have rows, computed and not.
 
     Args:
-        model: in eval mode.
-        linear: how its weights are multiplied.
-        prompts: 1-D int64 tensors on the CPU.
-        by_row: compute each prompt by itself, so that none depends on the others to the last bit.
-        beginnings: for each prompt what is known of it, or None.
-
-    Attributes:
-        tokens: of all prompts together, equal ones counted once.
+        cache: that holds them.
     """
 
-    def __init__(
-        self,
-        model: EmuForCausalLM,
-        linear: LinearBackend,
-        prompts: Sequence[Tensor],
-        *,
-        by_row: bool,
-        beginnings: Sequence[Beginning | None] | None = None,
-    ) -> None:
-        self._model, self._linear, self._by_row = model, linear, by_row
-        unique: dict[bytes, int] = {}
-        self._index = [unique.setdefault(prompt.numpy().tobytes(), len(unique)) for prompt in prompts]
-        firsts = [self._index.index(number) for number in range(len(unique))]
-        known = [beginnings[first] if beginnings else None for first in firsts]
-        rows = [prompts[first] for first in firsts]
-        self.tokens = sum(map(len, rows))
-        groups = [[number] for number in range(len(rows))] if by_row else [list(range(len(rows)))]
-        self._parts = [self._part([rows[n] for n in group], [known[n] for n in group]) for group in groups]
-        self._hidden = {n: one.hidden for n, one in enumerate(known) if one is not None and one.hidden is not None}
+    def __init__(self, cache: StaticCache) -> None:
+        self._cache = cache
+        self._rows: dict[Lane, list[PromptRow]] = {}
+        self._open: list[PromptRow] = []
 
-    def _part(self, prompts: list[Tensor], beginnings: Sequence[Beginning | None]) -> _Part:
-        model = self._model
-        cache = StaticCache(model.config, len(prompts), max(map(len, prompts)), dtype=model.dtype, device=model.device)
-        for row, known in enumerate(beginnings):
-            if known is not None:
-                cache.copy_row(row, known.cache, known.row, known.length)
-        cache.end_at([0 if known is None else known.length for known in beginnings])
-        return _Part(cache, prompts)
+    def admit(self, lanes: Sequence[Lane]) -> None:
+        """Begin with the prompts of lanes whose rows are there and hold nothing."""
+        known = _Beginnings(row for rows in self._rows.values() for row in rows)
+        for lane in lanes:
+            self._rows[lane] = [PromptRow(lane, side) for side in range(len(lane.prompts))]
+            for row in self._rows[lane]:
+                row.source, row.shared = known.find(row.ids)
+                known.add(row)
+            self._open += self._rows[lane]
 
-    def advance(self) -> bool:
-        """Run a chunk of each prompt; whether all are complete."""
-        for number, part in enumerate(self._parts):
-            if any(end < len(prompt) for end, prompt in zip(part.cache.ends, part.prompts, strict=True)):
-                for row, hidden in part.advance(self._model, self._linear, self._by_row):
-                    self._hidden[number if self._by_row else row] = hidden
-        return len(self._hidden) == len(set(self._index))
+    def release(self, lanes: Collection[Lane]) -> None:
+        """Forget the prompts of some lanes; what others meant to take over of them is computed after all."""
+        for lane in lanes:
+            del self._rows[lane]
+        self._open = [row for row in self._open if row.lane in self._rows]
+        for row in self._open:
+            if row.source is not None and row.source.lane not in self._rows:
+                row.source = None
 
-    def rows(self) -> list[tuple[StaticCache, int]]:
-        """For each prompt the cache that holds it, and its row there."""
-        return [
-            (self._parts[number].cache, 0) if self._by_row else (self._parts[0].cache, number) for number in self._index
-        ]
+    def feed(self) -> list[tuple[int, Tensor]]:
+        """Rows of which the next pass takes ids, and these (k,); others wait for a beginning that is being computed."""
+        found = list[tuple[int, Tensor]]()
+        for row in self._open:
+            self._take_over(row)
+        self._open = [row for row in self._open if row.hidden is None]
+        for row in self._open:
+            if row.source is None:
+                done = self._done(row)
+                found.append((row.row, row.ids[done : done + next_chunk(done, len(row.ids))]))
+        return found
 
-    def hidden(self) -> Tensor:
-        """(prompts, hidden) of the last token of each prompt."""
-        return torch.stack([self._hidden[number] for number in self._index])
+    def _done(self, row: PromptRow) -> int:
+        return self._cache.ends[row.row] - self._cache.begins[row.row]
+
+    def _take_over(self, row: PromptRow) -> None:
+        source = row.source
+        if source is None:
+            return
+        is_whole = row.shared == len(row.ids)
+        if self._done(source) >= row.shared and not (is_whole and source.hidden is None):
+            self._cache.share(source.row, row.row, row.shared)
+            row.source, row.hidden = None, source.hidden if is_whole else None
+
+    def note(self, fed: Sequence[tuple[int, Tensor]], hidden: Tensor, starts: Sequence[int]) -> None:
+        """Keep the hidden states of prompts that are complete now.
+
+        Args:
+            fed: what `feed` gave.
+            hidden: (T, hidden) of a pass.
+            starts: place of the first token of each row among them.
+        """
+        last = {row: starts[row] + len(ids) - 1 for row, ids in fed}
+        for row in self._open:
+            if row.row in last and self._done(row) == len(row.ids):
+                row.hidden = hidden[last[row.row]].clone()
+        for row in self._open:
+            self._take_over(row)
+
+    def are_done(self, lanes: Sequence[Lane]) -> bool:
+        """Whether the prompts of some lanes are computed."""
+        return all(row.hidden is not None for lane in lanes for row in self._rows[lane])
+
+    def hidden(self, lanes: Sequence[Lane]) -> Tensor:
+        """(rows of the lanes, hidden) of the last token of each prompt, which are computed."""
+        return torch.stack([row.hidden for lane in lanes for row in self._rows[lane] if row.hidden is not None])
+
+
+class _Beginnings:
+    """Finds prompts that begin alike, in time by their length: a tree of blocks of `WORTH_COPYING` tokens.
+
+    Args:
+        rows: to begin with.
+    """
+
+    def __init__(self, rows: Iterator[PromptRow]) -> None:
+        self._nodes: dict[tuple[int, bytes], int] = {}
+        self._owners: list[PromptRow] = []
+        self._whole: dict[bytes, PromptRow] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: PromptRow) -> None:
+        """Add a prompt, whose row computes what no other one has before it."""
+        node = -1
+        for block in _blocks(row.ids):
+            if (node, block) not in self._nodes:
+                self._nodes[node, block] = len(self._owners)
+                self._owners.append(row)
+            node = self._nodes[node, block]
+        self._whole.setdefault(row.ids.numpy().tobytes(), row)
+
+    def find(self, ids: Tensor) -> tuple[PromptRow | None, int]:
+        """The prompt that shares most with another one (n,), and how many tokens; one is left over but of equal prompts."""
+        same = self._whole.get(ids.numpy().tobytes())
+        if same is not None:
+            return same, len(ids)
+        node = -1
+        for block in _blocks(ids[:-1]):
+            if (node, block) not in self._nodes:
+                break
+            node = self._nodes[node, block]
+        if node < 0:
+            return None, 0
+        return self._owners[node], _common_length(ids, self._owners[node].ids)
+
+
+def _blocks(ids: Tensor) -> Iterator[bytes]:
+    for start in range(0, len(ids) - WORTH_COPYING + 1, WORTH_COPYING):
+        yield ids[start : start + WORTH_COPYING].numpy().tobytes()
+
+
+def _common_length(one: Tensor, other: Tensor) -> int:
+    """Tokens with which two prompts begin alike, one of the first left over."""
+    size = min(len(one) - 1, len(other))
+    different = (one[:size] != other[:size]).nonzero()
+    return int(different[0]) if len(different) else size

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from emu.generation.device_passes import Passes
 from emu.generation.limits import FiniteLogits
 from emu.generation.linear import IdRange, LinearBackend
-from emu.generation.prefill import Prefill
+from emu.generation.prefill import next_chunk
 from emu.model import EmuForCausalLM, StaticCache
+from emu.model.attention import PROMPT_BLOCK
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,29 @@ class Session:
         self.model, self.linear, self.guidance_rows, self.by_row = model, linear, guidance_rows, by_row
         self.rows = len(prompts)
         self.cache = StaticCache(model.config, 0, 0, dtype=model.dtype, device=model.device)
-        self.cache.reserve(self.rows, max(map(len, prompts)) + room)
+        longest = max(map(len, prompts))
+        self.cache.reserve(self.rows, (-(-(longest + room) // PROMPT_BLOCK) + 1) * PROMPT_BLOCK)
+        self.cache.extend([longest - len(prompt) for prompt in prompts])
         self._passes = Passes(model, self.cache, by_row=by_row)
         self.logits_seen = FiniteLogits()
         self.passes = 1
-        prefill = Prefill(model, linear, prompts, by_row=by_row)
-        while not prefill.advance():
-            pass
-        self.cache.extend(prefill.rows(), aligned=True)
-        self.hidden = prefill.hidden()[:, None]
+        self.hidden = torch.empty(self.rows, 1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        done = [0] * self.rows
+        while any(number < len(prompt) for number, prompt in zip(done, prompts, strict=True)):
+            done = self._compute(prompts, done)
+
+    def _compute(self, prompts: Sequence[Tensor], done: Sequence[int]) -> list[int]:
+        """Run a chunk of each prompt; how much of each is computed then."""
+        counts = [next_chunk(number, len(prompt)) for number, prompt in zip(done, prompts, strict=True)]
+        ids = torch.zeros(self.rows, max(counts), dtype=torch.int64)
+        for row, (number, count, prompt) in enumerate(zip(done, counts, prompts, strict=True)):
+            ids[row, :count] = prompt[number : number + count]
+        self.cache.expect(counts, prompts=range(self.rows))
+        hidden = self.model.forward_block(ids.to(self.model.device), self.cache, self.linear, by_row=self.by_row)
+        for row, count in enumerate(counts):
+            if count:
+                self.hidden[row, 0] = hidden[row, count - 1]
+        return [number + count for number, count in zip(done, counts, strict=True)]
 
     def advance(self, ids: Tensor) -> None:
         """Feed the next tokens, (rows, m)."""

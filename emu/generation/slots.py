@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
 import torch
@@ -10,82 +11,115 @@ from torch import Tensor
 from emu.generation.cohort import Cohort, Passed, SingleSteps
 from emu.generation.device_passes import Passes
 from emu.generation.lane import Lane
-from emu.generation.linear import LinearBackend
-from emu.generation.prefill import Beginning, Prefill, worth_sharing
+from emu.generation.model_runner import ModelRunner
+from emu.generation.prefill import Prompts
 from emu.generation.speculation import Speculator
-from emu.model import EmuForCausalLM, StaticCache
-from emu.model.attention import EVEN_SLOTS
+from emu.model import StaticCache
+from emu.model.attention import PROMPT_BLOCK
 
 
 class Slots:
-    """Lanes that advance together.
+    """Lanes that advance together, those whose prompts are not computed yet among them.
 
     Args:
-        model: in eval mode while it runs.
-        by_row: compute attention and prompts row by row, so that no lane depends on the others to the last bit.
+        engine: whose model runs, row by row where it is deterministic, so that no lane depends on the others to the last bit.
 
     Attributes:
-        linear: how the weights are multiplied; set before the first pass.
-        lanes: those that run.
+        lanes: those that have rows.
         cache: one row for each guidance row of each lane.
     """
 
-    linear: LinearBackend
-
-    def __init__(self, model: EmuForCausalLM, *, by_row: bool) -> None:
-        self.model, self.by_row = model, by_row
+    def __init__(self, engine: ModelRunner) -> None:
+        self.engine, self.model, self.by_row = engine, engine.model, engine.deterministic
         self.lanes: list[Lane] = []
-        self.cache = StaticCache(model.config, 0, 0, dtype=model.dtype, device=model.device)
-        self._passes = Passes(model, self.cache, by_row=by_row)
+        self.cache = StaticCache(self.model.config, 0, 0, dtype=self.model.dtype, device=self.model.device)
+        self._passes = Passes(self.model, self.cache, by_row=self.by_row)
         self._cohorts: dict[Hashable, Cohort] = {}
+        self._prompts = Prompts(self.cache)
+        self._joining: list[list[Lane]] = []
 
-    @property
-    def rows(self) -> int:
-        """Rows of all lanes together."""
-        return self.cache.rows
-
-    def prefill(self, lanes: Sequence[Lane]) -> Prefill:
-        """Begin to compute the prompts of lanes, with what running rows share with them."""
-        prompts = [prompt for lane in lanes for prompt in lane.prompts]
-        known = [self._beginning(prompt) for prompt in prompts]
-        return Prefill(self.model, self.linear, prompts, by_row=self.by_row, beginnings=known)
-
-    def _beginning(self, prompt: Tensor) -> Beginning | None:
-        best: Beginning | None = None
-        for lane in self.lanes:
-            for side, (row, other) in enumerate(zip(lane.rows, lane.prompts, strict=True)):
-                if torch.equal(prompt, other):
-                    return Beginning(self.cache, row, len(prompt), lane.prompt_hidden[side])
-                shared = worth_sharing(_common_length(prompt, other), by_row=self.by_row)
-                if shared > (0 if best is None else best.length):
-                    best = Beginning(self.cache, row, shared)
-        return best
-
-    def join(self, lanes: Sequence[Lane], prefill: Prefill) -> None:
-        """Add lanes whose prompts are computed, and draw their first tokens."""
-        first = self.rows
+    def admit(self, lanes: Sequence[Lane]) -> None:
+        """Add lanes. Their prompts are computed in the passes that follow, and they begin together when they have them all."""
+        others = list(self.lanes)
+        self.lanes += lanes
+        if not others:
+            self._linear = self.engine.linear()
+        # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row; rows that are read
+        # where they are begin on cache lines, all at slot 0.
+        alike = not (others or self.by_row) and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
         needed = [
             self.cache.begins[row] + len(prompt) + lane.room
-            for lane in self.lanes
+            for lane in others
             for row, prompt in zip(lane.rows, lane.prompts, strict=True)
         ]
         # Aligned rows have equal room, and end where the longest of them ends.
         needed += [lane.longest + lane.room for lane in lanes]
-        # Whole cache lines, so that `attend_by_row` reads rows where they are.
-        self.cache.reserve(first + sum(len(lane.prompts) for lane in lanes), -(-max(needed) // EVEN_SLOTS) * EVEN_SLOTS)
-        # Blocks that begin and end together write to one slot each time, which costs less than a slot for each row; rows that are read
-        # where they are begin on cache lines, all at slot 0.
-        alike = (
-            not (self.lanes or self.by_row) and len({(len(lane.ids) - lane.given, lane.window) for lane in lanes}) == 1
-        )
-        self.cache.extend(prefill.rows(), aligned=alike)
-        hidden = prefill.hidden()
-        passed = Passed(hidden[:, None], self.linear, first)
+        self._joining.append(list(lanes))
+        first, longest = self.cache.rows, max(lane.longest for lane in lanes)
+        begins = [longest - len(prompt) if alike else 0 for lane in lanes for prompt in lane.prompts]
+        # Whole blocks of prompts and cache lines, so that `attend_by_row` reads rows where they are.
+        self.cache.reserve(first + len(begins), -(-max(needed) // PROMPT_BLOCK) * PROMPT_BLOCK)
+        self.cache.extend(begins)
         for lane in lanes:
             lane.rows = list(range(first, first + len(lane.prompts)))
-            lane.prompt_hidden = hidden[first - passed.first :][: len(lane.prompts)]
             first += len(lane.prompts)
-        self.lanes += lanes
+        self._prompts.admit(lanes)
+
+    def advance(self) -> bool:
+        """Run one pass, and draw what follows from it.
+
+        Returns:
+            Whether anything was drawn; nothing is after a chunk of long prompts alone.
+        """
+        fed, cohorts = self._prompts.feed(), list(self._cohorts.values())
+        if fed and cohorts and self._passes.records:
+            # A recorded pass takes as many tokens of each row.
+            self._run([], fed)
+            passed = self._run(cohorts, [])
+        else:
+            passed = self._run(cohorts, fed)
+        for cohort in cohorts:
+            cohort.take(passed)
+        ready = [lanes for lanes in self._joining if self._prompts.are_done(lanes)]
+        for lanes in ready:
+            self._joining.remove(lanes)
+            self._begin(lanes)
+        self._forget_guesses()
+        return bool(cohorts or ready)
+
+    def _run(self, cohorts: Sequence[Cohort], fed: Sequence[tuple[int, Tensor]]) -> Passed:
+        """One pass over the next tokens of cohorts and of prompts."""
+        feeds = [cohort.feed() for cohort in cohorts]
+        width = max(*(feed.shape[1] for feed in feeds), *(len(ids) for _, ids in fed), 1)
+        rows, device = self.cache.rows, self.model.device
+        ids = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        counts = [0] * rows
+        for cohort, feed in zip(cohorts, feeds, strict=True):
+            guidance = len(cohort.lanes[0].rows)
+            own = [lane.rows[side] for side in range(guidance) for lane in cohort.lanes]
+            ids[torch.tensor(own, device=device), : feed.shape[1]] = feed.repeat(guidance, 1)
+            for lane in cohort.lanes:
+                for row in lane.rows:
+                    counts[row] = lane.fed
+        for row, part in fed:
+            ids[row, : len(part)] = part.to(device)
+            counts[row] = len(part)
+        self.engine.use_threads(sum(counts))
+        self.cache.expect(counts, prompts=[row for row, _ in fed])
+        if not fed:
+            hidden = self._passes.run(ids, self._linear).flatten(0, 1)
+            return Passed(hidden, self._linear, [row * width for row in range(rows)])
+        hidden = self.model.forward_tokens(ids, self.cache, self._linear, by_row=self.by_row)
+        passed = Passed(hidden, self._linear, [0, *itertools.accumulate(counts)])
+        self._prompts.note(fed, hidden, passed.starts)
+        return passed
+
+    def _begin(self, lanes: Sequence[Lane]) -> None:
+        """Draw the first tokens of lanes that have their prompts."""
+        starts = [0] * self.cache.rows
+        for place, row in enumerate(row for lane in lanes for row in lane.rows):
+            starts[row] = place
+        passed = Passed(self._prompts.hidden(lanes), self._linear, starts)
         kinds: dict[Hashable, list[Lane]] = {}
         for lane in lanes:
             kinds.setdefault(_kind(lane), []).append(lane)
@@ -97,29 +131,9 @@ class Slots:
             cohort.join(some)
             cohort.take(passed, begun)
 
-    def advance(self) -> None:
-        """Run one pass, and draw what follows from it."""
-        cohorts = list(self._cohorts.values())
-        feeds = [cohort.feed() for cohort in cohorts]
-        ids = torch.zeros(self.rows, max(feed.shape[1] for feed in feeds), dtype=torch.int64, device=self.model.device)
-        counts = [0] * self.rows
-        for cohort, feed in zip(cohorts, feeds, strict=True):
-            guidance = len(cohort.lanes[0].rows)
-            rows = [lane.rows[side] for side in range(guidance) for lane in cohort.lanes]
-            ids[torch.tensor(rows, device=ids.device), : feed.shape[1]] = feed.repeat(guidance, 1)
-            for lane in cohort.lanes:
-                for row in lane.rows:
-                    counts[row] = lane.fed
-        self.cache.expect(counts)
-        hidden = self._passes.run(ids, self.linear)
-        passed = Passed(hidden, self.linear)
-        for cohort in cohorts:
-            cohort.take(passed)
-        self._forget_guesses()
-
     def _forget_guesses(self) -> None:
         """Keys and values of wrong guesses must not be attended to; the next pass writes their slots again."""
-        guessing = [lane for lane in self.lanes if lane.window > 1]
+        guessing = [lane for lane, _, _ in self.states() if lane.window > 1]
         if guessing:
             ends = list(self.cache.ends)
             for lane in guessing:
@@ -128,7 +142,7 @@ class Slots:
             self.cache.end_at(ends)
 
     def states(self) -> Iterator[tuple[Lane, Cohort, int]]:
-        """Each lane with its cohort and its number there."""
+        """Each lane that has begun, with its cohort and its number there."""
         for cohort in self._cohorts.values():
             for number, lane in enumerate(cohort.lanes):
                 yield lane, cohort, number
@@ -140,11 +154,13 @@ class Slots:
             if lane.broken_at is not None:
                 for row in lane.rows:
                     self.cache.clear(row)
-        left = self.rows - len(gone)
-        movers = [row for row in range(left, self.rows) if row not in gone]
+        left = self.cache.rows - len(gone)
+        movers = [row for row in range(left, self.cache.rows) if row not in gone]
         order = [row if row not in gone else movers.pop() for row in range(left)]
         self.cache.keep(order)
         self.lanes = [lane for lane in self.lanes if lane not in lanes]
+        self._joining = [left for some in self._joining if (left := [lane for lane in some if lane not in lanes])]
+        self._prompts.release(lanes)
         new = {origin: row for row, origin in enumerate(order)}
         for lane in self.lanes:
             lane.rows = [new[row] for row in lane.rows]
@@ -154,13 +170,6 @@ class Slots:
                 del self._cohorts[kind]
             elif len(numbers) < len(cohort.lanes):
                 cohort.keep(numbers)
-
-
-def _common_length(one: Tensor, other: Tensor) -> int:
-    """Tokens with which two prompts begin alike, one of the first left over."""
-    size = min(len(one) - 1, len(other))
-    different = (one[:size] != other[:size]).nonzero()
-    return int(different[0]) if len(different) else size
 
 
 def _kind(lane: Lane) -> Hashable:

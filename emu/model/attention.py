@@ -112,46 +112,105 @@ def _attend(mask: Tensor | None, dropout: float, q: Tensor, k: Tensor, v: Tensor
     return out.unflatten(2, (groups, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, S, N, D)
 
 
-def attend_ragged(cache: StaticCache, tokens: int) -> Attend:
-    """Attention of a block of a static cache in which rows have unequally many tokens, at most N: tokens come packed, as (1, T, ...)."""
-    mask, places, rows = cache.mask(tokens), cache.packed, cache.rows
-    assert places is not None
+def attend_ragged(cache: StaticCache) -> Attend:
+    """Attention of a block of a static cache in which rows have unequally many tokens, which come packed, as (1, T, ...).
+
+    Rows of few tokens are padded to the most of them; each row of many, a prompt, is computed by itself.
+    """
+    rows, counts = cache.rows, cache.counts
+    tokens = max((count for count in counts if count <= FEW), default=0)
+    parts = _parts(cache)
+    many = [part for part in parts if counts[part[0]] > FEW]
+    few = [(row, new) for row, new, _ in parts if counts[row] <= FEW]
+    device = cache.offset.device
+    there = torch.tensor([place for _, new in few for place in range(new.start, new.stop)], device=device)
+    padding = torch.tensor(
+        [row * tokens + place for row, new in few for place in range(counts[row] - new.stop + new.start, counts[row])],
+        device=device,
+    )
+    mask = cache.mask(tokens) if few else None
 
     def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
-        padded = q.new_zeros(rows * tokens, *q.shape[2:]).index_copy_(0, places, q[0])
-        out = _attend(mask, 0.0, padded.unflatten(0, (rows, tokens)), keys, values)
-        return out.flatten(0, 1)[places][None]
+        out = torch.zeros_like(q)
+        if few:
+            padded = q.new_zeros(rows * tokens, *q.shape[2:]).index_copy_(0, padding, q[0, there])
+            found = _attend(mask, 0.0, padded.unflatten(0, (rows, tokens)), keys, values)
+            out[0].index_copy_(0, there, found.flatten(0, 1)[padding])
+        for row, new, seen in many:
+            own = keys[row : row + 1, :, seen], values[row : row + 1, :, seen]
+            own_mask = causal_mask(new.stop - new.start, own[0].shape[2], q.device)[None, None]
+            out[:, new] = _attend(own_mask, 0.0, q[:, new], *own)
+        return out
 
     return attend
 
 
-def attend_by_row(cache: StaticCache, tokens: int) -> Attend:
-    """Attention of the next tokens of a static cache, computed for each row from its own slots alone.
-
-    The numbers, and where they lie with respect to cache lines, are then those of the row in a batch of one, and so is the result, bit for
-    bit.
-    """
+def _parts(cache: StaticCache) -> list[tuple[int, slice, slice]]:
+    """Rows with tokens in this block, where these stand among all of them, and the slots that the row holds with them."""
     parts, first = list[tuple[int, slice, slice]](), 0
     for row, (begin, end, count) in enumerate(zip(cache.begins, cache.ends, cache.counts, strict=True)):
         skipped = max(begin - end, 0)  # slots of this block before the row begins
         if count > skipped:
             parts.append((row, slice(first + skipped, first + count), slice(begin, end + count)))
         first += count
+    return parts
+
+
+def attend_by_row(cache: StaticCache) -> Attend:
+    """Attention of the next tokens of a static cache, computed for each row from its own slots alone.
+
+    The numbers, and where they lie with respect to cache lines, are then those of the row in a batch of one, and so is the result, bit for
+    bit. Those of a prompt do not depend on what follows them either (see `_attend_in_blocks`).
+    """
+    parts = _parts(cache)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        cache.update(k.transpose(1, 2), v.transpose(1, 2), layer)
+        keys, values = cache.keys[layer], cache.values[layer]
         queries, out = q.flatten(0, 1), torch.zeros_like(q)
         for row, new, seen in parts:
-            own_keys, own_values = (_on_cache_lines(part[row : row + 1, :, seen]) for part in (keys, values))
-            own = queries[None, new].contiguous()
-            mask = causal_mask(own.shape[1], own_keys.shape[2], q.device)[None, None] if own.shape[1] > 1 else None
-            out.flatten(0, 1)[new] = _attend(mask, 0.0, own, own_keys, own_values)[0]
+            own = queries[None, new]
+            if row in cache.prompts:
+                room = slice(seen.start, None)
+                found = _attend_in_blocks(own, keys[row : row + 1, :, room], values[row : row + 1, :, room], seen)
+            else:
+                own_keys, own_values = (_on_cache_lines(part[row : row + 1, :, seen]) for part in (keys, values))
+                mask = causal_mask(own.shape[1], own_keys.shape[2], q.device)[None, None] if own.shape[1] > 1 else None
+                found = _attend(mask, 0.0, own.contiguous(), own_keys, own_values)
+            out.flatten(0, 1)[new] = found[0]
         return out
 
     return attend
 
 
+def _attend_in_blocks(q: Tensor, keys: Tensor, values: Tensor, seen: slice) -> Tensor:
+    """Attention of the last tokens (1, S, N, D) of a prompt, so that the numbers of a token depend on nothing that follows it.
+
+    A kernel sums in an order that depends on how many queries and keys there are. So tokens are taken in blocks that begin at multiples of
+    their size, however many of them are asked for, and see as many keys each time, those that do not exist yet masked.
+
+    Args:
+        keys, values: (1, M, slots from the beginning of the row on, D); whole blocks of them.
+        seen: slots of the tokens so far, in the row.
+    """
+    end, tokens = seen.stop - seen.start, q.shape[1]
+    first, out = end - tokens, torch.empty_like(q)
+    for start in range(first - first % PROMPT_BLOCK, end, PROMPT_BLOCK):
+        stop = start + PROMPT_BLOCK
+        new = slice(max(start, first), min(stop, end))
+        block = q.new_zeros(1, PROMPT_BLOCK, *q.shape[2:])
+        block[:, new.start - start : new.stop - start] = q[:, new.start - first : new.stop - first]
+        own_keys, own_values = (_on_cache_lines(part[:, :, :stop]) for part in (keys, values))
+        found = _attend(causal_mask(PROMPT_BLOCK, stop, q.device)[None, None], 0.0, block, own_keys, own_values)
+        out[:, new.start - first : new.stop - first] = found[:, new.start - start : new.stop - start]
+    return out
+
+
+FEW = 16
+"""Tokens up to which rows of a ragged block are padded to each other."""
+PROMPT_BLOCK = 64
+"""Tokens of a prompt of which attention is computed at once, where rows must not depend on others; caches have whole blocks then."""
 LINE = 64
 """Bytes of a cache line."""
 EVEN_SLOTS = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class StaticCache:
         length: the largest of them.
         begins: the offsets as numbers.
         counts: how many tokens of the block that is being written each row has.
+        prompts: the rows of which they belong to a prompt.
         packed: (T,) int64, where a block is ragged: the places of its tokens among (rows * longest); None where rows have equally many.
     """
 
@@ -45,15 +46,21 @@ class StaticCache:
         self._sizes = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         self._dtype, self._device = dtype, torch.device(device)
         self.ends, self.counts, self._expected = [0] * rows, [0] * rows, list[int]()
+        self.prompts = frozenset[int]()
         self.packed: Tensor | None = None
         self._allocate(rows, capacity)
         self.offset = torch.zeros(rows, dtype=torch.int64, device=device)
         self.truncate(0)
 
     def _allocate(self, rows: int, capacity: int) -> None:
+        self._keys, self._values = self._empty(rows, capacity), self._empty(rows, capacity)
+        self._measure(capacity)
+
+    def _empty(self, rows: int, capacity: int) -> Tensor:
         layers, heads, width = self._sizes
-        self._keys = torch.zeros((layers, rows, heads, capacity, width), dtype=self._dtype, device=self._device)
-        self._values = torch.zeros_like(self._keys)
+        return torch.zeros((layers, rows, heads, capacity, width), dtype=self._dtype, device=self._device)
+
+    def _measure(self, capacity: int) -> None:
         self.capacity = capacity
         self._slots = torch.arange(capacity, device=self._device)
         self._angles: Rotary | None = None
@@ -124,7 +131,7 @@ class StaticCache:
         A slot before the beginning of its row sees itself alone, so that no softmax is empty. Tokens that a row of a ragged block lacks
         may see anything.
         """
-        if tokens == 1 and self._even:
+        if tokens == 1 and self._even and self._stop == self.length + 1:
             bias = self._bias[:, None, None, : self._stop]
             return bias if self.ragged and self.length else None
         new, all_slots = (
@@ -137,9 +144,13 @@ class StaticCache:
             bias = (bias + self._bias[:, None, : self._stop]).masked_fill_(all_slots == new, 0)
         return bias[:, None]
 
-    def expect(self, counts: Sequence[int]) -> None:
-        """Say how many tokens of the next block each row has; the others are padding at its end, and are not computed."""
-        self._expected = list(counts)
+    def expect(self, counts: Sequence[int], prompts: Collection[int] = ()) -> None:
+        """Say how many tokens of the next block each row has; the others are padding at its end, and are not computed.
+
+        Args:
+            prompts: rows whose tokens belong to a prompt, of which `attend_by_row` gives the same numbers however it is cut into blocks.
+        """
+        self._expected, self.prompts = list(counts), frozenset(prompts)
 
     def begin(self, tokens: int) -> None:
         """Reserve the slots of the next tokens: as many in each row, or those that `expect` named.
@@ -221,6 +232,7 @@ class StaticCache:
 
     def commit(self) -> None:
         """Count the tokens of the block as written, after its last layer."""
+        self.prompts = frozenset()
         self.end_at([end + count for end, count in zip(self.ends, self.counts, strict=True)])
 
     def end_at(self, ends: list[int]) -> None:
@@ -253,13 +265,12 @@ class StaticCache:
                 raise ValueError(f"cannot truncate a cache of {written} written slots to {end}")
         self.end_at(ends)
 
-    def copy_row(self, row: int, source: StaticCache, source_row: int, length: int | None = None) -> None:
-        """Take over what a row of another cache holds, at the slots where this row begins: all of it, or its first tokens."""
-        first, start = source.begins[source_row], self.begins[row]
-        end = source.ends[source_row] if length is None else first + length
-        slots = slice(start, start + end - first)
-        self._keys[:, row, :, slots] = source._keys[:, source_row, :, first:end]
-        self._values[:, row, :, slots] = source._values[:, source_row, :, first:end]
+    def share(self, source: int, row: int, length: int) -> None:
+        """Let a row that holds nothing begin with the first tokens of another row."""
+        first, start = self.begins[source], self.begins[row]
+        for whole in (self._keys, self._values):
+            whole[:, row, :, start : start + length] = whole[:, source, :, first : first + length]
+        self.end_at([start + length if number == row else end for number, end in enumerate(self.ends)])
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make memory for so many rows of so many slots; what is there stays. Where it is enough already, nothing happens."""
@@ -269,26 +280,21 @@ class StaticCache:
         # Rows and slots that were needed before will be needed again, and a copy costs a pass: they stay where they are few.
         if most[0] * most[1] > SPARE * rows * capacity:
             most = rows, capacity
-        keys, values, ends = self._keys, self._values, self.length
-        self._allocate(*most)
-        if self.rows:
-            self._keys[:, : self.rows, :, :ends] = keys[:, : self.rows, :, :ends]
-            self._values[:, : self.rows, :, :ends] = values[:, : self.rows, :, :ends]
+        # One after the other, so that only one of them is there twice at a time.
+        self.keys, self.values = [], []
+        self._keys = self._moved(self._keys, *most)
+        self._values = self._moved(self._values, *most)
+        self._measure(most[1])
         self.offset = self._offset
 
-    def extend(self, parts: Sequence[tuple[StaticCache, int]], *, aligned: bool = False) -> None:
-        """Add rows, each with all that a row of another cache holds, in memory that `reserve` made.
+    def _moved(self, part: Tensor, rows: int, capacity: int) -> Tensor:
+        new, ends = self._empty(rows, capacity), self.length
+        new[:, : self.rows, :, :ends] = part[:, : self.rows, :, :ends]
+        return new
 
-        Args:
-            parts: caches, and their rows.
-            aligned: whether the new rows end at one slot, that of the longest, rather than begin at slot 0.
-        """
-        first, lengths = self.rows, [source.ends[row] - source.begins[row] for source, row in parts]
-        begins = [max(lengths) - length if aligned else 0 for length in lengths]
-        ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
-        self._change([*self.begins, *begins], [*self.ends, *ends])
-        for number, (source, row) in enumerate(parts):
-            self.copy_row(first + number, source, row)
+    def extend(self, begins: Sequence[int]) -> None:
+        """Add rows that hold nothing yet and begin at these slots, in memory that `reserve` made."""
+        self._change([*self.begins, *begins], [*self.ends, *begins])
 
     def keep(self, order: Sequence[int]) -> None:
         """Go on with some of the rows alone: row i holds what row `order[i]` held.

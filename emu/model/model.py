@@ -256,22 +256,32 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             ValueError: another number of rows than the cache has, or no room.
         """
         rows, tokens = input_ids.shape
+        hidden = self.forward_tokens(input_ids, cache, linear, by_row=by_row)
+        if len(hidden) < rows * tokens:
+            places = [row * tokens + place for row, count in enumerate(cache.counts) for place in range(count)]
+            padded = hidden.new_zeros(rows * tokens, hidden.shape[-1])
+            hidden = padded.index_copy_(0, torch.tensor(places, device=hidden.device), hidden)
+        return hidden.unflatten(0, (rows, tokens))
+
+    @torch.no_grad()
+    def forward_tokens(
+        self, input_ids: Tensor, cache: StaticCache, linear: Linear = separate, *, by_row: bool = False
+    ) -> Tensor:
+        """`forward_block` without padding: (T, hidden) of the tokens that there are, one row's after the other's."""
+        rows, tokens = input_ids.shape
         if rows != cache.rows:
             raise ValueError(f"input_ids has {rows} rows, the cache {cache.rows}")
         cache.begin(tokens)
         places = cache.packed
         if by_row:
-            attend = attend_by_row(cache, tokens)
+            attend = attend_by_row(cache)
         else:
-            attend = attend_masked(cache.mask(tokens), cache=cache) if places is None else attend_ragged(cache, tokens)
+            attend = attend_masked(cache.mask(tokens), cache=cache) if places is None else attend_ragged(cache)
         rotary = cache.rotary(self.model.rotary_emb, tokens)
         ids = input_ids if places is None else input_ids.flatten()[places][None]
         hidden = self.model.run(self.model.embed_tokens(ids), rotary, attend, linear)
         cache.commit()
-        if places is None:
-            return hidden
-        padded = hidden.new_zeros(rows * tokens, hidden.shape[-1]).index_copy_(0, places, hidden[0])
-        return padded.unflatten(0, (rows, tokens))
+        return hidden.flatten(0, 1)
 
     @torch.no_grad()
     def project(self, hidden: Tensor, first: int = 0, count: int | None = None) -> Tensor:
