@@ -292,6 +292,23 @@ def test_rows_and_texts_are_told_while_others_run():
     assert [len(ids) for ids in texts] == list(range(1, len(found) + 1)) and torch.equal(texts[-1], found)
 
 
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize(("modality", "grid", "meta"), GRIDS[1:], ids=["image", "video"])
+def test_rows_of_a_block_that_is_filled_in_are_told_when_their_last_hidden_cell_is_drawn(window, modality, grid, meta):
+    noise, rows = torch.Generator().manual_seed(3), []
+    hidden = torch.rand(grid, generator=noise) < 0.4
+    hidden.flatten(0, -2)[[0, 2]] = False  # lines that are kept, the first among them
+    hidden.flatten(0, -2)[1, -1] = True
+    head, batcher = prompt(LAYOUT, "abc", modality, grid, meta), Batcher(engine_of())
+    one = FillRequest(head, None, modality, grid, codes(grid, noise), hidden, Sampling(1.0, 1.0, 9), window=window)
+    drawn = []
+    ticket = batcher.submit(one, on_row=lambda row, line: (rows.append((row, line)), drawn.append(ticket.done)))
+    batcher.run()
+    found = ticket.result().flatten(0, -2)
+    assert [row for row, _ in rows] == list(range(len(found))) and not any(drawn)
+    assert torch.equal(torch.stack([line for _, line in rows]), found)
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_logits_that_are_not_numbers_end_their_request_alone(monkeypatch, at_once):
     """On a GPU they are looked at before anything that was drawn is given away, on a CPU as soon as they are there."""

@@ -71,7 +71,7 @@ class Batcher:
 
         Args:
             request: what is asked for.
-            on_row: of a `GridRequest`, called with (row number, codes of that row) as soon as a line along the grid's fastest axis is done.
+            on_row: of a block, called with (row number, codes of that row) as soon as a line along the grid's fastest axis is done.
             on_text: of a `TextRequest`, called with the ids (n,) so far after each token. Both are called from the thread that steps; what
                 they raise ends the request.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emu.generation.batch_requests import BatchRequest, FillRequest, GridRequest, TextRequest
-from emu.generation.filling import partial_blocks
+from emu.generation.filling import PartialBlock, partial_blocks
 from emu.generation.grid_schedule import OpenSteps, Step, read_codes, schedule_grid
 from emu.generation.limits import check_whole, room_for_text
 from emu.generation.prompt_ids import check_prompts, known_codes
@@ -107,7 +107,7 @@ def lane_of(
 
     Args:
         positions: of the model.
-        on_row: of a `GridRequest`, called with (row number, codes of that row) when a line along the grid's fastest axis is done.
+        on_row: of a block, called with (row number, codes of that row) when a line along the grid's fastest axis is done.
         on_text: of a `TextRequest`, called with the ids (n,) so far after each token.
 
     Raises:
@@ -118,7 +118,7 @@ def lane_of(
     if isinstance(request, GridRequest):
         return _grid_lane(request, layout, on_row)
     if isinstance(request, FillRequest):
-        return _fill_lane(request, layout)
+        return _fill_lane(request, layout, on_row)
     raise TypeError(f"the request is {type(request).__name__}; expected a GridRequest, a FillRequest or a TextRequest")
 
 
@@ -186,7 +186,7 @@ def _row_report(on_row: OnRow, template: BlockTemplate, axes: int, known: int) -
     return report
 
 
-def _fill_lane(request: FillRequest, layout: Layout) -> Lane:
+def _fill_lane(request: FillRequest, layout: Layout, on_row: OnRow | None) -> Lane:
     block = layout.block(request.modality, request.grid)
     (partial,) = partial_blocks(block, request.codes[None], request.hidden[None], 1)
     sides, window = _sides(request, layout), check_whole("window", request.window, least=1)
@@ -196,7 +196,7 @@ def _fill_lane(request: FillRequest, layout: Layout) -> Lane:
         return Lane(Ticket(), sides, nothing, (), request.sampling, *_noise(request), finish=lambda ids: done)
     shown, template = partial.shown(layout)
     schedule = schedule_grid(template, torch.empty(1, 0, dtype=torch.int64))
-    return Lane(
+    lane = Lane(
         Ticket(),
         [torch.cat([row, shown]) for row in sides],
         schedule.ids[0],
@@ -207,6 +207,29 @@ def _fill_lane(request: FillRequest, layout: Layout) -> Lane:
         template=template,
         window=window,
     )
+    if on_row is not None:
+        lane.report = _filled_row_report(on_row, template, partial)
+    return lane
+
+
+def _filled_row_report(
+    on_row: OnRow, template: BlockTemplate, partial: PartialBlock
+) -> Callable[[Tensor, int, int], None]:
+    """Tells of a line when the last hidden cell of it and of those before it is drawn; kept codes are part of it."""
+    places = template.free.nonzero()[:, 0]
+    lines = partial.hidden.flatten(0, -2)
+    needed = (lines.sum(-1).cumsum(0) * partial.template.codebooks).tolist()
+    told = 0
+
+    def report(ids: Tensor, before: int, now: int) -> None:
+        nonlocal told
+        drawn = ids[places.to(ids.device)].cpu() - template.first[places]
+        rows = partial.filled(drawn).flatten(0, partial.hidden.ndim - 2)
+        while told < len(needed) and needed[told] <= now:
+            on_row(told, rows[told])
+            told += 1
+
+    return report
 
 
 def _sides(request: GridRequest | FillRequest, layout: Layout) -> list[Tensor]:

@@ -74,11 +74,13 @@ async def row_by_row(
 ) -> AsyncIterator[tuple[int, Tensor | None, ImageResult | None]]:
     """A picture as it is drawn: (finished rows, codes so far, None) for each, and at last (all, None, the result).
 
-    A block that is filled in has no rows. Errors as of `drawn`.
+    Errors as of `drawn`.
     """
     rows: asyncio.Queue[tuple[int, Tensor] | None] = asyncio.Queue()
-    heard = {} if block.hidden is not None else {"on_row": lambda number, codes: rows.put_nowait((number, codes))}
-    task = asyncio.ensure_future(service.worker.result(request_of(prepared, block), **heard))
+    request = request_of(prepared, block)
+    task = asyncio.ensure_future(
+        service.worker.result(request, on_row=lambda number, codes: rows.put_nowait((number, codes)))
+    )
     task.add_done_callback(lambda _: rows.put_nowait(None))
     begun, lines = time.monotonic(), dict[int, Tensor]()
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,15 +122,12 @@ class VideoJobs:
     async def _made(self, job: VideoJob, prepared: PreparedVideos, block: PreparedBlock) -> str:
         """Make the clip and store it; returns the file's name."""
         service = self._service
-        listeners: dict[str, Callable[..., None]] = {}
-        if block.hidden is None:
-            lines = block.grid[0] * block.grid[1]
+        lines = block.grid[0] * block.grid[1]
 
-            def advanced(number: int, _: Any) -> None:
-                job.status, job.progress = "in_progress", min(99, 100 * (number + 1) // lines)
+        def advanced(number: int, _: Any) -> None:
+            job.status, job.progress = "in_progress", min(99, 100 * (number + 1) // lines)
 
-            listeners["on_row"] = advanced
-        codes = await service.worker.result(request_of(prepared, block), **listeners)
+        codes = await service.worker.result(request_of(prepared, block), on_row=advanced)
         result = await finished(service, prepared, block, codes)
         data = await service.in_pixels(mp4_bytes, result.frames, result.fps, result.about)
         return await service.in_pixels(service.files.add, data, "video/mp4")
