@@ -49,11 +49,30 @@ def needed(emu, **changes):
 
 def test_the_cache_is_most_of_it_and_counted_exactly(tiny_emu):
     config = tiny_emu.model.config
-    cache = StaticCache(config, 2, 20 + 1000, dtype=torch.float32, device="cpu")
+    cache = StaticCache(config, 2, 20 + 1004, dtype=torch.float32, device="cpu")  # whole blocks of 64 slots
     held = cache._keys.nbytes + cache._values.nbytes
-    longer = StaticCache(config, 2, 20 + 3000, dtype=torch.float32, device="cpu")
-    assert needed(tiny_emu, block=3000) - needed(tiny_emu, block=1000) == longer._keys.nbytes * 2 - held
-    assert held < needed(tiny_emu, block=1000) < 1.5 * held
+    longer = StaticCache(config, 2, 20 + 3052, dtype=torch.float32, device="cpu")
+    assert needed(tiny_emu, block=3051) - needed(tiny_emu, block=1003) == longer._keys.nbytes * 2 - held
+    assert held < needed(tiny_emu, block=1003) < 1.5 * held
+
+
+def test_a_cache_that_is_refilled_takes_what_it_keeps_and_what_it_grows_by(tiny_emu):
+    config = tiny_emu.model.config
+    cache, most = StaticCache(config, 0, 0, dtype=torch.float32, device="cpu"), [0]
+    empty = cache._empty
+
+    def noted(*sizes):
+        new = empty(*sizes)
+        most.append(new.nbytes + sum(part.nbytes for part in (cache._keys, cache._values)))
+        return new
+
+    cache._empty = noted
+    for rows, capacity in ((2, 256), (5, 256), (5, 320), (2, 768), (6, 256), (1, 1536), (6, 256)):
+        cache.keep(range(min(rows, cache.rows)))
+        cache.reserve(rows, capacity)
+        cache.extend([0] * (rows - cache.rows))
+    slot = 2 * config.num_hidden_layers * cache._keys[0, 0, :, 0].nbytes
+    assert 1536 * slot < max(most) <= 1.25 * 1.5 * 1600 * slot
     assert needed(tiny_emu, guided=False) < needed(tiny_emu) < needed(tiny_emu, window=16)
 
 

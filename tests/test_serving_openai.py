@@ -211,6 +211,7 @@ def test_clips_are_those_of_the_library(digits):
     assert job.status == "completed" and job.progress == 100
     (own,) = digits.service.emu.generate_videos("a handwritten seven", seed=2)
     assert client.videos.download_content(job.id).read() == mp4_bytes(own.frames, own.fps, own.about)
+    assert client.videos.list().data == [job]
     assert client.videos.delete(job.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(job.id)
@@ -231,6 +232,9 @@ def test_a_clip_begins_with_a_picture_that_is_given(digits):
 def test_a_clip_that_is_taken_back_frees_its_place(digits):
     client = digits.official
     jobs = [client.videos.create(prompt="a handwritten seven") for _ in range(3)]
+    names = [job.id for job in jobs]
+    assert [job.id for job in client.videos.list(limit=2)] == names[::-1]  # page by page
+    assert [job.id for job in client.videos.list(order="asc", after=names[0]).data] == names[1:]
     for job in jobs:
         client.videos.delete(job.id)
     end = time.monotonic() + 10

@@ -103,6 +103,7 @@ class Batcher:
             candidates=max(sum(count for _, count in step.ranges) for step in (lane.steps[0], lane.steps[-1])),
             guided=len(lane.prompts) > 1,
             window=lane.window,
+            refilled=True,
         )
 
     def run(self) -> None:

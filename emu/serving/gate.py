@@ -37,7 +37,7 @@ class Gate:
             return
         identity, begun, status = f"req_{secrets.token_hex(12)}", time.monotonic(), 0
         state = scope.setdefault("state", {})
-        state |= {"id": identity, "log": {}}
+        state |= {"id": identity, "log": {}, "owner": b""}
         state["deadline"] = asyncio.get_running_loop().time() + self._options.timeout
 
         async def told(message: Message) -> None:
@@ -75,15 +75,17 @@ class Gate:
         if origin and urlsplit(origin).netloc != host:
             raise ApiError(403, "a page of another site sent the request; open the server's own page", "wrong_origin")
         if self._keys and scope["path"] not in OPEN and not scope["path"].startswith("/page/"):
-            self._check_key(headers.get(b"authorization", b""))
+            scope["state"]["owner"] = self._check_key(headers.get(b"authorization", b""))
 
-    def _check_key(self, given: bytes) -> None:
+    def _check_key(self, given: bytes) -> bytes:
+        """What stands for the key of a request, by which clients are told apart."""
         kind, _, key = given.partition(b" ")
         # All keys are compared, in the same time whatever they are.
         found = [hmac.compare_digest(_digest(key.strip()), known) for known in self._keys]
         if kind.lower() != b"bearer" or not any(found):
             told = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
             raise ApiError(401, told, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return _digest(key.strip())
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -26,6 +26,7 @@ class VideoJob:
         identity: by which its client asks for it; nobody can guess it.
         about: what was asked for, as OpenAI tells it.
         emu: how it is made.
+        owner: stands for the key of its client, empty where the server has none.
         status: "queued", "in_progress", "completed" or "failed".
         progress: percent.
         created, completed: seconds since 1970.
@@ -37,6 +38,7 @@ class VideoJob:
     identity: str
     about: dict[str, Any]
     emu: dict[str, Any]
+    owner: bytes = b""
     status: str = "queued"
     progress: int = 0
     created: int = field(default_factory=now)
@@ -73,11 +75,11 @@ class VideoJobs:
         self._jobs: dict[str, VideoJob] = {}
 
     def begin(
-        self, prepared: PreparedVideos, about: dict[str, Any], emu: dict[str, Any], places: ExitStack
+        self, prepared: PreparedVideos, about: dict[str, Any], emu: dict[str, Any], owner: bytes, places: ExitStack
     ) -> VideoJob:
         """Start a job for the only clip of what is prepared; `places` are given back at its end."""
         self._forget()
-        job = VideoJob(f"video_{secrets.token_hex(16)}", about, emu)
+        job = VideoJob(f"video_{secrets.token_hex(16)}", about, emu, owner)
         self._jobs[job.identity] = job
         job.task = self._service.background(self._run(job, prepared, places))
         return job
@@ -91,6 +93,26 @@ class VideoJobs:
         if identity not in self._jobs:
             raise ApiError(404, "there is no such video; videos stay for an hour", "video_not_found")
         return self._jobs[identity]
+
+    def page(self, owner: bytes, after: str | None, limit: int, *, newest_first: bool) -> dict[str, Any]:
+        """Some of the jobs of one key, as OpenAI lists them; those of others stay unknown.
+
+        Args:
+            after: name of the last job of the page before.
+            limit: most jobs of a page.
+
+        Raises:
+            ApiError: 404, there is no job `after`.
+        """
+        self._forget()
+        jobs = [job for job in self._jobs.values() if job.owner == owner]
+        jobs = jobs[::-1] if newest_first else jobs
+        if after is not None:
+            last = self.find(after)
+            jobs = jobs[jobs.index(last) + 1 :] if last in jobs else []
+        shown = [job.told() for job in jobs[:limit]]
+        ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
+        return {"object": "list", "data": shown, **ends, "has_more": len(jobs) > limit}
 
     def remove(self, identity: str) -> None:
         """Take a job back, and delete its clip; errors as of `find`."""

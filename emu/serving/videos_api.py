@@ -1,4 +1,4 @@
-"""Routes of clips: begin one, ask after it, fetch it as MP4, take it back."""
+"""Routes of clips: begin one, list them, ask after one, fetch it as MP4, take it back."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from emu.serving.request_bodies import read_form
 from emu.serving.request_models import VideoBody, size_of_text
 from emu.serving.service import Service, chosen_seed
 from emu.serving.video_jobs import VideoJobs
+
+LISTED, MOST_LISTED = 20, 100
+"""Clips of a page where a request does not say, and the most it may ask for."""
 
 
 def videos_api(service: Service) -> APIRouter:
@@ -43,10 +46,23 @@ def videos_api(service: Service) -> APIRouter:
         async def work(events: Events) -> Response | None:
             with ExitStack() as places:
                 places.enter_context(service.admission.taking())
-                job = await _begun(service, jobs, body, first, places)
+                job = await _begun(service, jobs, body, first, request.state.owner, places)
             return JSONResponse(job)
 
         return service.attended(request, work)
+
+    @router.get("/v1/videos")
+    async def listed(request: Request) -> Response:
+        """List the clips of whoever asks."""
+        given = request.query_params
+        order, limit = given.get("order", "desc"), given.get("limit", str(LISTED))
+        if order not in ("asc", "desc"):
+            raise bad_value(f"order is {order[:40]!r}; expected asc or desc", "order")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 0 < int(limit) <= MOST_LISTED):
+            raise bad_value(f"limit is {limit[:40]!r}; expected a number from 1 to {MOST_LISTED}", "limit")
+        newest_first = order == "desc"
+        page = jobs.page(request.state.owner, given.get("after"), int(limit), newest_first=newest_first)
+        return JSONResponse(page)
 
     @router.get("/v1/videos/{identity}")
     async def retrieve(identity: str) -> Response:
@@ -77,7 +93,7 @@ def videos_api(service: Service) -> APIRouter:
 
 
 async def _begun(
-    service: Service, jobs: VideoJobs, body: VideoBody, first: list[bytes], places: ExitStack
+    service: Service, jobs: VideoJobs, body: VideoBody, first: list[bytes], owner: bytes, places: ExitStack
 ) -> dict[str, Any]:
     """A job that is begun, as it is told; the places go on with it."""
     await service.check_words({"prompt": body.prompt, "negative_prompt": body.negative_prompt})
@@ -106,7 +122,7 @@ async def _begun(
     }
     emu = {"seed": block.seed, "model": prepared.model, "settings": prepared.told_of(block)[2]}
     emu |= {"warning": prepared.beyond} if prepared.beyond else {}
-    return jobs.begin(prepared, about, emu, places.pop_all()).told()
+    return jobs.begin(prepared, about, emu, owner, places.pop_all()).told()
 
 
 def frames_of(service: Service, body: VideoBody) -> int:
