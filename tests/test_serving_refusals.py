@@ -55,7 +55,7 @@ class RefuseAll:
 )
 def test_without_a_right_key_nothing_opens(locked, header):
     given = {} if header is None else {"authorization": header.encode()}
-    for path in ("/v1/models", "/metrics", "/files/x", "/v1/videos/x", "/nowhere"):
+    for path in ("/v1/models", "/metrics", "/files/x", "/v1/videos", "/v1/videos/x", "/nowhere"):
         reply = locked.get(path, headers=given)
         assert reply.status_code == 401 and error_of(reply)["code"] == "invalid_api_key"
     assert locked.get("/health", headers=given).status_code == 200
@@ -69,6 +69,18 @@ def test_each_key_opens_and_none_is_logged(locked, key):
     assert locked.get(file, headers=given).status_code == 200 and locked.get(file).status_code == 401
     assert b"emu_requests_total" in locked.get("/metrics", headers=given).content
     assert key not in locked.written.getvalue() and "red circle" not in locked.written.getvalue()
+
+
+def test_clips_are_listed_to_their_own_key_alone(locked):
+    first, second = ({"authorization": f"Bearer {key}"} for key in KEYS)
+    files = {name: (None, value) for name, value in {"prompt": "a red circle", "seed": "1"}.items()}
+    clip = locked.post("/v1/videos", files=files, headers=first).json()["id"]
+    seen = [locked.get("/v1/videos", headers=own).json()["data"] for own in (first, second)]
+    assert [[job["id"] for job in jobs] for jobs in seen] == [[clip], []]
+    assert locked.get(f"/v1/videos?after={clip}", headers=second).json()["data"] == []
+    for query in ("limit=0", "limit=101", "limit=x", "limit=" + "9" * 5000, "order=up", "after=x"):
+        reply = locked.get(f"/v1/videos?{query}", headers=first)
+        assert reply.status_code == (404 if "after" in query else 400) and error_of(reply)["message"]
 
 
 def test_pages_of_other_sites_get_nothing(server):
