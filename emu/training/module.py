@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from jsonargparse import lazy_instance
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from emu.model import EmuConfig, EmuForCausalLM
-from emu.model.model import tensor_shapes
 from emu.model.predictions import predictions_of_hidden
 from emu.model.scoring import losses_of_hidden
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
-from emu.training.initial_weights import source_of_weights_problems, start_from
+from emu.training.initial_weights import start_from
 from emu.training.meters import TokenKinds
+from emu.training.module_problems import check_accumulation, module_problems
 from emu.training.objectives import LossParts, NextToken, Objective
 from emu.training.optimizers import build_optimizer
 from emu.training.parallel import Ranks, is_sharded, number_as_model, shard
@@ -30,10 +29,12 @@ from emu.training.weight_average import WeightAverage
 from emu.training.weighting import LossWeighting, StepWeights
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.training.gradient_guard import GradientGuard, forget_skipped, record_skipped
-from emu_tokenizers.training.parameter_rates import pattern_problems
 from emu_tokenizers.training.schedules import OptimizerOptions
 from emu_tokenizers.training.spikes import SpikeOptions
 from emu_tokenizers.weight_checks import check_weights
+
+NEXT_TOKEN = lazy_instance(NextToken)
+"""What is minimised where nothing else is said; it has no state. Making it takes a second, so that subclasses share it."""
 
 
 class EmuModule(LightningModule):
@@ -79,7 +80,7 @@ class EmuModule(LightningModule):
         weighting: LossWeighting = LossWeighting(),  # noqa: B008 (frozen)
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
-        objective: Objective = lazy_instance(NextToken),  # noqa: B008 (it has no state)
+        objective: Objective = NEXT_TOKEN,
         spikes: SpikeOptions | None = None,
         checkpointing: Checkpointing = "none",
         compile: bool = False,
@@ -174,27 +175,7 @@ class EmuModule(LightningModule):
 
     def problems(self, trainer: Trainer) -> list[str]:
         """Everything that keeps this module from being trained by `trainer`, one sentence each."""
-        found = self.optimizer_options.problems(trainer.max_steps) + self.weighting.problems()
-        if self.config is not None and self.optimizer_options.groups:
-            found += pattern_problems(tensor_shapes(self.config), self.optimizer_options)
-        weights = (self.config, self.pretrained, self.init_from)
-        found += source_of_weights_problems(*weights, there=isinstance(trainer, Trainer))
-        found += self.gradients.problems()
-        if self.peak_flops is not None and not self.peak_flops > 0:
-            found.append(f"peak_flops is {self.peak_flops}; expected a positive number of operations a second")
-        if not 0 <= self.average_decay < 1:
-            found.append(f"average_decay is {self.average_decay}; expected a number in [0, 1), 0 for no average")
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks or ()):  # type: ignore[attr-defined]
-            found.append(
-                "trainer.callbacks changes the accumulation from epoch to epoch; set trainer.accumulate_grad_batches instead"
-            )
-        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
-            found.append(
-                "trainer.strategy.init_args.save_distributed_checkpoint is true; checkpoints are one file, set it to false"
-            )
-        if trainer.gradient_clip_val is not None:
-            found.append("trainer.gradient_clip_val is set; this module clips by itself, use model.max_grad_norm")
-        return found + self.objective.problems(trainer)
+        return module_problems(self, trainer)
 
     def on_fit_start(self) -> None:
         """Prepare the steps; a checkpoint may have asked for them already."""
@@ -208,20 +189,7 @@ class EmuModule(LightningModule):
         """
         if self.trainer.is_global_zero:
             forget_skipped(Path(self.trainer.default_root_dir), self.trainer.global_step)
-        accumulated = self.trainer.accumulate_grad_batches
-        if accumulated == 1:
-            return
-        loader, length = self.trainer.train_dataloader, self.trainer.num_training_batches
-        if getattr(loader, "accumulation", None) != accumulated:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches is {accumulated}, but {type(loader).__name__} does not hand out steps of that many "
-                "batches; train from an emu.data.StepLoader (as every MixtureDataModule does), or set it to 1"
-            )
-        if length % accumulated:
-            raise ValueError(
-                f"an epoch of {length} batches would end inside an optimizer step of trainer.accumulate_grad_batches {accumulated}; make "
-                "trainer.limit_train_batches a multiple of it"
-            )
+        check_accumulation(self.trainer)
 
     def forward(self, batch: Packed) -> LossParts:
         """What the objective makes of packed rows, tensors (R, S)."""

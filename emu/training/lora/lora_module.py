@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import lazy_instance
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.families.language import read_emu_config
@@ -27,8 +26,8 @@ from emu.training.lora.adapters import (
     merge_adapters,
     without_dropout,
 )
-from emu.training.module import EmuModule
-from emu.training.objectives import NextToken, Objective
+from emu.training.module import NEXT_TOKEN, EmuModule
+from emu.training.objectives import Objective
 from emu.training.vocabularies import check_vocabulary
 from emu.vocabulary import Vocabulary
 from emu_tokenizers.training.schedules import OptimizerOptions
@@ -65,7 +64,7 @@ class LoraModule(EmuModule):
         optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4, weight_decay=0.0),  # noqa: B008 (frozen)
         max_grad_norm: float = 1.0,
         max_skipped_steps: int = 10,
-        objective: Objective = lazy_instance(NextToken),  # noqa: B008 (it has no state)
+        objective: Objective = NEXT_TOKEN,
         spikes: SpikeOptions | None = None,
     ) -> None:
         super().__init__(

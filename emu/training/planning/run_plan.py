@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.model import tensor_shapes
@@ -70,6 +71,22 @@ class CardMemory:
     total: float
 
 
+class StepTimes(NamedTuple):
+    """What an optimizer step sends, and how long it takes.
+
+    Attributes:
+        sent: bytes that a card sends.
+        step_seconds: of the step.
+        seconds_sending: of those, what communication alone would take.
+        tokens_per_second: positions, over all cards.
+    """
+
+    sent: float
+    step_seconds: float
+    seconds_sending: float
+    tokens_per_second: float
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """What a run takes.
@@ -77,10 +94,7 @@ class RunPlan:
     Attributes:
         layout: on the cards.
         memory: of one card.
-        sent: bytes that a card sends in an optimizer step.
-        step_seconds: of an optimizer step.
-        seconds_sending: of those, what communication alone would take.
-        tokens_per_second: positions, over all cards.
+        sent, step_seconds, seconds_sending, tokens_per_second: see `StepTimes`.
     """
 
     layout: RunLayout
@@ -93,12 +107,12 @@ class RunPlan:
 
 def num_parameters(config: EmuConfig) -> tuple[int, int]:
     """Parameters of the blocks and the last norm; and of embedding and head, which are one where they are tied."""
-    shapes = tensor_shapes(config)
-    sizes = {name: _product(shape) for name, shape in shapes.items()}
+    sizes = {name: _product(shape) for name, shape in tensor_shapes(_of_depth(config, 1)).items()}
     if config.tie_word_embeddings:
         sizes.pop("lm_head.weight", None)
     tables = sum(size for name, size in sizes.items() if "embed_tokens" in name or "lm_head" in name)
-    return sum(sizes.values()) - tables, tables
+    block = sum(size for name, size in sizes.items() if ".layers." in name)
+    return sum(sizes.values()) - tables + block * (config.num_hidden_layers - 1), tables
 
 
 class Planner:
@@ -111,10 +125,30 @@ class Planner:
 
     def __init__(self, facts: RunFacts, card: Card) -> None:
         self.facts, self.card = facts, card
+        self._blocks, self._tables = num_parameters(facts.config)
         self._computed: dict[tuple[Checkpointing, int], int] = {}
 
     def planned(self, layout: RunLayout) -> RunPlan:
         """The plan with a layout."""
+        return RunPlan(layout, self._memory(layout), *self._times(layout))
+
+    def best(self, cards: int) -> RunPlan | None:
+        """The fastest plan of the same optimizer step that fits the memory of a card, the recipe's own where none is faster; None where
+        none fits."""
+        layouts = [recipe_layout(self.facts, cards), *_layouts(self.facts, cards)]
+        times = {layout: self._times(layout) for layout in layouts}
+        for layout in sorted(
+            times, key=lambda layout: times[layout].step_seconds
+        ):  # memory takes long to compute, time does not
+            if sum(self._of_weights(layout)) > self.card.memory:
+                continue
+            memory = self._memory(layout)
+            if memory.total <= self.card.memory:
+                return RunPlan(layout, memory, *times[layout])
+        return None
+
+    def _times(self, layout: RunLayout) -> StepTimes:
+        """What a step with a layout sends, and how long it takes."""
         facts, card = self.facts, self.card
         tokens, length = facts.tokens_per_step, facts.row_length
         pairs = tokens * (length + 1) / 2  # one document a row, which is the most that attention may have to do
@@ -122,29 +156,30 @@ class Planner:
         if layout.checkpointing == "full":  # the blocks' forward pass once more, a third of their work
             work += step_flops(facts.config, tokens, 0, pairs) / 3
         narrow = facts.mixed is not None or facts.weights.itemsize == 2
-        speed = (card.bfloat16 if narrow else card.float32) * layout.cards * UTILISATION
-        working = work / speed
-        sent = _sent(facts, layout)
+        working = work / ((card.bfloat16 if narrow else card.float32) * layout.cards * UTILISATION)
+        sent = self._sent(layout)
         sending = sent / card.bandwidth(layout.cards)
         seconds = max(working, sending)
-        return RunPlan(layout, self._memory(layout), sent, seconds, sending, tokens / seconds)
+        return StepTimes(sent, seconds, sending, tokens / seconds)
 
-    def best(self, cards: int) -> RunPlan | None:
-        """The fastest plan of the same optimizer step that fits the memory of a card, the recipe's own where none is faster; None where
-        none fits."""
-        fits = [self.planned(recipe_layout(self.facts, cards))]
-        for several in _layouts(self.facts, cards):
-            for layout in several:  # fewer rows at a time take less memory, and no less time
-                fits.append(self.planned(layout))
-                if fits[-1].memory.total <= self.card.memory:
-                    break
-        fits = [plan for plan in fits if plan.memory.total <= self.card.memory]
-        return min(fits, key=lambda plan: plan.step_seconds, default=None)
+    def _sent(self, layout: RunLayout) -> float:
+        """Bytes that a card sends in an optimizer step.
+
+        A ring sends a card's share (n - 1) / n of what is gathered or reduced. FSDP2 gathers weights in the forward and in the backward
+        pass and reduces gradients, for every batch; DDP reduces gradients once, which is two rounds of a ring.
+        """
+        size = (self._blocks + self._tables) * self.facts.weights.itemsize * (layout.cards - 1) / layout.cards
+        return 3.0 * size * layout.accumulation if layout.sharded else 2.0 * size
 
     def _memory(self, layout: RunLayout) -> CardMemory:
         """Bytes of a card."""
+        parts = (*self._of_weights(layout), self._activations(layout))
+        return CardMemory(*parts, sum(parts))
+
+    def _of_weights(self, layout: RunLayout) -> tuple[float, float, float, float]:
+        """Bytes of weights, gradients and optimizer, and of what is gathered."""
         config, size = self.facts.config, self.facts.weights.itemsize
-        blocks, tables = num_parameters(config)
+        blocks, tables = self._blocks, self._tables
         share = layout.cards if layout.sharded else 1
         weights = float(size * (blocks + tables))
         moments = 2.0 * weights
@@ -156,8 +191,7 @@ class Planner:
         gathered = size * (2 * blocks / config.num_hidden_layers + tables) if layout.sharded else weights
         if layout.cards == 1:
             gathered = 0.0
-        parts = (weights / share, weights / share, moments / share, gathered, self._activations(layout))
-        return CardMemory(*parts, sum(parts))
+        return weights / share, weights / share, moments / share, gathered
 
     def _activations(self, layout: RunLayout) -> float:
         """Those of a batch; of many rows, from two shorter batches, since each further row adds the same."""
@@ -171,7 +205,7 @@ class Planner:
         key = (layout.checkpointing, rows)
         if key not in self._computed:
             options = step_options(self.facts, replace(layout, rows=rows))
-            few, more = (pass_memory(_of_depth(self.facts.config, depth), options)[0] for depth in (FEW, MORE))
+            few, more = (pass_memory(_of_depth(self.facts.config, depth), options) for depth in (FEW, MORE))
             self._computed[key] = _further(few, more, self.facts.config.num_hidden_layers)
         return self._computed[key]
 
@@ -191,13 +225,13 @@ def recipe_layout(facts: RunFacts, cards: int) -> RunLayout:
     return RunLayout(cards, facts.sharded and cards > 1, rows, facts.accumulation, facts.module.checkpointing)
 
 
-def _layouts(facts: RunFacts, cards: int) -> Iterator[list[RunLayout]]:
-    """Layouts of the same rows of an optimizer step that differ in the rows of a batch, the most first."""
+def _layouts(facts: RunFacts, cards: int) -> Iterator[RunLayout]:
+    """Layouts of the same rows of an optimizer step; of those that are equally fast the one of most rows at a time first."""
     rows = -(-facts.rows // cards) * facts.accumulation
     counts = [rows >> halved for halved in range(rows.bit_length()) if rows % (1 << halved) == 0]
     for checkpointing in KEPT:
         for sharded in (False, True) if cards > 1 else (False,):
-            yield [RunLayout(cards, sharded, count, rows // count, checkpointing) for count in counts]
+            yield from (RunLayout(cards, sharded, count, rows // count, checkpointing) for count in counts)
 
 
 def step_options(facts: RunFacts, layout: RunLayout) -> StepOptions:
@@ -215,16 +249,6 @@ def step_options(facts: RunFacts, layout: RunLayout) -> StepOptions:
 
 def _prepared(checkpointing: Checkpointing, model: EmuForCausalLM) -> None:
     checkpoint_blocks(model, checkpointing)
-
-
-def _sent(facts: RunFacts, layout: RunLayout) -> float:
-    """Bytes that a card sends in an optimizer step.
-
-    A ring sends a card's share (n - 1) / n of what is gathered or reduced. FSDP2 gathers weights in the forward and in the backward pass
-    and reduces gradients, for every batch; DDP reduces gradients once, which is two rounds of a ring.
-    """
-    size = sum(num_parameters(facts.config)) * facts.weights.itemsize * (layout.cards - 1) / layout.cards
-    return 3.0 * size * layout.accumulation if layout.sharded else 2.0 * size
 
 
 def _of_depth(config: EmuConfig, layers: int) -> EmuConfig:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from emu.model import EmuConfig, EmuForCausalLM
@@ -89,12 +89,12 @@ def step_memory(config: EmuConfig, options: StepOptions) -> StepMemory:
             peak = live.peak
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(map(num_bytes_of, trained))
-    activations, loss = pass_memory(config, options)
+    activations, loss = pass_memory(config, options), loss_memory(config, options)
     return StepMemory(weights, gradients, moments, activations, loss, peak)
 
 
-def pass_memory(config: EmuConfig, options: StepOptions) -> tuple[int, int]:
-    """Bytes that live beside weights, gradients and moments in forward and backward pass at the worst moment; and those of the loss.
+def pass_memory(config: EmuConfig, options: StepOptions) -> int:
+    """Bytes that live beside weights, gradients and moments in forward and backward pass at the worst moment.
 
     Each gradient counts until it is complete, as where it is handed to another process or added to one that is there.
     """
@@ -104,13 +104,20 @@ def pass_memory(config: EmuConfig, options: StepOptions) -> tuple[int, int]:
             parameter.register_post_accumulate_grad_hook(_forget)
         with LiveBytes() as live:
             _pass(model, options)
-        peak = live.peak
-        hidden = torch.zeros(
-            options.rows, options.row_length, config.hidden_size, dtype=options.mixed or options.weights
-        )
+        return live.peak
+
+
+def loss_memory(config: EmuConfig, options: StepOptions) -> int:
+    """Bytes that head and loss make of hidden states that are there, at the worst moment."""
+    with FakeTensorMode():
+        head = torch.zeros(config.vocab_size, config.hidden_size, dtype=options.weights, requires_grad=True)
+        head.register_post_accumulate_grad_hook(_forget)
+        dtype = options.mixed or options.weights
+        hidden = torch.zeros(options.rows, options.row_length, config.hidden_size, dtype=dtype, requires_grad=True)
+        ids = torch.zeros(options.rows, options.row_length, dtype=torch.int64)
         with LiveBytes() as live, _products(options):
-            _loss(model, hidden.requires_grad_(), options).backward()
-        return peak, live.peak
+            next_token_loss(hidden, head, ids, weights=torch.ones(ids.shape), z_loss=config.z_loss).backward()
+        return live.peak
 
 
 def _model(config: EmuConfig, options: StepOptions) -> EmuForCausalLM:
@@ -132,16 +139,11 @@ def _pass(model: EmuForCausalLM, options: StepOptions) -> None:
     out.loss.backward()
 
 
-def _loss(model: EmuForCausalLM, hidden: Tensor, options: StepOptions) -> Tensor:
-    ids = torch.zeros(options.rows, options.row_length, dtype=torch.int64)
-    return next_token_loss(hidden, model.lm_head.weight, ids, weights=torch.ones(ids.shape), z_loss=model.config.z_loss)
-
-
 def _products(options: StepOptions) -> Any:
     return torch.autocast("cpu", options.mixed or torch.bfloat16, enabled=options.mixed is not None)
 
 
-def _forget(parameter: nn.Parameter) -> None:
+def _forget(parameter: Tensor) -> None:
     parameter.grad = None
 
 
