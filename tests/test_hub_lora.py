@@ -1,6 +1,7 @@
 """LoRA on a tiny stand-in of Emu3: the recipe runs, only the adapters learn, and what is exported loads."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from emu.cli.main import main as command
 from emu.cli.tokenize import main as tokenize
 from emu.hub.tiny_models import write
 from emu.recipes import find_recipe
+from emu.training import module
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.cli import fit
 
@@ -106,6 +108,33 @@ def test_a_merged_model_is_a_whole_one(base, tmp_path):
     torch.testing.assert_close(emu.model(ids).logits, module.model.eval()(ids).logits)
     assert not torch.allclose(emu.model(ids).logits, EmuForCausalLM.from_pretrained(base / "base")(ids).logits)
     assert emu.generate_images("a blue square", size=(32, 32))[0].codes.shape == (4, 4)
+
+
+def test_the_average_of_the_adapters_is_exported_and_the_work_of_frozen_matrices_counted(base, tmp_path):
+    trained_module = fit(recipe(base, tmp_path, average_decay=0.5, peak_flops=1e9, merge=True))
+    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "step=00000006.safetensors")
+    average, trained = state["emu"]["average"]["weights"], state["state_dict"]
+    assert {f"model.{name}" for name in average} == set(trained)
+    name = next(name for name in average if "layers.0" in name and "down_proj" in name and "lora_B" in name)
+    assert not torch.equal(average[name], trained[f"model.{name}"])
+    before = Checkpoint.open(base / "base").tensor("model.layers.0.mlp.down_proj.weight")
+    added = 32 / 4 * average[name] @ average[name.replace("lora_B", "lora_A")]  # alpha / rank
+    torch.testing.assert_close(trained_module.model.model.layers[0].mlp.down_proj.weight, before + added)
+    assert "train/mfu" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_compiled_blocks_with_adapters_train_as_plain_ones(base, tmp_path, checkpointing, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(module, "compile_blocks", partial(module.compile_blocks, backend="aot_eager"))
+    words = recipe(base, tmp_path, checkpointing=checkpointing)
+    plain = fit([*words, "--trainer.default_root_dir", str(tmp_path / "plain")])
+    compiled = fit([*words, "--model.compile", "true"])
+    ours, theirs = compiled.model.state_dict(), plain.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+    torch._dynamo.reset()
 
 
 def test_a_run_goes_on_from_its_checkpoint(base, tmp_path):

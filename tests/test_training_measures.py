@@ -72,6 +72,9 @@ def test_the_arithmetic_of_a_step_is_that_of_its_products():
     assert step_flops(model.config, 0, 5, 0) == counter.get_total_flops()
     # scores and their sum of values: two products of 4 heads with 4 numbers, for each of 2 blocks, forward once and backward twice
     assert step_flops(model.config, 0, 0, 78) == 3 * 2 * (2 * 2 * 78 * 4 * 4)
+    assert step_flops(model.config, 12, 5, 78, adapters=100) == pytest.approx(
+        2 / 3 * step_flops(model.config, 12, 5, 0) + step_flops(model.config, 0, 0, 78) + 6 * 12 * 100
+    )
     assert utilisation(3e12, 2.0, 3, 1e12) == pytest.approx(0.5)
 
 

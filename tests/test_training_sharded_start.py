@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from emu import EmuConfig, EmuForCausalLM
-from emu.training import sharded_start
+from emu import EmuConfig, EmuForCausalLM, MultimodalTokenizer
+from emu.checkpoints.weights import Checkpoint
+from emu.tokenizers import TextTokenizer
+from emu.training import read_weights, sharded_start
+from emu.training.initial_weights import go_on_with, start_from
 from emu.training.parallel import shard
 from emu.training.sharded_start import RecordDraws, build_sharded
 from tests.test_training_reliability import free_port, in_processes
@@ -49,6 +53,16 @@ def test_draws_that_are_made_again_give_the_same_weights_and_leave_the_generator
     assert torch.equal(again(ids).logits, whole(ids).logits)
 
 
+@pytest.mark.parametrize("piece", [1 << 24, 400])
+def test_weights_that_are_read_some_rows_at_a_time_are_those_of_the_folder(tiny_emu, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(read_weights, "PIECE", piece)
+    tiny_emu.save_pretrained(tmp_path / "model")
+    model = go_on_with(tmp_path / "model", tiny_emu.tokenizer.vocabulary)
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in tiny_emu.model.state_dict().items())
+    ids = torch.randint(0, 101, (1, 9))
+    assert torch.equal(model(ids).logits, tiny_emu.model(ids).logits)
+
+
 def test_a_draw_that_cannot_be_made_again_is_refused():
     with RecordDraws(), pytest.raises(NotImplementedError, match="draws numbers"):
         torch.empty(3).bernoulli_(0.5)
@@ -66,6 +80,37 @@ def split_over(rank, port, options):
     same = same and torch.allclose(ours(ids).logits, whole(ids).logits, atol=1e-6)
     dist.destroy_process_group()
     sys.exit(0 if same else 1)
+
+
+def read_over(rank, port, folder, other):
+    mesh = started(rank, 3, port)
+    read = []
+    original = Checkpoint.rows
+    Checkpoint.rows = lambda self, name, first, end: read.append((name, first, end)) or original(self, name, first, end)
+    split, cpu = (lambda model: shard(model, mesh)), torch.device("cpu")
+    same = True
+    for make in (partial(go_on_with, folder, None), partial(start_from, folder, None, other.vocabulary, other)):
+        read.clear()
+        ours = make(split=split, device=cpu)
+        own = {name: weight.to_local().numel() for name, weight in ours.named_parameters()}
+        taken = sum((end - first) * ours.get_parameter(name)[:1].numel() for name, first, end in read)
+        whole = make().state_dict()
+        shares = dict(ours.named_parameters())
+        same = same and all(torch.equal(share.full_tensor(), whole[name]) for name, share in shares.items())
+        same = same and (make.func is start_from or taken == sum(own.values()))
+        ids = torch.randint(0, 101, (1, 9), generator=torch.Generator().manual_seed(1))
+        same = same and torch.isfinite(ours(ids).logits).all()
+    dist.destroy_process_group()
+    sys.exit(0 if same else 1)
+
+
+@pytest.mark.slow
+def test_ranks_read_no_more_of_a_folder_than_their_own_rows(tiny_emu, tmp_path):
+    tiny_emu.save_pretrained(tmp_path / "model")
+    ours = tiny_emu.tokenizer
+    text = TextTokenizer.train(["a blue square", "green triangles", "a red circle"], 300)
+    other = MultimodalTokenizer(text, ours.vision)
+    assert in_processes(read_over, free_port(), tmp_path / "model", other, count=3) == [0, 0, 0]
 
 
 def started(rank, count, port):

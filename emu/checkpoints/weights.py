@@ -100,6 +100,19 @@ class Checkpoint:
         """One tensor by its name."""
         return next(iter(self.tensors([name])))[1]
 
+    def rows(self, name: str, first: int, end: int) -> Tensor:
+        """The rows `first` to `end` of one tensor; of a safetensors file no others are read."""
+        if self.pickled:
+            return self.tensor(name)[first:end]
+        return rows_of_file(self.entries[name].file, name, first, end)
+
+
+def rows_of_file(file: Path, name: str, first: int, end: int) -> Tensor:
+    """Rows of a tensor in a safetensors file, of which nothing else is read."""
+    with safe_open(file, framework="pt") as opened:
+        found: Tensor = opened.get_slice(name)[first:end]
+    return found
+
 
 def read_header(file: Path) -> dict[str, Entry]:
     """What a safetensors file holds, from its header.

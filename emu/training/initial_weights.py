@@ -24,8 +24,9 @@ from emu.hub.id_names import folder_says_names, matched_rows, names_of_folder, n
 from emu.model import EmuConfig, EmuForCausalLM
 from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.stopping import say
-from emu.training.vocabularies import with_vocabulary
-from emu.training.weight_sources import EMBEDDING, HEAD, WeightSource, open_weights
+from emu.training.read_weights import CPU, Split, build_filled, keep_whole
+from emu.training.vocabularies import check_vocabulary, with_vocabulary
+from emu.training.weight_sources import WeightSource, open_weights
 from emu.vocabulary import Vocabulary
 
 SHAPE = (
@@ -107,6 +108,8 @@ def start_from(
     config: EmuConfig | None,
     vocabulary: Vocabulary | None,
     tokenizer: MultimodalTokenizer | None = None,
+    split: Split = keep_whole,
+    device: torch.device = CPU,
 ) -> EmuForCausalLM:
     """The new model, float32.
 
@@ -114,6 +117,7 @@ def start_from(
         path: of the weights, see `open_weights`.
         config, vocabulary: see `initial_config`.
         tokenizer: that made the data; needed where the vocabulary is another one than that of the weights.
+        split, device: see `emu.training.read_weights.build_filled`.
 
     Raises:
         FileNotFoundError, ValueError: see `open_weights` and `initial_config`; or nobody knows which ids are the same.
@@ -122,10 +126,28 @@ def start_from(
     old = _config_of(source)
     new = initial_config(old, config, vocabulary)
     rows = _rows(source, old, vocabulary, tokenizer)
-    model = EmuForCausalLM(new)
-    _fill(model, source, rows)
+    model = build_filled(new, source, rows, split, device)
     _tell(source.place, old, new, rows)
     return model
+
+
+def go_on_with(
+    path: str | Path, vocabulary: Vocabulary | None, split: Split = keep_whole, device: torch.device = CPU
+) -> EmuForCausalLM:
+    """A trained model as it is, float32.
+
+    Args:
+        path: of its folder, see `open_weights`.
+        vocabulary: of the data; None where it is not known.
+        split, device: see `emu.training.read_weights.build_filled`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_weights`; or the data is of another vocabulary.
+    """
+    source = open_weights(path)
+    config = _config_of(source)
+    check_vocabulary(config, vocabulary)
+    return build_filled(config, source, None, split, device)
 
 
 def _config_of(source: WeightSource) -> EmuConfig:
@@ -166,24 +188,6 @@ def _rows(
             "the text tokenizer of the model (emu join)"
         )
     return None if torch.equal(rows, torch.arange(config.vocab_size)) else rows
-
-
-@torch.no_grad()
-def _fill(model: EmuForCausalLM, source: WeightSource, rows: Tensor | None) -> None:
-    """Copy the weights into the model; where the head was the embedding and is not any more, it starts as that."""
-    ours = dict(model.named_parameters(remove_duplicate=False))
-    for name in source.shapes:
-        tensor = source.read(name)
-        ours[name].copy_(tensor if rows is None or name not in (EMBEDDING, HEAD) else _placed(tensor, rows))
-    if HEAD not in source.shapes and not model.config.tie_word_embeddings:
-        ours[HEAD].copy_(ours[EMBEDDING])
-
-
-def _placed(tensor: Tensor, rows: Tensor) -> Tensor:
-    """The rows of a table (old ids, width) in the order of the new ids; their mean where there is none."""
-    placed = tensor[rows.clamp_min(0)].float()
-    placed[rows < 0] = tensor.double().mean(0).float()
-    return placed
 
 
 def _tell(place: Path, old: EmuConfig, new: EmuConfig, rows: Tensor | None) -> None:

@@ -149,10 +149,10 @@ class StepMeter:
         row |= {name: float(sums[0] / sums[1]) for name, sums in self.metrics.items() if sums[1] > 0}
         return row | {f"source_loss/{name}": mean for name, mean in self.sources.means().items()}
 
-    def flops(self, config: EmuConfig) -> float:
+    def flops(self, config: EmuConfig, adapters: int | None = None) -> float:
         """Operations that the steps since the last reset needed, see `step_flops`."""
         predicted, pairs = self.work.tolist()
-        return step_flops(config, self.tokens, predicted, pairs)
+        return step_flops(config, self.tokens, predicted, pairs, adapters)
 
     @property
     def tokens(self) -> float:

@@ -16,7 +16,7 @@ from emu.model.scoring import losses_of_hidden
 from emu.packing import Packed
 from emu.randomness import derive_key
 from emu.training.blocks import Checkpointing, checkpoint_blocks, compile_blocks
-from emu.training.initial_weights import start_from
+from emu.training.initial_weights import go_on_with, start_from
 from emu.training.meters import TokenKinds
 from emu.training.module_problems import check_accumulation, module_problems
 from emu.training.objectives import LossParts, NextToken, Objective
@@ -108,10 +108,9 @@ class EmuModule(LightningModule):
         """Build the model, once."""
         if self.model is not None:
             return
-        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
-        if self.device_mesh is not None and self._starts_at_random():
-            device = self.trainer.strategy.root_device
-            self.model = build_sharded(self._new_config(vocabulary), self._prepare, device).train()
+        vocabulary = getattr(self._datamodule(), "vocabulary", None)
+        if self.device_mesh is not None and type(self).build_model is EmuModule.build_model:
+            self.model = self._build_split(vocabulary).train()
         else:
             self.model = self.build_model(vocabulary).train()
             self._prepare(self.model)
@@ -135,15 +134,24 @@ class EmuModule(LightningModule):
             check_vocabulary(model.config, vocabulary)
             return model
         if self.init_from is not None and not self._starts_at_random():
-            tokenizer = getattr(getattr(self._trainer, "datamodule", None), "document_tokenizer", None)
+            tokenizer = getattr(self._datamodule(), "document_tokenizer", None)
             return start_from(self.init_from, self.config, vocabulary, tokenizer)
         return EmuForCausalLM(self._new_config(vocabulary))
 
+    def _build_split(self, vocabulary: Vocabulary | None) -> EmuForCausalLM:
+        """The model that training starts from, of which each rank makes or reads its own share alone."""
+        device = self.trainer.strategy.root_device
+        if self.pretrained is not None:
+            return go_on_with(self.pretrained, vocabulary, self._prepare, device)
+        if self.init_from is not None and not self._starts_at_random():
+            tokenizer = getattr(self._datamodule(), "document_tokenizer", None)
+            return start_from(self.init_from, self.config, vocabulary, tokenizer, self._prepare, device)
+        return build_sharded(self._new_config(vocabulary), self._prepare, device)
+
     def _starts_at_random(self) -> bool:
-        """Whether this class builds a model with new weights; a run that goes on takes all of them from its checkpoint."""
+        """Whether a model has new weights; a run that goes on takes all of them from its checkpoint."""
         resumed = self._trainer is not None and self._trainer.ckpt_path is not None
-        known = self.config is not None and (self.init_from is None or resumed)
-        return known and type(self).build_model is EmuModule.build_model
+        return self.config is not None and (self.init_from is None or resumed)
 
     def _new_config(self, vocabulary: Vocabulary | None) -> EmuConfig:
         assert self.config is not None
@@ -340,4 +348,4 @@ class EmuModule(LightningModule):
         return self._step_weights
 
     def _datamodule(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
+        return getattr(self._trainer, "datamodule", None)

@@ -42,6 +42,7 @@ class Reporter(Callback):
     def __init__(self, peak: float | None = None) -> None:
         self._peak = peak
         self._config: EmuConfig | None = None
+        self._adapters: int | None = None
         self.meter = StepMeter((), ())
         self.output_norm: OutputNorm | None = None
         self._measures = Measures(())
@@ -67,6 +68,8 @@ class Reporter(Callback):
     def watch(self, model: EmuForCausalLM) -> None:
         """Measure what a model makes; called once it is built."""
         self._config, self.output_norm = model.config, OutputNorm(model.model.norm)
+        learning = [weight.numel() for weight in model.parameters() if weight.requires_grad]
+        self._adapters = sum(learning) if len(learning) < sum(1 for _ in model.parameters()) else None
 
     def begin_step(self, batches: int) -> None:
         """Keep the sums as they are before a step of several batches: a checkpoint inside of it holds those, and the weights before it."""
@@ -157,7 +160,8 @@ class Reporter(Callback):
         row["tokens_per_second"] = self.meter.tokens / seconds
         row["waiting"] = (waited - self._waited) / seconds
         if self._peak is not None and self._config is not None:
-            row["mfu"] = utilisation(self.meter.flops(self._config), seconds, self._ranks.number, self._peak)
+            flops = self.meter.flops(self._config, self._adapters)
+            row["mfu"] = utilisation(flops, seconds, self._ranks.number, self._peak)
         row["lr"] = self._rate
         row["skipped_steps"] = float(self._num_skipped)
         self._write(trainer, {f"train/{name}": value for name, value in row.items()})

@@ -12,26 +12,32 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 
 from emu.media import gif_bytes, png_bytes
+from emu.model import EmuForCausalLM
 from emu.training.loggers import Sample, show_samples
+from emu.training.parallel import is_sharded, whole_state
+from emu.training.sharded_start import build_empty
 from emu_tokenizers.files import new_folder, read_json, write_json
 
 SAMPLES_FOLDER, SAMPLES_FILE = "samples", "samples.json"
+PRODUCTS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Lightning's word for a precision -> dtype of products, where it is another one than that of the weights."""
 
 
 class SampleCallback(Callback, ABC):
     """Makes samples every N steps; subclasses say which.
 
     They are made by the first process alone, from the weights that are validated, and draw no random numbers from the run's generators.
+    Where the weights are split over ranks it holds all of them for that time, in the dtype of the run's products.
 
     Args:
         every_n_steps: steps between two sets of samples.
@@ -49,18 +55,6 @@ class SampleCallback(Callback, ABC):
     @abstractmethod
     def draw(self, trainer: Trainer, module: LightningModule) -> Sequence[Sample]:
         """The samples of a step; the model is in evaluation mode."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse weights that one process alone cannot run.
-
-        Raises:
-            ValueError: they are split over the ranks.
-        """
-        if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise ValueError(
-                f"{type(self).__name__} draws on one rank, and the weights are split over all of them; leave it out of trainer.callbacks, "
-                "or train with the strategy ddp"
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget samples of steps that are not of this run's past, and make those of the step that it starts from.
@@ -82,9 +76,9 @@ class SampleCallback(Callback, ABC):
 
     def _make(self, trainer: Trainer, module: LightningModule) -> None:
         self._last = step = trainer.global_step
+        with as_validated(module), with_whole_model(module, trainer):
+            samples = self.draw(trainer, module) if trainer.is_global_zero else ()
         if trainer.is_global_zero:
-            with as_validated(module):
-                samples = self.draw(trainer, module)
             write_samples(Path(trainer.default_root_dir), step, samples)
             show_samples(trainer.loggers, samples, step)
 
@@ -108,6 +102,43 @@ def as_validated(module: LightningModule) -> Iterator[None]:
         finally:
             for part, training in was_training.items():
                 part.training = training
+
+
+@contextmanager
+def with_whole_model(module: LightningModule, trainer: Trainer) -> Iterator[None]:
+    """Let the first process have the whole model in `module.model` where it is split over ranks; all of them must come here."""
+    split = module.model
+    if not (isinstance(split, EmuForCausalLM) and is_sharded(split)):
+        yield
+        return
+    weights = whole_state(split)
+    if trainer.is_global_zero:
+        module.model = put_together(split, weights, PRODUCTS.get(str(trainer.precision)))
+    del weights
+    try:
+        yield
+    finally:
+        module.model = split
+
+
+@torch.no_grad()
+def put_together(split: EmuForCausalLM, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> EmuForCausalLM:
+    """A model like one that is split, in evaluation mode on its device, with all weights.
+
+    Args:
+        split: the other one.
+        weights: see `emu.training.parallel.whole_state`.
+        dtype: of its weights; None for that of `weights`.
+    """
+
+    def narrow(model: EmuForCausalLM) -> None:
+        for name, weight in model.named_parameters():
+            weight.data = weight.data.to(dtype or weights[name].dtype)
+
+    whole = build_empty(split.config, narrow, split.device)
+    for name, weight in whole.named_parameters():
+        weight.copy_(weights[name])
+    return whole.eval()
 
 
 def sample_folders(run: Path) -> list[tuple[int, Path]]:

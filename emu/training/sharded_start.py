@@ -72,12 +72,7 @@ def build_sharded(config: EmuConfig, split: Callable[[EmuForCausalLM], None], de
     """
     with FakeTensorMode(), torch.device("cpu"), RecordDraws() as record:
         places = {id(weight): name for name, weight in EmuForCausalLM(config).named_parameters()}
-    with torch.device("meta"):  # on which transformers leaves its draws out
-        model = EmuForCausalLM(config)
-    split(model)
-    model.to_empty(device=device)
-    if config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
+    model = build_empty(config, split, device)
     shares = dict(model.named_parameters())
     last = {places[id(draw.target)]: number for number, draw in enumerate(record.draws) if id(draw.target) in places}
     with torch.no_grad():
@@ -88,6 +83,20 @@ def build_sharded(config: EmuConfig, split: Callable[[EmuForCausalLM], None], de
                 if kept:
                     keep_share(shares[name], rows, first)  # type: ignore[index]
         _set_constants(model, last)
+    return model
+
+
+def build_empty(config: EmuConfig, split: Callable[[EmuForCausalLM], None], device: torch.device) -> EmuForCausalLM:
+    """A model, split, with memory for this rank's share of its weights and nothing in it; see `build_sharded`."""
+    with torch.device("meta"):  # on which transformers leaves its draws out
+        model = EmuForCausalLM(config)
+    split(model)
+    model.to_empty(device=device)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    computed = EmuRotaryEmbedding(config)
+    for name, buffer in model.model.rotary_emb.named_buffers():
+        buffer.copy_(getattr(computed, name))
     return model
 
 
@@ -114,33 +123,27 @@ def made_again(draw: Draw, device: torch.device) -> Iterator[tuple[int, Tensor]]
 
 def keep_share(share: nn.Parameter, rows: Tensor, first: int) -> None:
     """Copy what this rank keeps of some rows of a tensor, of which the first has this number."""
-    local, begin = share.detach(), 0
-    if isinstance(share, DTensor):
-        local, begin = share.to_local(), first_row(share)
+    local, begin = own_rows(share)
     start, end = max(begin, first), min(begin + local.shape[0], first + rows.shape[0])
     if start < end:
         local[start - begin : end - begin].copy_(rows[start - first : end - first])
 
 
-def first_row(share: DTensor) -> int:
-    """The number of the first row that a rank keeps: rows are cut as `torch.chunk` cuts them."""
+def own_rows(share: Tensor) -> tuple[Tensor, int]:
+    """The rows of a tensor that this rank keeps, and the number of the first: they are cut as `torch.chunk` cuts them."""
+    if not isinstance(share, DTensor):
+        return share.detach(), 0
     mesh = share.device_mesh
-    return min(mesh.get_local_rank() * -(-share.shape[0] // mesh.size()), share.shape[0])
+    return share.to_local().detach(), min(mesh.get_local_rank() * -(-share.shape[0] // mesh.size()), share.shape[0])
 
 
 def _set_constants(model: EmuForCausalLM, drawn: dict[str, int]) -> None:
-    """What initialisation sets without drawing: gains of norms are 1, the padding's embedding is 0, angles are computed."""
+    """What initialisation sets without drawing: gains of norms are 1, the padding's embedding is 0."""
     for name, share in model.named_parameters():
         if name not in drawn:
-            (share.to_local() if isinstance(share, DTensor) else share).fill_(1.0)
+            own_rows(share)[0].fill_(1.0)
     padding = model.config.pad_token_id
     if padding is not None:
-        table = model.model.embed_tokens.weight
-        local = table.to_local() if isinstance(table, DTensor) else table
-        row = padding - (first_row(table) if isinstance(table, DTensor) else 0)
-        if 0 <= row < local.shape[0]:
-            local[row].zero_()
-    rotary = model.model.rotary_emb
-    computed = EmuRotaryEmbedding(model.config)
-    for name, buffer in rotary.named_buffers():
-        buffer.copy_(getattr(computed, name))
+        local, first = own_rows(model.model.embed_tokens.weight)
+        if 0 <= padding - first < local.shape[0]:
+            local[padding - first].zero_()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emu.checkpoints.bundled import find_model_folder
 from emu.checkpoints.quantization import is_quantized
-from emu.checkpoints.weights import Checkpoint, read_header
+from emu.checkpoints.weights import Checkpoint, read_header, rows_of_file
 from emu.families.detection import find_family, read_config
 from emu.families.language import check_tensors, is_adapter, read_emu_config
 from emu.model import EmuConfig
@@ -34,6 +34,7 @@ class WeightSource:
         vocabulary: fingerprint of its table of ids; None where it is not known.
         shapes: of the tensors, by our names.
         read: gives one tensor by our name.
+        read_rows: gives the rows of one, from the first of these numbers up to the second; those of a file are all that is read of it.
     """
 
     place: Path
@@ -41,6 +42,7 @@ class WeightSource:
     vocabulary: str | None
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
+    read_rows: Callable[[str, int, int], Tensor]
 
 
 def open_weights(path: str | Path) -> WeightSource:
@@ -64,7 +66,14 @@ def open_weights(path: str | Path) -> WeightSource:
     if config.tie_word_embeddings:
         theirs.pop(HEAD, None)
     shapes = {name: checkpoint.entries[other].shape for name, other in theirs.items()}
-    return WeightSource(folder, config, fingerprint(config), shapes, lambda name: checkpoint.tensor(theirs[name]))
+    return WeightSource(
+        folder,
+        config,
+        fingerprint(config),
+        shapes,
+        lambda name: checkpoint.tensor(theirs[name]),
+        lambda name, first, end: checkpoint.rows(theirs[name], first, end),
+    )
 
 
 def _of_run(path: Path) -> WeightSource:
@@ -92,4 +101,7 @@ def _of_run(path: Path) -> WeightSource:
             tensor: Tensor = opened.get_tensor(numbers[name])
         return tensor
 
-    return WeightSource(path, config, content.get("emu", {}).get("vocabulary"), shapes, read)
+    def read_rows(name: str, first: int, end: int) -> Tensor:
+        return rows_of_file(path, numbers[name], first, end)
+
+    return WeightSource(path, config, content.get("emu", {}).get("vocabulary"), shapes, read, read_rows)

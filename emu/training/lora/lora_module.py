@@ -48,7 +48,8 @@ class LoraModule(EmuModule):
         dtype: of the frozen weights; adapters are float32.
         checkpointing: recompute activations in the backward pass.
         merge: export the base model with the adapters added to its weights.
-        optimizer, max_grad_norm, max_skipped_steps, objective, spikes: see `EmuModule`.
+        optimizer, max_grad_norm, max_skipped_steps, objective, spikes, compile, average_decay, peak_flops: see `EmuModule`; the average is
+            that of the adapters.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class LoraModule(EmuModule):
         max_skipped_steps: int = 10,
         objective: Objective = NEXT_TOKEN,
         spikes: SpikeOptions | None = None,
+        compile: bool = False,
+        average_decay: float = 0.0,
+        peak_flops: float | None = None,
     ) -> None:
         super().__init__(
             pretrained=pretrained,
@@ -75,6 +79,9 @@ class LoraModule(EmuModule):
             objective=objective,
             spikes=spikes,
             checkpointing="full" if checkpointing else "none",
+            compile=compile,
+            average_decay=average_decay,
+            peak_flops=peak_flops,
         )
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
         self.base_dtype, self.merge = dtype, merge
@@ -115,7 +122,8 @@ class LoraModule(EmuModule):
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
 
     def on_fit_end(self) -> None:
-        """Add the adapters to the weights, if that is asked for, before the model is exported."""
+        """Take the average of the adapters, and add them to the weights where that is asked for, before the model is exported."""
+        super().on_fit_end()
         if self.merge and self.model is not None:
             merge_adapters(self.model)
 
