@@ -17,7 +17,7 @@ from emu_tokenizers.pixels.images import open_image
 from emu_tokenizers.pixels.metrics import psnr
 from emu_tokenizers.pixels.sources import picture_sources
 from emu_tokenizers.pixels.transforms import to_pixels
-from emu_tokenizers.training.picture_data import Samples
+from emu_tokenizers.training.pixel_samples import Samples
 
 TINY = {"base_channels": 8, "channel_multiplier": (1, 1), "norm_groups": 4, "codebook_size": 64}
 SIZES = [(24, 16)] * 3 + [(16, 24)] * 2 + [(27, 18)]

@@ -12,7 +12,8 @@ from PIL import Image
 from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.sources import clip_sources, picture_sources, tar_members
 from emu_tokenizers.pixels.videos import require_video_reader
-from emu_tokenizers.training.picture_data import BadSamples, PictureData, Samples
+from emu_tokenizers.training.picture_data import PictureData
+from emu_tokenizers.training.pixel_samples import BadSamples, Samples
 
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (200, 0, 200)]
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from emu_tokenizers.pixels.sources import clip_sources, picture_files
 from emu_tokenizers.training import pixel_loader
-from emu_tokenizers.training.picture_data import BadSamples, PictureData, crop
+from emu_tokenizers.training.picture_data import PictureData
+from emu_tokenizers.training.pixel_samples import BadSamples, crop
 
 
 @pytest.fixture

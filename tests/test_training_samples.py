@@ -15,6 +15,7 @@ from emu.multimodal_tokenizer import MultimodalTokenizer
 from emu.training.loggers import Sample, show_samples
 from emu.training.run_page import PAGE_FILE
 from emu.training.samples import SampleCallback, read_samples, sample_folders, write_samples
+from tests.test_training_reliability import free_port, in_processes, sharded_over_two
 from tests.training_toys import run, same, write_recipe
 
 DRAW = "emu.evaluation.training_samples.DrawSamples"
@@ -84,6 +85,18 @@ def test_a_run_with_samples_is_the_run_without_and_shows_them_in_its_folder_and_
 
 
 @pytest.mark.slow
+def test_samples_of_weights_that_are_split_are_those_of_whole_ones(recipe, tmp_path):
+    sampled = with_samples(recipe, every_n_steps=2, images=["a red circle"], options={"size": [8, 8]})
+    words = ("--model.average_decay", 0.5, "--model.config.residual_dropout", 0)
+    run(sampled, *words, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(sharded_over_two, sampled, free_port(), words, count=2) == [0, 0]
+    ours, theirs = (dict(sample_folders(tmp_path / name)) for name in ("run", "alone"))
+    assert ours.keys() == theirs.keys() == {0, 2, 4}
+    first = [(folders[0] / "image-0.png").read_bytes() for folders in (ours, theirs)]
+    assert first[0] == first[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -121,22 +134,27 @@ class Project(WandbLogger):
     def log_image(self, key, images, step, caption):
         self.shown.append((key, images[0].size, step, caption))
 
+    def log_video(self, key, videos, step, caption, format):
+        self.shown.append((key, Image.open(videos[0]).n_frames, step, caption, format))
+
     def log_text(self, key, columns, data, step):
         self.shown.append((key, data, step))
 
 
 def test_samples_come_into_every_logger_that_shows_pictures():
     frames = tuple(Image.new("RGB", (4, 2), shade) for shade in ("black", "white", "grey"))
-    samples = [Sample("video-0", "a ball", frames, 8.0), Sample("text-0", "what?", text="a ball")]
+    picture, text = Sample("image-0", "a box", frames[:1]), Sample("text-0", "what?", text="a ball")
     board, project = Board(), Project()
-    show_samples([board, project], samples, 7)
+    show_samples([board], [picture, text], 7)  # clips need the package: tests/test_training_loggers.py
+    show_samples([project], [picture, Sample("video-0", "a ball", frames, 8.0), text], 7)
     assert board.shown == [
-        ("samples/video-0", (2, 12, 3), 7, "HWC"),
-        ("samples/video-0", "a ball", 7),
+        ("samples/image-0", (2, 4, 3), 7, "HWC"),
+        ("samples/image-0", "a box", 7),
         ("samples/text-0", "what?\n\na ball", 7),
     ]
     assert project.shown == [
-        ("samples/video-0", (12, 2), 7, ["a ball"]),
+        ("samples/image-0", (4, 2), 7, ["a box"]),
+        ("samples/video-0", 3, 7, ["a ball"], ["gif"]),
         ("samples/texts", [["text-0", "what?", "a ball"]], 7),
     ]
 

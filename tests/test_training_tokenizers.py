@@ -1,6 +1,7 @@
 """`emu fit-tokenizer` speaks as `emu fit` does: the guard, rates by patterns, speed, samples and the page of a run."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ import yaml
 from lightning.pytorch import Callback
 from PIL import Image
 
+from emu.stopping import Stopped
 from emu.training.curves import read_curves
 from emu.training.run_page import PAGE_FILE
 from emu.training.samples import read_samples, sample_folders
 from emu_tokenizers.training.gradient_guard import SKIPPED_FILE
+from tests.test_tokenizers_streams import SHADES, png, write_tar
+from tests.test_training_reliability import free_port, in_processes
 from tests.test_training_resume import fit_shapes, shapes_recipe
 from tests.training_toys import same
 
@@ -121,3 +125,57 @@ def test_reconstructions_are_shown_and_change_nothing(tmp_path):
     width, height = Image.open(folders[-1][1] / "image-0.png").size
     assert height == 2 * width
     assert "samples/step=00000004/image-0.png" in (tmp_path / "run" / PAGE_FILE).read_text()
+
+
+@pytest.fixture
+def streaming(tmp_path):
+    """The recipe of shapes, on pictures that come from tar files as a stream."""
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", {f"{shade}.png": png(shade) for shade in range(number, SHADES, 3)})
+    recipe = shapes_recipe(tmp_path)
+    table = yaml.safe_load(recipe.read_text())
+    options = {"images": f"webdataset:{tmp_path}/*.tar", "size": 32, "images_per_step": 2, "steps_per_epoch": 5}
+    options |= {"streaming": True, "shuffle": 6, "validation_steps": 1}
+    table["data"] = {"class_path": "emu_tokenizers.training.PictureData", "init_args": options}
+    recipe.write_text(yaml.safe_dump(table))
+    return recipe
+
+
+@pytest.mark.slow
+def test_a_run_on_streams_that_was_stopped_goes_on_with_the_stream(streaming, tmp_path):
+    whole = fit_shapes(streaming, "--trainer.default_root_dir", tmp_path / "whole").state_dict()
+    with pytest.raises(Stopped, match="saved at step 2"):
+        fit_shapes(streaming, "--trainer.callbacks", "tests.test_training_resume.NoMoreThan")
+    with pytest.raises(ValueError, match="shuffle was 6"):
+        fit_shapes(streaming, "--ckpt_path", "last", "--data.init_args.shuffle", 8)
+    assert same(fit_shapes(streaming, "--ckpt_path", "last").state_dict(), whole)
+
+
+class SavePictures(Callback):
+    """Saves the pictures that a rank has seen."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(batch["image"].clone())
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(torch.stack(self.seen), f"{trainer.default_root_dir}/seen-{trainer.global_rank}.pt")
+
+
+def streaming_over_two(rank, recipe, port, words):
+    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    fit_shapes(recipe, "--trainer.devices", 2, "--trainer.strategy", "ddp", *words)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_samples_that_one_has_of_a_stream(streaming, tmp_path):
+    seeing = ("--trainer.callbacks", f"{__name__}.SavePictures")
+    fit_shapes(streaming, *seeing, "--trainer.default_root_dir", tmp_path / "alone")
+    assert in_processes(streaming_over_two, streaming, free_port(), seeing, count=2) == [0, 0]
+    alone = torch.load(tmp_path / "alone" / "seen-0.pt")
+    shares = [torch.load(tmp_path / "run" / f"seen-{rank}.pt") for rank in range(2)]
+    assert torch.equal(torch.stack(shares, dim=2).flatten(1, 2), alone)
+    assert not torch.equal(*shares)

@@ -25,7 +25,7 @@ from emu_tokenizers.pixels.images import BadPicture
 from emu_tokenizers.pixels.metrics import CodeCounter, psnr, ssim
 from emu_tokenizers.pixels.sources import Source
 from emu_tokenizers.pixels.transforms import to_pixels
-from emu_tokenizers.training.picture_data import Samples
+from emu_tokenizers.training.pixel_samples import Samples
 
 SSIM_WINDOW = 11
 

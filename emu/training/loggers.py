@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from emu.configuration.problems import Problem
-from emu_tokenizers.pixels.images import to_rgb
+from emu.media import gif_bytes
 from emu_tokenizers.registry import Registry
 
 
@@ -39,11 +40,6 @@ class Sample:
     frames: tuple[Image.Image, ...] = ()
     fps: float = 0.0
     text: str = ""
-
-    @property
-    def strip(self) -> Image.Image:
-        """The frames beside each other."""
-        return Image.fromarray(np.concatenate([np.asarray(to_rgb(frame)) for frame in self.frames], axis=1))
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,22 @@ def _make_board(folder: Path) -> Logger:
 def _show_on_board(logger: TensorBoardLogger, samples: Sequence[Sample], step: int) -> None:
     board = logger.experiment
     for sample in samples:
-        if sample.frames:  # as a strip: its clips need a package of their own
-            board.add_image(f"samples/{sample.name}", np.asarray(sample.strip), step, dataformats="HWC")
-        board.add_text(f"samples/{sample.name}", f"{sample.prompt}\n\n{sample.text}".strip(), step)
+        name = f"samples/{sample.name}"
+        if len(sample.frames) > 1:
+            _add_clip(board, name, sample, step)
+        elif sample.frames:
+            board.add_image(name, np.asarray(sample.frames[0].convert("RGB")), step, dataformats="HWC")
+        board.add_text(name, f"{sample.prompt}\n\n{sample.text}".strip(), step)
+
+
+def _add_clip(board: Any, name: str, sample: Sample, step: int) -> None:
+    """Show a clip: as `add_video` does, which encodes with a package of its own, a GIF is a picture that moves."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = sample.frames[0].size
+    content = gif_bytes(sample.frames, sample.fps)
+    picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
 
 def _make_wandb(folder: Path) -> Logger:
@@ -108,8 +117,12 @@ def _make_wandb(folder: Path) -> Logger:
 
 def _show_in_wandb(logger: WandbLogger, samples: Sequence[Sample], step: int) -> None:
     for sample in samples:
-        if sample.frames:
-            logger.log_image(f"samples/{sample.name}", [sample.strip], step=step, caption=[sample.prompt])
+        name = f"samples/{sample.name}"
+        if len(sample.frames) > 1:
+            clip = BytesIO(gif_bytes(sample.frames, sample.fps))
+            logger.log_video(name, [clip], step=step, caption=[sample.prompt], format=["gif"])
+        elif sample.frames:
+            logger.log_image(name, [sample.frames[0]], step=step, caption=[sample.prompt])
     texts = [[sample.name, sample.prompt, sample.text] for sample in samples if sample.text]
     if texts:
         logger.log_text("samples/texts", columns=["name", "prompt", "text"], data=texts, step=step)

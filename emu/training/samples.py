@@ -107,7 +107,7 @@ def as_validated(module: LightningModule) -> Iterator[None]:
 @contextmanager
 def with_whole_model(module: LightningModule, trainer: Trainer) -> Iterator[None]:
     """Let the first process have the whole model in `module.model` where it is split over ranks; all of them must come here."""
-    split = module.model
+    split = getattr(module, "model", None)
     if not (isinstance(split, EmuForCausalLM) and is_sharded(split)):
         yield
         return

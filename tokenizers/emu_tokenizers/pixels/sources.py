@@ -14,6 +14,7 @@ import glob
 import logging
 import os
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,22 +82,20 @@ class Frames:
         return [frame if frame.size == frames[0].size else frame.resize(frames[0].size) for frame in frames]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A picture, or a video file, in a row of a dataset."""
+class Stored:
+    """A picture, or a video file, that is a value in a row of a dataset."""
 
-    table: Any = field(repr=False, compare=False)
+    name: str
     column: str
-    index: int
-    video: bool = False
+    video: bool
 
-    @property
-    def name(self) -> str:
-        return f"row {self.index}"
+    def _value(self) -> Any:
+        """What the row holds."""
+        raise NotImplementedError
 
     def _opened(self) -> VideoFile | bytes | Path:
         with contained(self.name):  # a damaged table is the fault of this row
-            value = self.table[self.index][self.column]
+            value = self._value()
         if isinstance(value, dict):  # a feature of the datasets library, not decoded
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if not isinstance(value, bytes | str | Path):
@@ -116,6 +115,23 @@ class Row:
     def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
         opened = self._opened()
         return opened.read(start, count) if isinstance(opened, VideoFile) else [open_image(opened, name=self.name)]
+
+
+@dataclass(frozen=True)
+class Row(Stored):
+    """One of a table that can be read in any order."""
+
+    table: Any = field(repr=False, compare=False)
+    column: str
+    index: int
+    video: bool = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"row {self.index}"
+
+    def _value(self) -> Any:
+        return self.table[self.index][self.column]
 
 
 @dataclass(frozen=True)
@@ -265,14 +281,24 @@ def dataset_table(name: str, split: str = "train", streaming: bool = False) -> A
 
 def dataset_rows(name: str, column: str, split: str, video: bool) -> list[Source]:
     """The rows of a dataset's column, see `dataset_table`."""
+    table = undecoded(dataset_table(name, split), name, column)
+    return [Row(table, column, index, video) for index in range(len(table))]
+
+
+def undecoded(table: Any, name: str, column: str) -> Any:
+    """A table of the datasets library that gives the files of a column as they are.
+
+    Raises:
+        ValueError: it has no such column.
+    """
     import datasets
 
-    table = dataset_table(name, split)
-    if column not in table.column_names:
+    if table.column_names is not None and column not in table.column_names:
         raise ValueError(f"the dataset {name} has no column {column!r}; it has {table.column_names}")
-    if isinstance(table.features[column], datasets.Image | datasets.Video):
-        table = table.cast_column(column, type(table.features[column])(decode=False))
-    return [Row(table, column, index, video) for index in range(len(table))]
+    kind = (table.features or {}).get(column)
+    if isinstance(kind, datasets.Image | datasets.Video):
+        return table.cast_column(column, type(kind)(decode=False))
+    return table
 
 
 def tar_members(
@@ -290,24 +316,49 @@ def tar_members(
         FileNotFoundError: no file of that name, or no members of that kind.
         ValueError: a file is compressed, is not a tar file, or has more than `max_members` members.
     """
+    found = [
+        member
+        for archive in tar_files(pattern)
+        for member in members_of(archive, max_member_bytes, max_members=max_members, clips=clips)
+    ]
+    if not found:
+        raise FileNotFoundError(f"no members of {pattern} end in {sorted(_suffixes(clips))}")
+    return found
+
+
+def tar_files(pattern: str) -> list[Path]:
+    """The tar files that a pattern names, in natural order.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     archives = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)
     if not archives:
         raise FileNotFoundError(f"no tar files {pattern}")
-    suffixes = VIDEO_SUFFIXES | ANIMATION_SUFFIXES if clips else picture_suffixes()
-    found: list[Source] = []
-    for archive in archives:
-        try:
-            with tarfile.open(archive, "r:") as file:
-                for number, entry in enumerate(file):
-                    if number >= max_members:
-                        raise ValueError(f"{archive} has more than {max_members} members")
-                    if not entry.isfile() or entry.issparse() or is_ignored(entry.name):
-                        continue
-                    if Path(entry.name).suffix.lower() in suffixes:
-                        place = entry.offset_data, entry.size
-                        found.append(Member(archive, entry.name, *place, max_member_bytes, clips))
-        except tarfile.TarError as error:
-            raise ValueError(f"{archive} is not an uncompressed tar file: {error}") from error
-    if not found:
-        raise FileNotFoundError(f"no members of {pattern} end in {sorted(suffixes)}")
-    return found
+    return archives
+
+
+def members_of(
+    archive: Path, max_member_bytes: int = MAX_MEMBER_BYTES, max_members: int = MAX_MEMBERS, clips: bool = False
+) -> Iterator[Source]:
+    """The pictures, or the clips, of a tar file, one by one; arguments and errors as of `tar_members`."""
+    suffixes = _suffixes(clips)
+    try:
+        with tarfile.open(archive, "r:") as file:
+            number = 0
+            while (entry := file.next()) is not None:
+                file.members = []  # type: ignore[attr-defined]  # which would grow with every member
+                number += 1
+                if number > max_members:
+                    raise ValueError(f"{archive} has more than {max_members} members")
+                if not entry.isfile() or entry.issparse() or is_ignored(entry.name):
+                    continue
+                if Path(entry.name).suffix.lower() in suffixes:
+                    place = entry.offset_data, entry.size
+                    yield Member(archive, entry.name, *place, max_member_bytes, clips)
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive} is not an uncompressed tar file: {error}") from error
+
+
+def _suffixes(clips: bool) -> frozenset[str]:
+    return VIDEO_SUFFIXES | ANIMATION_SUFFIXES if clips else picture_suffixes()

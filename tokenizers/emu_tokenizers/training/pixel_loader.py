@@ -20,7 +20,11 @@ Places = Mapping[str, Sequence[int]]
 
 
 class StepSource(Protocol):
-    """What a loader draws its batches from; it may also have `identity`, plain settings that decide what is drawn."""
+    """What a loader draws its batches from.
+
+    It may also have `identity`, plain settings that decide what is drawn; and, where it reads streams, `positions`, plain numbers that say
+    where they stand, and `go_to(positions)`.
+    """
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,7 +109,8 @@ class PixelLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, and in what."""
-        return {"step": self.step, **self.identity}
+        positions = getattr(self.data, "positions", None)
+        return {"step": self.step, **self.identity, **({} if positions is None else {"streams": positions})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after the steps that a state counts.
@@ -115,6 +120,8 @@ class PixelLoader:
         """
         check_identity(state, self.identity)
         self.step = int(state["step"])
+        if "streams" in state:
+            self.data.go_to(state["streams"])  # type: ignore[attr-defined]
 
 
 class SampledPixels(LightningDataModule):
