@@ -18,6 +18,7 @@ EXAMPLES = {
         "man with beard, light skin tone",
         "person walking, dark skin tone",
     ),
+    "shapes": ("a small red circle", "a green circle left of a purple square", "a blue ball rolling left at 4 fps"),
 }
 """Prompts to try with the bundled models."""
 

@@ -7,18 +7,17 @@ the model are measured anew on what is bundled. Maintainers run this in a checko
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from emu.checkpoints.bundled import BUNDLED
+from emu.demo.bundling import METRICS, write_bundled
 from emu.demo.pictures.emoji_report import EmojiReport
-from emu.demo.pictures.pictures_run import METRICS, STORE
+from emu.demo.pictures.pictures_run import STORE
 from emu.pipeline import Emu
+from emu_tokenizers.files import read_json
 
 NAME = "pictures"
 MOST_BYTES = 12_000_000
@@ -38,19 +37,13 @@ def bundle(run: Path, folder: Path = BUNDLED / NAME) -> int:
         FileNotFoundError: the run has no model.
         ValueError: the bundled model would be larger than 12 MB.
     """
-    emu = Emu.from_pretrained(run / "model", device="cpu")
-    with tempfile.TemporaryDirectory() as name:
-        rounded = Path(name) / NAME
-        emu.model.to(torch.float16)  # type: ignore[arg-type]
-        emu.save_pretrained(rounded)
-        size = sum(file.stat().st_size for file in rounded.rglob("*") if file.is_file())
-        if size > MOST_BYTES:
-            raise ValueError(f"the model takes {size:,} bytes; expected {MOST_BYTES:,} at most, train a smaller one")
-        EmojiReport(str(rounded), str(run / STORE)).run(Path(name) / "report")
-        shutil.copy(Path(name) / "report" / METRICS, rounded / METRICS)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(rounded, folder)
-    return size
+
+    def finish(rounded: Path, emu: Emu) -> dict[str, Any]:
+        report = rounded.parent / "report"
+        EmojiReport(str(rounded), str(run / STORE)).run(report)
+        return read_json(report / METRICS)
+
+    return write_bundled(run / "model", folder, MOST_BYTES, finish)
 
 
 def main(arguments: Sequence[str]) -> int:
