@@ -19,7 +19,8 @@ from typing import Any
 from side_jobs import SideJob, run_jobs
 
 SEEN, UNSEEN = "two objects: binding", "held-out pairs: binding"
-SMALLEST_P = 1e-3
+LEVEL = 1e-3
+"""A test fails at this adjusted p-value."""
 
 
 def main() -> None:
@@ -103,12 +104,14 @@ def measured(model: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A row for each model, in Markdown: pairs, the smallest p with its test, how many tests fail, excess of the main tasks."""
+    from emu.evaluation.statistics import holm
+
     pooled = {
         (model, f"{test['world']} {test['task']} {test['attribute']}"): test["test"]["p_value"]
         for model, one in found.items()
         for test in one["tests"]
     }
-    passed = holm(pooled)
+    adjusted = dict(zip(pooled, holm(list(pooled.values())), strict=True))
     lines = [
         f"| model | seen | held out | behind | smallest p | tests that fail (Holm over {len(pooled)}) | sum of excess | seconds |",
         "|---" * 8 + "|",
@@ -118,21 +121,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         least = min(own, key=own.__getitem__) if own else "none"
         shares = [one["skills"][name]["value"] for name in (SEEN, UNSEEN)]
         excess = sum(score["excess"]["value"] for score in one["scores"] if score["split"] == "held_out")
-        failing = [name for name in own if not passed[model, name]]
+        failing = [name for name in own if adjusted[model, name] <= LEVEL]
         lines.append(
             f"| {model} | {shares[0]:.3f} | {shares[1]:.3f} | {shares[0] - shares[1]:.3f} | {own.get(least, 1):.1g} ({least}) | "
             f"{', '.join(failing) or 'none'} | {excess:.2f} | {one['seconds']:.0f} |"
         )
     return "\n".join(lines)
-
-
-def holm(p_values: dict[tuple[str, str], float]) -> dict[tuple[str, str], bool]:
-    """Which tests pass: p times the number of tests that are not below it, and never less than an earlier one, is above the bound."""
-    passed, least = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        least = max(least, p * (len(p_values) - rank))
-        passed[name] = least > SMALLEST_P
-    return passed
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Requests from documents to suites: what is written, what is read back, and which answers a suite believes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ class ExactEngine:
 
     def __init__(self):
         self.documents, self.rng = {}, np.random.default_rng(0)
+        self.model = SimpleNamespace(device=torch.device("cpu"))
 
     def holding(self, documents, name):
         """Noted documents of a world that this engine answers."""
