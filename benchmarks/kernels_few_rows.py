@@ -84,8 +84,8 @@ Kind = tuple[int, int, bool]
 
 
 @contextmanager
-def blocks(chosen: dict[Kind, Config], overlap: bool = True) -> Iterator[None]:
-    """Passes that are recorded inside take these blocks."""
+def blocks(chosen: dict[Kind, Config], overlap: bool = True, part: int = 0, stages: int = 0) -> Iterator[None]:
+    """Passes that are recorded inside take these blocks, and attention of these parts and stages."""
     from emu_kernels import overlap as early
     from emu_kernels.decode_attention import gpu as attention
     from emu_kernels.few_rows_linear import gpu
@@ -100,6 +100,14 @@ def blocks(chosen: dict[Kind, Config], overlap: bool = True) -> Iterator[None]:
         patches.enter_context(mock.patch.object(gpu, "few_rows", choose))
         for module in (gpu, attention, gpu_into):
             patches.enter_context(mock.patch.object(module, "overlaps", ahead))
+        if part:
+            usual_blocks = attention.decode_blocks
+            patches.enter_context(mock.patch.object(attention, "PART", part))
+            patches.enter_context(
+                mock.patch.object(
+                    attention, "decode_blocks", lambda *sizes: usual_blocks(*sizes) | {"num_stages": stages}
+                )
+            )
         yield
 
 
@@ -149,9 +157,9 @@ def tune(arguments: argparse.Namespace) -> None:
     }
     chosen: dict[Kind, Config] = {}
 
-    def time_of(tried: dict[Kind, Config], overlap: bool = True) -> float:
+    def time_of(tried: dict[Kind, Config], *others: Any) -> float:
         try:
-            with blocks(tried, overlap):
+            with blocks(tried, *others):
                 run = recorded(model, arguments.pairs * 2, arguments.context)
             return milliseconds(run, arguments)
         except OutOfResources:
@@ -168,6 +176,8 @@ def tune(arguments: argparse.Namespace) -> None:
         least, number = ranked[0]
         if least < best:
             best, chosen = least, found[number][0]
+    for part, stages in ((128, 2), (128, 3), (256, 3), (256, 4), (512, 4)):
+        print(f"{time_of(chosen, True, part, stages):8.4f} ms  attention: parts of {part}, {stages} stages", flush=True)
     print(f"{best:8.4f} ms  {chosen}; {time_of(chosen, False):.4f} ms without an early start")
 
 

@@ -406,14 +406,9 @@ def test_part_kernel_compiles(capability: int, dtype: str, queries: int, width: 
 def test_join_kernel_compiles(capability: int) -> None:
     types = dict.fromkeys(("part_ptr", "peak_ptr", "total_ptr"), "*fp32") | {"out_ptr": "*bf16"}
     types |= dict.fromkeys(("begin_ptr", "end_ptr"), "*i64")
-    constants = {
-        "GROUP": 4,
-        "WIDTH": 128,
-        "PART": 256,
-        "BLOCK_WIDTH": 128,
-        "OVERLAP": architecture(capability).overlaps,
-    }
-    check(build(capability, "decode_attention.gpu", "join_kernel", types, constants, {"num_warps": 1}), capability)
+    constants = {"GROUP": 4, "WIDTH": 128, "PART": 256, "OVERLAP": architecture(capability).overlaps}
+    blocks = {"BLOCK_PARTS": 16, "BLOCK_WIDTH": 128, "num_warps": 2}
+    check(build(capability, "decode_attention.gpu", "join_kernel", types, constants, blocks), capability)
 
 
 ROW_TYPES = {

@@ -22,6 +22,8 @@ from emu_kernels.overlap import overlaps, start_next, wait_for_previous
 LOG2_E = tl.constexpr(1.4426950408889634)
 PART = 256
 """Slots of a part: two rows of 8 heads fill an H100 from 2,000 tokens on, and joining costs a hundredth of reading."""
+BLOCK_PARTS = 16
+"""Parts that are joined at a time."""
 
 
 @triton.jit
@@ -82,7 +84,7 @@ def part_kernel(
 @triton.jit
 def join_kernel(
     part_ptr, peak_ptr, total_ptr, begin_ptr, end_ptr, out_ptr, tokens, num_key_heads, num_parts, GROUP: tl.constexpr,
-    WIDTH: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, PART: tl.constexpr, OVERLAP: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Join the parts of one query: what `part_kernel` left -> out (R, m, Hq, D)."""
     start_next(OVERLAP)
@@ -96,15 +98,19 @@ def join_kernel(
     total = tl.full((), 0.0, dtype=tl.float32)
     out = tl.zeros((BLOCK_WIDTH,), dtype=tl.float32)
     queries = tokens * GROUP
-    for part in range(0, filled):
+    for start in range(0, filled, BLOCK_PARTS):  # parts side by side, so that their numbers are asked for at once
+        part = start + tl.arange(0, BLOCK_PARTS)
         where = (tl.program_id(0).to(tl.int64) * num_parts + part) * queries + query
-        part_peak = tl.load(peak_ptr + where)
-        new_peak = tl.maximum(peak, part_peak)
+        there = part < filled
+        peaks = tl.load(peak_ptr + where, mask=there, other=float("-inf"))
+        totals = tl.load(total_ptr + where, mask=there, other=0.0)
+        inside = there[:, None] & (feature < WIDTH)[None, :]
+        parts = tl.load(part_ptr + where[:, None] * WIDTH + feature[None, :], mask=inside, other=0.0)
+        new_peak = tl.maximum(peak, tl.max(peaks, axis=0))
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        shrink, weight = tl.exp2(peak - base), tl.exp2(part_peak - base)
-        total = total * shrink + tl.load(total_ptr + where) * weight
-        part_out = tl.load(part_ptr + where * WIDTH + feature, mask=feature < WIDTH, other=0.0)
-        out = out * shrink + part_out * weight
+        shrink, weights = tl.exp2(peak - base), tl.exp2(peaks - base)
+        total = total * shrink + tl.sum(totals * weights, axis=0)
+        out = out * shrink + tl.sum(parts * weights[:, None], axis=0)
         peak = new_peak
     out = out / tl.where(total == 0.0, 1.0, total)  # a token before the beginning of its row
     place = ((row * tokens + query // GROUP) * num_key_heads + head) * GROUP + query % GROUP
@@ -155,7 +161,7 @@ def decode_attention_triton(
     )  # fmt: skip
     launch(
         join_kernel, (rows * key_heads, queries), q, partial, peak, total, begin, end, out, tokens, key_heads, parts,
-        GROUP=group, WIDTH=width, PART=PART, OVERLAP=overlap, launch_pdl=overlap, BLOCK_WIDTH=config["BLOCK_WIDTH"],
-        num_warps=1,
+        GROUP=group, WIDTH=width, PART=PART, OVERLAP=overlap, launch_pdl=overlap, BLOCK_PARTS=BLOCK_PARTS,
+        BLOCK_WIDTH=config["BLOCK_WIDTH"], num_warps=2,
     )  # fmt: skip
     return out
