@@ -36,7 +36,7 @@ def few_rows_kernel(
     With GATED there are two weights of equal shape, and out is silu of the first product times the second.
     """
     start_next(OVERLAP)
-    tile = tl.program_id(0)
+    tile = tl.program_id(1)
     weight_ptr, columns, before = first_ptr, first_columns, 0
     if WEIGHTS > 1 and not GATED:
         tiles = tl.cdiv(first_columns, BLOCK_COLUMNS)
@@ -50,7 +50,8 @@ def few_rows_kernel(
                     tile -= tiles
                     before += second_columns
                     weight_ptr, columns = third_ptr, third_columns
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    # Blocks of rows of the same columns follow each other, so that a weight comes from memory once.
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     feature = tl.arange(0, BLOCK_WIDTH)
     own = tl.minimum(column, columns - 1).to(tl.int64)[:, None] * WIDTH
@@ -128,7 +129,7 @@ def few_rows_linear_triton(
     tiles = sum(triton.cdiv(count, config["BLOCK_COLUMNS"]) for count in (columns[:1] if gated else columns))
     overlap, fetch = overlaps(x), config.pop("FETCH")
     launch(
-        few_rows_kernel, (tiles, triton.cdiv(len(rows), config["BLOCK_ROWS"])), x, rows,
+        few_rows_kernel, (triton.cdiv(len(rows), config["BLOCK_ROWS"]), tiles), x, rows,
         rows if norm_weight is None else norm_weight.contiguous(), *(weights * 3)[:3], others, out, len(rows),
         *(columns * 3)[:3], rows.stride(0), others.stride(0), out.shape[-1], eps, WIDTH=width, WEIGHTS=len(weights),
         NORM=norm_weight is not None, GATED=gated, ADD=residual is not None, OVERLAP=overlap,
