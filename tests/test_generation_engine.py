@@ -9,8 +9,10 @@ import torch
 
 from emu.documents import CodeSegment
 from emu.generation import Engine
+from emu.generation.linear import TILE, LinearBackend
 from emu.generation.sampling import Sampling, make_keys
 from emu.layouts import Emu3Layout, Emu35Layout
+from emu.model import StaticCache
 from emu.vocabulary import Vocabulary
 from tests.engine_toys import VOCABULARY, Letters, negative, prompt, small
 
@@ -78,13 +80,16 @@ def test_deterministic_logits_are_equal_bit_for_bit(head_dim, heads, kv_heads):
     following = torch.randint(0, VOCABULARY.size, (5, 6))
 
     def logits(numbers):
-        engine = Engine(model, layout, deterministic=True)
-        with engine._session([rows[n] for n in numbers], 1, 6) as session:
-            seen = []
-            for part in following[numbers].split((1, 2, 1, 2), 1):
-                session.advance(part)
-                seen.append(session.logits(((7, 33),))[0])
-        return torch.stack(seen, 1)
+        linear, cache = LinearBackend(model, TILE), StaticCache(model.config, 0, 0, dtype=model.dtype, device="cpu")
+        cache.reserve(len(numbers), 64)
+        cache.extend([0] * len(numbers))
+        cache.expect([len(rows[n]) for n in numbers], prompts=range(len(numbers)))
+        prompts = torch.nn.utils.rnn.pad_sequence([rows[n] for n in numbers], batch_first=True)
+        seen = []
+        for part in (prompts, *following[numbers].split((1, 2, 1, 2), 1)):
+            hidden = model.forward_block(part, cache, linear, by_row=True)
+            seen.append(linear.head(((7, 33),))(hidden[:, -1]))
+        return torch.stack(seen[1:], 1)
 
     together = logits([0, 1, 2, 3, 4])
     for numbers in ([0], [3], [1, 2], [4, 3, 0]):

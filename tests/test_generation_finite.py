@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from emu import Emu, EmuForCausalLM, VisionTokenizer
 from emu.generation import Engine
-from emu.generation.limits import FiniteLogits
+from emu.generation import cohort as cohort_module
 from emu_tokenizers.weight_checks import check_finite
 
 BAD = [float("nan"), float("inf"), float("-inf")]
@@ -52,13 +52,7 @@ def test_a_single_broken_sequence_of_a_batch_is_named(tiny_emu):
 
 def test_where_looking_would_wait_for_the_device_it_is_done_before_anything_is_given_away(broken, monkeypatch):
     rows = []
-    original = FiniteLogits.passed
-
-    def as_on_a_device(self, logits, position):
-        self._sums.append((position, logits.sum()))
-        return original(self, torch.zeros_like(logits), position)
-
-    monkeypatch.setattr(FiniteLogits, "passed", as_on_a_device)
+    monkeypatch.setattr(cohort_module, "knows_at_once", lambda device: False)
     prompt = broken.tokenizer.prompt(["a ball"], "image", (2, 2))
     engine = broken._engine(None)
     with pytest.raises(FloatingPointError, match=f"token {len(prompt)}"):
@@ -72,10 +66,13 @@ def test_large_numbers_are_numbers(dtype):
     module = torch.nn.Module()
     module.weight = torch.nn.Parameter(large)
     check_finite(module, "here")
-    FiniteLogits().passed(large[..., :4] / 8, 0)
     for bad in BAD:
-        with pytest.raises(FloatingPointError):
-            FiniteLogits().passed(torch.tensor([[[0.0, bad]]], dtype=dtype), 0)
+        cohort = cohort_module.SingleSteps(torch.device("cpu"))
+        cohort.broken = torch.full((3,), -1)
+        cohort.watched(large[..., :4] / 8, [0, 1, 2], [5, 6, 7])
+        assert not cohort.is_suspect
+        cohort.watched(torch.tensor([[[0.0, bad], [0.0, 1.0]]], dtype=dtype), [2, 0], [8, 9])
+        assert cohort.is_suspect and cohort.broken.tolist() == [-1, -1, 8]
 
 
 @pytest.fixture

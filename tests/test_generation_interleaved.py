@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from emu.documents import CodeSegment, TextSegment
-from emu.generation import Engine, Sampling
+from emu.generation import Batcher, DocumentTextRequest, Engine, GridRequest, Sampling
+from emu.generation.interleaved import next_piece
 from emu.layouts import FREE, BlockTemplate, Cursor, Emu3Layout, Emu35Layout
 from emu.modalities import Modality, register
 from emu.model import EmuConfig, EmuForCausalLM
@@ -140,6 +141,44 @@ def test_the_same_seed_writes_the_same_document():
 
     assert written(seed=1) == written(seed=1)
     assert written(seed=1) != written(seed=2) and written(seed=1) != written(seed=1, stream=1)
+
+
+def pieces_in(batcher, writer):
+    """Segments of a document whose requests run in a batch; None while one of them does."""
+    work, outcome = writer.work(), None
+    while (item := next_piece(work, outcome)) is not None:
+        outcome = None
+        if isinstance(item, (GridRequest, DocumentTextRequest)):
+            ticket = batcher.submit(item)
+            while not ticket.done:
+                yield None
+            outcome = ticket.result()
+        else:
+            yield item
+
+
+def test_documents_beside_each_other_are_those_that_are_written_alone():
+    engine = engine_of(likely=("boi",), deterministic=True)
+    options = {"headers": [engine.layout.header("image", (2, 3)), engine.layout.header("tune", (3,))]}
+    options |= {"max_text_tokens": 12, "codes": Sampling(2.0, 1.0)}
+    prompts = [torch.tensor([CONTROLS["bos"], *text]) for text in ([3], [4, 5], [3, 4, 5, 6], [3])]
+    alone = [list(engine.generate(ids, seed=seed, **options)) for seed, ids in enumerate(prompts)]
+    batcher, found = Batcher(engine, slots=3), [[] for _ in prompts]
+    running = [pieces_in(batcher, engine.writer(ids, seed=seed, **options)) for seed, ids in enumerate(prompts)]
+    most = 0
+    while any(one is not None for one in running):
+        for number, one in enumerate(running):
+            if one is not None:
+                try:
+                    if (segment := next(one)) is not None:
+                        found[number].append(segment)
+                except StopIteration:
+                    running[number] = None
+        batcher.step()
+        most = max(most, batcher.running)
+    assert most == 3 and sum(map(len, found)) > 6
+    for ids, own, other in zip(prompts, alone, found, strict=True):
+        assert torch.equal(assemble(engine.layout, ids, own), assemble(engine.layout, ids, other))
 
 
 def test_a_prompt_that_ends_in_a_header_begins_with_its_block():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from emu.generation.linear import IdRange
 from emu.generation.sampling import Sampling
 from emu.modalities import Grid
 
@@ -77,4 +79,27 @@ class TextRequest:
     stream: int = 0
 
 
-BatchRequest = GridRequest | FillRequest | TextRequest
+@dataclass(frozen=True, eq=False)
+class DocumentTextRequest:
+    """Text of a document of text and blocks, up to a block or the end: what may follow is said token by token.
+
+    Attributes:
+        prompt, sampling, seed, stream: as of a `TextRequest`.
+        ranges: the ids that the first token may be.
+        follow: called with each token that is drawn, from the thread that steps the batch; returns the ids that are forced after it, and
+            what the next one may be: nothing where the text ends.
+        limit: most tokens, forced ones included.
+        start: position of the first token in the noise.
+    """
+
+    prompt: Tensor
+    sampling: Sampling
+    ranges: tuple[IdRange, ...]
+    follow: Callable[[int], tuple[Sequence[int], tuple[IdRange, ...]]]
+    limit: int
+    seed: int = 0
+    stream: int = 0
+    start: int = 0
+
+
+BatchRequest = GridRequest | FillRequest | TextRequest | DocumentTextRequest

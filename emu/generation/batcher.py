@@ -199,8 +199,7 @@ class Batcher:
                 lane.reported = lane.done
             if not lane.is_complete:
                 return None
-            length = lane.done if lane.stop_id is not None else len(lane.ids)
-            found = lane.finish(cohort.ids[number, :length].cpu())
+            found = lane.finish(cohort.ids[number, : lane.length].cpu())
             return lambda: ticket.succeed(found)
         except Exception as error:
             raised = error

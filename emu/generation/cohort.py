@@ -153,13 +153,16 @@ class SingleSteps(Cohort):
         keys = Keys(self.keys.seed[at], self.keys.stream[at])
         ids = ids_of(keys.draw(logits, lanes[0].sampling, position), ranges)
         self.ids[at, slot] = ids
-        # Whether a text ends here decides what the next pass feeds: those alone are waited for.
-        stops = ids.tolist() if any(lane.stop_id is not None for lane in lanes) else [None] * len(lanes)
-        for lane, index in zip(lanes, stops, strict=True):
-            if lane.stop_id is not None and lane.stop_id == index:
+        # What follows a token of text decides what the next pass feeds: those alone are waited for.
+        drawn = ids.tolist() if any(lane.after is not None for lane in lanes) else [0] * len(lanes)
+        for number, lane, place, index in zip(numbers, lanes, slots, drawn, strict=True):
+            forced = () if lane.after is None else lane.after(index)
+            if forced is None:
                 lane.is_stopped = True
-            else:
-                lane.done += 1
+                continue
+            if forced:
+                self.ids[number, place + 1 : place + 1 + len(forced)] = torch.tensor(forced, device=self.device)
+            lane.done += 1
 
     def feed(self) -> Tensor:
         """(B, m) ids of the next pass; sets how many of them each lane has."""

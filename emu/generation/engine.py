@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emu.documents import Segment
-from emu.generation.batch_requests import FillRequest, GridRequest, TextRequest
+from emu.generation.batch_requests import FillRequest, GridRequest
 from emu.generation.filling import partial_blocks
 from emu.generation.grid_schedule import OnRow
-from emu.generation.interleaved import Writer
-from emu.generation.limits import check_whole, room_for_text
-from emu.generation.model_runner import ModelRunner
+from emu.generation.limits import check_whole
 from emu.generation.prompt_ids import (
     Prompts,
-    begun_document,
     check_headers,
     check_prompts,
     known_codes,
     modality_of,
     negative_rows,
 )
-from emu.generation.sampling import Sampling, make_keys, noises
-from emu.generation.session import GenerationStats
+from emu.generation.sampling import Sampling, noises
 from emu.generation.together import run_together
 from emu.generation.window_choice import Window, check_window
+from emu.generation.writing import WritingEngine
 from emu.modalities import Grid
 
-TEXT = Sampling()
-CODES = Sampling(guidance_scale=3.0, top_k=2048)
 
-
-class Engine(ModelRunner):
+class Engine(WritingEngine):
     """Generates with one model and one layout.
 
     Args:
@@ -252,137 +244,3 @@ class Engine(ModelRunner):
         if kind is not None and prepared:
             self._windows.note(kind, window, self._windows.clock() - begun)
         return found
-
-    @torch.no_grad()
-    def generate_text(
-        self,
-        prompt_ids: Prompts,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 1.0,
-        top_k: int | None = 0,
-        top_p: float = 1.0,
-        seed: int | Sequence[int] = 0,
-        streams: int = 1,
-    ) -> list[Tensor]:
-        """Write text after each prompt, up to the end token.
-
-        Args:
-            prompt_ids: 1-D id tensors.
-            max_new_tokens: most tokens written; none are written beyond the model's positions.
-            temperature, top_k, top_p, seed, streams: as for `generate_codes`.
-
-        Returns:
-            One 1-D int64 tensor of text ids per sequence, without the end token.
-
-        Raises:
-            TypeError, ValueError: an argument does not fit, or a prompt fills the model's positions; before any work.
-            FloatingPointError: the model's logits hold NaN or infinity.
-        """
-        return self.continue_texts(
-            check_prompts(prompt_ids, self.model.config.vocab_size),
-            Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
-            max_new_tokens=check_whole("max_new_tokens", max_new_tokens, least=1),
-            seed=seed,
-            streams=check_whole("streams", streams, least=1),
-        )
-
-    @torch.no_grad()
-    def continue_texts(
-        self,
-        prompts: Sequence[Tensor],
-        sampling: Sampling,
-        *,
-        max_new_tokens: int,
-        seed: int | Sequence[int] = 0,
-        streams: int = 1,
-    ) -> list[Tensor]:
-        """`generate_text` for prompts and settings that are checked: 1-D int64 tensors on the CPU, and how tokens are drawn.
-
-        Raises:
-            ValueError: a prompt fills the model's positions, or another number of seeds than prompts; before any work.
-            FloatingPointError: the model's logits hold NaN or infinity.
-        """
-        noise = noises(seed, len(prompts), streams)
-        requests = [
-            TextRequest(prompts[number], sampling, max_new_tokens, own, stream) for number, own, stream in noise
-        ]
-        found, self.last_stats = run_together(self, requests)
-        return found
-
-    def generate(
-        self,
-        prompt_ids: Tensor | Sequence[int],
-        *,
-        negative_ids: Tensor | Sequence[int] | None = None,
-        headers: Sequence[Sequence[int]] | None = None,
-        text: Sampling = TEXT,
-        codes: Sampling = CODES,
-        max_text_tokens: int = 256,
-        max_blocks: int = 4,
-        one_size: bool = False,
-        seed: int = 0,
-        stream: int = 0,
-    ) -> Iterator[Segment]:
-        """Continue one document with text and blocks in any order.
-
-        Blocks are guided; text is not.
-
-        Args:
-            prompt_ids: (n,) ids that begin with BOS and do not end within a header or a block; they may end in a header.
-            negative_ids: what blocks are guided against, (n,) ids that begin with BOS; the blocks written so far and the block's own header
-                follow them. By default BOS and the own header.
-            headers: the headers that the model may write; any readable one by default.
-            text: how tokens of text are drawn.
-            codes: how codes are drawn.
-            max_text_tokens: tokens of text after which the document ends; it also ends at the model's positions.
-            max_blocks: number of blocks after which no other begins.
-            one_size: whether all blocks have the header of the first that is written.
-            seed, stream: of the noise.
-
-        Yields:
-            `TextSegment`s and `CodeSegment`s, each when it is complete. `last_stats` counts what was done up to then.
-
-        Raises:
-            TypeError, ValueError: an argument does not fit, or the prompt fills the model's positions; before any work.
-            FloatingPointError: the model's logits hold NaN or infinity.
-        """
-        prompt, cursor = begun_document(prompt_ids, self.layout, headers, self.model.config.vocab_size)
-        positions = self.model.config.max_position_embeddings
-        room_for_text([prompt], positions, check_whole("max_text_tokens", max_text_tokens, least=1))
-        if cursor.block is not None:
-            self._check_length(len(prompt) + len(cursor.block))
-        check_whole("max_blocks", max_blocks, least=1)
-        keys = make_keys(seed, 1, 1, self.model.device)
-        keys.stream.fill_(stream)
-        writer = Writer(
-            self.layout,
-            cursor,
-            prompt,
-            self._session,
-            self._block,
-            text=text,
-            codes=codes,
-            keys=keys,
-            max_text_tokens=max_text_tokens,
-            max_blocks=max_blocks,
-            positions=positions,
-            one_size=one_size,
-            negative=None
-            if negative_ids is None
-            else check_prompts([negative_ids], self.model.config.vocab_size, "negative_ids")[0],
-        )
-        return self._with_stats(writer)
-
-    def _block(self, request: GridRequest) -> tuple[Tensor, GenerationStats]:
-        (codes,), stats = run_together(self, [request])
-        assert stats is not None  # a block begins with none of its codes
-        return codes, stats
-
-    @torch.no_grad()
-    def _with_stats(self, writer: Writer) -> Iterator[Segment]:
-        begun = time.perf_counter()
-        for segment in writer.segments():
-            seconds = time.perf_counter() - begun
-            self.last_stats = GenerationStats(1, writer.tokens, writer.passes, writer.tokens / writer.passes, seconds)
-            yield segment

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from emu.documents import CodeSegment, Segment
-from emu.generation.batch_requests import GridRequest
+from emu.generation.batch_requests import DocumentTextRequest, GridRequest
 from emu.generation.linear import IdRange
-from emu.generation.sampling import Keys, Sampling
-from emu.generation.session import GenerationStats, Session
+from emu.generation.sampling import Sampling
 from emu.layouts import BlockTemplate, Cursor, Layout
 
-OpenSession = Callable[[list[Tensor], int, int], AbstractContextManager[Session]]
-"""(rows, guidance_rows, room) -> a session."""
-DrawBlock = Callable[[GridRequest], tuple[Tensor, GenerationStats]]
-"""A block -> its codes (*grid), with a last axis where there are several codebooks, and what was done for it."""
+Work = Generator[Segment | GridRequest | DocumentTextRequest, Tensor | None, None]
+"""Segments of a document, and requests whose outcomes are sent back."""
+ROOM = 32
+"""Tokens that a grammar may force within a text, beside a header that it knows."""
 
 
 class Writer:
-    """Writes one document after a prompt.
+    """Writes one document after a prompt, piece by piece: it says what is to be done next, and whoever runs the model does it.
 
     Args:
         layout: the grammar.
         cursor: stands after the prompt.
         prompt: (n,) int64 ids from BOS on.
-        open_session: makes sessions, for text.
-        draw_block: draws blocks.
         text, codes: how tokens of text and of blocks are drawn.
-        keys: of one sequence.
+        seed, stream: of the noise.
         max_text_tokens, max_blocks, positions: where a document ends that does not end by itself: tokens of text, blocks, and tokens of
             the whole. A block that does not fit is not written, unless the prompt asks for it.
         one_size: whether all blocks have the header of the first that is written.
         negative: what blocks are guided against: ids that the blocks written so far and the block's header follow; by default BOS, which
             the header alone follows.
-
-    Attributes:
-        passes, tokens: forward passes and sampled tokens so far.
     """
 
     def __init__(
@@ -48,37 +41,39 @@ class Writer:
         layout: Layout,
         cursor: Cursor,
         prompt: Tensor,
-        open_session: OpenSession,
-        draw_block: DrawBlock,
         *,
         text: Sampling,
         codes: Sampling,
-        keys: Keys,
+        seed: int,
+        stream: int,
         max_text_tokens: int,
         max_blocks: int,
         positions: int,
         one_size: bool = False,
         negative: Tensor | None = None,
     ) -> None:
-        self.layout, self.cursor, self.open_session, self.draw_block = layout, cursor, open_session, draw_block
-        self.text, self.codes, self.keys = text, codes, keys
+        self.layout, self.cursor = layout, cursor
+        self.text, self.codes, self.seed, self.stream = text, codes, seed, stream
         self.prompt_length = len(prompt)
         self.ids: list[int] = prompt.tolist()
         self.text_left, self.blocks_left, self.positions = max_text_tokens, max_blocks, positions
-        self.passes = self.tokens = 0
         self.negative, self.one_size = negative, one_size
 
-    def segments(self) -> Iterator[Segment]:
-        """The segments, each as soon as it is complete."""
+    def work(self) -> Work:
+        """Segments, each as soon as it is complete, and before them requests to a batch, whose outcomes are to be sent back."""
         ends = (*self.layout.openings, self.layout.vocabulary.control("eos"))
         while not self.cursor.ended:
             begun = len(self.ids)
-            if self.cursor.block is None:
-                self._write_text()
+            self._force()
+            if following := self._following():
+                yield self._text_request(following)
             yield from self.layout.parse(list(takewhile(lambda index: index not in ends, self.ids[begun:])))
             if self.cursor.block is None or (len(self.ids) > begun and not self._fits(self.cursor.block)):
                 return
-            yield self._write_block(self.cursor.block)
+            request = self._block_request()
+            codes = yield request
+            assert codes is not None
+            yield self._written(request, self.cursor.block, codes)
 
     def _fits(self, template: BlockTemplate) -> bool:
         return len(self.ids) + len(template) <= self.positions
@@ -87,29 +82,38 @@ class Writer:
         self.cursor.advance(index)
         self.ids.append(index)
 
-    def _write_text(self) -> None:
+    def _text_request(self, following: tuple[IdRange, ...]) -> DocumentTextRequest:
         """Text and the header after it, up to an open block or the end of the document."""
         longest = max(map(len, self.cursor.headers or [[]]))
-        with self.open_session([torch.tensor(self.ids)], 1, self.text_left + longest + 4) as session:
-            fed = len(self.ids)
-            while self.cursor.block is None and not self.cursor.ended:
-                allowed = self._allowed()
-                if not allowed:
-                    break
-                # Forced tokens take no draw and no pass of their own: they are fed together with the next one that is drawn.
-                if len(allowed) == 1 and allowed[0][1] == 1:
-                    self._write(allowed[0][0])
-                    continue
-                if fed < len(self.ids):
-                    session.advance(torch.tensor([self.ids[fed:]], device=session.hidden.device))
-                    fed = len(self.ids)
-                offset = int(self.keys.draw(session.logits(allowed), self.text, len(self.ids) - self.prompt_length))
-                self._write(_pick(allowed, offset))
-                self.text_left -= 1
-                self.tokens += 1
-            self.passes += session.passes
+        return DocumentTextRequest(
+            torch.tensor(self.ids),
+            self.text,
+            following,
+            self._follow,
+            limit=max(0, self.text_left) + longest + ROOM,
+            seed=self.seed,
+            stream=self.stream,
+            # The noise of a token is keyed by its place in the document, so that pieces of a document differ.
+            start=len(self.ids) - self.prompt_length,
+        )
 
-    def _allowed(self) -> tuple[IdRange, ...]:
+    def _follow(self, index: int) -> tuple[Sequence[int], tuple[IdRange, ...]]:
+        """Write a token that was drawn; what is forced after it, and what the next one may be."""
+        self._write(index)
+        self.text_left -= 1
+        return self._force(), self._following()
+
+    def _force(self) -> list[int]:
+        """Write the tokens of text and header that the grammar leaves no choice of."""
+        begun = len(self.ids)
+        while len(following := self._following()) == 1 and following[0][1] == 1:
+            self._write(following[0][0])
+        return self.ids[begun:]
+
+    def _following(self) -> tuple[IdRange, ...]:
+        """What the next token of text or of a header may be; nothing within a block and at the end."""
+        if self.cursor.block is not None or self.cursor.ended:
+            return ()
         allowed = self.cursor.allowed()
         is_full = len(self.ids) >= self.positions
         if not self.blocks_left or is_full:
@@ -119,29 +123,24 @@ class Writer:
             allowed = tuple(span for span in allowed if span[1] == 1)[:1]
         return allowed
 
-    def _write_block(self, template: BlockTemplate) -> CodeSegment:
+    def _block_request(self) -> GridRequest:
         header = self.layout.own_header(torch.tensor(self.ids))
         assert header is not None
-        name, grid, meta = self.layout.parse_header(header.tolist())
+        name, grid, _ = self.layout.parse_header(header.tolist())
         negative = None
         if self.codes.guided:
             opening = torch.tensor([self.layout.vocabulary.controls["bos"]]) if self.negative is None else self.negative
             negative = torch.cat([opening, header])
-        codes, stats = self.draw_block(
-            GridRequest(
-                torch.tensor(self.ids),
-                negative,
-                name,
-                grid,
-                self.codes,
-                int(self.keys.seed),
-                int(self.keys.stream),
-                # The noise of a code is keyed by its place in the document, so that blocks of a document differ.
-                start=len(self.ids) - self.prompt_length,
-            )
+        start = len(self.ids) - self.prompt_length
+        return GridRequest(
+            torch.tensor(self.ids), negative, name, grid, self.codes, self.seed, self.stream, start=start
         )
-        self.passes += stats.passes
-        self.tokens += stats.tokens
+
+    def _written(self, request: GridRequest, template: BlockTemplate, codes: Tensor) -> CodeSegment:
+        """The segment of a block (*grid) that was drawn; the document goes on after it."""
+        header = self.layout.own_header(request.prompt)
+        assert header is not None
+        meta = self.layout.parse_header(header.tolist())[2]
         ids = template.fill(codes)
         for index in ids.tolist():
             self._write(index)
@@ -150,12 +149,12 @@ class Writer:
         if self.one_size:
             self.cursor.headers = [header.tolist()]
         self.blocks_left -= 1
-        return CodeSegment(name, codes, meta)
+        return CodeSegment(request.modality, codes, meta)
 
 
-def _pick(ranges: tuple[IdRange, ...], offset: int) -> int:
-    for first, count in ranges:
-        if offset < count:
-            return first + offset
-        offset -= count
-    raise AssertionError("an offset lies within its ranges")
+def next_piece(work: Work, outcome: Tensor | None) -> Segment | GridRequest | DocumentTextRequest | None:
+    """What comes after the outcome of a request, or after a segment (None); None at the end."""
+    try:
+        return work.send(outcome)
+    except StopIteration:
+        return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from emu.generation.batch_requests import BatchRequest, FillRequest, GridRequest, TextRequest
+from emu.generation.batch_requests import BatchRequest, DocumentTextRequest, FillRequest, GridRequest, TextRequest
 from emu.generation.filling import PartialBlock, partial_blocks
 from emu.generation.grid_schedule import OpenSteps, Step, read_codes, schedule_grid
 from emu.generation.limits import check_whole, room_for_text
@@ -35,7 +35,7 @@ class Lane:
         finish: what the ids (n,) of the whole become; the outcome.
         template: of a block; None for text.
         window: tokens of a pass.
-        stop_id: the token that ends it before its last step.
+        after: called with each token that is drawn; returns the ids that are forced after it, None where it ends the sequence before it.
         report: called with (ids on any device, steps done before, steps done now) while it runs.
         bytes: of memory that it takes.
         rows: where its rows are in the cache.
@@ -59,7 +59,7 @@ class Lane:
     template: BlockTemplate | None = None
     window: int = 1
     start: int = 0
-    stop_id: int | None = None
+    after: Callable[[int], Sequence[int] | None] | None = None
     report: Callable[[Tensor, int, int], None] | None = None
     bytes: int = 0
     rows: list[int] = field(default_factory=list)
@@ -88,6 +88,11 @@ class Lane:
     def draws(self) -> int:
         """Tokens drawn so far, the one that stopped it included."""
         return self.done + self.is_stopped
+
+    @property
+    def length(self) -> int:
+        """Ids that are final."""
+        return self.steps[self.done - 1].stop if self.done else self.given
 
     @property
     def longest(self) -> int:
@@ -119,7 +124,11 @@ def lane_of(
         return _grid_lane(request, layout, on_row)
     if isinstance(request, FillRequest):
         return _fill_lane(request, layout, on_row)
-    raise TypeError(f"the request is {type(request).__name__}; expected a GridRequest, a FillRequest or a TextRequest")
+    if isinstance(request, DocumentTextRequest):
+        return _document_lane(request, layout)
+    raise TypeError(
+        f"the request is {type(request).__name__}; expected a GridRequest, a FillRequest, a TextRequest or a DocumentTextRequest"
+    )
 
 
 def _text_lane(request: TextRequest, layout: Layout, positions: int, on_text: OnText | None) -> Lane:
@@ -144,8 +153,34 @@ def _text_lane(request: TextRequest, layout: Layout, positions: int, on_text: On
         request.sampling,
         *_noise(request),
         finish=lambda ids: ids,
-        stop_id=end,
+        after=lambda index: None if index == end else (),
         report=report if on_text is not None else None,
+    )
+
+
+def _document_lane(request: DocumentTextRequest, layout: Layout) -> Lane:
+    (prompt,) = check_prompts([request.prompt], layout.vocabulary.size, "prompt")
+    steps = [Step(0, 1, request.ranges)]
+
+    def after(index: int) -> Sequence[int]:
+        forced, following = request.follow(index)
+        slot, ranges = steps[-1].slot, steps[-1].ranges
+        stop = slot + 1 + len(forced)
+        steps[-1] = Step(slot, stop, ranges)
+        if following:
+            steps.append(Step(stop, stop + 1, following))
+        return forced
+
+    return Lane(
+        Ticket(),
+        [prompt],
+        torch.zeros(check_whole("limit", request.limit, least=1), dtype=torch.int64),
+        steps,
+        request.sampling,
+        *_noise(request),
+        finish=lambda ids: ids,
+        start=check_whole("start", request.start, least=0),
+        after=after,
     )
 
 

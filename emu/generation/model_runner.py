@@ -1,17 +1,16 @@
-"""A model made ready to run: its weights packed, its rows in sessions, the threads that a pass is worth."""
+"""A model made ready to run: its weights packed, the threads that a pass is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from emu.generation.generation_stats import GenerationStats
 from emu.generation.limits import beyond_positions, warn_caller
 from emu.generation.linear import TILE, LinearBackend, bytes_of, packing_pays
-from emu.generation.session import GenerationStats, Session
 from emu.generation.threads import threads_of
 from emu.generation.window_choice import FastestWindow
 from emu.layouts import Layout
@@ -19,7 +18,7 @@ from emu.model import EmuForCausalLM
 
 
 class ModelRunner:
-    """Opens sessions of one model and one layout; see `Engine` for the arguments and errors."""
+    """One model and one layout; see `Engine` for the arguments and errors."""
 
     def __init__(
         self, model: EmuForCausalLM, layout: Layout, *, deterministic: bool = False, check_length: bool = True
@@ -78,16 +77,6 @@ class ModelRunner:
             chosen = threads_of(self._work(tokens), self._available)
             if chosen != torch.get_num_threads():
                 torch.set_num_threads(chosen)
-
-    @contextmanager
-    def _session(self, rows: Sequence[Tensor], guidance_rows: int, room: int) -> Iterator[Session]:
-        with self.evaluating():
-            unique = {tuple(row.tolist()) for row in rows}  # equal prompts are computed once
-            self.use_threads(sum(map(len, unique)))
-            session = Session(self.model, self.linear(), rows, guidance_rows, room, by_row=self.deterministic)
-            self.use_threads(len(rows))
-            yield session
-            session.logits_seen.check()
 
     def _work(self, tokens: int) -> int:
         """Multiply-adds of the largest product of a pass over N tokens of all rows together."""

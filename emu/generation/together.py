@@ -10,10 +10,10 @@ from torch import Tensor
 
 from emu.generation.batch_requests import BatchRequest
 from emu.generation.batcher import Batcher
+from emu.generation.generation_stats import GenerationStats
 from emu.generation.grid_schedule import OnRow
 from emu.generation.limits import BrokenLogits
 from emu.generation.model_runner import ModelRunner
-from emu.generation.session import GenerationStats
 from emu.generation.ticket import RequestCancelled, Ticket
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from tqdm import tqdm
@@ -12,11 +12,14 @@ from emu.generation import Sampling
 from emu.generation.limits import check_whole, room_for_text, warn_caller
 from emu.pipeline.editing_jobs import EditingEmu
 from emu.pipeline.grid_requests import clip_grid, headers_after
-from emu.pipeline.prepared_texts import PreparedTexts
+from emu.pipeline.prepared_texts import DocumentOptions, PreparedDocument, PreparedTexts
 from emu.pipeline.prompt_documents import read_prompts
 from emu.pipeline.requests import Size, check_documents, check_seeds, chosen_top_k, text_sampling
 from emu.pipeline.trained_limits import beyond_training, next_tasks
 from emu.trained import task_name
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Emu(EditingEmu):
@@ -116,24 +119,7 @@ class Emu(EditingEmu):
         return PreparedTexts(self.tokenizer, prompts, sampling, seeds, max_new_tokens, beyond)
 
     def generate(
-        self,
-        document: Sequence[Any] | str,
-        *,
-        size: Size | Literal["auto"] | None = None,
-        frames: int | None = None,
-        fps: float | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None | Literal["default"] = "default",
-        top_p: float | None = None,
-        text_temperature: float | None = None,
-        text_top_k: int | None = None,
-        text_top_p: float | None = None,
-        max_new_tokens: int = 256,
-        max_blocks: int = 4,
-        seed: int = 0,
-        deterministic: bool | None = None,
-        strict: bool = False,
+        self, document: Sequence[Any] | str, *, deterministic: bool | None = None, **options: Unpack[DocumentOptions]
     ) -> Iterator[Any]:
         """Continue a document with text, pictures and clips in the order that the model chooses.
 
@@ -159,6 +145,38 @@ class Emu(EditingEmu):
             TypeError, ValueError: an argument is invalid, or the model was not trained to go on from such a document; nothing was made.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
+        prepared = self.prepare_document(document, **options)
+        if prepared.beyond:
+            warn_caller(f"{prepared.beyond}; expect poor results")
+        return map(prepared.finish, self._engine(deterministic).written(prepared.writer))
+
+    def prepare_document(
+        self,
+        document: Sequence[Any] | str,
+        *,
+        size: Size | Literal["auto"] | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None | Literal["default"] = "default",
+        top_p: float | None = None,
+        text_temperature: float | None = None,
+        text_top_k: int | None = None,
+        text_top_p: float | None = None,
+        max_new_tokens: int = 256,
+        max_blocks: int = 4,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> PreparedDocument:
+        """Do all of `generate` that comes before the model: check and encode the document.
+
+        Args:
+            document, others: as for `generate`.
+
+        Raises:
+            TypeError, ValueError: an argument is invalid, or the model was not trained to go on from such a document.
+        """
         settings = self.defaults.updated(
             size=None if size == "auto" else size,
             frames=frames,
@@ -176,13 +194,12 @@ class Emu(EditingEmu):
         items = asked.segments(self.tokenizer, settings)
         prompt = self._question(items)
         sizes = [settings.size] if size != "auto" and settings.size else []
-        if beyond := self._beyond_training(strict, len(prompt), sizes=sizes, frames=frames, rate=fps):
-            warn_caller(f"{beyond}; expect poor results")
+        beyond = self._beyond_training(strict, len(prompt), sizes=sizes, frames=frames, rate=fps)
         clip = None
         if size != "auto" and self.tokenizer.vision is not None:
             (shown,) = self._sizes(settings.size, 1)
             clip = clip_grid(self.tokenizer.vision, shown, settings.frames)
-        segments = self._engine(deterministic).generate(
+        writer = self._engine(None).writer(
             prompt,
             headers=headers_after(self.tokenizer, prompt, clip, settings),
             one_size=size == "auto",
@@ -193,7 +210,7 @@ class Emu(EditingEmu):
             max_blocks=check_whole("max_blocks", max_blocks, least=1),
             seed=check_seeds(seed, 1)[0],
         )
-        return map(self.tokenizer.decode_segment, segments)
+        return PreparedDocument(self.tokenizer, writer, beyond)
 
     def _beyond_training(self, strict: bool, tokens: int, **shape: Any) -> str:
         positions = self.model.config.max_position_embeddings

@@ -13,9 +13,10 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
-from emu.generation import TextRequest
+from emu.generation import DocumentTextRequest, GridRequest, TextRequest
+from emu.generation.interleaved import next_piece
 from emu.media import png_bytes
-from emu.pipeline.prepared_texts import PreparedTexts
+from emu.pipeline.prepared_texts import PreparedDocument, PreparedTexts
 from emu.serving.api_errors import bad_value
 from emu.serving.drawn_blocks import as_text, drawn
 from emu.serving.event_stream import Events, within
@@ -203,21 +204,27 @@ async def _drawn(service: Service, body: ChatBody, items: list[Piece], answer: A
 async def _interleaved(
     service: Service, body: ChatBody, items: list[Piece], answer: Answer
 ) -> AsyncIterator[str | bytes]:
-    """Text and pictures in the order that the model chooses.
-
-    They have no place in the batch: one piece after another is made between its steps, and others wait for each of them.
-    """
+    """Text and pictures in the order that the model chooses: each piece is a request to the batch, which the next one follows."""
     if body.negative_prompt is not None:
         told = 'negative_prompt is for modalities ["image"]; leave it out where text and pictures come in turn'
         raise bad_value(told, "negative_prompt")
     settings = {**body.sampling(), "max_new_tokens": tokens_of(body), "max_blocks": MAX_BLOCKS}
     answer.emu["settings"] = {**settings, "size": size_of_text(body.size)}
 
-    def begin() -> Any:
-        return service.emu.generate(items, size=size_of_text(body.size), seed=body.seed or 0, **settings)
+    def prepare() -> PreparedDocument:
+        return service.emu.prepare_document(items, size=size_of_text(body.size), seed=body.seed or 0, **settings)
 
-    values = await service.in_pixels(begin)
-    while (value := await service.worker.between(lambda: next(values, None))) is not None:
+    prepared = await service.in_pixels(prepare)
+    answer.emu |= {"warning": prepared.beyond} if prepared.beyond else {}
+    answer.prompt_tokens = prepared.writer.prompt_length
+    work = prepared.writer.work()
+    outcome: Tensor | None = None
+    while (piece := next_piece(work, outcome)) is not None:
+        if isinstance(piece, (GridRequest, DocumentTextRequest)):
+            outcome = await service.worker.result(piece)
+            answer.tokens += len(outcome.flatten())
+            continue
+        outcome, value = None, await service.in_pixels(prepared.finish, piece)
         if isinstance(value, str):
             yield value
         elif isinstance(value, Image.Image):

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from emu.generation import Batcher, Ticket
 from emu.generation.batch_requests import BatchRequest
-
-Value = TypeVar("Value")
 
 LOGGER = logging.getLogger("emu.serving")
 
@@ -32,7 +28,6 @@ class ModelWorker:
         self.batcher = make_batcher()
         self._woken = threading.Event()
         self._stopping = False
-        self._turns: deque[tuple[Callable[[], Any], Future]] = deque()
         self._running: set[Ticket] = set()
         self._thread = threading.Thread(target=self._run, name="emu-model", daemon=True)
 
@@ -92,26 +87,10 @@ class ModelWorker:
                 ticket.cancel()
                 self._woken.set()
 
-    async def between(self, function: Callable[[], Value]) -> Value:
-        """Run a function in the model's thread between two steps, for work that has no place in the batch."""
-        future: Future[Value] = Future()
-        self._turns.append((function, future))
-        self._woken.set()
-        return await asyncio.wrap_future(future)
-
     def _run(self) -> None:
         while not self._stopping:
             self._woken.clear()
-            busy = self._step()
-            if self._turns:
-                busy = True
-                function, future = self._turns.popleft()
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(function())
-                    except BaseException as error:  # whatever it is, it belongs to the one who asked
-                        future.set_exception(error)
-            if not busy:
+            if not self._step():
                 self._woken.wait()
 
     def _step(self) -> bool:

@@ -111,7 +111,9 @@ class VideoJobs:
             last = self.find(after)
             jobs = jobs[jobs.index(last) + 1 :] if last in jobs else []
         shown = [job.told() for job in jobs[:limit]]
-        ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
+        ends = (
+            {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
+        )
         return {"object": "list", "data": shown, **ends, "has_more": len(jobs) > limit}
 
     def remove(self, identity: str) -> None:
