@@ -50,11 +50,17 @@ def rank_run(arguments: list[str], rank: int = 0, size: int = 1, kill: int | Non
     return ended(begun_rank(arguments, rank, size, kill))
 
 
-def begun_rank(arguments: list[str], rank: int, size: int, kill: int | None = None) -> int:
+TORCHRUN, SRUN = ("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")
+"""How launchers tell a process its number, and how many there are."""
+
+
+def begun_rank(
+    arguments: list[str], rank: int, size: int, kill: int | None = None, launcher: tuple[str, str] = TORCHRUN
+) -> int:
     """The child in which a rank runs, killed before its call number `kill` of those that change the disk."""
     child = os.fork()
     if not child:
-        os.environ.update({"RANK": f"{rank}", "WORLD_SIZE": f"{size}"})
+        os.environ.update(zip(launcher, (f"{rank}", f"{size}"), strict=True))
         if kill is not None:
             _die_before(kill)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

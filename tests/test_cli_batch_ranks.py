@@ -1,5 +1,7 @@
 """Batches over several processes: shares, kills, restarts and the one manifest of all."""
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -15,7 +17,7 @@ from emu.cli.main import main
 from emu.data.tokenizing.ranks import Rank
 from emu.lines import LineProblem, Place
 from emu_tokenizers.files import holding
-from tests.batch_toys import begun_rank, ended, rank_run, use, words, write_lines
+from tests.batch_toys import SRUN, begun_rank, ended, rank_run, use, words, write_lines
 from tests.tokenizing_toys import files_of
 
 RANKS = 2
@@ -126,6 +128,23 @@ def test_two_processes_at_a_time_that_are_killed_and_started_again_end_as_one(pl
     assert files_of(place / "out") == files_of(place / "calm")
 
 
+@pytest.mark.parametrize("has_locks", [True, False], ids=["locks", "no locks"])
+def test_two_processes_of_srun_end_as_one_also_where_a_folder_has_no_locks(place, monkeypatch, has_locks):
+    """As on the shared folder of a cluster, whose machines see each other's files and nothing else."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    assert rank_run(words("generate-images", place / "prompts.jsonl", place / "calm")) == 1
+    if not has_locks:
+        monkeypatch.setattr(fcntl, "lockf", refuse)
+    arguments = words("generate-images", place / "prompts.jsonl", place / "out")
+    children = [begun_rank(arguments, rank, RANKS, launcher=SRUN) for rank in range(RANKS)]
+    codes = sorted(map(ended, children))
+    assert codes == [0, 1] or (not has_locks and codes == [1, 1])  # without locks both may find that they are the last
+    assert files_of(place / "out") == files_of(place / "calm")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["files", "webdataset"])
 def test_a_kill_at_every_write_of_a_last_rank_changes_no_byte(place, format):
@@ -207,7 +226,10 @@ def test_ranks_of_a_machine_take_a_gpu_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     torchrun = Rank.from_environment({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"})
-    slurm = Rank.from_environment({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "3"})
+    task = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "3", "SLURM_JOB_ID": "77"}
+    slurm = Rank.from_environment({**task, "SLURM_STEP_ID": "0"})
+    # The script of a job is told how many tasks it may start, and is none of them.
+    assert Rank.from_environment({**task, "SLURM_PROCID": "0"}) == Rank()
     assert own_device(None, torchrun) == "cuda:1" and own_device("cuda", slurm) == "cuda:3"
     assert own_device("cpu", torchrun) == "cpu" and own_device(None, Rank()) is None
 

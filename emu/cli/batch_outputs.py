@@ -156,10 +156,15 @@ class BatchOutputs:
             if not is_last:
                 return None
             if self.rank.size > 1:
-                self.manifest = OutputManifest(self.folder, self.model)
+                parts = [Rank(number, self.rank.size).folder(self.folder) for number in range(self.rank.size)]
+                try:
+                    tables = [read_json(part / PROBLEMS) for part in parts]
+                except FileNotFoundError:  # another rank closed it, where a folder has no locks
+                    return None
                 problems = Problems(1.0, quiet=True)
-                for number in range(self.rank.size):
-                    problems.take(read_json(Rank(number, self.rank.size).folder(self.folder) / PROBLEMS))
+                for table in tables:
+                    problems.take(table)
+                self.manifest = OutputManifest(self.folder, self.model)
             problems.write(self.folder)
             records = self.manifest.close(requests)
             self._sweep()

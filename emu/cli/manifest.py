@@ -48,8 +48,9 @@ class OutputManifest:
     def __init__(self, folder: Path, model: str, name: str = MANIFEST, rank: Rank | None = None) -> None:
         self.folder, self.file, self.model = folder, folder / name, model
         self.part = self.file if rank is None or rank.size == 1 else rank.folder(folder) / name
-        files = [self.file, *(part / name for part in rank_folders(folder))]
-        self._records = {record["request"]: record for file in files for record in _read(file)}
+        # The parts before the whole: where a folder has no locks, another rank may write the whole and take the parts away meanwhile.
+        parts = [record for part in rank_folders(folder) for record in _read(part / name)]
+        self._records = {record["request"]: record for record in [*_read(self.file), *parts]}
 
     def stem(self, request: Finishable, seed: int) -> str:
         """Name of a request's output, without suffix: its line, its seed, and 8 digits that tell it from all others."""

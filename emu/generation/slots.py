@@ -159,7 +159,8 @@ class Slots:
         order = [row if row not in gone else movers.pop() for row in range(left)]
         self.cache.keep(order)
         self.lanes = [lane for lane in self.lanes if lane not in lanes]
-        self._joining = [left for some in self._joining if (left := [lane for lane in some if lane not in lanes])]
+        self._joining = [[lane for lane in some if lane not in lanes] for some in self._joining]
+        self._joining = [some for some in self._joining if some]
         self._prompts.release(lanes)
         new = {origin: row for row, origin in enumerate(order)}
         for lane in self.lanes:

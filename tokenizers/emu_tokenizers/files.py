@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -146,6 +147,8 @@ def holding(folder: Path, work: str) -> Iterator[None]:
 
 
 _HELD: dict[Path, str] = {}
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system without locks says to whoever asks for one."""
 
 
 def _lock(handle: int) -> bool:
@@ -161,8 +164,9 @@ def _lock(handle: int) -> bool:
             import fcntl
 
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        # Shared folders of some clusters have no locks, and every file in them is written under another name and renamed.
+        return error.errno in NO_LOCKS
     return True
 
 
