@@ -1,4 +1,4 @@
-"""Prompts, computed in the rows that go on with them, a chunk at a time and beside whatever runs; what several begin with, once."""
+"""PromptRows, computed in the rows that go on with them, a chunk at a time and beside whatever runs; what several begin with, once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PromptRow:
         return self.lane.rows[self.side]
 
 
-class Prompts:
+class PromptRows:
     """The prompts of all lanes that have rows, computed and not.
 
     Args:

@@ -12,7 +12,7 @@ from emu.generation.cohort import Cohort, Passed, SingleSteps
 from emu.generation.device_passes import Passes
 from emu.generation.lane import Lane
 from emu.generation.model_runner import ModelRunner
-from emu.generation.prefill import Prompts
+from emu.generation.prefill import PromptRows
 from emu.generation.speculation import Speculator
 from emu.model import StaticCache
 from emu.model.attention import PROMPT_BLOCK
@@ -35,7 +35,7 @@ class Slots:
         self.cache = StaticCache(self.model.config, 0, 0, dtype=self.model.dtype, device=self.model.device)
         self._passes = Passes(self.model, self.cache, by_row=self.by_row)
         self._cohorts: dict[Hashable, Cohort] = {}
-        self._prompts = Prompts(self.cache)
+        self._prompts = PromptRows(self.cache)
         self._joining: list[list[Lane]] = []
 
     def admit(self, lanes: Sequence[Lane]) -> None:
