@@ -11,7 +11,7 @@ from emu.data.shards import TokenizedDocument, write_manifest, write_shard
 from emu.model import EmuForCausalLM
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.checkpoints import list_checkpoints
-from emu.training.cli import EmuCLI
+from emu.training.cli import EmuCLI, fit
 from emu.training.curves import CurveLogger, read_curves
 from emu.training.words import split_words
 from emu_tokenizers.training.tokenizer_module import TokenizerModule
@@ -24,7 +24,7 @@ def recipe(tmp_path):
 
 
 def test_a_run_leaves_curves_checkpoints_its_recipe_and_a_model(recipe, tmp_path):
-    module = run(recipe)
+    module = fit(["--config", str(recipe)])
     folder = tmp_path / "run"
     curves = read_curves(folder / "metrics.csv")
     assert [step for step in curves if "train/loss" in curves[step]] == list(range(1, 13))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -121,6 +122,13 @@ def content(folder):
     kept = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".safetensors", "")]
     kept = [path for path in kept if path.name != ".emu.lock" and "checkpoints" not in path.parts]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures_of_curves():
+    """They take a quarter of the time of such short stages; tests/test_training_fit.py has them."""
+    with patch("emu.training.curves.plot_panels"):
+        yield
 
 
 @pytest.fixture(scope="module")

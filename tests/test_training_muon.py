@@ -80,7 +80,7 @@ def test_a_loaded_state_goes_on_bit_for_bit():
     assert same(dict(second.named_parameters()), dict(whole.named_parameters()))
 
 
-@pytest.mark.parametrize("at", [5, 6])
+@pytest.mark.parametrize("at", [pytest.param(5, marks=pytest.mark.slow), 6])
 def test_a_run_resumes_bit_for_bit(tmp_path, at):
     words = ("--model.optimizer.name", "muon")
     (tmp_path / "whole").mkdir()

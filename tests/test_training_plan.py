@@ -55,7 +55,7 @@ class Measured(Callback):
 
 def measured(recipe, folder, *words):
     """Bytes at the worst moment of a recipe's steps, weights among them."""
-    few = ["--trainer.max_steps", "3", "--trainer.limit_val_batches", "0", "--export", "null"]
+    few = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "0", "--export", "null"]
     few += ["--trainer.default_root_dir", str(folder), "--trainer.callbacks", "[]"]
     cli = EmuCLI(EmuModule, ["--config", str(recipe), *few, *words])
     callback = Measured()

@@ -35,6 +35,24 @@ class Poison(Callback):
             next(pl_module.parameters()).grad[0, 0] = float("nan")
 
 
+STILL = ("--model.config.residual_dropout", 0)
+"""Processes draw dropout of their own."""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A whole run of one process without dropout, and its folder."""
+    folder = tmp_path_factory.mktemp("alone")
+    return run(write_recipe(folder), *STILL), folder / "run"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A whole run, and its folder."""
+    folder = tmp_path_factory.mktemp("straight")
+    return run(write_recipe(folder)), folder / "run"
+
+
 def poison(steps):
     return ["--trainer.callbacks", f"{__name__}.Poison", "--trainer.callbacks.steps", str(steps)]
 
@@ -81,7 +99,7 @@ def killed_while_saving(rank, recipe):
     run(recipe, "--checkpoint.every_n_steps", 3)
 
 
-def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_path):
+def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_path, straight):
     recipe = write_recipe(tmp_path)
     folder = tmp_path / "run" / "checkpoints"
     assert in_processes(killed_while_saving, recipe) == [-signal.SIGKILL]
@@ -89,9 +107,8 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_steps_since(tmp_pa
     assert len(list(folder.glob("step=00000006.safetensors.*.partial"))) == 1
     resumed = run(recipe, "--ckpt_path", "last")
     assert not list(folder.glob("*.partial"))
-    straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
-    assert same(resumed.model.state_dict(), straight.model.state_dict())
-    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "straight"))
+    assert same(resumed.model.state_dict(), straight[0].model.state_dict())
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", straight[1]))
     assert {step: row["train/loss"] for step, row in ours.items() if "train/loss" in row} == {
         step: row["train/loss"] for step, row in theirs.items() if "train/loss" in row
     }
@@ -105,15 +122,14 @@ class Terminate(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_termination_signal_saves_the_step_and_ends_the_run(tmp_path):
+def test_a_termination_signal_saves_the_step_and_ends_the_run(tmp_path, straight):
     recipe = write_recipe(tmp_path)
     with pytest.raises(Stopped, match="saved at step 4; go on with --ckpt_path last") as ended:
         run(recipe, "--trainer.callbacks", f"{__name__}.Terminate")
     assert ended.value.code == 143
     assert [step for step, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4]
     resumed = run(recipe, "--ckpt_path", "last")
-    straight = run(recipe, "--trainer.default_root_dir", tmp_path / "straight")
-    assert same(resumed.model.state_dict(), straight.model.state_dict())
+    assert same(resumed.model.state_dict(), straight[0].model.state_dict())
 
 
 def free_port():
@@ -128,17 +144,16 @@ def one_of_two(rank, recipe, port, words):
     run(recipe, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.config.residual_dropout", 0, *words)
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, alone):
     recipe = write_recipe(tmp_path)
-    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone")
     assert in_processes(one_of_two, recipe, free_port(), (), count=2) == [0, 0]
-    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", alone[1]))
     assert list(ours) == list(theirs)
     for step, row in theirs.items():
         for name in row.keys() - {*TIMED, "train/row_fill"}:
             assert ours[step][name] == pytest.approx(row[name], rel=2e-4), (step, name)
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "step=00000012.safetensors")["state_dict"]
-    for name, weight in alone.state_dict().items():
+    for name, weight in alone[0].state_dict().items():
         assert torch.allclose(saved[name], weight, atol=1e-4), name
 
 
@@ -150,13 +165,13 @@ def sharded_over_two(rank, recipe, port, words):
     one_of_two(rank, recipe, port, ("--trainer.strategy", sharding, *words))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_two_processes_that_share_the_weights_train_as_one(tmp_path, optimizer):
     recipe = write_recipe(tmp_path)
     words, error = ("--model.optimizer.name", optimizer), 2e-4
     if optimizer == "muon":
         error = 2e-2  # its products are bfloat16: an update's last bits depend on the order of the gradient's sums
-    alone = run(recipe, "--model.config.residual_dropout", 0, "--trainer.default_root_dir", tmp_path / "alone", *words)
+    alone = run(recipe, *STILL, "--trainer.default_root_dir", tmp_path / "alone", *words)
     assert in_processes(sharded_over_two, recipe, free_port(), words, count=2) == [0, 0]
     ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
     for step, row in theirs.items():
@@ -167,14 +182,12 @@ def test_two_processes_that_share_the_weights_train_as_one(tmp_path, optimizer):
         assert torch.allclose(model.state_dict()[name], weight, atol=error / 2), name
 
 
-@pytest.mark.parametrize("two", [one_of_two, sharded_over_two])
-def test_a_run_of_one_process_goes_on_with_two(tmp_path, two):
+@pytest.mark.parametrize("two", [pytest.param(one_of_two, marks=pytest.mark.slow), sharded_over_two])
+def test_a_run_of_one_process_goes_on_with_two(tmp_path, alone, two):
     recipe = write_recipe(tmp_path)
-    still = ["--model.config.residual_dropout", 0]
-    run(recipe, *still, "--trainer.default_root_dir", tmp_path / "alone")
-    run(recipe, *still, "--trainer.max_steps", 6)
+    run(recipe, *STILL, "--trainer.max_steps", 6)
     assert in_processes(two, recipe, free_port(), ("--ckpt_path", "last"), count=2) == [0, 0]
-    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", tmp_path / "alone"))
+    ours, theirs = (read_curves(path / "metrics.csv") for path in (tmp_path / "run", alone[1]))
     assert {s: r["train/loss"] for s, r in ours.items() if "train/loss" in r} == pytest.approx(
         {s: r["train/loss"] for s, r in theirs.items() if "train/loss" in r}, rel=1e-4
     )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -224,7 +225,8 @@ def shapes_recipe(folder):
 
 
 def fit_shapes(recipe, *words):
-    return fit_tokenizer(["--config", str(recipe), "--export", "null", *map(str, words)])
+    with patch("emu.training.curves.plot_panels"):
+        return fit_tokenizer(["--config", str(recipe), "--export", "null", *map(str, words)])
 
 
 def test_vision_tokenizers_resume_by_the_same_rules(tmp_path, capsys):

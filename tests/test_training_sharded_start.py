@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from emu import EmuConfig, EmuForCausalLM, MultimodalTokenizer
 from emu.checkpoints.weights import Checkpoint
+from emu.model.model import tensor_shapes
 from emu.tokenizers import TextTokenizer
 from emu.training import read_weights, sharded_start
 from emu.training.initial_weights import go_on_with, start_from
@@ -124,12 +127,13 @@ def test_ranks_hold_their_rows_of_the_same_weights(options):
     assert in_processes(split_over, free_port(), options, count=3) == [0, 0, 0]
 
 
-def billion(rank, port):
+def billion(rank, port, folder):
     mesh = started(rank, 4, port)
-    config = EmuConfig(**BILLION)
+    config, cpu = EmuConfig(**BILLION), torch.device("cpu")
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
-    model = build_sharded(config, lambda model: shard(model, mesh), torch.device("cpu"))
+    split = partial(shard, mesh=mesh)
+    model = build_sharded(config, split, cpu) if folder is None else go_on_with(folder, None, split, cpu)
     above = memory("VmHWM") - before
     weights = 4 * sum(weight.numel() for weight in model.parameters())
     print(
@@ -146,7 +150,23 @@ def memory(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def save_billion(folder):
+    """A folder of as many weights in bfloat16, two files of them."""
+    config = EmuConfig(**BILLION)
+    config.save_pretrained(folder)
+    shapes = tensor_shapes(config)
+    places, names = {}, list(shapes)
+    for number, some in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
+        file = f"model-{number}.safetensors"
+        save_file({name: torch.zeros(shapes[name], dtype=torch.bfloat16) for name in some}, folder / file)
+        places |= dict.fromkeys(some, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_four_ranks_build_a_billion_weights_in_little_more_than_their_quarter():
-    assert in_processes(billion, free_port(), count=4) == [0, 0, 0, 0]
+@pytest.mark.parametrize("start", ["new", "read"])
+def test_four_ranks_build_a_billion_weights_in_little_more_than_their_quarter(start, tmp_path):
+    folder = save_billion(tmp_path) if start == "read" else None
+    assert in_processes(billion, free_port(), folder, count=4) == [0, 0, 0, 0]

@@ -1,5 +1,7 @@
 """Documents small enough to train on in a second, shared by the tests of training."""
 
+from unittest.mock import patch
+
 import torch
 import yaml
 from lightning.pytorch import Callback
@@ -72,7 +74,9 @@ def write_recipe(folder):
 
 
 def run(recipe, *words):
-    return fit(["--config", str(recipe), *map(str, words)])
+    """Fit a recipe, without pictures of its curves, which take a quarter of the time; tests/test_training_fit.py has them."""
+    with patch("emu.training.curves.plot_panels"):
+        return fit(["--config", str(recipe), *map(str, words)])
 
 
 def same(ours, theirs):

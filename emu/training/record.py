@@ -1,9 +1,13 @@
-"""The record of a run's configuration: as it was written, and with every value resolved."""
+"""The record of a run's configuration: as it was written, and with every value resolved.
+
+What comes from environment variables stays as it was written in both: what is secret does not reach the disk.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from emu.configuration.resolving import Resolved
+from emu.configuration.written import KeyPath
 from emu.training.module_class import with_class
 from emu_tokenizers.files import write_file
 
@@ -37,19 +42,14 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero and stage == "fit":
             self.config.ckpt_path, self.config.overwrite = None, False
             folder = Path(trainer.default_root_dir)
-            what = (self.parser, self.config, self.resolved, self.class_path)
-            write_file(folder / WRITTEN_FILE, as_written(*what).encode())
-            write_file(folder / RESOLVED_FILE, as_resolved(*what).encode())
+            found, resolved = values(self.parser, self.config), self.resolved
+            for file, texts in ((WRITTEN_FILE, resolved.written), (RESOLVED_FILE, resolved.from_environment())):
+                write_file(folder / file, _dumped(found, resolved, texts, self.class_path).encode())
 
 
 def as_written(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str | None) -> str:
     """A recipe that repeats a run: every value, interpolations as they were written."""
-    return _dumped(with_class(resolved.put_back(values(parser, config), resolved.written), class_path))
-
-
-def as_resolved(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str | None) -> str:
-    """Every value as a number or a text, save those from environment variables: what is secret does not reach the disk."""
-    return _dumped(with_class(resolved.put_back(values(parser, config), resolved.from_environment()), class_path))
+    return _dumped(values(parser, config), resolved, resolved.written, class_path)
 
 
 def comparable(parser: ArgumentParser, config: Namespace, resolved: Resolved, class_path: str) -> Any:
@@ -68,5 +68,5 @@ def values(parser: ArgumentParser, config: Namespace) -> Any:
     return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
 
 
-def _dumped(values: Any) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+def _dumped(values: Any, resolved: Resolved, texts: Mapping[KeyPath, str], class_path: str | None) -> str:
+    return yaml.safe_dump(with_class(resolved.put_back(values, texts), class_path), sort_keys=False, allow_unicode=True)

@@ -38,7 +38,7 @@ class LoraMemory:
 
     Attributes:
         weights: of the frozen model.
-        adapters: with their gradients and the two moments of AdamW.
+        adapters: with their gradients, the two moments of AdamW and, where one is kept, their moving average.
         activations: the most that lives beside them at once.
     """
 
@@ -63,6 +63,7 @@ def lora_memory(
     dtype: torch.dtype = torch.bfloat16,
     mixed: bool = True,
     checkpointing: bool = True,
+    average: bool = False,
 ) -> LoraMemory:
     """The memory of a step of `LoraModule` on rows of packed tokens.
 
@@ -73,6 +74,7 @@ def lora_memory(
         dtype: of the frozen weights.
         mixed: products run in bfloat16 (`trainer.precision: bf16-mixed`).
         checkpointing: see `LoraModule`.
+        average: whether a moving average of the adapters is kept.
     """
     with torch.device("meta"), default_dtype(dtype):
         model = EmuForCausalLM(without_dropout(EmuConfig.from_dict(config.to_dict())))
@@ -89,7 +91,7 @@ def lora_memory(
         with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             model(ids, labels=ids, segment_ids=torch.ones_like(ids)).loss.backward()
         gradients = sum(num_bytes_of(parameter.grad) for parameter in trained if parameter.grad is not None)
-    return LoraMemory(weights, 4 * own, max(0, live.peak - gradients))
+    return LoraMemory(weights, (5 if average else 4) * own, max(0, live.peak - gradients))
 
 
 def needed_memory(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
@@ -116,5 +118,6 @@ def needed_memory(arguments: Sequence[str]) -> tuple[LoraMemory, int]:
         dtype=DTYPES[module.base_dtype],
         mixed=is_mixed(cli.trainer),
         checkpointing=module.checkpointing == "full",
+        average=bool(module.average_decay),
     )
     return memory, length
