@@ -1,10 +1,14 @@
 """Settings that every test shares."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 
@@ -21,6 +25,23 @@ def _fixed_seed():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_are_parsed_once():
+    """Let a process parse each module that hides imports under TYPE_CHECKING, such as Lightning's, once.
+
+    jsonargparse does it again for every command line that it reads, which takes half the time of a test that trains for some steps.
+    """
+    from jsonargparse import _postponed_annotations
+
+    whole = lru_cache(ast.parse)
+
+    def parse(source):
+        return whole(source) if len(source) > 1000 else ast.parse(source)  # what it goes on to change is a line
+
+    with patch.object(_postponed_annotations, "ast", SimpleNamespace(**vars(ast) | {"parse": parse})):
+        yield
 
 
 @pytest.fixture(scope="session")

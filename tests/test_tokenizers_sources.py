@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from emu_tokenizers.pixels.images import BadPicture
-from emu_tokenizers.pixels.sources import clip_sources, picture_sources, tar_members
+from emu_tokenizers.pixels.sources import clip_sources, picture_sources
+from emu_tokenizers.pixels.tars import tar_members
 from emu_tokenizers.pixels.videos import require_video_reader
 from emu_tokenizers.training.picture_data import PictureData
 from emu_tokenizers.training.pixel_samples import BadSamples, Samples

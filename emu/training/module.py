@@ -89,11 +89,9 @@ class EmuModule(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.pretrained, self.init_from = pretrained, init_from
+        self.config, self.pretrained, self.init_from = config, pretrained, init_from
         self.optimizer_options = optimizer
-        self.weighting = weighting
-        self.objective = objective
+        self.weighting, self.objective = weighting, objective
         self.checkpointing, self.compiled = checkpointing, compile
         self.average_decay, self.peak_flops = average_decay, peak_flops
         self.weight_average: WeightAverage | None = None
@@ -130,7 +128,7 @@ class EmuModule(LightningModule):
             ValueError: it is not the model's.
         """
         if self.pretrained is not None:
-            model = EmuForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
+            model: EmuForCausalLM = EmuForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
             check_vocabulary(model.config, vocabulary)
             return model
         if self.init_from is not None and not self._starts_at_random():
@@ -342,7 +340,7 @@ class EmuModule(LightningModule):
             table = self.model.config.vocabulary
             kinds = TokenKinds(Vocabulary.from_dict(table)) if table is not None else None
             self.weighting.check(kinds)
-            batches, ranks = self.trainer.accumulate_grad_batches, Ranks.of(self)
+            ranks, batches = Ranks.of(self), self.trainer.accumulate_grad_batches
             self._step_weights = StepWeights(self.objective, self.weighting, kinds, batches, ranks)
             self.reporter.start(kinds, getattr(self._datamodule(), "source_names", ()), ranks)
         return self._step_weights

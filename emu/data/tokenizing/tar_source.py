@@ -17,7 +17,7 @@ from emu.data.tokenizing.source_options import SourceOptions
 from emu.lines import BadLine, Place, shown
 from emu_tokenizers.files import natural_key
 from emu_tokenizers.pixels.listing import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, is_ignored, picture_suffixes
-from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, MAX_MEMBERS
+from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES, MAX_MEMBERS
 
 PREFIX = "webdataset:"
 MAX_HEADER = 1 << 18

@@ -19,17 +19,15 @@ from typing import Any, Protocol
 from emu_tokenizers.files import natural_key
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, is_animation, is_ignored, picture_suffixes
 from emu_tokenizers.pixels.sources import (
-    MAX_MEMBER_BYTES,
     PHOTOGRAPHS,
     Frames,
     Source,
     Stored,
     dataset_table,
-    members_of,
     picture_files,
-    tar_files,
     undecoded,
 )
+from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES, members_of, tar_files
 from emu_tokenizers.pixels.videos import VideoFile, require_video_reader
 
 
@@ -56,7 +54,7 @@ class TarStream:
 
     def __init__(self, pattern: str, max_member_bytes: int, clips: bool) -> None:
         self._files, self._limit, self._clips = tar_files(pattern), max_member_bytes, clips
-        self.parts = [(file.name, file.stat().st_size) for file in self._files]
+        self.parts: Sequence[Any] = [(file.name, file.stat().st_size) for file in self._files]
 
     def sources(self, part: int, first: int = 0) -> Iterator[Source]:
         """See `PixelStream`."""
@@ -71,7 +69,7 @@ class FolderStream:
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}")
         self._clips, self._folders = clips, list(_folders_under(root))
-        self.parts = [str(folder.relative_to(root)) for folder in self._folders]
+        self.parts: Sequence[Any] = [str(folder.relative_to(root)) for folder in self._folders]
 
     def sources(self, part: int, first: int = 0) -> Iterator[Source]:
         """See `PixelStream`."""
@@ -112,7 +110,7 @@ class RowStream:
     def __init__(self, name: str, column: str, split: str, clips: bool) -> None:
         self._table = undecoded(dataset_table(name, split, streaming=True), name, column)
         self._column, self._clips = column, clips
-        self.parts = [(name, split, column, number) for number in range(self._table.num_shards)]
+        self.parts: Sequence[Any] = [(name, split, column, number) for number in range(self._table.num_shards)]
 
     def sources(self, part: int, first: int = 0) -> Iterator[Source]:
         """See `PixelStream`."""

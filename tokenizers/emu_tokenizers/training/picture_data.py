@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from emu_tokenizers.pixels.sources import MAX_MEMBER_BYTES, PHOTOGRAPHS, clip_sources, picture_sources
+from emu_tokenizers.pixels.sources import PHOTOGRAPHS, clip_sources, picture_sources
 from emu_tokenizers.pixels.streams import clip_stream, picture_stream
+from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES
 from emu_tokenizers.training.pixel_loader import PixelLoader, SampledPixels
 from emu_tokenizers.training.pixel_samples import Samples
 from emu_tokenizers.training.streamed_pixels import StreamedPixels
@@ -83,7 +84,8 @@ class PictureData(SampledPixels):
         self.clips: Any = (
             find_clips(videos, video_column, max_member_bytes=max_member_bytes) if videos is not None else []
         )
-        self.samples = Samples(0 if streaming else len(self.pictures) + len(self.clips), max_bad_share)
+        number = 0 if streaming else sum(len(sources) for _, sources in self._sources())
+        self.samples = Samples(number, max_bad_share)
         self._streamed: list[StreamedPixels] = []
 
     @property
