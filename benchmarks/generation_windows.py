@@ -2,6 +2,7 @@
 
     python benchmarks/generation_windows.py --windows 1 4 16 auto --repeats 3
     python benchmarks/generation_windows.py --model pictures --windows 1 4 16 32 auto --batches 1 4 --guidance 3
+    python benchmarks/generation_windows.py --model shapes --windows 1 8 16 auto --batches 1 4 --guidance 3 --repeats 5
 
 How many guesses are right depends on the model, the grid and the guidance, and what a wider pass costs on the machine, so every row names
 them. CPU seconds of one thread are medians over the repeats, after first calls in which "auto" tries its candidates; windows are measured
@@ -28,12 +29,17 @@ from emu.generation.window_choice import Window
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 THINGS = ("cat", "rocket", "pilot: dark skin tone", "pizza", "guitar", "firefighter: light skin tone", "bus", "dragon")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
 PROMPTS = {
     "digits": {
         "pictures": [f"a handwritten {name}" for name in NAMES],
         "clips": [f"a handwritten {name} moving left" for name in NAMES],
     },
     "pictures": {"pictures": list(THINGS), "clips": [f"{thing} bouncing" for thing in THINGS]},
+    "shapes": {
+        "pictures": [f"a {colour} {shape}" for colour in COLOURS for shape in ("circle", "square", "cross")],
+        "clips": [f"a {colour} ball rolling {way} at 4 fps" for way in ("up", "left") for colour in COLOURS],
+    },
 }
 
 
