@@ -41,7 +41,7 @@ class Answering:
     """A model that knows the answers to some of the questions, and counts how it was asked."""
 
     def __init__(self, emu, known):
-        self.tokenizer, self.known, self.asked = emu.tokenizer, known, 0
+        self.tokenizer, self.model, self.known, self.asked = emu.tokenizer, emu.model, known, 0
 
     def generate_text(self, documents, **options):
         self.asked += len(documents)
