@@ -2,13 +2,15 @@
 
     python benchmarks/post_training_measures.py runs/grpo measured/grpo.json --samples 4000
 
-`benchmarks/post_training.py measure` calls it for every model; equal options ask every model the same, with the same noise.
+`benchmarks/post_training.py measure` calls it for every model; equal options ask every model the same, with the same noise. What was
+measured before a stop is kept beside the file and not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from emu.generation import Engine
 from emu.training.checkpoint_file import read_checkpoint
 from emu.worlds import HELD_OUT
 from emu.worlds.question_data import QUESTIONS
-from emu_tokenizers.files import write_json
+from emu_tokenizers.files import read_json, write_json
 
 TRAINED_FOR = ("relation", "negation, two objects", "counting")
 """The skills that reinforcement is meant to raise."""
@@ -46,18 +48,22 @@ def main() -> None:
     documents, engine = trained_worlds(options.run / "model", emu.tokenizer), Engine(emu.model, emu.tokenizer.layout)
     amounts = SuiteOptions(options.documents, options.samples, 1.0, options.seed)
     subject = WorldModel(emu.model, engine, documents, amounts)
+    parts: dict[str, Callable[[], Any]] = {
+        "skills": lambda: skills(subject, log),
+        "bits": lambda: bits(subject, log),
+        "guidance": lambda: guidance(emu, subject, log),
+        "questions": lambda: questions(options.run / "model", options, log),
+    }
     if options.curve_from is not None:
-        found: dict[str, Any] = curve(options.run, options.curve_from, subject, log)
-    else:
-        skills = measure_skills((*SHAPES_SKILLS, *VIDEO_SKILLS), subject, log)
-        found = {
-            "skills": {name: answers(share) for name, share in skills.items()},
-            "bits": bits(subject, log),
-            "guidance": guidance(emu, subject, log),
-            "questions": questions(options.run / "model", options, log),
-        }
+        parts = {"steps": lambda: curve(options.run, options.curve_from, subject, log)}
     options.file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.file, found)
+    partial = options.file.with_suffix(".partial")
+    found = read_json(partial) if partial.exists() else {}
+    for name, measured in parts.items():
+        if name not in found:
+            found[name] = measured()
+            write_json(partial, found)
+    partial.rename(options.file)
     log("done")
 
 
@@ -77,6 +83,13 @@ def parse() -> argparse.Namespace:
         help="measure the skills that reinforcement trains alone, of the run that this one began as and of every checkpoint",
     )
     return parser.parse_args()
+
+
+def skills(subject: WorldModel, log: Any) -> dict[str, str]:
+    """By skill: which answers were right."""
+    return {
+        name: answers(share) for name, share in measure_skills((*SHAPES_SKILLS, *VIDEO_SKILLS), subject, log).items()
+    }
 
 
 def answers(share: Measure) -> str:
@@ -127,7 +140,7 @@ def questions(folder: Path, options: argparse.Namespace, log: Any) -> dict[str, 
 
 def curve(run: Path, begun_as: Path, subject: WorldModel, log: Any) -> dict[str, dict[str, str]]:
     """By step, 0 being the run that this one began as: the answers of the weights that its checkpoints hold."""
-    skills = [skill for skill in SHAPES_SKILLS if skill.name in TRAINED_FOR]
+    trained = [skill for skill in SHAPES_SKILLS if skill.name in TRAINED_FOR]
     files = {int(file.stem.partition("=")[2]): file for file in (run / "checkpoints").glob("step=*.safetensors")}
     weights = {0: Emu.from_pretrained(begun_as / "model", device="cpu").model.state_dict()}
     found = {}
@@ -137,7 +150,7 @@ def curve(run: Path, begun_as: Path, subject: WorldModel, log: Any) -> dict[str,
             weights[step] = {name.removeprefix("model."): value for name, value in content.items()}
         subject.model.load_state_dict(weights.pop(step))
         log(f"step {step}")
-        found[str(step)] = {name: answers(share) for name, share in measure_skills(skills, subject, log).items()}
+        found[str(step)] = {name: answers(share) for name, share in measure_skills(trained, subject, log).items()}
     return found
 
 

@@ -221,7 +221,7 @@ def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
     for kind, label in (("grpo", "GRPO"), ("plain", "plain training")):
         lines = []
         for file in sorted(folder.glob(f"*-{kind}.json")):
-            steps = json.loads(file.read_text())
+            steps = json.loads(file.read_text())["steps"]
             minutes = np.array([int(step) * seconds[kind] / 60 for step in steps])
             lines.append([fmean(digits(some[name]).mean() for name in TRAINED_FOR) for some in steps.values()])
             axes.plot(minutes, lines[-1], color=COLOURS[kind], linewidth=0.7, alpha=0.5)
