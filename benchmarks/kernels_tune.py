@@ -130,23 +130,28 @@ class Loss:
         compare("loss and gradients", runs, self.device, self.rounds)
 
 
+def search_variants(chosen: Config) -> Iterator[Config]:
+    """Vectors and codes of a block, warps and stages."""
+    yield chosen
+    for vectors, codes, warps, stages in (
+        (64, 128, 4, 3),
+        (128, 128, 8, 3),
+        (128, 128, 8, 4),
+        (128, 64, 8, 4),
+        (256, 64, 8, 3),
+    ):
+        found = {"BLOCK_VECTORS": vectors, "BLOCK_CODES": codes, "num_warps": warps, "num_stages": stages}
+        if chosen | found != chosen:
+            yield chosen | found
+
+
 def search_runs(arguments: argparse.Namespace) -> None:
     """Vectors of 4 and of 8 features among 32,768 codes."""
     vectors, codes = (65_536, 32_768) if arguments.device == "cuda" else (128, 300)
     for width in (4, 8):
         z, codebook = (torch.randn(n, width, device=arguments.device) for n in (vectors, codes))
         chosen = nearest_code_config(width)
-        blocks = (
-            (64, 128, 4, 3),
-            (128, 64, 8, 4),
-            (128, 128, 8, 4),
-            (256, 64, 8, 3),
-            (128, 256, 8, 2),
-            (256, 128, 8, 2),
-        )
-        names = ("BLOCK_VECTORS", "BLOCK_CODES", "num_warps", "num_stages")
-        configs = [chosen, *(chosen | dict(zip(names, found, strict=True)) for found in blocks)]
-        runs = [(found, partial(nearest_code_triton, z, codebook, found)) for found in configs]
+        runs = [(found, partial(nearest_code_triton, z, codebook, found)) for found in search_variants(chosen)]
         compare(f"search, {width} features", runs, arguments.device, arguments.rounds)
 
 

@@ -192,7 +192,9 @@ def packed_slack(width: int) -> float:
 
 def nearest_code_config(width: int) -> dict[str, int]:
     """Return block sizes for vectors of `width` features."""
-    if packed_width(width) <= 32:
+    if packed_width(width) == 16:
+        return {"BLOCK_VECTORS": 64, "BLOCK_CODES": 128, "BLOCK_EXACT": 1024, "num_warps": 4, "num_stages": 3}
+    if packed_width(width) == 32:
         return {"BLOCK_VECTORS": 128, "BLOCK_CODES": 128, "BLOCK_EXACT": 1024, "num_warps": 8, "num_stages": 3}
     return {"BLOCK_VECTORS": 64, "BLOCK_CODES": 64, "BLOCK_EXACT": 128, "num_warps": 4, "num_stages": 2}
 
