@@ -24,7 +24,7 @@ from triton.runtime.errors import OutOfResources
 from emu_kernels.attention.gpu import attention_triton
 from emu_kernels.attention.gpu_backward import attention_backward_triton
 from emu_kernels.configurations import Config, attention_backward, attention_forward, configuration, loss
-from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES, forward_triton
+from emu_kernels.linear_cross_entropy.gpu import SCRATCH_BYTES, forward_triton, loss_scratch
 from emu_kernels.nearest_code.gpu import nearest_code_config, nearest_code_triton
 
 
@@ -111,7 +111,7 @@ class Loss:
         self.target = torch.randint(0, arguments.vocab, (arguments.length,), device=self.device)
         self.chosen = configuration(loss, self.hidden.device)
 
-    def run(self, config: Config, gradients: bool, scratch_bytes: int = SCRATCH_BYTES) -> Callable[[], Any]:
+    def run(self, config: Config, gradients: bool, scratch_bytes: int | None = None) -> Callable[[], Any]:
         """One call."""
         inputs = self.hidden, self.weight, self.target, None, 0, len(self.weight), None, 0.0, -100
         last = torch.zeros((), device=self.device), "mean", False, gradients, gradients
@@ -125,7 +125,7 @@ class Loss:
 
     def chunks(self) -> None:
         """With gradients over several sizes of the buffer: a larger one reads and writes d weight less often."""
-        sizes = [SCRATCH_BYTES, *(size * 2**20 for size in (256, 768, 1088, 1536))]
+        sizes = [loss_scratch(self.weight, True), SCRATCH_BYTES, *(size * 2**20 for size in (256, 640, 1088, 1536))]
         runs = [({"scratch_bytes": size}, self.run(self.chosen, True, size)) for size in sizes]
         compare("loss and gradients", runs, self.device, self.rounds)
 

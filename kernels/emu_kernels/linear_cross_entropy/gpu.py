@@ -31,7 +31,8 @@ from emu_kernels.linear_cross_entropy.gpu_kernels import logits_kernel, scale_ke
 from emu_kernels.linear_cross_entropy.groups import Group, keep_tokens, mean_scale, skipped_values, token_groups
 from emu_kernels.linear_cross_entropy.scaling import amplifier_of, scaled, z_loss_bound
 
-SCRATCH_BYTES = 448 * 2**20  # of a chunk of tokens: what a call holds beside its inputs and results
+SCRATCH_BYTES = 448 * 2**20  # of a chunk of tokens: what a call holds beside its inputs and results, or
+SCRATCH_SHARE = 0.3  # of d weight where that is more
 SCALE_TILES = 8
 EVEN_IDS = 8  # 16 bytes, without which cuBLAS takes kernels that load number by number
 
@@ -55,7 +56,7 @@ class TritonHead:
         softcap: float,
         store: bool,
         config: dict[str, Any],
-        scratch_bytes: int | None,
+        scratch_bytes: int,
     ) -> None:
         self.weight = weight[group.first : group.first + group.count]  # (V, H)
         self.count, self.softcap, self.config = group.count, softcap, config
@@ -149,6 +150,15 @@ def _write_product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> Non
         torch.mm(left, right, out_dtype=torch.float32, out=total)
 
 
+def loss_scratch(weight: Tensor, grad_weight: bool) -> int:
+    """Return the bytes that a chunk of tokens may take for a head of weight (V, H).
+
+    Each chunk reads and writes all of d weight, so that the chunks of a large head are larger: on an H200 8,192 tokens take 55 ms in four
+    chunks and 61 in eight at V = 184,622 and H = 4096. In 16 bits no call holds more for it: d weight is rounded when the chunk is gone.
+    """
+    return max(SCRATCH_BYTES, int(SCRATCH_SHARE * 4 * weight.numel()) if grad_weight else 0)
+
+
 def _empty_gradient(weight: Tensor, groups: list[Group]) -> Tensor:
     """Allocate d weight in float32, zero where no group writes or several add."""
     d_weight = weight.new_empty(weight.shape, dtype=torch.float32)
@@ -193,7 +203,7 @@ def forward_triton(
     grad_weight: bool,
     check: bool = True,
     config: dict[str, Any] | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
+    scratch_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `op.forward_op`."""
     if hidden.dtype not in HALVES:
@@ -216,6 +226,7 @@ def forward_triton(
         amplifier /= z_loss_bound(hidden, weight, kept, softcap, z_loss)
     own_weights = None if weights is None else factors
     groups = token_groups(target, kept, first, count, ranges, weight.shape[0], own_weights, check)
+    scratch_bytes = scratch_bytes or loss_scratch(weight, grad_weight)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
         head = TritonHead(
@@ -258,7 +269,7 @@ def backward_triton(
     grad_weight: bool,
     check: bool = True,
     config: dict[str, Any] | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
+    scratch_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `op.backward_op`."""
     if hidden.dtype not in HALVES:
@@ -273,6 +284,7 @@ def backward_triton(
     amplifier = amplifier_of(torch.maximum(on_softmax.abs(), on_target.abs()), hidden.dtype)
     on_softmax, on_target = on_softmax * amplifier, on_target * amplifier
     groups = token_groups(None, kept, first, count, ranges, weight.shape[0], check=check)
+    scratch_bytes = scratch_bytes or loss_scratch(weight, grad_weight)
     d_weight = _empty_gradient(weight, groups) if grad_weight else weight.new_empty(0, dtype=torch.float32)
     for group in groups:
         head = TritonHead(
