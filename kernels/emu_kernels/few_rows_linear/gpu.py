@@ -29,7 +29,8 @@ def few_rows_kernel(
     x_ptr, norm_ptr, first_ptr, second_ptr, third_ptr, residual_ptr, out_ptr, num_rows, first_columns, second_columns,
     third_columns, x_stride, residual_stride, out_stride, eps, WIDTH: tl.constexpr, WEIGHTS: tl.constexpr,
     NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, OVERLAP: tl.constexpr, FETCH: tl.constexpr,
-    PRODUCT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+    PRODUCT: tl.constexpr, SLICES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Multiply x (T, D), with NORM normed, with weights (columns, D): out (T, N), with ADD plus a residual (T, N).
 
@@ -53,44 +54,48 @@ def few_rows_kernel(
     # Blocks of rows of the same columns follow each other, so that a weight comes from memory once.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-    feature = tl.arange(0, BLOCK_WIDTH)
     own = tl.minimum(column, columns - 1).to(tl.int64)[:, None] * WIDTH
     if OVERLAP and FETCH:
         piece = tl.arange(0, PIECES)[None, :] * (FETCH // PIECES)
-        fetch_ahead(weight_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8))
+        size: tl.constexpr = FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        fetch_ahead(weight_ptr + own + piece, size)
         if GATED:
-            fetch_ahead(
-                second_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
-            )
+            fetch_ahead(second_ptr + own + piece, size)
     wait_for_previous(OVERLAP)
-    own += feature[None, :]
-    x_own = x_ptr + row.to(tl.int64)[:, None] * x_stride + feature[None, :]
-    there = (row < num_rows)[:, None]
-    total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
-    other = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
-    squares = tl.zeros((BLOCK_ROWS, BLOCK_WIDTH), dtype=tl.float32)
-    for start in range(0, WIDTH, BLOCK_WIDTH):
-        if WIDTH % BLOCK_WIDTH == 0:
+    # Each warp multiplies a slice of the features of a step: 16 rows are too few to give each warp some of them.
+    feature = (tl.arange(0, SLICES) * BLOCK_WIDTH)[:, None] + tl.arange(0, BLOCK_WIDTH)[None, :]
+    weights = own[None, :, :] + feature[:, None, :]
+    x_own = x_ptr + row.to(tl.int64)[None, :, None] * x_stride + feature[:, None, :]
+    there = (row < num_rows)[None, :, None]
+    total = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    other = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    squares = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_ROWS), dtype=tl.float32)
+    for start in range(0, WIDTH, SLICES * BLOCK_WIDTH):
+        if WIDTH % (SLICES * BLOCK_WIDTH) == 0:
             x = tl.load(x_own + start, mask=there, other=0.0)
-            weight = tl.load(weight_ptr + own + start)
+            weight = tl.load(weight_ptr + weights + start)
         else:
-            inside = (start + feature < WIDTH)[None, :]
+            inside = (start + feature < WIDTH)[:, None, :]
             x = tl.load(x_own + start, mask=there & inside, other=0.0)
-            weight = tl.load(weight_ptr + own + start, mask=inside, other=0.0)
+            weight = tl.load(weight_ptr + weights + start, mask=inside, other=0.0)
         if NORM:
-            wide = x.to(tl.float32)
-            squares += wide * wide
+            squares = tl.dot(
+                x, tl.permute(x, 0, 2, 1), squares, input_precision=PRODUCT
+            )  # of which the diagonal is meant
             scale = tl.load(norm_ptr + start + feature, mask=start + feature < WIDTH, other=0.0)
-            x *= scale[None, :]
-        total = tl.dot(x, weight.T, total, input_precision=PRODUCT)
+            x *= scale[:, None, :]
+        total = tl.dot(x, tl.permute(weight, 0, 2, 1), total, input_precision=PRODUCT)
         if GATED:
-            if WIDTH % BLOCK_WIDTH == 0:
-                second = tl.load(second_ptr + own + start)
+            if WIDTH % (SLICES * BLOCK_WIDTH) == 0:
+                second = tl.load(second_ptr + weights + start)
             else:
-                second = tl.load(second_ptr + own + start, mask=(start + feature < WIDTH)[None, :], other=0.0)
-            other = tl.dot(x, second.T, other, input_precision=PRODUCT)
+                second = tl.load(second_ptr + weights + start, mask=(start + feature < WIDTH)[:, None, :], other=0.0)
+            other = tl.dot(x, tl.permute(second, 0, 2, 1), other, input_precision=PRODUCT)
+    total, other = tl.sum(total, axis=0), tl.sum(other, axis=0)
+    there = (row < num_rows)[:, None]
     if NORM:
-        inverse = tl.rsqrt(tl.sum(squares, axis=1) / WIDTH + eps)[:, None]
+        own_row = tl.arange(0, BLOCK_ROWS)[:, None] == tl.arange(0, BLOCK_ROWS)[None, :]
+        inverse = tl.rsqrt(tl.sum(tl.where(own_row, tl.sum(squares, axis=0), 0.0), axis=1) / WIDTH + eps)[:, None]
         total *= inverse
         other *= inverse
     if GATED:
