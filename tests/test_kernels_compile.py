@@ -339,7 +339,7 @@ def test_nearest_code_kernels_compile(capability: int, width: int, dtype: str) -
     types = NEAREST_TYPES | {"z_ptr": f"*{dtype}", "codebook_ptr": f"*{dtype}"}
     constants = {"WIDTH": width, "PACKED_WIDTH": size, "BLOCK_WIDTH": 1 << (width - 1).bit_length()}
     found = build(capability, "nearest_code.gpu", "nearest_code_kernel", types, constants, config)
-    check(found, capability)
+    check(found, capability, 8 if (capability, width) == (86, 32) else 0)  # of triton 3.9
     # Products of tf32 take 8 features each, half of those of 16 bits.
     vectors, codes = config["BLOCK_VECTORS"], config["BLOCK_CODES"]
     kind = PRODUCTS[capability]
@@ -366,13 +366,16 @@ def test_table_kernel_compiles(capability: int) -> None:
     check(found, capability)
 
 
+# Sixteen queries of four heads; the most of triton 3.6 to 3.9, which is that of 3.9.
 DECODE_SPILLS = {
-    (80, "fp32"): 32,
-    (86, "fp32"): 40,
-    (90, "fp32"): 32,
-    (100, "fp32"): 48,
+    (80, "bf16"): 48,
+    (80, "fp32"): 80,
+    (86, "bf16"): 40,
+    (86, "fp32"): 88,
+    (90, "fp32"): 56,
+    (100, "fp32"): 120,
+    (120, "bf16"): 72,
     (120, "fp32"): 48,
-    (120, "bf16"): 64,
 }
 
 
@@ -488,8 +491,8 @@ LINEAR_FORMS = {
     "a sum": (1, False, False, True, 4096, 14336),
     "a gate": (2, True, True, False, 28672, 4096),
 }
-# Products of float32 hold each factor three times in registers.
-LINEAR_SPILLS = {("queries, keys and values", "fp32"): 8, ("a gate", "fp32"): 56}
+# Products of float32 hold each factor three times in registers; the most of triton 3.6 to 3.9.
+LINEAR_SPILLS = {("queries, keys and values", "fp32"): 24, ("a gate", "fp32"): 72}
 
 
 @pytest.mark.parametrize(
