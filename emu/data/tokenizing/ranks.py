@@ -45,9 +45,10 @@ class Rank:
         Raises:
             ValueError: the variables are not numbers, or the rank is not below their number.
         """
-        names = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+        torchrun, srun = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        names = [torchrun, srun]
         if "SLURM_JOB_ID" in variables and "SLURM_STEP_ID" not in variables:
-            names = names[:1]  # the script of a job, which tells how many tasks srun would start, and runs once
+            names = [torchrun]  # the script of a job, which tells how many tasks srun would start, and runs once
         for number, size, local in names:
             if number in variables and size in variables:
                 values = variables[number], variables[size]
