@@ -20,6 +20,7 @@ from PIL import Image
 
 from emu.configuration.problems import Problem
 from emu.media import gif_bytes
+from emu_tokenizers.pixels.images import to_rgb
 from emu_tokenizers.registry import Registry
 
 
@@ -97,7 +98,7 @@ def _show_on_board(logger: TensorBoardLogger, samples: Sequence[Sample], step: i
         if len(sample.frames) > 1:
             _add_clip(board, name, sample, step)
         elif sample.frames:
-            board.add_image(name, np.asarray(sample.frames[0].convert("RGB")), step, dataformats="HWC")
+            board.add_image(name, np.asarray(to_rgb(sample.frames[0])), step, dataformats="HWC")
         board.add_text(name, f"{sample.prompt}\n\n{sample.text}".strip(), step)
 
 

@@ -1,9 +1,9 @@
 """Samples of streams by the number of their step: windows of a stream, each in a random order of its own.
 
 Window w of a stream is its sources w * size to (w + 1) * size, pass after pass, the parts of each pass in an order that is drawn from the
-seed and the number of the pass. Sample n of a run is one of window n div size, the one at place n mod size of a permutation that is drawn
-from the seed and the window's number. So what a step holds is a function of seed and step, on any number of ranks; where a stream stands is
-four numbers, the same ones on all ranks, and going on from them reads nothing of what was before.
+seed and the number of the pass. Sample n of a run is one of window n div size, the one at place n mod size of a permutation that seed and
+number of the window give. So what a step holds is a function of seed and step, on any number of ranks; where a stream stands is four
+numbers, the same ones on all ranks, and going on from them reads nothing of what was before.
 """
 
 from __future__ import annotations
