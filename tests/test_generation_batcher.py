@@ -250,6 +250,16 @@ def test_a_cancelled_request_leaves_its_slot_to_the_one_that_waits():
     assert torch.equal(second.result(), alone(batcher.engine, picture(seed=1)))  # what is done stays done
 
 
+def test_requests_whose_prompts_are_there_begin_when_one_that_they_waited_for_is_cancelled(short_chunks):
+    batcher = Batcher(engine_of(), slots=2)
+    short, long = batcher.submit(picture("abc")), batcher.submit(picture("abcdefgh" * 4))
+    for _ in range(3):  # chunks: all of the one prompt, and a part of the other
+        batcher.step()
+    long.cancel()
+    batcher.run()
+    assert torch.equal(short.result(), alone(batcher.engine, picture("abc")))
+
+
 def test_whoever_waits_longest_is_next_also_where_others_would_fit():
     engine = engine_of()
     large, small_one = picture(grid=(12, 12)), text(most=1)

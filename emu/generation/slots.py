@@ -72,14 +72,15 @@ class Slots:
             Whether anything was drawn; nothing is after a chunk of long prompts alone.
         """
         fed, cohorts = self._prompts.feed(), list(self._cohorts.values())
-        if fed and cohorts and self._passes.records:
+        if fed and (not cohorts or self._passes.records):
             # A recorded pass takes as many tokens of each row.
             self._run([], fed)
-            passed = self._run(cohorts, [])
-        else:
+            fed = []
+        # Nothing runs where a lane has just been taken back for which others waited that have their prompts.
+        if cohorts:
             passed = self._run(cohorts, fed)
-        for cohort in cohorts:
-            cohort.take(passed)
+            for cohort in cohorts:
+                cohort.take(passed)
         ready = [lanes for lanes in self._joining if self._prompts.are_done(lanes)]
         for lanes in ready:
             self._joining.remove(lanes)
@@ -90,7 +91,7 @@ class Slots:
     def _run(self, cohorts: Sequence[Cohort], fed: Sequence[tuple[int, Tensor]]) -> Passed:
         """One pass over the next tokens of cohorts and of prompts."""
         feeds = [cohort.feed() for cohort in cohorts]
-        width = max(*(feed.shape[1] for feed in feeds), *(len(ids) for _, ids in fed), 1)
+        width = max([feed.shape[1] for feed in feeds] + [len(ids) for _, ids in fed])
         rows, device = self.cache.rows, self.model.device
         ids = torch.zeros(rows, width, dtype=torch.int64, device=device)
         counts = [0] * rows
