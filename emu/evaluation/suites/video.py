@@ -13,11 +13,10 @@ from emu.evaluation.suites.worlds import WorldModel, WorldSuite, measure_skills
 
 
 @dataclass(frozen=True)
-class ClipModel:
+class ClipModel(WorldModel):
     """A model of clips, and how long clips are drawn, in times of the trained length; 1 for those of training alone."""
 
-    known: WorldModel
-    length: int
+    length: int = 1
 
 
 class VideoSuite(WorldSuite):
@@ -41,24 +40,24 @@ class VideoSuite(WorldSuite):
         Raises:
             ValueError: also where the length is below 1, or the model knows no clips from captions.
         """
-        known = super().prepare(request)
         if request.length < 1:
             raise ValueError(f"--length is {request.length}; expected 1 or more times the trained length")
+        known = super().prepare(request)
         if request.length > 1 and not known.knows("moving", "text-to-video"):
             raise Unsuited("this model was not trained on clips from captions; --length needs the task text-to-video")
-        return ClipModel(known, request.length)
+        return ClipModel(known.model, known.engine, known.documents, known.options, request.length)
 
-    def run(self, subject: ClipModel, log: Log) -> Report:
+    def run(self, subject: WorldModel, log: Log) -> Report:
         """See `Suite`."""
-        known, options = subject.known, subject.known.options
-        skills = measure_skills(VIDEO_SKILLS, known, log)
+        options = subject.options
+        skills = measure_skills(VIDEO_SKILLS, subject, log)
         measures = {f"skill/{name}": share for name, share in skills.items()}
         table: dict[str, object] = {"skills": {name: share.to_dict() for name, share in skills.items()}}
         figures = figures_of(measures)
-        if subject.length > 1:
-            documents = known.documents["moving"]
+        if isinstance(subject, ClipModel) and subject.length > 1:
+            documents = subject.documents["moving"]
             found = measure_length(
-                known.model, documents, subject.length, options.documents, options.samples, options.seed
+                subject.model, documents, subject.length, options.documents, options.samples, options.seed
             )
             for name, share in found.measures().items():
                 log(f"{name}: {share}")
