@@ -25,6 +25,52 @@ PIECES = tl.constexpr(4)
 
 
 @triton.jit
+def _weight_of(
+    tile, first_ptr, second_ptr, third_ptr, first_columns, second_columns, third_columns, WEIGHTS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Find the weight to which a tile of all columns belongs: the tile's number in it, pointer, columns, and those before it."""
+    weight_ptr, columns, before = first_ptr, first_columns, 0
+    if WEIGHTS > 1:
+        tiles = tl.cdiv(first_columns, BLOCK_COLUMNS)
+        if tile >= tiles:
+            tile -= tiles
+            before += first_columns
+            weight_ptr, columns = second_ptr, second_columns
+            if WEIGHTS > 2:
+                tiles = tl.cdiv(second_columns, BLOCK_COLUMNS)
+                if tile >= tiles:
+                    tile -= tiles
+                    before += second_columns
+                    weight_ptr, columns = third_ptr, third_columns
+    return tile, weight_ptr, columns, before
+
+
+@triton.jit
+def _fetch_columns(weight_ptr, own, FETCH: tl.constexpr):
+    """Begin to bring the first FETCH numbers of columns, which start at `own` (columns, 1), nearer."""
+    piece = tl.arange(0, PIECES)[None, :] * (FETCH // PIECES)
+    fetch_ahead(weight_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8))
+
+
+@triton.jit
+def _load(pointers, inside, WHOLE: tl.constexpr):
+    """Load a tile of a weight, of which all is there or what is inside."""
+    if WHOLE:
+        return tl.load(pointers)
+    else:
+        return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
+def _inverse_root(squares, eps, WIDTH: tl.constexpr):
+    """Compute 1 over the root mean square of rows, (T, 1), from products of rows with all rows, (slices, T, T)."""
+    row = tl.arange(0, squares.shape[1])
+    own = tl.where(row[:, None] == row[None, :], tl.sum(squares, axis=0), 0.0)
+    return tl.rsqrt(tl.sum(own, axis=1) / WIDTH + eps)[:, None]
+
+
+@triton.jit
 def few_rows_kernel(
     x_ptr, norm_ptr, first_ptr, second_ptr, third_ptr, residual_ptr, out_ptr, num_rows, first_columns, second_columns,
     third_columns, x_stride, residual_stride, out_stride, eps, WIDTH: tl.constexpr, WEIGHTS: tl.constexpr,
@@ -37,77 +83,52 @@ def few_rows_kernel(
     With GATED there are two weights of equal shape, and out is silu of the first product times the second.
     """
     start_next(OVERLAP)
-    tile = tl.program_id(1)
-    weight_ptr, columns, before = first_ptr, first_columns, 0
-    if WEIGHTS > 1 and not GATED:
-        tiles = tl.cdiv(first_columns, BLOCK_COLUMNS)
-        if tile >= tiles:
-            tile -= tiles
-            before += first_columns
-            weight_ptr, columns = second_ptr, second_columns
-            if WEIGHTS > 2:
-                tiles = tl.cdiv(second_columns, BLOCK_COLUMNS)
-                if tile >= tiles:
-                    tile -= tiles
-                    before += second_columns
-                    weight_ptr, columns = third_ptr, third_columns
+    tile, weight_ptr, columns, before = _weight_of(
+        tl.program_id(1), first_ptr, second_ptr, third_ptr, first_columns, second_columns, third_columns,
+        1 if GATED else WEIGHTS, BLOCK_COLUMNS,
+    )  # fmt: skip
     # Blocks of rows of the same columns follow each other, so that a weight comes from memory once.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     own = tl.minimum(column, columns - 1).to(tl.int64)[:, None] * WIDTH
     if OVERLAP and FETCH:
-        piece = tl.arange(0, PIECES)[None, :] * (FETCH // PIECES)
-        size: tl.constexpr = FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        fetch_ahead(weight_ptr + own + piece, size)
+        _fetch_columns(weight_ptr, own, FETCH)
         if GATED:
-            fetch_ahead(second_ptr + own + piece, size)
+            _fetch_columns(second_ptr, own, FETCH)
     wait_for_previous(OVERLAP)
     # Each warp multiplies a slice of the features of a step: 16 rows are too few to give each warp some of them.
     feature = (tl.arange(0, SLICES) * BLOCK_WIDTH)[:, None] + tl.arange(0, BLOCK_WIDTH)[None, :]
     weights = own[None, :, :] + feature[:, None, :]
     x_own = x_ptr + row.to(tl.int64)[None, :, None] * x_stride + feature[:, None, :]
-    there = (row < num_rows)[None, :, None]
     total = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     other = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     squares = tl.zeros((SLICES, BLOCK_ROWS, BLOCK_ROWS), dtype=tl.float32)
+    WHOLE: tl.constexpr = WIDTH % (SLICES * BLOCK_WIDTH) == 0
     for start in range(0, WIDTH, SLICES * BLOCK_WIDTH):
-        if WIDTH % (SLICES * BLOCK_WIDTH) == 0:
-            x = tl.load(x_own + start, mask=there, other=0.0)
-            weight = tl.load(weight_ptr + weights + start)
-        else:
-            inside = (start + feature < WIDTH)[:, None, :]
-            x = tl.load(x_own + start, mask=there & inside, other=0.0)
-            weight = tl.load(weight_ptr + weights + start, mask=inside, other=0.0)
+        inside = (start + feature < WIDTH)[:, None, :]
+        x = tl.load(x_own + start, mask=(row < num_rows)[None, :, None] & inside, other=0.0)
         if NORM:
-            squares = tl.dot(
-                x, tl.permute(x, 0, 2, 1), squares, input_precision=PRODUCT
-            )  # of which the diagonal is meant
+            squares = tl.dot(x, tl.permute(x, 0, 2, 1), squares, input_precision=PRODUCT)  # also between rows
             scale = tl.load(norm_ptr + start + feature, mask=start + feature < WIDTH, other=0.0)
             x *= scale[:, None, :]
+        weight = _load(weight_ptr + weights + start, inside, WHOLE)
         total = tl.dot(x, tl.permute(weight, 0, 2, 1), total, input_precision=PRODUCT)
         if GATED:
-            if WIDTH % (SLICES * BLOCK_WIDTH) == 0:
-                second = tl.load(second_ptr + weights + start)
-            else:
-                second = tl.load(second_ptr + weights + start, mask=(start + feature < WIDTH)[:, None, :], other=0.0)
+            second = _load(second_ptr + weights + start, inside, WHOLE)
             other = tl.dot(x, tl.permute(second, 0, 2, 1), other, input_precision=PRODUCT)
     total, other = tl.sum(total, axis=0), tl.sum(other, axis=0)
-    there = (row < num_rows)[:, None]
     if NORM:
-        own_row = tl.arange(0, BLOCK_ROWS)[:, None] == tl.arange(0, BLOCK_ROWS)[None, :]
-        inverse = tl.rsqrt(tl.sum(tl.where(own_row, tl.sum(squares, axis=0), 0.0), axis=1) / WIDTH + eps)[:, None]
+        inverse = _inverse_root(squares, eps, WIDTH)
         total *= inverse
         other *= inverse
     if GATED:
         total = total * tl.sigmoid(total) * other
-    written = there & (column < columns)[None, :]
-    place = row.to(tl.int64)[:, None]
+    written, place = (row < num_rows)[:, None] & (column < columns)[None, :], row.to(tl.int64)[:, None]
     if ADD:
         residual = residual_ptr + place * residual_stride + (before + column)[None, :]
         total += tl.load(residual, mask=written, other=0.0).to(tl.float32)
-    tl.store(
-        out_ptr + place * out_stride + (before + column)[None, :], total.to(out_ptr.dtype.element_ty), mask=written
-    )
+    out = out_ptr + place * out_stride + (before + column)[None, :]
+    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=written)
 
 
 def few_rows_linear_triton(
