@@ -27,7 +27,7 @@ RULES = {"two": ("plain", "relation", "counted", "negated"), "one": ("sized", "p
 """Kinds of captions that candidates are drawn after."""
 MARKS = 4
 """Points of a curve: checkpoints that are measured too."""
-CURVES = ("grpo", "plain")
+CURVES = ("grpo", "near", "plain")
 """Kinds whose checkpoints the stage `curve` measures: `plain` gets the processor time of the other."""
 
 
@@ -48,6 +48,7 @@ class Kind:
 
 KINDS = {
     "grpo": Kind("shapes-grpo", 250),
+    "near": Kind("shapes-grpo", 150, ("--model.objective.kl=0.2", "--model.optimizer.schedule=cosine")),
     "plain": Kind(
         "shapes", 1118, ("--model.config=null", "--trainer.callbacks=null", "--model.optimizer.decay_steps=372")
     ),

@@ -17,11 +17,12 @@ from emu.evaluation.statistics import Interval, paired_difference
 from emu_tokenizers.files import write_json
 
 BASE = "base"
-KINDS = ("grpo", "plain", "dpo", "qft", "vqa")
+KINDS = ("grpo", "near", "plain", "dpo", "qft", "vqa")
 TRAINED_FOR = ("relation", "negation, two objects", "counting")
 PAIR = "free places, share of the truth, two objects/guidance 1"
 CURVES = {
     "grpo": ("train/reward", "train/distinct", "train/entropy", "train/kl"),
+    "near": ("train/reward", "train/distinct", "train/entropy", "train/kl"),
     "dpo": ("train/preference_loss", "train/next_token_loss", "train/margin", "train/accuracy"),
     "qft": ("train/loss",),
     "vqa": ("train/loss",),
@@ -30,6 +31,7 @@ CURVES = {
 COLOURS = {
     BASE: "0.5",
     "grpo": "tab:blue",
+    "near": "tab:cyan",
     "plain": "tab:orange",
     "dpo": "tab:green",
     "qft": "tab:purple",
@@ -47,8 +49,9 @@ def report(folder: Path, pictures: Path | None) -> None:
     found = read(folder)
     seconds = {file.stem: json.loads(file.read_text())["seconds"] for file in (folder / "seconds").glob("*.json")}
     rows = {kind: differences(found, kind, BASE) for kind in KINDS if kind in found}
-    if {"grpo", "plain"} <= set(found):
-        rows["grpo against plain"] = differences(found, "grpo", "plain")
+    for kind in ("grpo", "near"):
+        if {kind, "plain"} <= set(found):
+            rows[f"{kind} against plain"] = differences(found, kind, "plain")
     text = "\n\n".join(
         [
             skills_table(rows),
@@ -218,11 +221,12 @@ def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
     """Mean share of the three skills against processor minutes, of GRPO and of plain training; a thin line for each seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind, label in (("grpo", "GRPO"), ("plain", "plain training")):
+    for kind, label in (("grpo", "GRPO"), ("near", "GRPO, kl 0.2"), ("plain", "plain training")):
         lines = []
         for file in sorted(folder.glob(f"*-{kind}.json")):
             steps = json.loads(file.read_text())["steps"]
-            minutes = np.array([int(step) * seconds[kind] / 60 for step in steps])
+            each = seconds["plain" if kind == "plain" else "grpo"]
+            minutes = np.array([int(step) * each / 60 for step in steps])
             lines.append([fmean(digits(some[name]).mean() for name in TRAINED_FOR) for some in steps.values()])
             axes.plot(minutes, lines[-1], color=COLOURS[kind], linewidth=0.7, alpha=0.5)
         if lines:
@@ -272,7 +276,7 @@ def normal_picture(folder: Path, found: Found) -> Figure:
     panels = [(kind, name) for kind, names in CURVES.items() for name in names]
     figure = Figure(figsize=(12, 7), layout="constrained")
     for number, (kind, name) in enumerate(panels):
-        axes = figure.add_subplot(3, 4, number + 1)
+        axes = figure.add_subplot(-(-len(panels) // 4), 4, number + 1)
         for run in metrics(folder, kind, list(found.get(kind, {}))):
             axes.plot(run["step"], run[name], color=COLOURS[kind], linewidth=0.8)
         axes.set_title(f"{kind}: {name.removeprefix('train/')}", fontsize=9)
