@@ -26,6 +26,13 @@ DESCRIPTORS: dict[str, dict[int, Blocks]] = {
     "key": {128: (64, 128, 8, 2), 256: (32, 64, 8, 1)},
     "query": {128: (128, 128, 8, 2), 256: (128, 32, 8, 2)},
 }
+# On Hopper two small blocks on a processor share it better than one large one: the one multiplies while the other takes exponentials.
+# Timed on an H200 with heads of 128, in whole and in packed rows: forward 1.21 times as fast, keys 1.16, queries 1.02.
+DESCRIPTORS_HOPPER: dict[str, dict[int, Blocks]] = {
+    "forward": {64: (128, 64, 4, 3), 128: (64, 64, 4, 3), 256: (128, 64, 8, 2)},
+    "key": {64: (64, 128, 8, 2), 128: (64, 64, 4, 2), 256: (32, 64, 8, 1)},
+    "query": {64: (128, 128, 8, 2), 128: (64, 64, 4, 2), 256: (128, 32, 8, 2)},
+}
 # 16 bits, by pointer: products of one warp, whose results stay in its registers, and at most 99 KiB of shared memory.
 POINTERS: dict[str, dict[int, Blocks]] = {
     "forward": {128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
@@ -59,7 +66,9 @@ def _attention(kernel: str, found: Architecture, dtype: torch.dtype, width: int)
     single = dtype == torch.float32
     # Products of float32 take their factors from registers, where tiles that come by descriptor would all be held at once.
     descriptors = found.descriptors and not single
-    table = DESCRIPTORS if descriptors else POINTERS
+    table = POINTERS
+    if descriptors:
+        table = DESCRIPTORS_HOPPER if found is HOPPER else DESCRIPTORS
     if single:
         table = SINGLE_HOPPER if found is HOPPER else SINGLE
     block_width = padded_width(width)
