@@ -98,7 +98,7 @@ def blocks(chosen: dict[Kind, Config], overlap: bool = True, part: int = 0, stag
     ahead = early.overlaps if overlap else lambda like: False
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(gpu, "few_rows", choose))
-        for module in (gpu, attention, gpu_into):
+        for module in (attention, gpu_into):
             patches.enter_context(mock.patch.object(module, "overlaps", ahead))
         if part:
             usual_blocks = attention.decode_blocks
@@ -134,17 +134,24 @@ def milliseconds(run: Callable[[], Any], arguments: argparse.Namespace) -> float
 
 
 CANDIDATES: tuple[Config, ...] = tuple(
-    {"BLOCK_COLUMNS": columns, "BLOCK_WIDTH": width, "num_warps": warps, "num_stages": stages}
-    for columns, width, warps, stages in (
-        (16, 256, 4, 4), (16, 256, 2, 6), (16, 512, 4, 4), (32, 128, 4, 6), (32, 256, 4, 4), (32, 256, 4, 6), (64, 128, 4, 4),
-        (64, 128, 8, 5),
+    {"BLOCK_COLUMNS": columns, "SLICES": slices, "num_warps": slices, "num_stages": stages}
+    for columns, slices, stages in (
+        (16, 2, 5),
+        (16, 4, 3),
+        (16, 4, 4),
+        (32, 2, 3),
+        (32, 2, 5),
+        (32, 2, 8),
+        (32, 4, 3),
+        (32, 4, 4),
+        (32, 4, 5),
     )
-)  # fmt: skip
+)
 
 
 @torch.no_grad()
 def tune(arguments: argparse.Namespace) -> None:
-    """Blocks of each product in turn, then what is fetched ahead, in passes of two rows."""
+    """Blocks of each product in turn, then the parts of attention, in passes of two rows."""
     model, _ = build(arguments)
     config = model.config
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -167,7 +174,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
     best = time_of(chosen)
     print(f"{best:8.4f} ms  as it is; {time_of(chosen, False):.4f} ms without an early start", flush=True)
-    steps = [((name,), CANDIDATES) for name in kinds] + [(tuple(kinds), [{"FETCH": f} for f in (256, 512, 2048, 4096)])]
+    steps = [((name,), CANDIDATES) for name in kinds]
     for names, choices in steps:
         found = [(chosen | {kinds[n]: chosen.get(kinds[n], {}) | tried for n in names}, tried) for tried in choices]
         ranked = sorted(((time_of(blocks_of), number) for number, (blocks_of, _) in enumerate(found)))

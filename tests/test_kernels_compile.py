@@ -510,14 +510,7 @@ def test_few_rows_kernel_compiles(form: str, capability: int, dtype: str) -> Non
     config = configurations.few_rows(found_architecture, DTYPES[dtype], joined, width, gated)
     constants = {"WIDTH": width, "WEIGHTS": weights, "NORM": norm, "GATED": gated, "ADD": add}
     types = {name: kind.replace("bf16", dtype) for name, kind in LINEAR_TYPES.items()}
-    found = build(
-        capability,
-        "few_rows_linear.gpu",
-        "few_rows_kernel",
-        types,
-        constants | {"OVERLAP": found_architecture.overlaps},
-        config,
-    )
+    found = build(capability, "few_rows_linear.gpu", "few_rows_kernel", types, constants, config)
     check(found, capability, LINEAR_SPILLS.get((form, dtype), 0))
     # All tiles are copied ahead of their use, sixteen bytes at a time; the norm's weight, too, or in smaller pieces.
     rows, columns, inner = (config[name] for name in ("BLOCK_ROWS", "BLOCK_COLUMNS", "BLOCK_WIDTH"))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from emu_kernels import dispatch, few_rows_linear, reference
-from emu_kernels.few_rows_linear import gpu as products
+from emu_kernels import decode_attention, dispatch, few_rows_linear, reference, rotary_into
+from emu_kernels.decode_attention import gpu as cached
+from emu_kernels.rotary import gpu_into
 from tests.gpu_waits import nothing_waits
 
 pytestmark = [
@@ -74,33 +75,40 @@ def test_a_row_has_the_same_bits_alone_and_among_others(form: str, dtype: torch.
         assert torch.equal(few_rows_linear(**own), whole[row : row + 1])
 
 
-def chain(x: Tensor, first: dict[str, Any], second: dict[str, Any]) -> Tensor:
-    """Kernels of which each reads what the one ahead writes, many times."""
-    for _ in range(50):
-        inner = few_rows_linear(x, first["weights"], norm_weight=first["norm_weight"], gated=True)
-        x = few_rows_linear(inner, second["weights"], residual=x)
-    return x
+def chain(q: Tensor, cache: Tensor, angles: Tensor, monkeypatch: pytest.MonkeyPatch, early: bool) -> Tensor:
+    """Kernels of which each reads what the one ahead writes, many times, recorded and replayed."""
+    if not early:
+        for module in (gpu_into, cached):
+            monkeypatch.setattr(module, "overlaps", lambda like: False)
+    begin, end = torch.zeros(4, dtype=torch.int64, device="cuda"), torch.full((4,), 300, device="cuda")
+    places = torch.arange(4, device="cuda")[:, None] * 300 + 299
 
+    def run() -> Tensor:
+        out = q
+        for _ in range(50):
+            keys = out[:, :, :2] + out[:, :, 2:4]
+            turned = rotary_into(out, keys, keys, angles, angles, cache[0], cache[1], places)
+            out = 4.0 * decode_attention(turned, cache[0], cache[1], begin, end)
+        return out
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_kernels_that_start_early_wait_for_what_they_read(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    like: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
-    weights = [
-        torch.randn(count, width, **like) / width**0.5 for count, width in ((4096, 1024), (4096, 1024), (1024, 4096))
-    ]
-    first = {"weights": weights[:2], "norm_weight": torch.ones(1024, **like)}
-    x = torch.randn(5, 1024, **like)
-    monkeypatch.setattr(products, "overlaps", lambda like: False)
-    expected = chain(x, first, {"weights": weights[2:]})
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    graph.replay()
     monkeypatch.undo()
-    found = chain(x, first, {"weights": weights[2:]})
-    if recorded:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            found = chain(x, first, {"weights": weights[2:]})
-        for _ in range(3):
-            graph.replay()
-    assert torch.equal(found, expected)
+    return out.clone()
+
+
+def test_kernels_that_start_early_wait_for_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    like: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
+    q, cache, angles = (
+        torch.randn(4, 1, 8, 128, **like),
+        torch.randn(2, 4, 2, 300, 128, **like),
+        torch.rand(4, 1, 1, 128, **like),
+    )
+    late, early = (chain(q, cache.clone(), angles, monkeypatch, early) for early in (False, True))
+    assert torch.equal(late, early) and bool(late.isfinite().all())
 
 
 def test_the_host_waits_for_nothing() -> None:

@@ -136,22 +136,24 @@ FEW_ROWS = 16
 
 
 def few_rows(found: Architecture, dtype: torch.dtype, columns: int, width: int, gated: bool) -> Config:
-    """Return the blocks of products of few rows with so many columns and features.
+    """Return the blocks of products of few rows with so many columns and features; timed on an H200 in passes of Emu3's body.
 
     They do not depend on the rows, and nor do the bits of a result. What counts is how many bytes are on their way at a time, some stages
-    of 32 KiB on every processor, and that a warp's products do not wait for each other. A row of a tile is 256 bytes, from which on
-    Triton arranges the tiles of 16 rows so that their reading meets no conflicts of banks. With FETCH numbers of each column a program
-    begins while the kernel ahead is at work.
+    of 16 or 32 KiB on every processor, and that a warp's products do not wait for each other. A row of a tile is 256 bytes, from which on
+    Triton arranges the tiles of 16 rows so that their reading meets no conflicts of banks.
     """
-    single, small = dtype == torch.float32, found.shared_bytes < AMPERE.shared_bytes
-    slices = 2 if gated else 4
+    single, slices = dtype == torch.float32, 2 if gated else 4
+    most = 3 if found.shared_bytes < AMPERE.shared_bytes else 4 if found is AMPERE else 5
+    long = (
+        width > columns
+    )  # few columns of many features: narrow tiles, so that there are two programs for each processor
+    stages = 4 if long else 3 if columns > width else 5
     return {
         "SLICES": slices,
         "BLOCK_ROWS": FEW_ROWS,
-        "BLOCK_COLUMNS": 32,
+        "BLOCK_COLUMNS": 16 if gated or long else 32,
         "BLOCK_WIDTH": 64 if single else 128,
         "PRODUCT": "tf32x3" if single else None,  # three products: about the accuracy of float32
-        "FETCH": 256,
         "num_warps": slices,
-        "num_stages": 3 if small or gated or columns > width else 5 if found.shared_bytes > AMPERE.shared_bytes else 4,
+        "num_stages": 5 if gated else min(stages, most),
     }

@@ -20,8 +20,8 @@ from emu_kernels.dispatch import launch
 from emu_kernels.overlap import overlaps, start_next, wait_for_previous
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-PART = 256
-"""Slots of a part: two rows of 8 heads fill an H100 from 2,000 tokens on, and joining costs a hundredth of reading."""
+PART = 128
+"""Slots of a part: two rows of 8 heads fill an H200 from 1,000 tokens on, and joining costs some hundredths of reading."""
 BLOCK_PARTS = 16
 """Parts that are joined at a time."""
 
@@ -127,7 +127,7 @@ def decode_blocks(dtype: torch.dtype, queries: int, width: int) -> dict[str, Any
         "BLOCK_WIDTH": block_width,
         "PRODUCT": "tf32x3" if single else None,  # three products: about the accuracy of float32
         "num_warps": 4,
-        "num_stages": 1 if single and block_width > 128 else 2,
+        "num_stages": (1 if block_width > 128 else 2) if single else 2 if block_width > 128 else 3,
     }
 
 

@@ -17,11 +17,7 @@ from torch import Tensor
 
 from emu_kernels.configurations import configuration, few_rows
 from emu_kernels.dispatch import launch
-from emu_kernels.overlap import fetch_ahead, overlaps, start_next, wait_for_previous
 from emu_kernels.rms_norm.gpu import as_rows, rms_norm_triton
-
-PIECES = tl.constexpr(4)
-"""Of what a program fetches ahead of each column: with 32 columns one for each of its threads."""
 
 
 @triton.jit
@@ -47,13 +43,6 @@ def _weight_of(
 
 
 @triton.jit
-def _fetch_columns(weight_ptr, own, FETCH: tl.constexpr):
-    """Begin to bring the first FETCH numbers of columns, which start at `own` (columns, 1), nearer."""
-    piece = tl.arange(0, PIECES)[None, :] * (FETCH // PIECES)
-    fetch_ahead(weight_ptr + own + piece, FETCH // PIECES * (weight_ptr.dtype.element_ty.primitive_bitwidth // 8))
-
-
-@triton.jit
 def _load(pointers, inside, WHOLE: tl.constexpr):
     """Load a tile of a weight, of which all is there or what is inside."""
     if WHOLE:
@@ -74,15 +63,13 @@ def _inverse_root(squares, eps, WIDTH: tl.constexpr):
 def few_rows_kernel(
     x_ptr, norm_ptr, first_ptr, second_ptr, third_ptr, residual_ptr, out_ptr, num_rows, first_columns, second_columns,
     third_columns, x_stride, residual_stride, out_stride, eps, WIDTH: tl.constexpr, WEIGHTS: tl.constexpr,
-    NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, OVERLAP: tl.constexpr, FETCH: tl.constexpr,
-    PRODUCT: tl.constexpr, SLICES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, PRODUCT: tl.constexpr, SLICES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Multiply x (T, D), with NORM normed, with weights (columns, D): out (T, N), with ADD plus a residual (T, N).
 
     With GATED there are two weights of equal shape, and out is silu of the first product times the second.
     """
-    start_next(OVERLAP)
     tile, weight_ptr, columns, before = _weight_of(
         tl.program_id(1), first_ptr, second_ptr, third_ptr, first_columns, second_columns, third_columns,
         1 if GATED else WEIGHTS, BLOCK_COLUMNS,
@@ -91,11 +78,6 @@ def few_rows_kernel(
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     own = tl.minimum(column, columns - 1).to(tl.int64)[:, None] * WIDTH
-    if OVERLAP and FETCH:
-        _fetch_columns(weight_ptr, own, FETCH)
-        if GATED:
-            _fetch_columns(second_ptr, own, FETCH)
-    wait_for_previous(OVERLAP)
     # Each warp multiplies a slice of the features of a step: 16 rows are too few to give each warp some of them.
     feature = (tl.arange(0, SLICES) * BLOCK_WIDTH)[:, None] + tl.arange(0, BLOCK_WIDTH)[None, :]
     weights = own[None, :, :] + feature[:, None, :]
@@ -153,12 +135,10 @@ def few_rows_linear_triton(
     others = rows if residual is None else as_rows(residual)
     config = dict(config or configuration(few_rows, x.device, x.dtype, sum(columns), width, gated))
     tiles = sum(triton.cdiv(count, config["BLOCK_COLUMNS"]) for count in (columns[:1] if gated else columns))
-    overlap, fetch = overlaps(x), config.pop("FETCH")
     launch(
         few_rows_kernel, (triton.cdiv(len(rows), config["BLOCK_ROWS"]), tiles), x, rows,
         rows if norm_weight is None else norm_weight.contiguous(), *(weights * 3)[:3], others, out, len(rows),
         *(columns * 3)[:3], rows.stride(0), others.stride(0), out.shape[-1], eps, WIDTH=width, WEIGHTS=len(weights),
-        NORM=norm_weight is not None, GATED=gated, ADD=residual is not None, OVERLAP=overlap,
-        FETCH=fetch if width >= fetch and width % 8 == 0 else 0, launch_pdl=overlap, **config,
+        NORM=norm_weight is not None, GATED=gated, ADD=residual is not None, **config,
     )  # fmt: skip
     return out
