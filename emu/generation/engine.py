@@ -24,7 +24,7 @@ from emu.generation.prompt_ids import (
 from emu.generation.sampling import Sampling, noises
 from emu.generation.together import run_together
 from emu.generation.window_choice import Window, check_window
-from emu.generation.writing import WritingEngine
+from emu.generation.written_answers import WritingEngine
 from emu.modalities import Grid
 
 
