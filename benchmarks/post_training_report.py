@@ -70,14 +70,16 @@ def report(folder: Path, pictures: Path | None) -> None:
     print(text)
     if seconds and any((folder / "curves").glob("*.json")):
         save(learning_picture(folder / "curves", seconds), pictures / "post_training_skills.png")
-    save(variety_picture(found), pictures / "post_training_variety.png")
-    save(normal_picture(folder, found), pictures / "post_training_curves.png")
+    if in_order(found, "guidance"):
+        save(variety_picture(found), pictures / "post_training_variety.png")
+    if any(folder.glob("*/*/metrics.csv")):
+        save(normal_picture(folder, found), pictures / "post_training_curves.png")
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was measured; the seeds of a kind without a measured start are left out."""
+    """What was measured so far; the seeds of a kind without a measured start are left out."""
     found: dict[str, dict[str, Any]] = {}
-    for file in sorted((folder / "measured").glob("*.json")):
+    for file in sorted(file for file in (folder / "measured").iterdir() if file.suffix in (".json", ".partial")):
         seed, _, kind = file.stem.rpartition("-")
         found.setdefault(kind, {})[seed] = json.loads(file.read_text())
     return {kind: {seed: one for seed, one in some.items() if seed in found[BASE]} for kind, some in found.items()}
@@ -147,10 +149,10 @@ def variety_table(found: Found) -> str:
         "| kind | one object: bits of the truth, seeds | share | two objects: places, share of the truth, seeds |",
         "|---" * 4 + "|",
     ]
-    for kind in in_order(found):
-        points = [one["guidance"]["one"][0] for one in found[kind].values()]
+    for kind in in_order(found, "guidance"):
+        points = [one["guidance"]["one"][0] for one in having(found[kind], "guidance")]
         bits = [point["bits"] for point in points]
-        pairs = [one["guidance"]["two"][PAIR]["value"] for one in found[kind].values()]
+        pairs = [one["guidance"]["two"][PAIR]["value"] for one in having(found[kind], "guidance")]
         told = " ".join(f"{value:.3f}" for value in bits)
         share = fmean(value / point["truth"] for value, point in zip(bits, points, strict=True))
         lines.append(
@@ -183,7 +185,7 @@ def bits_table(found: Found) -> str:
 def questions_table(found: Found) -> str:
     """Right answers to questions, of models that were trained to answer."""
     lines = ["| questions | right, for each seed | chance |", "|---|---|---|"]
-    some = list(found.get("vqa", {}).values())
+    some = having(found.get("vqa", {}), "questions")
     for name in some[0]["questions"] if some else ():
         shares = " ".join(f"{one['questions'][name]['shares'][f'vqa/{name}']['value']:.3f}" for one in some)
         lines.append(f"| {name} | {shares} | {some[0]['questions'][name]['chance']:.2f} |")
@@ -207,14 +209,22 @@ def curves_table(folder: Path, found: Found) -> str:
         runs = list(metrics(folder, kind, list(found.get(kind, {}))))
         for name in CURVES[kind] if runs else ():
             parts = [np.array_split(run[name], 5) for run in runs]
-            cells = [f"{fmean(float(np.nanmean(part[place])) for part in parts):.3f}" for place in (0, 2, 4)]
+            cells = [
+                f"{fmean(float(np.nanmean(part[place])) for part in parts if len(part[place])):.3f}"
+                for place in (0, 2, 4)
+            ]
             lines.append(f"| {kind} | {name.removeprefix('train/')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def in_order(found: Found) -> list[str]:
-    """The kinds that were measured, the start first."""
-    return [kind for kind in (BASE, *KINDS) if kind in found]
+def in_order(found: Found, part: str = "skills") -> list[str]:
+    """The kinds of which a part was measured, the start first."""
+    return [kind for kind in (BASE, *KINDS) if having(found.get(kind, {}), part)]
+
+
+def having(seeds: Mapping[str, Any], part: str) -> list[Any]:
+    """What was measured of the seeds that have a part."""
+    return [one for one in seeds.values() if part in one]
 
 
 def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
@@ -241,8 +251,8 @@ def variety_picture(found: Found) -> Figure:
     """Accuracy against variety at each guidance scale, before and after each kind, means over the seeds."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     one, two = figure.subplots(1, 2)
-    for kind in in_order(found):
-        runs = [measured["guidance"] for measured in found[kind].values()]
+    for kind in in_order(found, "guidance"):
+        runs = [measured["guidance"] for measured in having(found[kind], "guidance")]
         scales = [point["scale"] for point in runs[0]["one"]]
         sides = {
             one: [[[point["bits"] / point["truth"], point["right"]] for point in run["one"]] for run in runs],
@@ -273,11 +283,13 @@ def variety_picture(found: Found) -> Figure:
 
 def normal_picture(folder: Path, found: Found) -> Figure:
     """The curves of every kind, a thin line for each seed."""
-    panels = [(kind, name) for kind, names in CURVES.items() for name in names]
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    runs = {kind: list(metrics(folder, kind, list(found.get(kind, {})))) for kind in CURVES}
+    panels = [(kind, name) for kind, names in CURVES.items() for name in names if runs[kind]]
+    rows = -(-len(panels) // 4)
+    figure = Figure(figsize=(12, 2.4 * rows), layout="constrained")
     for number, (kind, name) in enumerate(panels):
-        axes = figure.add_subplot(-(-len(panels) // 4), 4, number + 1)
-        for run in metrics(folder, kind, list(found.get(kind, {}))):
+        axes = figure.add_subplot(rows, 4, number + 1)
+        for run in runs[kind]:
             axes.plot(run["step"], run[name], color=COLOURS[kind], linewidth=0.8)
         axes.set_title(f"{kind}: {name.removeprefix('train/')}", fontsize=9)
         axes.set_xlabel("step", fontsize=8)
