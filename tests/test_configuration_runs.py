@@ -9,7 +9,7 @@ import yaml
 from emu.data import ListSource, Mixture
 from emu.data.mixture import counts_per_step
 from emu.data.rows import row_length_hint, row_use
-from emu.training.cli import EmuCLI
+from emu.training.cli import EmuCLI, fit
 from emu.training.curves import read_curves
 from emu.training.module import EmuModule
 from tests.training_toys import ToyData, make_document, run, write_recipe
@@ -85,7 +85,7 @@ def test_no_file_of_a_run_holds_a_secret_and_resuming_still_notices_another_one(
 def test_curves_stay_beside_a_logger_of_ones_own(tmp_path):
     recipe = write_recipe(tmp_path)
     csv = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}}
-    run(change(recipe, trainer={"logger": csv, "max_steps": 2}))
+    fit(["--config", str(change(recipe, trainer={"logger": csv, "max_steps": 2}))])
     assert read_curves(tmp_path / "run" / "metrics.csv")[2]["train/loss"] > 0
     assert (tmp_path / "run" / "loss.png").is_file() and list((tmp_path / "csv").rglob("metrics.csv"))
 
