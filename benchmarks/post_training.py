@@ -48,13 +48,13 @@ class Kind:
 
 KINDS = {
     "grpo": Kind("shapes-grpo", 250),
-    "near": Kind("shapes-grpo", 150, ("--model.objective.kl=0.2", "--model.optimizer.schedule=cosine")),
+    "near": Kind("shapes-grpo", 260, ("--model.objective.kl=0.1", "--model.optimizer.schedule=cosine")),
     "plain": Kind(
         "shapes", 1118, ("--model.config=null", "--trainer.callbacks=null", "--model.optimizer.decay_steps=372")
     ),
     "dpo": Kind("shapes-dpo", 300, ("--data.pairs={ranked}/pairs.jsonl",)),
     "qft": Kind("shapes-qft", 300, ("--data.ranked={ranked}/ranked.jsonl",)),
-    "vqa": Kind("shapes-vqa", 1200),
+    "vqa": Kind("shapes-vqa", 2600),
 }
 BASE = "base"
 """What the model that training starts from is called among the kinds."""
