@@ -27,7 +27,7 @@ RULES = {"two": ("plain", "relation", "counted", "negated"), "one": ("sized", "p
 """Kinds of captions that candidates are drawn after."""
 MARKS = 4
 """Points of a curve: checkpoints that are measured too."""
-CURVES = ("grpo", "near", "plain")
+CURVES = ("grpo", "loose", "plain")
 """Kinds whose checkpoints the stage `curve` measures: `plain` gets the processor time of the other."""
 
 
@@ -47,8 +47,8 @@ class Kind:
 
 
 KINDS = {
-    "grpo": Kind("shapes-grpo", 250),
-    "near": Kind("shapes-grpo", 260, ("--model.objective.kl=0.1", "--model.optimizer.schedule=cosine")),
+    "grpo": Kind("shapes-grpo", 260),
+    "loose": Kind("shapes-grpo", 250, ("--model.objective.kl=0.02", "--model.optimizer.schedule=constant")),
     "plain": Kind(
         "shapes", 1118, ("--model.config=null", "--trainer.callbacks=null", "--model.optimizer.decay_steps=372")
     ),

@@ -17,12 +17,12 @@ from emu.evaluation.statistics import Interval, paired_difference
 from emu_tokenizers.files import write_json
 
 BASE = "base"
-KINDS = ("grpo", "near", "plain", "dpo", "qft", "vqa")
+KINDS = ("grpo", "loose", "plain", "dpo", "qft", "vqa")
 TRAINED_FOR = ("relation", "negation, two objects", "counting")
 PAIR = "free places, share of the truth, two objects/guidance 1"
 CURVES = {
     "grpo": ("train/reward", "train/distinct", "train/entropy", "train/kl"),
-    "near": ("train/reward", "train/distinct", "train/entropy", "train/kl"),
+    "loose": ("train/reward", "train/distinct", "train/entropy", "train/kl"),
     "dpo": ("train/preference_loss", "train/next_token_loss", "train/margin", "train/accuracy"),
     "qft": ("train/loss",),
     "vqa": ("train/loss",),
@@ -31,7 +31,7 @@ CURVES = {
 COLOURS = {
     BASE: "0.5",
     "grpo": "tab:blue",
-    "near": "tab:cyan",
+    "loose": "tab:cyan",
     "plain": "tab:orange",
     "dpo": "tab:green",
     "qft": "tab:purple",
@@ -49,7 +49,7 @@ def report(folder: Path, pictures: Path | None) -> None:
     found = read(folder)
     seconds = {file.stem: json.loads(file.read_text())["seconds"] for file in (folder / "seconds").glob("*.json")}
     rows = {kind: differences(found, kind, BASE) for kind in KINDS if kind in found}
-    for kind in ("grpo", "near"):
+    for kind in ("grpo", "loose"):
         if {kind, "plain"} <= set(found):
             rows[f"{kind} against plain"] = differences(found, kind, "plain")
     text = "\n\n".join(
@@ -231,7 +231,7 @@ def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
     """Mean share of the three skills against processor minutes, of GRPO and of plain training; a thin line for each seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind, label in (("grpo", "GRPO"), ("near", "GRPO, kl 0.2"), ("plain", "plain training")):
+    for kind, label in (("grpo", "GRPO"), ("loose", "GRPO, kl 0.02"), ("plain", "plain training")):
         lines = []
         for file in sorted(folder.glob(f"*-{kind}.json")):
             steps = json.loads(file.read_text())["steps"]
