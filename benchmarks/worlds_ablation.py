@@ -14,13 +14,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 
@@ -116,29 +112,16 @@ def run(job: dict) -> dict:
 
 def child(job: dict) -> None:
     """Train, score, print what was found as a line of JSON."""
+    from timed_training import timed_training
+
     from emu.evaluation.excess_curves import ExcessCurves
-    from emu.training.cli import EmuCLI
-    from emu.training.module import EmuModule
-
-    class TimedModule(EmuModule):
-        """Notes the processor time at the end of each step."""
-
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            self.ends: list[float] = []
-
-        def on_train_batch_end(self, *_: object) -> None:
-            self.ends.append(time.process_time())
 
     steps = job["steps"]
-    with tempfile.TemporaryDirectory() as folder:
-        words = ["--config", "shapes", "--trainer.callbacks", "null", "--trainer.max_steps", str(steps)]
-        words += ["--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", folder, "--export", "null"]
-        words += ["--model.optimizer.decay_steps", str(max(1, steps // 3)), "--seed_everything", str(job["seed"])]
-        words += ["--data.seed", str(job["seed"])]
-        module = EmuCLI(TimedModule, [*words, *job["words"]]).fit()
-        assert isinstance(module, TimedModule)
-    spans = [1000 * (end - begin) for begin, end in pairwise(module.ends[SKIPPED_STEPS:])]
+    words = ["--config", "shapes", "--trainer.callbacks", "null", "--trainer.max_steps", str(steps)]
+    words += ["--model.optimizer.decay_steps", str(max(1, steps // 3)), "--seed_everything", str(job["seed"])]
+    words += ["--data.seed", str(job["seed"])]
+    module = timed_training([*words, *job["words"]])
+    spans = [1000 * seconds for seconds in module.seconds(SKIPPED_STEPS)]
     found = {"milliseconds": median(spans)}  # of a shared machine, whose other work comes in bursts
     if job["score"]:
         assert module.model is not None

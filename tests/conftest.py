@@ -134,3 +134,18 @@ def wheel(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     (built,) = target.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """A process that runs kernels in Triton's interpreter, which has to be chosen before triton is imported."""
+    triton = pytest.importorskip("triton")
+    import numpy as np
+
+    from emu_kernels.testing import Interpreter
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("the interpreter of triton 3.6 fails with numpy 2.4 and later")
+    process = Interpreter()
+    yield process
+    process.close()

@@ -8,7 +8,7 @@ import torch
 from emu.generation import Batcher, Engine, Sampling, TextRequest, device_passes
 from emu.generation.device_passes import RecordedPasses
 from emu.generation.linear import LinearBackend
-from emu.model import EmuConfig, EmuForCausalLM, StaticCache
+from tests.engine_toys import filled_cache, step_model
 from tests.gpu_waits import nothing_waits
 from tests.test_generation_batcher import LAYOUT, VOCABULARY, Schedules, alone, engine_of, picture
 
@@ -64,21 +64,9 @@ def test_each_request_of_a_deterministic_batch_has_the_tokens_that_it_has_alone(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recorded_passes_equal_plain_ones(dtype: torch.dtype) -> None:
-    config = EmuConfig(
-        vocab_size=1000, hidden_size=512, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=2, max_position_embeddings=2048, qk_norm=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = EmuForCausalLM(config).to("cuda", dtype).eval()
-    caches = []
+    model = step_model("cuda", dtype, layers=3)
     with torch.no_grad():
-        for _ in range(2):
-            cache = StaticCache(config, 0, 0, dtype=dtype, device="cuda")
-            cache.reserve(5, 1500)
-            cache.extend([0, 0, 0])
-            cache.expect([1200, 7, 700])
-            model.forward_block(torch.arange(3600, device="cuda").view(3, 1200) % 1000, cache)
-            caches.append(cache)
+        caches = [filled_cache(model, 5, 1500, [1200, 7, 700]) for _ in range(2)]
         linear = LinearBackend(model)
         passes, limit = RecordedPasses(model, linear, caches[1]), 2e-5 if dtype == torch.float32 else 4e-2
         for step in range(8):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -108,16 +106,6 @@ def test_bad_input_is_named() -> None:
         few_rows_linear(x, [gate.double()])
     with pytest.raises(ValueError, match=r"weights\[0\] is on meta but x is on cpu"):
         few_rows_linear(x, [gate.to("meta")])
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[Interpreter]:
-    triton = pytest.importorskip("triton")
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-        pytest.skip("the interpreter of triton 3.6 fails with numpy 2.4 and later")
-    process = Interpreter()
-    yield process
-    process.close()
 
 
 def run(*case: Any, **config: Any) -> Tensor:

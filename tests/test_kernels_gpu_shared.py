@@ -12,9 +12,9 @@ from torch import Tensor
 
 from emu.generation.device_passes import RecordedPasses
 from emu.generation.linear import LinearBackend
-from emu.model import EmuConfig, EmuForCausalLM, StaticCache
 from emu_kernels import attention, linear_cross_entropy, split_linear_cross_entropy
 from emu_kernels.linear_cross_entropy import split
+from tests.engine_toys import add_prompts, filled_cache, step_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -142,40 +142,18 @@ def test_the_parts_of_a_split_loss_are_those_of_the_whole(
     assert relative_error(torch.cat(d_weight), expected[2]) < limit
 
 
-def step_model(dtype: torch.dtype) -> EmuForCausalLM:
-    config = EmuConfig(
-        vocab_size=1000, hidden_size=512, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=8,
-        num_key_value_heads=2, max_position_embeddings=2048, qk_norm=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return EmuForCausalLM(config).to("cuda", dtype).eval()
-
-
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)])
 def test_recorded_passes_follow_rows_that_come_and_go(dtype: torch.dtype, limit: float) -> None:
     """The slots of a row change between replays of the same recording: by another order, a shorter row, and a new one."""
-    model = step_model(dtype)
-
-    def prompts(lengths: list[int]) -> StaticCache:
-        found = StaticCache(model.config, len(lengths), max(lengths), dtype=dtype, device="cuda")
-        found.expect(lengths)
-        ids = torch.arange(len(lengths) * max(lengths), device="cuda").view(len(lengths), -1)
-        model.forward_block(ids % 1000, found)
-        return found
-
+    model = step_model("cuda", dtype, layers=2)
     with torch.no_grad():
-        old, new = prompts([300, 7, 120]), prompts([250])
-        caches = []
-        for _ in range(2):
-            caches.append(StaticCache(model.config, 0, 0, dtype=dtype, device="cuda"))
-            caches[-1].reserve(4, 700)
-            caches[-1].extend([(old, row) for row in range(3)])
+        caches = [filled_cache(model, 4, 700, [300, 7, 120]) for _ in range(2)]
         linear = LinearBackend(model)
         passes = RecordedPasses(model, linear, caches[1])
         changes = {
             4: lambda cache: cache.keep([2, 0, 1]),
             6: lambda cache: cache.truncate([110, 290, 9]),
-            8: lambda cache: (cache.keep([1, 0]), cache.extend([(new, 0)])),
+            8: lambda cache: (cache.keep([1, 0]), add_prompts(model, cache, [250])),
         }
         for step in range(12):
             for cache in caches:

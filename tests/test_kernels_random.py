@@ -5,9 +5,6 @@ A case that fails is named by its number: `failures(op, number, 1, kernels)` of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import pytest
 import torch
 
@@ -16,16 +13,6 @@ from tests.kernel_cases import CASES, failures
 from tests.kernel_chance import Chance
 
 ON_CPU, INTERPRETED = 10_000, 500
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[Interpreter]:
-    triton = pytest.importorskip("triton")
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-        pytest.skip("the interpreter of triton 3.6 fails with numpy 2.4 and later")
-    process = Interpreter()
-    yield process
-    process.close()
 
 
 @pytest.mark.parametrize("op", CASES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -42,13 +41,6 @@ def tiles(queries: int = 32, keys: int = 32, descriptors: bool = False, dtype: t
     product = "tf32x3" if dtype == torch.float32 else None
     blocks = {"BLOCK_QUERIES": queries, "BLOCK_KEYS": keys, "BLOCK_WIDTH": 16}
     return blocks | {"DESCRIPTORS": descriptors, "PRODUCT": product}
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[Interpreter]:
-    process = Interpreter()
-    yield process
-    process.close()
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

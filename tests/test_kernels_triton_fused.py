@@ -5,7 +5,6 @@ Ragged sizes, views, memory poisoned with NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -31,13 +30,6 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyV
 
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
 DTYPES = list(LIMITS)
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[Interpreter]:
-    process = Interpreter()
-    yield process
-    process.close()
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

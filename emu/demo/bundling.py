@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,25 @@ def write_bundled(model: Path, folder: Path, most_bytes: int, finish: Callable[[
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(rounded, folder)
     return size
+
+
+def bundle_command(
+    arguments: Sequence[str], prog: str, about: str | None, made_by: str, bundle: Callable[[Path], int], folder: Path
+) -> int:
+    """The command that bundles a run.
+
+    Args:
+        arguments: of the command line.
+        prog, about: its name and its description.
+        made_by: the command that wrote the run.
+        bundle: bundles a run's folder and returns the size in bytes.
+        folder: of the bundled model.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument("run", type=Path, help=f"folder that {made_by} wrote")
+    options = parser.parse_args(arguments)
+    print(f"{bundle(options.run):,} bytes in {folder}")
+    return 0

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from emu.checkpoints.bundled import BUNDLED
-from emu.demo.bundling import write_bundled
+from emu.demo.bundling import bundle_command, write_bundled
 from emu.evaluation.suites import find_suite
 from emu.evaluation.suites.worlds import SuiteOptions
 from emu.model_settings import write_settings
@@ -59,14 +58,14 @@ def measure(model: Path, samples: int) -> dict[str, float]:
     return dict(sorted(figures.items()))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m emu.demo.shapes_bundle", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder that emu fit --config shapes-edit wrote")
-    options = parser.parse_args(arguments)
-    print(f"{bundle(options.run):,} bytes in {BUNDLED / NAME}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(
+        bundle_command(
+            sys.argv[1:],
+            "python -m emu.demo.shapes_bundle",
+            __doc__,
+            "emu fit --config shapes-edit",
+            bundle,
+            BUNDLED / NAME,
+        )
+    )

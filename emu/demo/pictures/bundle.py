@@ -6,14 +6,12 @@ the model are measured anew on what is bundled. Maintainers run this in a checko
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from emu.checkpoints.bundled import BUNDLED
-from emu.demo.bundling import METRICS, write_bundled
+from emu.demo.bundling import METRICS, bundle_command, write_bundled
 from emu.demo.pictures.emoji_report import EmojiReport
 from emu.demo.pictures.pictures_run import STORE
 from emu.pipeline import Emu
@@ -46,14 +44,9 @@ def bundle(run: Path, folder: Path = BUNDLED / NAME) -> int:
     return write_bundled(run / "model", folder, MOST_BYTES, finish)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m emu.demo.pictures.bundle", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder that emu demo pictures wrote")
-    options = parser.parse_args(arguments)
-    print(f"{bundle(options.run):,} bytes in {BUNDLED / NAME}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(
+        bundle_command(
+            sys.argv[1:], "python -m emu.demo.pictures.bundle", __doc__, "emu demo pictures", bundle, BUNDLED / NAME
+        )
+    )
