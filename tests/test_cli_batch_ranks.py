@@ -145,6 +145,26 @@ def test_two_processes_of_srun_end_as_one_also_where_a_folder_has_no_locks(place
     assert files_of(place / "out") == files_of(place / "calm")
 
 
+@pytest.mark.parametrize("swept", ["problems.jsonl", "manifest.jsonl", "overview.png"])
+def test_a_rank_whose_unfinished_file_another_one_swept_away_leaves_the_folder_to_it(run, place, monkeypatch, swept):
+    """Two ranks may close a folder without locks, and each takes away what looks like the rest of a killed process."""
+    replace = os.replace
+
+    def sweeping(source, target):
+        if os.path.basename(target) == swept and os.path.dirname(target) == str(place / "out"):
+            os.unlink(source)
+        replace(source, target)
+
+    assert run("calm") == 1
+    assert run("out", rank=0, size=2) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", sweeping)
+        assert run("out", rank=1, size=2) == 0
+    assert run("out", rank=1, size=2) in (0, 1)
+    assert run("out", rank=0, size=2) in (0, 1)
+    assert files_of(place / "out") == files_of(place / "calm")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["files", "webdataset"])
 def test_a_kill_at_every_write_of_a_last_rank_changes_no_byte(place, format):

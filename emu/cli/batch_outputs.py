@@ -22,7 +22,7 @@ from emu.data.tokenizing.ranks import Rank
 from emu.data.tokenizing.records import Record, digest
 from emu.data.tokenizing.windows import cut
 from emu.media import png_bytes, tiled
-from emu_tokenizers.files import read_json, write_file, write_json
+from emu_tokenizers.files import PARTIAL, read_json, write_file, write_json
 
 FILES, WEBDATASET = FORMATS = ("files", "webdataset")
 OVERVIEW = "overview.png"
@@ -165,10 +165,16 @@ class BatchOutputs:
                 for table in tables:
                     problems.take(table)
                 self.manifest = OutputManifest(self.folder, self.model)
-            problems.write(self.folder)
-            records = self.manifest.close(requests)
-            self._sweep()
-            self._write_overview(records[:OVERVIEW_LINES])
+            try:
+                problems.write(self.folder)
+                records = self.manifest.close(requests)
+                self._sweep()
+                self._write_overview(records[:OVERVIEW_LINES])
+            except FileNotFoundError as error:
+                # Another rank that closes it too, where a folder has no locks, swept away what this one was writing.
+                if self.rank.size == 1 or not str(error.filename).endswith(PARTIAL):
+                    raise
+                return None
             return problems
 
     def _sweep(self) -> None:
@@ -178,19 +184,19 @@ class BatchOutputs:
                 continue
             if ".replaced-" in path.name:  # an earlier output under this name, in which a user may have put files
                 for frame in path.glob("[0-9]*.png"):
-                    frame.unlink()
+                    frame.unlink(missing_ok=True)
                 with suppress(OSError):
                     path.rmdir()
             elif path.is_dir():
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
         unpacked = self.folder / UNPACKED
         if unpacked.is_dir():
             known = self.manifest.files()
             for file in unpacked.iterdir():
                 if f"{UNPACKED}/{file.name}" not in known:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
             with suppress(OSError):
                 unpacked.rmdir()
 
