@@ -1,7 +1,7 @@
 """Speed of the engine beside transformers' documented call for Emu3 image generation, on one CPU thread and random weights.
 
-    python benchmarks/generation.py --configs A B --batches 1 4 --repeats 3
-    python benchmarks/generation.py --configs D --batches 1 --grid 8 16 16
+    python benchmarks/generation.py --device cpu                 A and B, one picture and four at a time
+    python benchmarks/generation.py --configs C D --batches 1
     python benchmarks/generation.py --windows 1 2 4 8 16 --repeats 3
 
 A has the vocabulary of the released model and a small body (the head dominates), B and C have the proportions of the released model
@@ -190,7 +190,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="+", choices=sorted(SETUPS), default=["A", "B"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--grid", nargs="+", type=int, default=[16, 16], help="of D: latent frames, height, width")
+    parser.add_argument("--device", choices=["cpu"], default="cpu", help="on a GPU, run generation_gpu.py")
+    parser.add_argument(
+        "--grid", nargs="+", type=int, help="codes: height and width, latent frames before them; each setup has its own"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
@@ -213,7 +216,8 @@ def main() -> None:
         return
     for name in options.configs:
         for batch in options.batches:
-            rows = measure(name, batch, tuple(options.grid), options.repeats, getattr(torch, options.dtype))
+            grid = tuple(options.grid or SETUPS[name].grid)
+            rows = measure(name, batch, grid, options.repeats, getattr(torch, options.dtype))
             write_rows(options.output or RESULTS / "generation_cpu.csv", rows, machine)
 
 

@@ -30,7 +30,7 @@ TINY_VQ = {
 
 @dataclass(frozen=True)
 class Setup:
-    """Sizes of a pair of models. `divisor` scales the released vocabulary down."""
+    """Sizes of a pair of models. `divisor` scales the released vocabulary down; `grid` is what is drawn, in codes."""
 
     hidden: int
     layers: int
@@ -38,15 +38,16 @@ class Setup:
     kv_heads: int
     wide: int
     divisor: int = 1
+    grid: tuple[int, ...] = (16, 16)
 
 
 SETUPS = {
     "A": Setup(256, 4, 4, 2, 704),
     "B": Setup(512, 8, 8, 2, 1792, divisor=32),
     "C": Setup(1024, 16, 16, 4, 3584, divisor=8),
-    "D": Setup(512, 8, 8, 2, 1792, divisor=32),
+    "D": Setup(512, 8, 8, 2, 1792, divisor=32, grid=(8, 16, 16)),
 }
-"""D is B's body for clips; the others draw pictures."""
+"""D is B's body for clips of eight latent frames; the others draw pictures."""
 
 
 def scaled_vocabulary(divisor: int) -> Vocabulary:
