@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from emu.generation import Engine, device_passes
 from emu.generation.device_passes import FUSED_TOKENS, RecordedPasses, decode, fuses, rows_of
@@ -165,6 +166,44 @@ def test_a_layer_of_a_pass_on_a_gpu_is_a_few_launches() -> None:
             decode(small, linear, cache, ids, places)
         counts.append(sum(LAUNCHES.get(name, 1) for name in launches.names))
     assert counts[1] - counts[0] == PER_LAYER, "\n".join(launches.names)
+
+
+class _BytesRead(TorchDispatchMode):
+    """Adds up the bytes of what every kernel reads; of tables and caches what it looks up there."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__()
+        self.slots, self.total = slots, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, name = func(*args, **(kwargs or {})), str(func)
+        if name.startswith(("aten.embedding", "aten.index.")):
+            self.total += out.nbytes
+        elif name.startswith("emu_kernels.decode_attention"):
+            q, keys, _, *_ = args
+            self.total += q.nbytes + 2 * self.slots * keys.shape[1] * keys.shape[3] * keys.itemsize
+        elif name.startswith("emu_kernels.rotary_into"):
+            self.total += sum(part.nbytes for part in args[:5])
+        elif not any(part in name for part in _Launches.FREE):
+            self.total += sum(part.nbytes for part in tree_leaves((args, kwargs)) if isinstance(part, torch.Tensor))
+        return out
+
+
+def test_a_pass_reads_the_weights_once_and_of_the_cache_what_its_rows_hold() -> None:
+    """Counted as launches are: at most a tenth more than weights and cache, which is what passes between kernels."""
+    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4, "vocab_size": 1000}
+    wide = EmuForCausalLM(EmuConfig(**CONFIG.to_dict() | sizes | {"head_dim": 64})).bfloat16().eval()
+    ends, codes = [40, 11], (500, 400)
+    cache = StaticCache(wide.config, 2, 60, dtype=torch.bfloat16, device="cpu")
+    linear = LinearBackend(wide)
+    cache.angles(wide.model.rotary_emb)
+    with _BytesRead(sum(ends) + len(ends)) as read:
+        hidden = decode(wide, linear, cache, torch.zeros(2, 1, dtype=torch.int64), torch.tensor([[0, 0], ends]))
+        linear.head((codes,))(hidden)
+    layers = sum(part.nbytes for part in wide.model.layers.parameters())
+    head = codes[1] * wide.config.hidden_size * 2
+    held = (sum(ends) + len(ends)) * 2 * wide.config.num_hidden_layers * wide.config.num_key_value_heads * 64 * 2
+    assert layers + head + held <= read.total <= 1.1 * (layers + head + held)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
