@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,12 +135,21 @@ class Batcher:
                 self.passes += self._running.advance()
                 self._end_some()
         except Exception as error:
-            # Of a pass, as when memory runs out: it was for all that run, and others begin anew.
-            lost = [lane for lane in self._running.lanes if not lane.ticket.done]
-            self._empty()
-            for lane in lost:
-                lane.ticket.fail(error)
+            self._lose(error)
+        except BaseException:
+            # Such as KeyboardInterrupt: nobody knows how far the pass came.
+            self._lose(RequestCancelled("the batch was interrupted while it ran the request"))
+            raise
         return bool(self._running.lanes or self._waiting)
+
+    def _lose(self, error: Exception) -> None:
+        """End all that run with the error of a pass, as when memory runs out: it was for all of them, and others begin anew."""
+        lost = [lane for lane in self._running.lanes if not lane.ticket.done]
+        # Frames hold tensors of the pass and the cache itself, for as long as somebody keeps the error: those who wait need the memory.
+        traceback.clear_frames(error.__traceback__)
+        self._empty()
+        for lane in lost:
+            lane.ticket.fail(error)
 
     def _drop_cancelled(self) -> None:
         running = [lane for lane in self._running.lanes if lane.ticket.is_cancelled]
@@ -193,6 +203,8 @@ class Batcher:
             assert lane.broken_at is not None
             broken = BrokenLogits(lane.broken_at, self.engine.model.dtype)
             return lambda: ticket.fail(broken)
+        if (failed := lane.error) is not None:
+            return lambda: ticket.fail(failed)
         try:
             if tells and lane.report is not None:
                 lane.report(cohort.ids[number], lane.reported, lane.done)

@@ -156,7 +156,7 @@ class SingleSteps(Cohort):
         # What follows a token of text decides what the next pass feeds: those alone are waited for.
         drawn = ids.tolist() if any(lane.after is not None for lane in lanes) else [0] * len(lanes)
         for number, lane, place, index in zip(numbers, lanes, slots, drawn, strict=True):
-            forced = () if lane.after is None else lane.after(index)
+            forced = _forced_after(lane, index)
             if forced is None:
                 lane.is_stopped = True
                 continue
@@ -175,6 +175,15 @@ class SingleSteps(Cohort):
         begin = torch.tensor(begins, device=self.device)[:, None]
         places = begin + torch.arange(most, device=self.device) if most > 1 else begin
         return self.ids.gather(1, places.clamp_max(self.ids.shape[1] - 1))
+
+
+def _forced_after(lane: Lane, index: int) -> Sequence[int] | None:
+    """What is forced after a token; None where it ends the sequence, as an error of whoever says so does."""
+    try:
+        return () if lane.after is None else lane.after(index)
+    except Exception as error:
+        lane.error = error
+        return None
 
 
 def ids_of(offsets: Tensor, ranges: tuple[IdRange, ...]) -> Tensor:

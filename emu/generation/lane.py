@@ -45,7 +45,7 @@ class Lane:
         fed: tokens that each of its rows had in the last pass.
         place: position that is drawn next, where a pass settles several.
         broken_at: length of the sequence of which the next logits held NaN or infinity.
-        error: why it ends.
+        error: what `after` raised.
     """
 
     ticket: Ticket

@@ -101,9 +101,14 @@ class PromptRows:
         if source is None:
             return
         is_whole = row.shared == len(row.ids)
-        if self._done(source) >= row.shared and not (is_whole and source.hidden is None):
+        if self._done(source) < row.shared or (is_whole and source.hidden is None):
+            return
+        row.source = None
+        # What is masked is multiplied by zero, which NaN survives: a token that gives NaN spoils those before it in its row too, and a
+        # prompt that does not hold that token must not be given them.
+        if self._cache.is_finite(source.row, row.shared):
             self._cache.share(source.row, row.row, row.shared)
-            row.source, row.hidden = None, source.hidden if is_whole else None
+            row.hidden = source.hidden if is_whole else None
 
     def note(self, fed: Sequence[tuple[int, Tensor]], hidden: Tensor, starts: Sequence[int]) -> None:
         """Keep the hidden states of prompts that are complete now.

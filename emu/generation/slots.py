@@ -151,14 +151,14 @@ class Slots:
     def release(self, lanes: Sequence[Lane]) -> None:
         """Give the rows of some lanes away; rows at the end take their places."""
         gone = {row for lane in lanes for row in lane.rows}
-        for lane in lanes:
-            if lane.broken_at is not None:
-                for row in lane.rows:
-                    self.cache.clear(row)
-        left = self.cache.rows - len(gone)
-        movers = [row for row in range(left, self.cache.rows) if row not in gone]
+        rows, left = self.cache.rows, self.cache.rows - len(gone)
+        movers = [row for row in range(left, rows) if row not in gone]
         order = [row if row not in gone else movers.pop() for row in range(left)]
+        # Whether a row holds NaN is looked at late or, of a lane that is taken back, never: none is left to whoever comes next.
+        for row in gone.intersection(range(left)):
+            self.cache.clear(row)
         self.cache.keep(order)
+        self.cache.clear(slice(left, rows))
         self.lanes = [lane for lane in self.lanes if lane not in lanes]
         self._joining = [[lane for lane in some if lane not in lanes] for some in self._joining]
         self._joining = [some for some in self._joining if some]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -265,6 +266,16 @@ class StaticCache:
                 raise ValueError(f"cannot truncate a cache of {written} written slots to {end}")
         self.end_at(ends)
 
+    def is_finite(self, row: int, length: int) -> bool:
+        """Whether keys and values of a row's first tokens are numbers, neither NaN nor infinity; waits for a GPU."""
+        first = self.begins[row]
+        # One sum instead of a test of each number: NaN and infinity go through it. Half precision would overflow.
+        wide = torch.promote_types(self._dtype, torch.float32)
+        keys, values = (
+            whole[:, row, :, first : first + length].sum(dtype=wide) for whole in (self._keys, self._values)
+        )
+        return math.isfinite(keys + values)
+
     def share(self, source: int, row: int, length: int) -> None:
         """Let a row that holds nothing begin with the first tokens of another row."""
         first, start = self.begins[source], self.begins[row]
@@ -309,10 +320,10 @@ class StaticCache:
                 self._values[:, row, :, seen] = self._values[:, origin, :, seen]
         self._change([self.begins[origin] for origin in order], [self.ends[origin] for origin in order])
 
-    def clear(self, row: int) -> None:
-        """Forget the numbers of a row: what is masked is multiplied by zero, which NaN survives."""
-        self._keys[:, row] = 0
-        self._values[:, row] = 0
+    def clear(self, rows: slice | int) -> None:
+        """Forget the numbers of rows of the memory, in use or not: what is masked is multiplied by zero, which NaN survives."""
+        self._keys[:, rows] = 0
+        self._values[:, rows] = 0
 
     def _change(self, begins: list[int], ends: list[int]) -> None:
         self.end_at(ends)
