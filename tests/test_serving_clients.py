@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
+import io
 import json
 import signal
 import socket
@@ -12,10 +14,17 @@ import time
 import pytest
 import torch
 
-from emu.serving.api_errors import ApiError
+from emu.serving import chat_api, images_api
+from emu.serving.api_errors import ApiError, ClientGone
 from emu.serving.event_stream import AttendedReply
+from emu.serving.request_log import RequestLog
+from emu.serving.request_models import ChatBody, ImageBody
+from emu.serving.service import Service
+from emu.serving.serving_options import ServingOptions
+from emu.serving.video_jobs import VideoJob, VideoJobs
 from tests.serving_toys import SECONDS, bundled, deterministic, error_of, held, in_thread, running, until
 
+begin = VideoJobs.begin
 PATH = "/v1/images/generations"
 BODY = {"prompt": "a red circle", "seed": 1}
 
@@ -102,6 +111,53 @@ def test_a_client_that_does_not_read_is_given_up():
     assert time.monotonic() - begun < 5 and len(sent) == 4
 
 
+def drawn_text(service, events):
+    messages = [{"role": "user", "content": "a red circle"}]
+    return chat_api._answered(service, ChatBody(messages=messages, stream=True, max_tokens=99, seed=1), events)
+
+
+def drawn_picture(service, events):
+    body = ImageBody(prompt="a red circle", size="32x32", stream=True, emu={"every_row": True}, seed=1)
+    return images_api._generation(service, None, body, events)
+
+
+@pytest.mark.parametrize("answer", [drawn_text, drawn_picture])
+def test_a_client_that_leaves_within_a_stream_frees_its_slot_before_anything_is_collected(tiny_emu, tmp_path, answer):
+    service = Service(deterministic(tiny_emu), ServingOptions(), tmp_path, RequestLog(io.StringIO()))
+    batcher, tickets = service.worker.batcher, []
+    submit = batcher.submit
+    batcher.submit = lambda *given, **named: tickets.append(submit(*given, **named)) or tickets[-1]
+
+    async def main():
+        sending = asyncio.Event()
+
+        async def receive():
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message.get("body"):
+                sending.set()
+                await asyncio.sleep(SECONDS)
+
+        deadline = asyncio.get_running_loop().time() + SECONDS
+        stream = AttendedReply(lambda events: answer(service, events), deadline, lambda error: error)
+        reply = asyncio.ensure_future(stream({"type": "http"}, receive, send))
+        while not sending.is_set() and not reply.done():
+            batcher.step()
+            await asyncio.sleep(0)
+        with pytest.raises(ClientGone):
+            await reply
+        assert [ticket.is_cancelled for ticket in tickets] == [True]
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+        service._pixels.shutdown()
+
+
 def test_a_request_with_broken_logits_fails_alone(tmp_path):
     emu = bundled("digits")
     with torch.no_grad():
@@ -143,6 +199,32 @@ def test_files_go_after_an_hour(server, monkeypatch):
     assert not list(server.service.files._folder.iterdir())
 
 
+def test_clips_go_after_an_hour(server, monkeypatch):
+    clip = "/v1/videos/" + server.post("/v1/videos", files={"prompt": (None, "a ball")}).json()["id"]
+    until(lambda: server.get(clip).json()["status"] == "completed")
+    later = time.time() + 3600.5
+    monkeypatch.setattr("emu.serving.result_files.time.time", lambda: later)
+    reply = server.get(f"{clip}/content")
+    assert reply.status_code == 404 and error_of(reply)["code"] == "video_not_found"
+    monkeypatch.setattr("emu.serving.video_jobs.now", lambda: int(later) + 2)
+    assert server.get(clip).status_code == 404
+
+
+def test_the_error_of_a_clip_does_not_grow_with_every_question(server, monkeypatch):
+    def broken(*_):
+        raise ApiError(500, "the disk broke")
+
+    monkeypatch.setattr(server.service.files, "add", broken)
+    jobs: list[VideoJob] = []
+    monkeypatch.setattr(VideoJobs, "find", lambda self, *_: jobs[0])
+    monkeypatch.setattr(VideoJobs, "begin", lambda *given: jobs.append(begin(*given)) or jobs[0])
+    assert server.post("/v1/videos", files={"prompt": (None, "a ball")}).status_code == 200
+    until(lambda: jobs[0].status == "failed")
+    for _ in range(3):
+        assert error_of(server.get("/v1/videos/x/content"))["message"] == "the disk broke"
+    assert jobs[0].failure is not None and jobs[0].failure.__traceback__ is None
+
+
 def test_a_server_that_closes_finishes_what_it_took_and_takes_nothing_new(tiny_emu, tmp_path):
     with running(deterministic(tiny_emu), tmp_path) as server:
         with held(server):
@@ -165,6 +247,19 @@ def test_a_batch_that_breaks_is_begun_anew(server, monkeypatch, error, status):
     monkeypatch.setattr(server.service.worker.batcher, "step", broken)
     assert server.post(PATH, json=BODY).status_code == status
     assert server.post(PATH, json=BODY).status_code == 200
+
+
+def test_without_a_new_batch_each_request_fails_at_once_until_there_is_one(server, monkeypatch):
+    def broken():
+        raise RuntimeError("out of order")
+
+    worker = server.service.worker
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.batcher, "step", broken)
+        patch.setattr(worker, "_make_batcher", broken)
+        assert [server.post(PATH, json=BODY).status_code for _ in range(2)] == [500, 500]
+    assert server.post(PATH, json=BODY).status_code == 200
+    until(lambda: idle(server))
 
 
 def test_errors_that_nobody_foresaw_have_an_identity_and_keep_what_was_asked_to_themselves(server, monkeypatch):

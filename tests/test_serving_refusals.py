@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -81,6 +83,18 @@ def test_clips_are_listed_to_their_own_key_alone(locked):
     for query in ("limit=0", "limit=101", "limit=x", "limit=" + "9" * 5000, "order=up", "after=x"):
         reply = locked.get(f"/v1/videos?{query}", headers=first)
         assert reply.status_code == (404 if "after" in query else 400) and error_of(reply)["message"]
+
+
+def test_clips_of_another_key_are_unknown(locked):
+    first, second = ({"authorization": f"Bearer {key}"} for key in KEYS)
+    clip = "/v1/videos/" + locked.post("/v1/videos", files={"prompt": (None, "a ball")}, headers=first).json()["id"]
+    for reply in (
+        locked.get(clip, headers=second),
+        locked.get(f"{clip}/content", headers=second),
+        locked.client.delete(clip, headers=second),
+    ):
+        assert reply.status_code == 404 and error_of(reply)["code"] == "video_not_found"
+    assert locked.client.delete(clip, headers=first).status_code == 200
 
 
 def test_pages_of_other_sites_get_nothing(server):
@@ -185,26 +199,35 @@ def test_hooks_see_words_and_pictures_and_let_nothing_pass_when_they_break(tiny_
 
 @pytest.fixture
 def elsewhere():
-    """A server of pictures: /picture.png, and /away, which leads to another host."""
+    """A server of pictures: /picture.png, /away, which leads to another host, /slow.png, which never ends, and /cut.png."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/cut.png":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nxxx")
+                return
             self.send_response(302 if self.path == "/away" else 200)
             if self.path == "/away":
                 self.send_header("Location", "http://localhost:1/picture.png")
             self.end_headers()
             self.wfile.write(png(Image.new("RGB", (8, 8), "red")))
+            for _ in range(50 if self.path == "/slow.png" else 0):
+                time.sleep(0.1)
+                with suppress(OSError):
+                    self.wfile.write(b"x")
 
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{http.server_port}"
         http.shutdown()
 
 
-def test_pictures_are_fetched_from_allowed_hosts_alone(tiny_emu, tmp_path, elsewhere):
+def test_pictures_are_fetched_from_allowed_hosts_alone(tiny_emu, tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr("emu.serving.given_pictures.SECONDS", 0.5)
+
     def ask(server, url):
         message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
         return server.post("/v1/chat/completions", json={"messages": [message], "max_tokens": 4})
@@ -219,6 +242,9 @@ def test_pictures_are_fetched_from_allowed_hosts_alone(tiny_emu, tmp_path, elsew
         ):
             reply = ask(server, url)
             assert reply.status_code == 400 and error_of(reply)["code"] == "remote_not_allowed", url
+        for path in ("/a picture.png", "/slow.png", "/cut.png"):
+            reply = ask(server, f"http://{elsewhere}{path}")
+            assert reply.status_code == 400 and "could not be fetched" in error_of(reply)["message"], path
     with running(deterministic(tiny_emu), tmp_path) as server:
         assert "this server fetches none" in error_of(ask(server, f"http://{elsewhere}/picture.png"))["message"]
 

@@ -144,7 +144,7 @@ class Batcher:
 
     def _lose(self, error: Exception) -> None:
         """End all that run with the error of a pass, as when memory runs out: it was for all of them, and others begin anew."""
-        lost = [lane for lane in self._running.lanes if not lane.ticket.done]
+        lost = list(self._running.lanes)
         # Frames hold tensors of the pass and the cache itself, for as long as somebody keeps the error: those who wait need the memory.
         traceback.clear_frames(error.__traceback__)
         self._empty()

@@ -64,5 +64,6 @@ class Ticket:
         self._future.set_result(found)
 
     def fail(self, error: BaseException) -> None:
-        """Set the error; for the batch alone."""
-        self._future.set_exception(error)
+        """Set the error; for the batch alone. What is done stays done."""
+        if not self.done:
+            self._future.set_exception(error)

@@ -49,6 +49,10 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.param = status, message[:LONGEST], code, param
         self.headers = dict(headers or {})
 
+    def alone(self) -> ApiError:
+        """The same error, to be kept or raised again, without the frames that it came through and what they hold."""
+        return ApiError(self.status, self.message, self.code, self.param, self.headers)
+
     @property
     def body(self) -> dict[str, Any]:
         """What is sent."""

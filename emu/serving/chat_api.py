@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from emu.generation.interleaved import next_piece
 from emu.media import png_bytes
 from emu.pipeline.prepared_texts import PreparedDocument, PreparedTexts
 from emu.serving.api_errors import bad_value
-from emu.serving.drawn_blocks import as_text, drawn
+from emu.serving.drawn_blocks import as_text, drawn, end_with
 from emu.serving.event_stream import Events, within
 from emu.serving.request_bodies import read_json
 from emu.serving.request_models import ChatBody, Message, MessagePart, size_of_text
@@ -86,13 +87,14 @@ async def _answered(service: Service, body: ChatBody, events: Events) -> Respons
     items = await service.in_pixels(read_items, service, body)
     await service.check_pictures([item for item in items if isinstance(item, Image.Image)], "messages")
     answer = Answer(emu={"seed": body.seed, "model": service.model_name})
-    pieces = _pieces(service, body, items, answer)
     about = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.name}
-    if body.stream:
-        await _stream(body, pieces, answer, about, events)
-        return None
-    async for piece in pieces:
-        add(answer, piece)
+    # Closed here and not when it is collected: a client that leaves frees its slot at once.
+    async with aclosing(_pieces(service, body, items, answer)) as pieces:
+        if body.stream:
+            await _stream(body, pieces, answer, about, events)
+            return None
+        async for piece in pieces:
+            add(answer, piece)
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
     if answer.pictures:
         message["images"] = list(map(picture_part, answer.pictures))
@@ -125,14 +127,17 @@ async def _stream(
     await events.send(None, "[DONE]")
 
 
-async def _pieces(service: Service, body: ChatBody, items: list[Piece], answer: Answer) -> AsyncIterator[str | bytes]:
+async def _pieces(
+    service: Service, body: ChatBody, items: list[Piece], answer: Answer
+) -> AsyncGenerator[str | bytes, None]:
     """The answer as it is written: text, and pictures as PNG files; `answer` is told what it costs and why it ends."""
     wanted = set(body.modalities or ["text"])
     if wanted == {"text"}:
         prepared = await service.in_pixels(prepare_text, service, body, items)
         told_text(prepared, answer)
-        async for text in _written(service, prepared, answer):
-            yield text
+        async with aclosing(_written(service, prepared, answer)) as texts:
+            async for text in texts:
+                yield text
     elif wanted == {"image"}:
         yield await _drawn(service, body, items, answer)
     else:
@@ -159,13 +164,13 @@ def told_text(prepared: PreparedTexts, answer: Answer) -> None:
     answer.emu |= {"warning": prepared.beyond} if prepared.beyond else {}
 
 
-async def _written(service: Service, prepared: PreparedTexts, answer: Answer) -> AsyncIterator[str]:
+async def _written(service: Service, prepared: PreparedTexts, answer: Answer) -> AsyncGenerator[str, None]:
     """Text as it grows, cut where what was said stays as it is."""
     (prompt,) = prepared.prompts
     request = TextRequest(prompt, prepared.sampling, prepared.max_new_tokens, prepared.seeds[0])
     grown: asyncio.Queue[Tensor | None] = asyncio.Queue()
     task = asyncio.ensure_future(service.worker.result(request, on_text=grown.put_nowait))
-    task.add_done_callback(lambda _: grown.put_nowait(None))
+    end_with(task, grown)
     said = ""
     try:
         while (ids := await grown.get()) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,7 +71,7 @@ async def finished(service: Service, prepared: PreparedDrawing, block: PreparedB
 
 async def row_by_row(
     service: Service, prepared: PreparedImages, block: PreparedBlock
-) -> AsyncIterator[tuple[int, Tensor | None, ImageResult | None]]:
+) -> AsyncGenerator[tuple[int, Tensor | None, ImageResult | None], None]:
     """A picture as it is drawn: (finished rows, codes so far, None) for each, and at last (all, None, the result).
 
     Errors as of `drawn`.
@@ -81,7 +81,7 @@ async def row_by_row(
     task = asyncio.ensure_future(
         service.worker.result(request, on_row=lambda number, codes: rows.put_nowait((number, codes)))
     )
-    task.add_done_callback(lambda _: rows.put_nowait(None))
+    end_with(task, rows)
     begun, lines = time.monotonic(), dict[int, Tensor]()
     try:
         while (row := await rows.get()) is not None:
@@ -93,6 +93,17 @@ async def row_by_row(
         yield block.grid[0], None, await finished(service, prepared, block, await task)
     finally:
         task.cancel()
+
+
+def end_with(task: asyncio.Task, queue: asyncio.Queue) -> None:
+    """Put None at the end of a queue when a task ends. Its error is looked at here, since the queue's reader may have left by then."""
+
+    def ended(_: asyncio.Task) -> None:
+        if not task.cancelled():
+            task.exception()
+        queue.put_nowait(None)
+
+    task.add_done_callback(ended)
 
 
 def partial_picture(service: Service, block: PreparedBlock, codes: Tensor) -> Image.Image:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -87,8 +89,8 @@ class GivenPictures:
         opener = urllib.request.build_opener(_SameHosts(name, self._hosts))
         try:
             with opener.open(address, timeout=SECONDS) as reply:
-                data = reply.read(self._max_bytes + 1)
-        except (URLError, OSError, ValueError) as error:
+                data = _read(reply, self._max_bytes + 1)
+        except (URLError, OSError, ValueError, HTTPException) as error:
             raise bad_value(f"{name} could not be fetched: {type(error).__name__}", name) from error
         if len(data) > self._max_bytes:
             raise ApiError(413, f"{name} is longer than {self._max_bytes} bytes", "request_too_large", name)
@@ -105,6 +107,16 @@ class _SameHosts(urllib.request.HTTPRedirectHandler):
         """Check where the reply leads."""
         check_address(newurl, self._name, self._hosts)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _read(reply: HTTPResponse, most: int) -> bytes:
+    """What a host sends, at most so many bytes and somewhat more; TimeoutError where it sends slowly: others wait for the thread."""
+    data, end = bytearray(), time.monotonic() + SECONDS
+    while len(data) < most and (part := reply.read1(1 << 16)):
+        data += part
+        if time.monotonic() > end:
+            raise TimeoutError("it sends too slowly")
+    return bytes(data)
 
 
 def check_address(address: str, name: str, hosts: Sequence[str]) -> None:

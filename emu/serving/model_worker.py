@@ -99,11 +99,19 @@ class ModelWorker:
         except Exception as error:  # the batch itself broke: nothing in it can go on
             LOGGER.exception("the batch broke and is begun anew")
             running, self._running = self._running, set()
-            self.batcher = self._make_batcher()
             for ticket in running:
-                if not ticket.done:
-                    ticket.fail(error)
-            return True
+                ticket.cancel()
+                ticket.fail(error)
+            return self._begin_anew()
+
+    def _begin_anew(self) -> bool:
+        """Make another batch; whether there is one. As long as there is none, each request fails and is the next try."""
+        try:
+            self.batcher = self._make_batcher()
+        except Exception:
+            LOGGER.exception("there is no new batch")
+            return False
+        return True
 
 
 def _relayed(tell: Callable[..., None], listener: Callable[..., None]) -> Callable[..., None]:

@@ -84,14 +84,21 @@ class VideoJobs:
         job.task = self._service.background(self._run(job, prepared, places))
         return job
 
-    def find(self, identity: str) -> VideoJob:
-        """A job.
+    def find(self, identity: str, owner: bytes) -> VideoJob:
+        """A job of one key; those of others stay unknown.
 
         Raises:
             ApiError: there is none of this name.
         """
+        job = self._known(identity)
+        if job.owner != owner:
+            raise no_such_video()
+        return job
+
+    def _known(self, identity: str) -> VideoJob:
+        self._forget()
         if identity not in self._jobs:
-            raise ApiError(404, "there is no such video; videos stay for an hour", "video_not_found")
+            raise no_such_video()
         return self._jobs[identity]
 
     def page(self, owner: bytes, after: str | None, limit: int, *, newest_first: bool) -> dict[str, Any]:
@@ -104,11 +111,11 @@ class VideoJobs:
         Raises:
             ApiError: 404, there is no job `after`.
         """
+        last = None if after is None else self._known(after)
         self._forget()
         jobs = [job for job in self._jobs.values() if job.owner == owner]
         jobs = jobs[::-1] if newest_first else jobs
-        if after is not None:
-            last = self.find(after)
+        if last is not None:
             jobs = jobs[jobs.index(last) + 1 :] if last in jobs else []
         shown = [job.told() for job in jobs[:limit]]
         ends = (
@@ -116,14 +123,13 @@ class VideoJobs:
         )
         return {"object": "list", "data": shown, **ends, "has_more": len(jobs) > limit}
 
-    def remove(self, identity: str) -> None:
-        """Take a job back, and delete its clip; errors as of `find`."""
-        job = self.find(identity)
+    def remove(self, job: VideoJob) -> None:
+        """Take a job back, and delete its clip."""
         if job.task is not None:
             job.task.cancel()
         if job.file is not None:
             self._service.files.remove(job.file)
-        del self._jobs[identity]
+        del self._jobs[job.identity]
 
     async def _run(self, job: VideoJob, prepared: PreparedVideos, places: ExitStack) -> None:
         loop, service = asyncio.get_running_loop(), self._service
@@ -137,7 +143,7 @@ class VideoJobs:
                 if told is None or told.status >= 500:
                     service.log.failed(error, id=job.identity)
                 message = f"the server failed at this video, {job.identity}"
-                job.failure = told or ApiError(500, message, "internal_error")
+                job.failure = (told or ApiError(500, message, "internal_error")).alone()
                 job.status = "failed"
             finally:
                 job.completed = now()
@@ -157,7 +163,12 @@ class VideoJobs:
         return await service.in_pixels(service.files.add, data, "video/mp4")
 
     def _forget(self) -> None:
-        ended = [(name, job.completed) for name, job in self._jobs.items() if job.completed is not None]
-        for name, completed in ended:
+        ended = [(job, job.completed) for job in self._jobs.values() if job.completed is not None]
+        for job, completed in ended:
             if completed + KEPT < now():
-                self.remove(name)
+                self.remove(job)
+
+
+def no_such_video() -> ApiError:
+    """A name that is of no job, or of one that is over."""
+    return ApiError(404, "there is no such video; videos stay for an hour", "video_not_found")

@@ -17,7 +17,7 @@ from emu.serving.event_stream import Events, within
 from emu.serving.request_bodies import read_form
 from emu.serving.request_models import VideoBody, size_of_text
 from emu.serving.service import Service, chosen_seed
-from emu.serving.video_jobs import VideoJobs
+from emu.serving.video_jobs import VideoJobs, no_such_video
 
 LISTED, MOST_LISTED = 20, 100
 """Clips of a page where a request does not say, and the most it may ask for."""
@@ -65,14 +65,14 @@ def videos_api(service: Service) -> APIRouter:
         return JSONResponse(page)
 
     @router.get("/v1/videos/{identity}")
-    async def retrieve(identity: str) -> Response:
+    async def retrieve(identity: str, request: Request) -> Response:
         """Tell how far a clip is."""
-        return JSONResponse(jobs.find(identity).told())
+        return JSONResponse(jobs.find(identity, request.state.owner).told())
 
     @router.delete("/v1/videos/{identity}")
-    async def delete(identity: str) -> Response:
+    async def delete(identity: str, request: Request) -> Response:
         """Take a clip back."""
-        jobs.remove(identity)
+        jobs.remove(jobs.find(identity, request.state.owner))
         return JSONResponse({"id": identity, "object": "video.deleted", "deleted": True})
 
     @router.get("/v1/videos/{identity}/content")
@@ -81,10 +81,12 @@ def videos_api(service: Service) -> APIRouter:
         variant = request.query_params.get("variant", "video")
         if variant != "video":
             raise bad_value(f"variant is {variant[:40]!r}; expected video", "variant")
-        job = jobs.find(identity)
+        job = jobs.find(identity, request.state.owner)
         if job.failure is not None:
-            raise job.failure
+            raise job.failure.alone()
         found = None if job.file is None else service.files.find(job.file)
+        if found is None and job.file is not None:  # its hour ended within this second
+            raise no_such_video()
         if found is None:
             raise bad_value(f"the video is {job.status}; ask again when it is completed", "video_id", "video_not_ready")
         return FileResponse(found.path, media_type=found.media_type, filename=f"{identity}.mp4")
