@@ -97,6 +97,11 @@ def test_clips_between_given_frames_keep_their_codes(filling_emu, first, last):
     assert made.settings["last_frames"] == last and made.settings.get("first_frames", 0) == first
 
 
+def hidden_clip(latents):
+    hidden = torch.ones(latents, 2, 2, dtype=torch.bool)
+    return CodeSegment("video", torch.zeros(latents, 2, 2, dtype=torch.int64), {}, hidden=hidden)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -130,6 +135,14 @@ def test_clips_between_given_frames_keep_their_codes(filling_emu, first, last):
         (
             lambda emu: emu.generate_videos(["a", "b"], frames=8, last_frames=[frames()]),
             "last_frames holds 1 clips for 2 prompts",
+        ),
+        (
+            lambda emu: emu.generate_videos([["a", hidden_clip(2)]], frames=8, last_frames=frames()),
+            "neither first or last frames nor overlap beside it",
+        ),
+        (
+            lambda emu: emu.generate_videos([["a", hidden_clip(6)]], frames=24, overlap=4),
+            "neither first or last frames nor overlap beside it",
         ),
     ],
 )

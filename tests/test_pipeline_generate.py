@@ -84,6 +84,13 @@ def test_clips_go_on_from_their_first_frames(tiny_emu, first):
     assert len(clip.frames) == 12 and len(free.codes) == len(clip.codes)
 
 
+def test_some_prompts_may_have_no_first_frames(tiny_emu):
+    clips = tiny_emu.generate_videos(["a ball", "a ball"], first_frames=[[picture(12, 16)], None], deterministic=True)
+    (alone,) = tiny_emu.generate_videos("a ball", deterministic=True)
+    assert clips[0].frames[0].size == (16, 12) and torch.equal(clips[1].codes, alone.codes)
+    assert "first_frames" not in clips[1].settings and clips[1].settings == alone.settings
+
+
 def test_each_prompt_may_have_its_own_first_frames(tiny_emu):
     beginnings = [[picture(shade=0)], Video([picture(shade=255)])]
     clips = tiny_emu.generate_videos(["a ball", "a ball"], first_frames=beginnings)

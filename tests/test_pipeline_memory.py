@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
+from emu import Emu
 from emu.generation import Engine
+from emu.generation.linear import bytes_of
 from emu.generation.sequence_memory import drawing_memory
 from emu.model import StaticCache
 from emu.pipeline import drawing_memory as memory_module
@@ -147,6 +149,13 @@ def test_what_is_free_is_what_the_machine_and_the_limit_of_the_process_leave(tmp
     monkeypatch.setattr(memory_module, "_MEMINFO", tmp_path / "nowhere")
     monkeypatch.setattr(memory_module, "_CGROUP", tmp_path / "nowhere")
     assert free_memory(CPU) is None and memory_budget(None, CPU) is None
+
+
+def test_a_batch_leaves_room_for_the_copies_of_weights_that_it_makes(tiny_emu, monkeypatch):
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 10**8)
+    emu = Emu(tiny_emu.model, tiny_emu.tokenizer, tiny_emu.defaults, deterministic=True)
+    assert emu.batcher().memory == int(0.8 * 10**8) - bytes_of(emu.model)
+    assert emu.batcher(memory=10**7).memory == 10**7
 
 
 def test_bytes_are_shown_with_a_unit():

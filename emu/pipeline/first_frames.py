@@ -25,7 +25,7 @@ def each_clip(name: str, given: Any, count: int) -> list[Clip | None]:
 
     Args:
         name: of the argument, for messages.
-        given: None, one clip for all prompts, or a list of one clip per prompt; a clip is a list of PIL images, a uint8 array
+        given: None, one clip for all prompts, or a list of one clip or None per prompt; a clip is a list of PIL images, a uint8 array
             (T, H, W, 3), a `Video`, or the path of a file or a folder of frames, and a single PIL image is a clip of one frame.
         count: N.
 

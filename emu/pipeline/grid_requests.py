@@ -174,22 +174,19 @@ class RequestReader:
     ) -> tuple[Tensor | None, Tensor | None, Size]:
         """Codes that are given of the block, the cells that are hidden among them, and its size; see `PreparedBlock`."""
         frames, fps, partial = self.settings.frames, self.settings.fps, document.partial
-        if last is not None:
-            partial = clip_between(self.tokenizer, first, last, frames, fps, size)
+        is_alone = first is None and last is None and not (self.parts is not None and self.parts.overlap)
+        if last is not None and partial is None:
+            partial, is_alone = clip_between(self.tokenizer, first, last, frames, fps, size), True
         if partial is None:
             return None if first is None else codes_of_beginning(self.tokenizer, first, frames, size), None, size
         assert partial.hidden is not None and self.tokenizer.vision is not None
         height, width = (cells * self._factor for cells in partial.hidden.shape[-2:])
         rank = self.tokenizer.layout.modality(self.modality).rank
         grid = clip_grid(self.tokenizer.vision, (height, width), frames)[-rank:]
-        if (
-            partial.modality != self.modality
-            or tuple(partial.hidden.shape) != grid
-            or (first is not None and last is None)
-        ):
+        if partial.modality != self.modality or tuple(partial.hidden.shape) != grid or not is_alone:
             raise ValueError(
                 f"prompt {document.number} ends in a block of {partial.modality} of which {tuple(partial.hidden.shape)} cells are kept or "
-                f"hidden; expected one of {self.modality} of {grid} cells, and no first frames beside it"
+                f"hidden; expected one of {self.modality} of {grid} cells, and neither first or last frames nor overlap beside it"
             )
         return partial.codes, partial.hidden, (height, width)
 

@@ -163,7 +163,10 @@ class PreparingEmu(StoredEmu):
         Raises:
             TypeError, ValueError: a number is invalid.
         """
-        return Batcher(self._engine(None), slots, memory_budget(memory, self.model.device))
+        engine, budget = self._engine(None), memory_budget(memory, self.model.device)
+        if memory is None and budget is not None:
+            budget = max(1, budget - engine.bytes_to_copy)  # what is free now holds copies of the weights too
+        return Batcher(engine, slots, budget)
 
     @property
     def spatial_factor(self) -> int:
@@ -198,18 +201,18 @@ class PreparingEmu(StoredEmu):
 
         What is wrong with a call is found here, before work.
         """
-        count, sizes = len(documents), list[Size | None]()
+        count = len(documents)
         seeds = check_seeds(seed, count)
         beginnings, endings = (
             each_clip(*one, count) for one in zip(("first_frames", "last_frames"), given, strict=True)
         )
         positions = self.model.config.max_position_embeddings
         reader = RequestReader(self.tokenizer, self.trained, positions, modality, settings, parts)
-        if all(frames is None for frames in given):
-            sizes += self._sizes(size, count)
-            reader.check_tasks(documents)
-        else:
-            sizes += [None] * count if size is None else self._sizes(size, count)
+        bare = [one is None and other is None for one, other in zip(beginnings, endings, strict=True)]
+        # Clips have the size of their frames where none is asked for; those without frames have the usual one.
+        own: list[Any] = self._sizes(size, count) if size is not None or any(bare) else [None] * count
+        sizes = [one if size is not None or is_bare else None for one, is_bare in zip(own, bare, strict=True)]
+        reader.check_tasks([document for document, is_bare in zip(documents, bare, strict=True) if is_bare])
         asked = zip(documents, sizes, seeds, beginnings, endings, strict=True)
         blocks = [reader.read(*one) for one in asked]
         beyond = beyond_training(
