@@ -7,6 +7,7 @@ import errno
 import gc
 import io
 import json
+import math
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from emu.serving.api_errors import ApiError, ClientGone
 from emu.serving.event_stream import AttendedReply
 from emu.serving.request_log import RequestLog
 from emu.serving.request_models import ChatBody, ImageBody
+from emu.serving.result_files import ResultFiles
 from emu.serving.service import Service
 from emu.serving.serving_options import ServingOptions
 from emu.serving.video_jobs import VideoJob, VideoJobs
@@ -85,6 +87,21 @@ def test_a_request_has_its_time_and_no_more(tiny_emu, tmp_path):
         slow = connected(server, BODY, whole=False)
         assert b" 504 " in slow.recv(200).partition(b"\r\n")[0]
         slow.close()
+
+
+def test_a_clip_whose_time_is_over_stays_failed_whatever_the_model_tells_later(tiny_emu, tmp_path, monkeypatch):
+    heard = []
+
+    async def result(request, on_row):
+        heard.append(on_row)
+        await asyncio.sleep(SECONDS)
+
+    with running(deterministic(tiny_emu), tmp_path, timeout=0.3) as server:
+        monkeypatch.setattr(server.service.worker, "result", result)
+        clip = "/v1/videos/" + server.post("/v1/videos", files={"prompt": (None, "a ball")}).json()["id"]
+        until(lambda: server.get(clip).json()["status"] == "failed")
+        heard[0](0, None)
+        assert server.get(clip).json()["status"] == "failed"
 
 
 def test_a_client_that_does_not_read_is_given_up():
@@ -199,6 +216,22 @@ def test_files_go_after_an_hour(server, monkeypatch):
     assert not list(server.service.files._folder.iterdir())
 
 
+def test_files_that_go_while_others_are_looked_at_disturb_nothing(tmp_path):
+    files = ResultFiles(tmp_path)
+    kept, gone = files.add(b"kept", "image/png"), files.add(b"gone", "image/png")
+
+    class Slow:
+        path, media_type = tmp_path / kept, "image/png"
+
+        @property
+        def until(self):
+            files.remove(gone)  # as the event loop does in the middle of it
+            return math.inf
+
+    files._files[kept] = Slow()
+    assert files.find(files.add(b"new", "image/png")) is not None and files.find(gone) is None
+
+
 def test_clips_go_after_an_hour(server, monkeypatch):
     clip = "/v1/videos/" + server.post("/v1/videos", files={"prompt": (None, "a ball")}).json()["id"]
     until(lambda: server.get(clip).json()["status"] == "completed")
@@ -237,6 +270,19 @@ def test_a_server_that_closes_finishes_what_it_took_and_takes_nothing_new(tiny_e
         assert inside.result(SECONDS).status_code == 200
         until(lambda: server.server.should_exit)
         assert server.server.stopped_by == signal.SIGTERM
+
+
+def test_a_server_that_closes_leaves_time_to_fetch_the_clip_that_it_finished(tiny_emu, tmp_path, monkeypatch):
+    with running(deterministic(tiny_emu), tmp_path) as server:
+        with held(server):
+            clips = [server.post("/v1/videos", files={"prompt": (None, "a ball")}).json()["id"] for _ in range(2)]
+            server.server.handle_exit(signal.SIGTERM, None)
+        until(lambda: not server.service.admission.taken)
+        time.sleep(0.3)
+        assert not server.server.should_exit
+        assert server.get(f"/v1/videos/{clips[0]}/content").headers["content-type"] == "video/mp4"
+        monkeypatch.setattr("emu.serving.http_server.FETCHING", 0.1)  # nobody asks for the other one
+        until(lambda: server.server.should_exit)
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("out of order"), 500), (torch.OutOfMemoryError(), 503)])

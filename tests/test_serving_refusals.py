@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from emu import Emu
 from emu.cli.main import main
 from emu.media import png_bytes
 from emu.serving.serving_options import ServingOptions, is_own_address
@@ -148,6 +150,27 @@ def test_pictures_and_masks_that_do_not_fit_are_refused(server):
     ):
         reply = edit(**files)
         assert reply.status_code == 400 and words in error_of(reply)["message"], reply.text
+
+
+def test_pictures_of_a_conversation_are_read_up_to_what_the_model_holds(server, monkeypatch):
+    read, at = [], server.service.pictures.at
+    monkeypatch.setattr(server.service.pictures, "at", lambda *given: read.append(given) or at(*given))
+    address = "data:image/png;base64," + base64.b64encode(png(Image.new("RGB", (8, 8)))).decode()
+    part = {"type": "image_url", "image_url": {"url": address}}
+    messages = [{"role": "user", "content": [part] * 64}] * 3
+    reply = server.post("/v1/chat/completions", json={"messages": messages})
+    assert reply.status_code == 400 and error_of(reply)["code"] == "context_length_exceeded"
+    assert len(read) == 512 // 4 + 1  # codes of a picture
+
+
+def test_a_clip_of_the_size_of_its_picture_is_refused_before_it_is_laid_out_where_it_is_too_long(tiny_emu, tmp_path):
+    defaults = replace(tiny_emu.defaults, size=None)
+    emu = Emu(tiny_emu.model, tiny_emu.tokenizer, defaults, deterministic=True)
+    emu.prepare_videos = None
+    with running(emu, tmp_path) as server:
+        form = {"prompt": (None, "a"), "frames": (None, "9000"), "input_reference": png(Image.new("RGB", (8, 8)))}
+        reply = server.post("/v1/videos", files=form)
+        assert reply.status_code == 400 and error_of(reply)["code"] == "context_length_exceeded"
 
 
 def test_what_a_model_was_not_trained_for_is_named(tmp_path):

@@ -246,14 +246,16 @@ def read_items(service: Service, body: ChatBody) -> list[Piece]:
     Raises:
         ApiError: there are none, or a part is not of its type.
     """
-    size, items = size_of_text(body.size), list[Piece]()
+    size, items, cells = size_of_text(body.size), list[Piece](), 0
     for number, message in enumerate(body.messages):
         for place, part in enumerate(parts_of(message)):
             name = f"messages.{number}.content.{place}"
             if part.type == "text" and part.text is not None and part.image_url is None:
                 items += [part.text] if part.text else []
             elif part.type == "image_url" and part.image_url is not None and part.text is None:
-                items.append(service.pictures.at(part.image_url.url, name, size))
+                items.append(picture := service.pictures.at(part.image_url.url, name, size))
+                cells += picture.width * picture.height // service.emu.spatial_factor**2
+                service.check_tokens(cells, "messages")  # before the next one: a body may hold thousands
             else:
                 raise bad_value(f"{name} is of type {part.type} and does not hold it; give {part.type} alone", name)
     if not items:

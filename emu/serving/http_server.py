@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ from emu.serving.service import Service
 from emu.serving.serving_options import ServingOptions
 from emu.stopping import Stopped
 
+FETCHING = 10.0
+"""Seconds that a server which closes waits for a clip to be fetched."""
 LOGGERS = ("uvicorn", "uvicorn.error", "emu")
 
 
@@ -60,7 +63,10 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end now; called ten times a second."""
-        if self.stopped_by and not self._service.admission.taken:
+        latest = max(self._service.unfetched.values(), default=-math.inf)
+        # A clip that was just made goes with the server: whoever asks after it is given the time to fetch it.
+        is_fetched = asyncio.get_running_loop().time() - latest > FETCHING
+        if self.stopped_by and not self._service.admission.taken and is_fetched:
             self.should_exit = True
         return await super().on_tick(counter)
 

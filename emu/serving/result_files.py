@@ -66,5 +66,6 @@ class ResultFiles:
     def forget(self) -> None:
         """Delete the files whose hour is over."""
         now = time.time()
-        for name in [name for name, file in self._files.items() if file.until < now]:
+        # A list, since the event loop removes files meanwhile.
+        for name in [name for name, file in list(self._files.items()) if file.until < now]:
             self.remove(name)

@@ -42,6 +42,7 @@ class Service:
         name: of the model, as requests name it.
         revision: fingerprint of the model.
         model_name: both, as results tell it.
+        unfetched: clips that nobody has fetched yet, and the time of the event loop at which they were done.
     """
 
     def __init__(self, emu: Emu, options: ServingOptions, folder: Path, log: RequestLog) -> None:
@@ -57,6 +58,7 @@ class Service:
         # One thread: pixels of one request at a time, beside the model's thread.
         self._pixels = ThreadPoolExecutor(1, "emu-pixels")
         self._tasks: set[asyncio.Task] = set()
+        self.unfetched: dict[str, float] = {}
 
     def close(self) -> None:
         """End the threads."""

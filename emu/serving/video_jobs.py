@@ -130,6 +130,7 @@ class VideoJobs:
         if job.file is not None:
             self._service.files.remove(job.file)
         del self._jobs[job.identity]
+        self._service.unfetched.pop(job.identity, None)
 
     async def _run(self, job: VideoJob, prepared: PreparedVideos, places: ExitStack) -> None:
         loop, service = asyncio.get_running_loop(), self._service
@@ -138,6 +139,7 @@ class VideoJobs:
                 deadline = loop.time() + service.options.timeout
                 job.file = await within(deadline, self._made(job, prepared, prepared.blocks[0]))
                 job.status, job.progress = "completed", 100
+                service.unfetched[job.identity] = loop.time()
             except Exception as error:
                 told = error_of(error, job.identity)
                 if told is None or told.status >= 500:
@@ -155,7 +157,8 @@ class VideoJobs:
         lines = block.grid[0] * block.grid[1]
 
         def advanced(number: int, _: Any) -> None:
-            job.status, job.progress = "in_progress", min(99, 100 * (number + 1) // lines)
+            if job.completed is None:  # a row may be told after the time is over
+                job.status, job.progress = "in_progress", min(99, 100 * (number + 1) // lines)
 
         codes = await service.worker.result(request_of(prepared, block), on_row=advanced)
         result = await finished(service, prepared, block, codes)

@@ -89,6 +89,7 @@ def videos_api(service: Service) -> APIRouter:
             raise no_such_video()
         if found is None:
             raise bad_value(f"the video is {job.status}; ask again when it is completed", "video_id", "video_not_ready")
+        service.unfetched.pop(identity, None)
         return FileResponse(found.path, media_type=found.media_type, filename=f"{identity}.mp4")
 
     return router
@@ -106,6 +107,7 @@ async def _begun(
     reference: Image.Image | None = None
     if first:
         reference = await service.in_pixels(service.pictures.read, first[0], "input_reference", size)
+        service.check_size((reference.height, reference.width), latents)
         await service.check_pictures([reference], "input_reference")
 
     def prepare() -> PreparedVideos:
