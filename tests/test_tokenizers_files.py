@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from emu_tokenizers.files import PARTIAL, FolderInUse, holding, natural_key, read_json, replacing, write_file
+from emu_tokenizers.files import (
+    PARTIAL,
+    FolderInUse,
+    holding,
+    natural_key,
+    new_folder,
+    read_json,
+    replacing,
+    write_file,
+)
 
 HOLDER = """
 import os, sys, time
@@ -55,6 +64,27 @@ def test_an_error_keeps_the_earlier_file(tmp_path):
         raise OSError("disk full")
     assert (tmp_path / "a.bin").read_bytes() == b"whole"
     assert not list(tmp_path.glob(f"*{PARTIAL}"))
+
+
+def test_two_writers_of_one_process_number_never_share_a_temporary_file(tmp_path):
+    # as the first processes of two containers that share a folder
+    with replacing(tmp_path / "a.bin") as first, replacing(tmp_path / "a.bin") as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert (tmp_path / "a.bin").read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_is_written_where_a_link_of_its_name_leads(tmp_path, is_there):
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "place")
+    if is_there:
+        (tmp_path / "disk" / "place").mkdir(parents=True)
+        (tmp_path / "disk" / "place" / "mine").touch()
+    with new_folder(tmp_path / "out", ("model*",)) as partial:
+        (partial / "model.bin").touch()
+    assert (tmp_path / "out").is_symlink()
+    assert {file.name for file in (tmp_path / "disk" / "place").iterdir()} == {"model.bin"} | ({"mine"} if is_there else set())
+    assert [file.name for file in (tmp_path / "disk").iterdir()] == ["place"]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ UNPACKED = ".unpacked"
 """In the output: finished samples of a tar whose others are not finished yet."""
 LEFT = re.compile(
     rf"({re.escape(MANIFEST)}|{re.escape(PROBLEMS)}|{re.escape(OVERVIEW)}|\d{{6,}}-seed\d+-[0-9a-f]{{8}}(\.\w+)?|\d{{6,}}-[0-9a-f]{{8}}\.tar)"
-    r"\.(\d+\.partial|partial-\w+|replaced-\w+)"
+    r"\.(\d+(-\w+)?\.partial|partial-\w+|replaced-\w+)"
 )
 """Temporary names of what a batch writes, which processes leave that are killed while they write."""
 

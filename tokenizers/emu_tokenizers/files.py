@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import sys
@@ -27,10 +28,10 @@ LOCK_FILE = ".emu.lock"
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path`, on the disk, when the block ends well, and goes when it does not.
 
-    The temporary name holds the process's number, so that two processes never write into one file.
+    The temporary name is a random one beside the process's number, which processes of other machines and containers may have too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield temporary
         _flush(temporary)
@@ -184,14 +185,15 @@ def new_folder(path: Path, ours: Collection[str] = ("*",)) -> Iterator[Path]:
     """A temporary folder to fill, which takes the name `path` when the block ends well.
 
     Args:
-        path: the name; what an earlier folder of that name holds is replaced where it is ours and kept where it is not.
+        path: the name; what an earlier folder of that name holds is replaced where it is ours and kept where it is not. Of a link the
+            folder that it leads to.
         ours: patterns (as of `fnmatch`) of the names that such a folder holds; all of them by default.
 
     Raises:
         NotADirectoryError: there is a file of that name.
         ValueError: the name is the folder that we work in, or one around it.
     """
-    path = path.absolute()
+    path = path.resolve() if path.is_symlink() else path.absolute()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; a folder of that name cannot be written")
     if Path.cwd().is_relative_to(path.resolve()):
