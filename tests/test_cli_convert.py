@@ -44,3 +44,11 @@ def test_a_file_of_that_name_stays(convert, tmp_path, capsys):
     (tmp_path / "new").write_text("mine")
     assert convert("--overwrite") == 2
     assert "is a file" in capsys.readouterr().err and (tmp_path / "new").read_text() == "mine"
+
+
+def test_overwriting_replaces_a_model_and_nothing_else(convert, tmp_path, capsys):
+    (tmp_path / "new" / "other").mkdir(parents=True)
+    (tmp_path / "new" / "other" / "notes").write_text("mine")
+    assert convert("--overwrite") == 2
+    assert "is no model's folder" in capsys.readouterr().err
+    assert (tmp_path / "new" / "other" / "notes").read_text() == "mine"

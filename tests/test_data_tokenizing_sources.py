@@ -10,6 +10,7 @@ from PIL import Image
 
 from emu.data.tokenizing import SOURCES, SourceOptions, open_source
 from emu.lines import BadLine
+from emu_tokenizers.pixels.tars import tar_members
 from tests.tokenizing_toys import CAPTIONS, png, scene, write_tar
 
 
@@ -169,6 +170,32 @@ def test_a_truncated_tar_keeps_what_came_before(tmp_path):
         open_source("webdataset:nowhere/*.tar")
 
 
+def test_what_follows_the_end_of_a_tar_is_a_problem(tmp_path):
+    write_tar(tmp_path / "one.tar", {"1.png": png(1)})
+    write_tar(tmp_path / "two.tar", {"2.png": png(2)})
+    joined = (tmp_path / "one.tar").read_bytes() + bytes(10_240) + (tmp_path / "two.tar").read_bytes()
+    (tmp_path / "joined.tar").write_bytes(joined)
+    (tmp_path / "padded.tar").write_bytes((tmp_path / "one.tar").read_bytes() + bytes(10_240))
+    assert [len(found) for found in tables(open_source(str(tmp_path / "padded.tar")))] == [1]
+    first, (reason, message) = tables(open_source(str(tmp_path / "joined.tar")))
+    assert len(first) == 1 and reason == "damaged" and "joined with cat" in message
+
+
+def test_a_tar_of_a_mac_holds_its_pictures_alone(tmp_path):
+    """Its tar writes what the file system knows of ./1.png as ./._1.png before it."""
+    members = {f"./{mark}{number}.png": png(number) for number in range(3) for mark in ("._", "")}
+    write_tar(tmp_path / "mac.tar", members | {"./.DS_Store.txt": b"x"})
+    found = tables(open_source(str(tmp_path / "mac.tar")))
+    assert [table[0]["image"] for table in found] == [png(number) for number in range(3)]
+
+
+def test_brackets_in_the_name_of_a_tar_are_no_pattern(tmp_path):
+    write_tar(tmp_path / "photos[1].tar", {"1.png": png(1)})
+    for name in ("", "webdataset:"):
+        assert len(tables(open_source(f"{name}{tmp_path / 'photos[1].tar'}"))) == 1
+    assert [member.member for member in tar_members(str(tmp_path / "photos[1].tar"))] == ["1.png"]
+
+
 def test_a_caption_of_any_length_is_read_to_its_limit_alone(photos, tmp_path):
     with (photos / "2.txt").open("wb") as file:
         file.truncate(1 << 33)
@@ -192,6 +219,19 @@ def test_a_csv_with_a_byte_order_mark_and_carriage_returns_is_a_table(tmp_path, 
         source = open_source(str(tmp_path / "pairs.csv"), SourceOptions(streaming=streaming))
         assert tables(source) == [[{"caption": "a ball"}, {"image": "0.png"}]]
         assert source.length == (None if streaming else 1)
+
+
+def test_cells_of_a_csv_are_text_whatever_they_look_like(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "0.png").write_bytes(png(0))
+    words = ["7", "007", "NA", "null", "True", "1e3", "2024-01-01"]
+    (tmp_path / "pairs.csv").write_text("id,words,file\n" + "".join(f"3,{word},0.png\n" for word in words))
+    for streaming in (False, True):
+        source = open_source(str(tmp_path / "pairs.csv"), SourceOptions("words", "file", streaming=streaming))
+        assert [items[0]["caption"] for items in tables(source)] == words
+    (tmp_path / "pairs.csv").write_text("id,words,file\n3,7,0.png\n4,a ball,0.png\n,,\n")  # numbers are no captions to guess
+    first, second, (reason, _) = tables(open_source(str(tmp_path / "pairs.csv")))
+    assert first[0] == {"caption": "7"} and second[0] == {"caption": "a ball"} and reason == "no picture"
 
 
 def test_a_clip_file_becomes_clips_of_a_length(tmp_path):

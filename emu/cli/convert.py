@@ -24,6 +24,8 @@ from emu.pipeline.model_folder import read_defaults
 from emu.tokenizer_folder import TOKENIZER_FILE
 from emu_tokenizers.files import LOCK_FILE, holding, new_folder
 
+CONFIG_FILE = "config.json"
+"""What the folder of every model has."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -61,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="the transformer's weights are the mean of these folders and checkpoints of runs; all else is the source's",
     )
-    words.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
+    words.add_argument("--overwrite", action="store_true", help="replace the target if it is a model's folder")
     return words
 
 
@@ -69,12 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0.
 
     Raises:
-        FileExistsError: the target exists.
+        FileExistsError: the target exists; with --overwrite, it holds something else than a model.
         FileNotFoundError, ValueError: the source cannot be read, or the target cannot express it.
     """
     given = parser().parse_args(arguments)
     if _is_taken(given.target) and not given.overwrite:
         raise FileExistsError(f"{given.target} exists; choose another folder, or replace it with --overwrite")
+    if _is_taken(given.target) and _holds_others(given.target):
+        raise FileExistsError(
+            f"{given.target} holds files and is no model's folder (it has no {CONFIG_FILE}), so --overwrite would remove what is not a "
+            "model; choose another folder"
+        )
     if given.target.is_file():
         raise NotADirectoryError(f"{given.target} is a file; name a folder")
     source = open_source(
@@ -104,6 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_taken(target: Path) -> bool:
     """Whether the target holds more than the lock of a conversion that is under way or was killed."""
     return target.exists() and not (target.is_dir() and [entry.name for entry in target.iterdir()] == [LOCK_FILE])
+
+
+def _holds_others(target: Path) -> bool:
+    """Whether a folder holds something and is not that of a model."""
+    return target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file()
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class LineSource:
         """The line, and the states of the files that it names."""
         content = record.content[0]
         try:
-            names = dict.fromkeys(name for item in _items(self.read(record)) for name in names_of(item))
+            names = dict.fromkeys(name for item in items_of(self.read(record)) for name in names_of(item))
             states = [state_of(self.folder / name) for name in names]
         except (BadLine, RecursionError):  # the line tells what is wrong with it when it is read as a document
             states = []
@@ -108,7 +108,8 @@ def _line(record: Record) -> Line:
     return Line(record.place.file, record.place.number, content, is_whole)
 
 
-def _items(table: Mapping[str, Any]) -> list[Any]:
+def items_of(table: Mapping[str, Any]) -> list[Any]:
+    """What may be items in a document or conversation."""
     found = table.get("items")
     items = list(found) if isinstance(found, list) else []
     messages = table.get("messages")

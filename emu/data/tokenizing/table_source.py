@@ -11,6 +11,7 @@ that column is named. A picture is a picture, the bytes of one, or the name of a
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emu.data.tokenizing.line_source import items_of, names_of
 from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import ORDERS, SourceOptions
 from emu.lines import BadLine, Place, shown
@@ -26,6 +28,8 @@ from emu_tokenizers.pixels.sources import dataset_table
 DATASET = "dataset:"
 MESSAGES = "messages"
 """Column of conversations, which is read where no other column is asked for."""
+GUESSED_ROWS = 1000
+"""Rows of a CSV file by which a column of numbers is told from one of words."""
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -59,8 +63,8 @@ class Columns:
         said = row[self.messages]
         if not isinstance(said, list) or not all(isinstance(one, Mapping) for one in said):
             raise BadLine("wrong value", f"column {self.messages!r} holds {shown(said)}; expected a list of messages")
-        # Rows of one table have the same keys, so that those of other messages are there and empty.
-        return {"messages": [{key: one.get(key) for key in ("role", "content")} for one in said]}
+        # Rows of one table have the same keys, so that those of other messages and of other items are there and empty.
+        return {"messages": [{"role": one.get("role"), "content": _without_empty(one.get("content"))} for one in said]}
 
     def items(self, row: Mapping[str, Any]) -> list[Any]:
         """The items of a row.
@@ -156,6 +160,8 @@ class TableSource:
         try:
             table = self.read(record)
             told.append(table.get("messages"))
+            named = [name for item in items_of({"messages": table.get("messages")}) for name in names_of(item)]
+            told += [state_of(self.folder / name) for name in named]
             for item in table.get("items", ()):
                 value = item.get("image")
                 if isinstance(value, bytes):
@@ -164,11 +170,18 @@ class TableSource:
                     told.append([item, state_of(self.folder / value) if isinstance(value, str) else None])
         except Exception:  # of a bad row; it is raised again, and counted, when the row is read as a document
             told.append("unreadable")
-        return b"%d %s" % (record.place.number, json.dumps(told).encode())
+        return b"%d %s" % (record.place.number, json.dumps(told, default=digest).encode())
 
     def read(self, record: Record) -> Mapping[str, Any]:
         """The document of a row; errors as in `Columns.items`, and whatever a damaged table raises."""
         return self.columns.document(record.content if self.streaming else self._table[record.content])
+
+
+def _without_empty(content: Any) -> Any:
+    """What a message says, without the keys that its items do not have."""
+    if not isinstance(content, list):
+        return content
+    return [{k: v for k, v in item.items() if v is not None} if isinstance(item, Mapping) else item for item in content]
 
 
 def _size(value: Any) -> int:
@@ -193,8 +206,8 @@ def _open(name: str, options: SourceOptions) -> Any:
     import datasets
 
     suffix = Path(name).suffix.lower()
-    builder: dict[str, Any] = {"sep": "\t"} if suffix == ".tsv" else {}
     try:
+        builder = _as_text(name, "\t" if suffix == ".tsv" else ",") if BUILDERS[suffix] == "csv" else {}
         return datasets.load_dataset(
             BUILDERS[suffix],
             data_files=str(name),
@@ -207,11 +220,26 @@ def _open(name: str, options: SourceOptions) -> Any:
         raise ValueError(f"{name} cannot be read as a table: {error.__cause__ or error}") from error
 
 
+def _as_text(name: str, mark: str) -> dict[str, Any]:
+    """Arguments that let a CSV file be read as it stands: 007 stays 007, and NA is a word."""
+    import datasets
+
+    with Path(name).open(encoding="utf-8-sig", newline="") as file:
+        columns = next(csv.reader(file, delimiter=mark), [])
+    arguments: dict[str, Any] = {"sep": mark, "na_filter": False}
+    if all(columns) and len(set(columns)) == len(columns):  # others get names from the reader
+        arguments["features"] = datasets.Features({column: datasets.Value("string") for column in columns})
+    return arguments
+
+
 def _chosen(table: Any, asked: SourceOptions, folder: Path, name: str) -> Columns:
     """The columns asked for, or the only ones of their kinds."""
     first: dict[str, Any] = next(iter(table), {}) if table.features is None else {}
     names = list(table.features or first)
     kinds = {column: _kind(table, column, folder) for column in names}
+    if Path(name).suffix.lower() in (".csv", ".tsv"):  # whose cells are all text
+        rows = list(table.take(GUESSED_ROWS))
+        kinds |= {column: "other" for column in names if all(_is_no_word(str(row[column])) for row in rows)}
     listed = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     for option, column in (("--caption", asked.caption), ("--image", asked.image)):
         if column is not None and column not in kinds:
@@ -246,6 +274,14 @@ def _kind(table: Any, column: str, folder: Path) -> str:
     if not isinstance(value, str) and "string" not in kind:
         return "other"
     return "picture" if isinstance(value, str) and value and _is_file(folder / value) else "text"
+
+
+def _is_no_word(cell: str) -> bool:
+    """Whether a cell holds a number, a truth value or nothing."""
+    try:
+        return not cell or cell.lower() in ("true", "false") or float(cell) is not None
+    except ValueError:
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import json
 import tarfile
@@ -15,9 +14,8 @@ from emu.data.tokenizing.folder_source import captioned
 from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import SourceOptions
 from emu.lines import BadLine, Place, shown
-from emu_tokenizers.files import natural_key
 from emu_tokenizers.pixels.listing import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, is_ignored, picture_suffixes
-from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES, MAX_MEMBERS
+from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES, MAX_MEMBERS, tar_files
 
 PREFIX = "webdataset:"
 MAX_HEADER = 1 << 18
@@ -42,10 +40,7 @@ class TarSource:
     def __init__(self, name: str, options: SourceOptions) -> None:
         self.name, self.options = name, options
         self.folder = Path()
-        pattern = name.removeprefix(PREFIX)
-        self.archives = sorted((Path(one) for one in glob.glob(pattern, recursive=True)), key=natural_key)
-        if not self.archives:
-            raise FileNotFoundError(f"no tar files {pattern}")
+        self.archives = tar_files(name.removeprefix(PREFIX))
 
     @classmethod
     def accepts(cls, name: str) -> bool:
@@ -154,11 +149,14 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
                 if number > MAX_MEMBERS:
                     raise ValueError(f"{archive} has more than {MAX_MEMBERS} members; split it")
                 base = entry.name.rpartition("/")[2]
-                if entry.isdir() or is_ignored(entry.name.lstrip("./")) or "." not in base:
+                if entry.isdir() or is_ignored(entry.name) or "." not in base:
                     continue
                 # The key of a sample ends at the first dot of the last part of its name.
                 folder = entry.name[: len(entry.name) - len(base)].replace(".", "\u2024")
                 yield folder + base, entry.offset_data, entry.size, _refusal(entry)
+            if _goes_on(archive, file.offset):  # type: ignore[attr-defined]
+                told = f"{archive} goes on after its end, as files do that were joined with cat; the rest of it is left out"
+                yield None, 0, 0, ("damaged", f"{told}: join them with tar --concatenate, or give each by itself")
     except (_HeaderTooLarge, RecursionError):  # the latter of thousands of headers in a row
         told = (
             f"{archive} has a header of more than {MAX_HEADER} bytes after {number} members; the rest of it is left out"
@@ -170,6 +168,13 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
                 f"{archive} is not an uncompressed tar file: {error}; unpack it with gunzip or zstd"
             ) from error
         yield None, 0, 0, ("damaged", f"{archive} is damaged after {number} members: {error}")
+
+
+def _goes_on(archive: Path, end: int) -> bool:
+    """Whether something else than zeros follows the mark that ends a tar file."""
+    with archive.open("rb") as file:
+        file.seek(end)
+        return any(part.strip(b"\0") for part in iter(lambda: file.read(1 << 20), b""))
 
 
 class _HeaderTooLarge(Exception):

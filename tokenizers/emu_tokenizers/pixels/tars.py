@@ -81,11 +81,13 @@ def tar_members(
 
 
 def tar_files(pattern: str) -> list[Path]:
-    """The tar files that a pattern names, in natural order.
+    """The tar files that a pattern names, in natural order; a file of that very name is meant before a pattern, as in `photos[1].tar`.
 
     Raises:
         FileNotFoundError: there are none.
     """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
     archives = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)
     if not archives:
         raise FileNotFoundError(f"no tar files {pattern}")
