@@ -223,6 +223,8 @@ def count_lines(name: str | Path) -> int | None:
 @contextmanager
 def _opened(name: str | Path) -> Iterator[BufferedReader]:
     if str(name) == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise FileNotFoundError("standard input is closed; expected a file with one JSON object a line, or a pipe")
         yield cast(BufferedReader, sys.stdin.buffer)
     else:
         with Path(name).open("rb") as file:

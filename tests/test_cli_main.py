@@ -140,6 +140,25 @@ def test_help_loads_nothing_heavy():
     )
 
 
+@pytest.mark.parametrize(
+    ("output", "unbuffered", "expected"),
+    [
+        *(("| exec true", "", "0"), ("| exec true", "1", "0")),
+        *((">/dev/full", "", "emu: No space left on device 1"), (">&-", "", "0")),
+    ],
+)
+def test_an_output_that_takes_nothing_ends_a_command_without_a_traceback(output, unbuffered, expected):
+    command = 'sleep .1; "$0" -c "import sys; from emu.cli.main import main; sys.exit(main([\'--version\']))"'
+    paths = os.pathsep.join(path for path in sys.path if path)
+    found = subprocess.run(
+        ["sh", "-c", f"({command}) {output}; echo $?", sys.executable],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert " ".join((found.stderr + found.stdout).split()) == expected
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_is_one_line_and_clears_away_what_is_half_written(monkeypatch, capsys, tmp_path, number, code):
     def work(words):

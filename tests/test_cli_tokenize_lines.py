@@ -223,6 +223,13 @@ def test_files_that_were_repaired_or_came_are_seen_by_the_next_run(place, tiny_e
     assert tokenize(place, *lines) == 0 and read == [1, 2, 3]
 
 
+def test_a_link_that_leads_to_itself_is_a_missing_file_of_its_line(place, capsys):
+    (place / "loop.png").symlink_to("loop.png")
+    assert tokenize(place, {"items": [{"image": "loop.png"}]}, {"items": [{"image": "0.png"}]}) == 1
+    assert "line 1: item 1: there is no file" in capsys.readouterr().err
+    assert len(TokenShards(place / "out")) == 1
+
+
 def test_frames_of_a_folder_that_changed_are_read_again(place, monkeypatch):
     (place / "clip").mkdir()
     for number in (0, 1, 2, 3):

@@ -120,6 +120,26 @@ def test_a_table_with_a_column_of_messages_holds_conversations(tokenize, tmp_pat
     assert 0 < (weights > 0).sum() < len(weights)
 
 
+def test_messages_of_a_table_hold_pictures_beside_words_and_see_them_change(tmp_path, tokenize, tiny_emu, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    scene(0).save(tmp_path / "0.png")
+    asked = {"role": "user", "content": [{"image": "0.png"}, {"text": "a ball"}]}
+    said = {"role": "assistant", "content": [{"text": "a red circle"}]}
+    datasets.Dataset.from_dict({"messages": [[asked, said]]}).to_parquet(tmp_path / "chat.parquet")
+    for number in (0, 1):
+        scene(number).save(tmp_path / "0.png")
+        assert tokenize(tmp_path / "chat.parquet") == 0
+        assert torch.equal(ids(tmp_path, 0), tiny_emu.tokenizer.encode([scene(number), "a ball", "a red circle"]))
+
+
+def test_messages_that_are_no_text_are_bad_rows(tmp_path, tokenize, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [[{"role": "assistant", "content": b"bytes"}]]
+    datasets.Dataset.from_dict({"messages": rows}).to_parquet(tmp_path / "chat.parquet")
+    assert tokenize(tmp_path / "chat.parquet") == 1
+    assert "message 1 has content b'bytes'; expected text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

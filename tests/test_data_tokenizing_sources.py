@@ -229,7 +229,9 @@ def test_cells_of_a_csv_are_text_whatever_they_look_like(tmp_path, monkeypatch):
     for streaming in (False, True):
         source = open_source(str(tmp_path / "pairs.csv"), SourceOptions("words", "file", streaming=streaming))
         assert [items[0]["caption"] for items in tables(source)] == words
-    (tmp_path / "pairs.csv").write_text("id,words,file\n3,7,0.png\n4,a ball,0.png\n,,\n")  # numbers are no captions to guess
+    (tmp_path / "pairs.csv").write_text(
+        "id,words,file\n3,7,0.png\n4,a ball,0.png\n,,\n"
+    )  # numbers are no captions to guess
     first, second, (reason, _) = tables(open_source(str(tmp_path / "pairs.csv")))
     assert first[0] == {"caption": "7"} and second[0] == {"caption": "a ball"} and reason == "no picture"
 

@@ -139,3 +139,9 @@ def test_what_is_not_there_is_named(tmp_path, name):
         next(read_lines(name))
     with pytest.raises(FileNotFoundError, match="is a folder"):
         next(read_lines(tmp_path))
+
+
+def test_a_standard_input_that_is_closed_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(FileNotFoundError, match="standard input is closed; expected a file"):
+        list(read_lines("-"))

@@ -83,7 +83,9 @@ def test_a_folder_is_written_where_a_link_of_its_name_leads(tmp_path, is_there):
     with new_folder(tmp_path / "out", ("model*",)) as partial:
         (partial / "model.bin").touch()
     assert (tmp_path / "out").is_symlink()
-    assert {file.name for file in (tmp_path / "disk" / "place").iterdir()} == {"model.bin"} | ({"mine"} if is_there else set())
+    assert {file.name for file in (tmp_path / "disk" / "place").iterdir()} == {"model.bin"} | (
+        {"mine"} if is_there else set()
+    )
     assert [file.name for file in (tmp_path / "disk").iterdir()] == ["place"]
 
 

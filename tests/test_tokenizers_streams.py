@@ -145,6 +145,13 @@ def test_tables_and_folders_are_streamed_too(tmp_path):
         picture_stream(f"dataset:parquet,data_files={tmp_path}/*.parquet")
 
 
+def test_links_that_lead_to_themselves_are_no_pictures(tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "1.png").write_bytes(png(1))
+    (source,) = picture_stream(tmp_path).sources(0)
+    assert source.name == "1.png"
+
+
 def test_clips_of_folders_are_animations_and_folders_of_frames(tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "one.gif").write_bytes(gif(1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,14 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        load_extensions_or_say_why()
-        print(usage(available()))
-        return 0 if words else 2
+        return run("emu", lambda: print_usage(0 if words else 2))
     if words[0] in ("-V", "--version"):
-        from emu import __version__
-
-        print(f"emu {__version__}")
-        return 0
+        return run("emu", print_version)
     name, *rest = words
     if name not in COMMANDS:
         load_extensions_or_say_why()
@@ -76,6 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(f"emu {name}", call)
 
 
+def print_usage(code: int) -> int:
+    """Print what `emu --help` says, and return the code."""
+    load_extensions_or_say_why()
+    print(usage(available()))
+    return code
+
+
+def print_version() -> None:
+    """Print the version of the library."""
+    from emu import __version__
+
+    print(f"emu {__version__}")
+
+
 def load_extensions_or_say_why() -> None:
     """Load the extensions, whose commands then are in the table; one that cannot be loaded is a line on stderr."""
     try:
@@ -90,12 +100,14 @@ def run(name: str, function: Callable[[], int | None]) -> int:
         return function() or 0
     try:
         with stopping_at_once():
-            return function() or 0
+            return called(function)
     except KeyboardInterrupt as stop:
         said = str(stop) or "what was finished is kept; the same command goes on"
         print(f"{name}: stopped: {said}", file=sys.stderr)
         return exit_code(stop)
     except OSError as error:
+        if is_unread(error):
+            return 1
         if isinstance(error, USER_ERRORS) and error.errno not in DISK_ERRORS:
             print(f"{name}: {error}", file=sys.stderr)
             return 2
@@ -110,6 +122,42 @@ def run(name: str, function: Callable[[], int | None]) -> int:
     except FloatingPointError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+
+
+def called(function: Callable[[], int | None]) -> int:
+    """The exit code of a command, once what it printed is written: an output that is full or closed is told here, not at the very end."""
+    try:
+        return function() or 0
+    finally:
+        if sys.stdout is not None and isinstance(sys.exc_info()[1], SystemExit | None):
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError):
+                    drop_output()
+                raise
+
+
+def is_unread(error: OSError) -> bool:
+    """Whether an error says that nobody reads the output any more, as after `| head -1`; what is printed from then on goes nowhere."""
+    if not isinstance(error, BrokenPipeError) or sys.stdout is None or not hasattr(select, "poll"):
+        return False
+    try:
+        output = select.poll()
+        output.register(sys.stdout, 0)
+        found = bool(output.poll(0))  # POLLERR alone is asked for; another pipe may be the broken one
+    except (OSError, ValueError):  # an output that is no file
+        return False
+    if found:
+        drop_output()
+    return found
+
+
+def drop_output() -> None:
+    """Let what is printed, and what could not be written of it, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def usage(commands: dict[str, Command]) -> str:

@@ -87,7 +87,7 @@ def problem_at(place: Place, error: Exception) -> LineProblem:
 def state_of(file: Path) -> list[Any]:
     """What changes when a file, or a file in a folder, is written again: place, sizes and times of change; short where it is missing."""
     try:
-        place = str(file.resolve())
+        place = os.path.realpath(file)  # Path.resolve raises a RuntimeError for a link that leads to itself
         if file.is_dir():
             return [place, *([name, *_stamp(file / name)] for name in sorted(os.listdir(file)))]
         return [place, *_stamp(file)]

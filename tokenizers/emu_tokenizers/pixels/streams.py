@@ -75,7 +75,7 @@ class FolderStream:
         """See `PixelStream`."""
         folder = self._folders[part]
         suffixes = picture_suffixes() | VIDEO_SUFFIXES if self._clips else picture_suffixes()
-        names = [one.name for one in os.scandir(folder) if not is_ignored(one.name) and one.is_file()]
+        names = [one.name for one in os.scandir(folder) if not is_ignored(one.name) and _is_file(one)]
         files = [folder / name for name in sorted(names, key=natural_key) if Path(name).suffix.lower() in suffixes]
         found = self._in_clips(files) if self._clips else (Frames((file,), file.name) for file in files)
         return itertools.islice(found, first, None)
@@ -146,6 +146,13 @@ def _stream(source: str, column: str, split: str, max_member_bytes: int, clips: 
     if source == PHOTOGRAPHS and not Path(source).exists():
         return FolderStream(picture_files(source)[0].parent, clips)
     return FolderStream(Path(source), clips)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _folders_under(root: Path) -> Iterator[Path]:
