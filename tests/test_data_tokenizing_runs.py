@@ -15,7 +15,7 @@ from emu.cli.main import main
 from emu.data.shards import TokenShards
 from emu.data.tokenizing import encoding_processes, windows
 from emu.data.tokenizing.pixel_batches import Piece, PixelBatches, batch_size
-from emu_tokenizers.files import holding
+from emu_tokenizers.files import holding, write_json
 from tests.tokenizing_toys import environment, files_of, png, scene
 
 SIZES = ((8, 8), (8, 16), (12, 8))
@@ -86,6 +86,34 @@ def test_ranks_make_the_shards_of_one_process_and_the_last_one_closes(place, cap
     assert main(words(place, "many")) == 2 and "RANK is 3" in capsys.readouterr().err
 
 
+def test_a_rank_leaves_a_folder_to_those_that_have_not_looked_at_it_again(place, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def run(rank):
+        monkeypatch.setenv("RANK", rank)
+        return main(words(place, "out"))
+
+    assert {run("0"), run("1")} <= {0, 1}
+    closed = files_of(place / "out")
+    (place / "out" / "shard-00001.ids.npy").unlink()  # of rank 1, which noted once that it was done
+    (place / "out" / "manifest.json").unlink()
+    assert run("0") in (0, 1) and not (place / "out" / "manifest.json").exists()
+    assert run("1") in (0, 1) and files_of(place / "out") == closed
+
+
+def test_a_rank_of_other_words_is_refused_while_one_works(place, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    other = place / "out" / ".ranks" / "1"
+    with holding(other, "emu tokenize, rank 1"):
+        write_json(other / "work.json", {"work": "of other settings", "ranks": 2})
+        assert main(words(place, "out")) == 2
+        monkeypatch.delenv("WORLD_SIZE")
+        assert main(words(place, "out")) == 2
+    assert capsys.readouterr().err.count("expected the same lines, settings, model and number of ranks") == 2
+    assert not list((place / "out").glob("shard-*"))
+
+
 def killed(arguments, writes):
     """Run a command in a child that is killed at its file number `writes` (five a shard), before or after that is there."""
     _, status = os.waitpid(begun(arguments, writes), 0)
@@ -100,7 +128,7 @@ def begun(arguments, writes, **variables):
         replace, count = os.replace, [0]
 
         def replace_or_die(*names):
-            count[0] += 1
+            count[0] += Path(names[1]).name != "work.json"
             if count[0] == writes and writes % 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             replace(*names)

@@ -36,6 +36,7 @@ def write_shards(options: argparse.Namespace, source: RecordSource, records: Ite
     encoding = Encoding(source, options.tokenizer, options.size, options.loss_on, options.device)
     length = source.length
     bar = tqdm(total=length and -(-length // rank.size), unit="document", dynamic_ncols=True)
+    is_written = closed = False
     with bar, rank.holding(options.output, "emu tokenize"):
         run = ShardRun(options.output, encoding, encoding.reader(), options.shard_size, rank, processes, bar.update)
 
@@ -45,29 +46,34 @@ def write_shards(options: argparse.Namespace, source: RecordSource, records: Ite
             problems.read(number)
 
         run.report = report
-        closed = False
         try:
-            closed = run.write(records)
+            run.write(records)
+            is_written = True
+            closed = rank.size == 1 and _closed(run)
         except TooManyBad as error:
             print(error, file=sys.stderr)
         except LostProcess as error:
             print(f"emu tokenize: {error}", file=sys.stderr)
             return 1
         finally:
-            _write_problems(run, problems, closed)
+            if rank.size == 1:
+                problems.write(run.output)
+    if is_written and rank.size > 1:
+        closed = _closed(run)
     _say(run, problems, closed)
     return 1 if problems.num_bad else 0
 
 
-def _write_problems(run: ShardRun, problems: Problems, closed: bool) -> None:
-    """Write problems.jsonl: those of this run, or of all ranks where this was the last one."""
-    if run.rank.size == 1:
-        problems.write(run.output)
-    elif closed:
-        everyone = Problems(1.0, quiet=True)
-        for problem in stored_problems(run.output, run.num_shards):
-            everyone.add(problem)
-        everyone.write(run.output)
+def _closed(run: ShardRun) -> bool:
+    """Close the folder as the last rank, the problems of all ranks among what is written; returns whether it was closed."""
+    with run.rank.closing(run.output, run.told) as is_last:
+        closed = is_last and run.close()
+        if closed and run.rank.size > 1:
+            everyone = Problems(1.0, quiet=True)
+            for problem in stored_problems(run.output, run.num_shards):
+                everyone.add(problem)
+            everyone.write(run.output)
+    return closed
 
 
 def _say(run: ShardRun, problems: Problems, closed: bool) -> None:

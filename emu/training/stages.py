@@ -174,8 +174,8 @@ class Tokenize:
             run = ShardRun(folder, encoding, encoding.reader(), self.shard_size, processes=processes)
             run.progress = bar.update
             run.report = lambda number, problems: bad.extend(problems)
-            closed = run.write(itertools.chain([first], records))
-        if not closed:
+            run.write(itertools.chain([first], records))
+        if not run.close():
             raise ValueError(f"none of the documents of {self.source} can be used: {bad[0] if bad else 'unknown why'}")
         say(f"{run.num_documents} documents in {folder}, {len(bad)} bad ones" + (f": {bad[0]}" if bad else ""))
         return 1 if bad else 0

@@ -38,6 +38,7 @@ class ShardRun:
         processes: that encode.
         progress: is called with the number of records that were read.
         report: is called with the number of records of a window, and their problems, in order; may raise to stop.
+        told: what this rank has noted once its shards are written, see `Rank.closing`.
     """
 
     output: Path
@@ -50,17 +51,18 @@ class ShardRun:
     report: Callable[[int, list[LineProblem]], object] = lambda number, problems: None
     num_documents: int = 0
     num_shards: int = 0
+    told: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, records: Iterator[Record]) -> bool:
-        """Write the shards that are not there yet.
-
-        Returns:
-            Whether the folder was closed: this was the last rank, and there are documents.
+    def write(self, records: Iterator[Record]) -> None:
+        """Write the shards that are not there yet; the folder is held.
 
         Raises:
-            Exception: what `report` raises; finished shards stay, and the folder is not closed.
+            ValueError: another rank makes other shards of this folder now.
+            Exception: what `report` raises; finished shards stay, and the folder is not to be closed.
         """
-        self.rank.note(self.output, None)
+        work = digest(self.reader.state, self.encoding.source.fingerprint, self.shard_size)
+        told = {"work": work, "ranks": self.rank.size}
+        self.rank.begin(self.output, told)
         tasks = self._tasks(records)
         if self.processes == 1:
             results = encode_here(tasks, self.encoding.source, self.reader, self.progress)
@@ -76,7 +78,8 @@ class ShardRun:
                 shard = _Shard()
             elif task.last:
                 self._take(task)
-        return self._close()
+        self.told = {**told, "shards": self.num_shards}
+        self.rank.note(self.output, self.told)
 
     def _tasks(self, records: Iterator[Record]) -> Iterator[WindowTask]:
         """The windows of unfinished shards of this rank, and finished shards as tasks without records."""
@@ -117,13 +120,12 @@ class ShardRun:
         write_shard(self.output, task.shard, shard.documents, self.reader.tokenizer.vocabulary, about)
         self.num_documents += len(shard.documents)
 
-    def _close(self) -> bool:
-        fingerprints = self.reader.tokenizer.fingerprints
-        key = digest(self.reader.state, self.encoding.source.fingerprint, self.shard_size)
-        told = {"work": key, "shards": self.num_shards, "ranks": self.rank.size}
-        self.rank.note(self.output, told)
-        if not self.rank.is_last(self.output, told):
-            return False
+    def close(self) -> bool:
+        """Close the folder once all ranks have written their shards; returns whether there are documents.
+
+        Raises:
+            FileNotFoundError, DamagedShards: a shard is gone, or is not what was written.
+        """
         for number in shard_numbers(self.output):
             if number >= self.num_shards:  # of an earlier run on more records
                 for file in self.output.glob(f"shard-{number:05d}.*"):
@@ -134,8 +136,9 @@ class ShardRun:
             for name in (MANIFEST, REPORT):
                 (self.output / name).unlink(missing_ok=True)
             return False
-        write_manifest(self.output, self.num_shards, self.reader.tokenizer.vocabulary, fingerprints)
-        write_report(self.output, self.reader.tokenizer)
+        tokenizer = self.reader.tokenizer
+        write_manifest(self.output, self.num_shards, tokenizer.vocabulary, tokenizer.fingerprints)
+        write_report(self.output, tokenizer)
         return True
 
 
