@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import unicodedata
 
 import datasets
 import pytest
@@ -90,6 +91,19 @@ def test_a_metadata_file_holds_captions_as_datasets_reads_them(tmp_path, kind):
     good = [table for table in tables(source) if isinstance(table, list)]
     assert [table[0]["caption"] for table in good] == [CAPTIONS[0], "once more", *CAPTIONS[1:]]
     assert sorted(reasons(source)) == ["missing file", "no caption", "no caption", "outside"]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_the_same_letters_however_a_system_spells_them(tmp_path, ours, theirs):
+    """A Mac's archive spells names in another way than a caption file that was typed."""
+    names = ("caf\u00e9", "\u00fcber")
+    (first, second), typed = ([unicodedata.normalize(form, name) for name in names] for form in (ours, theirs))
+    for name in (first, second):
+        (tmp_path / f"{name}.png").write_bytes(png(0))
+    (tmp_path / f"{typed[0]}.txt").write_text("a ball")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{typed[1]}.png,a red circle\n")
+    found = [table[0] for table in tables(open_source(str(tmp_path)))]
+    assert sorted(item["caption"] for item in found) == ["a ball", "a red circle"]
 
 
 def test_a_folder_without_pictures_is_a_wrong_request(tmp_path):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from emu.data.tokenizing.captions import (
     CAPTION_SUFFIXES,
@@ -23,6 +24,8 @@ from emu.lines import BadLine, Place
 from emu_tokenizers.files import natural_key
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, files_under, is_animation, picture_suffixes
 from emu_tokenizers.pixels.videos import require_video_reader
+
+Found = TypeVar("Found")
 
 
 class FolderSource:
@@ -117,10 +120,11 @@ class FolderSource:
         return media, beside, [str(name) for name in names if name.name in METADATA]
 
     def _joined(self, media: list[str], beside: dict[str, str], metadata: list[str]) -> Iterator[Record]:
-        rows = self._rows(metadata)
+        rows = as_spelt(self._rows(metadata), media)
         stems: dict[str, list[str]] = defaultdict(list)
         for name in media:
             stems[str(Path(name).with_suffix(""))].append(name)
+        beside = as_spelt(beside, stems)
         # A stray text file, such as a licence, does not make every picture lack its caption.
         captioned_ones = bool(rows) or any(stem in stems for stem in beside)
         for name in media:
@@ -162,6 +166,16 @@ class FolderSource:
             for name, caption in read_metadata(self.folder / file, self.options.caption):
                 found[str(Path(file).parent / name) if is_inside(name) else name].append(caption)
         return dict(found)
+
+
+def as_spelt(found: Mapping[str, Found], names: Iterable[str]) -> dict[str, Found]:
+    """What was found under some names, under those names as others spell them: a letter and its accent may be one character or two."""
+    known = set(names)
+    spelt = {unicodedata.normalize("NFC", name): name for name in known}
+    return {
+        name if name in known else spelt.get(unicodedata.normalize("NFC", name), name): value
+        for name, value in found.items()
+    }
 
 
 def captioned(media: Mapping[str, Any], text: str | None, order: str) -> list[Any]:
