@@ -1,5 +1,6 @@
 """`emu shards`: look at folders, check them, merge them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import emu.cli.shards as command
 from emu.cli.main import main
 from emu.data.shards import TokenShards, merge
+from emu_tokenizers.files import write_json
 from tests.shards_toys import LAYOUT, VOCABULARY, laid_out, make_album, make_documents, picture, same, text, write
 
 DATA = Path(__file__).parent / "data"
@@ -42,6 +44,26 @@ def test_verify_names_what_is_damaged_and_fails(tmp_path, capsys):
     assert main(["shards", "verify", str(folder)]) == 1
     assert "manifest.json is damaged" in capsys.readouterr().err
     assert main(["shards", "verify", str(tmp_path / "nowhere")]) == 2
+
+
+def test_verify_takes_a_file_that_is_gone_for_damage_and_goes_on(tmp_path, capsys):
+    folder = write(tmp_path / "shards", make_album(), per_shard=3)
+    (folder / "shard-00001.ids.npy").unlink()
+    assert main(["shards", "verify", str(folder), str(DATA / "shards-version-2")]) == 1
+    told = capsys.readouterr()
+    assert "shard-00001.ids.npy is missing" in told.err and "version-2: 8 documents, every byte" in told.out
+
+
+def test_a_merge_overwrites_no_shards_but_those_of_a_merge_that_was_stopped(tmp_path, capsys):
+    write(tmp_path / "out", make_album(), per_shard=8)
+    (tmp_path / "out" / "manifest.json").unlink()
+    merge = ["shards", "merge", str(DATA / "shards-version-2"), "--output", str(tmp_path / "out")]
+    table = json.loads((tmp_path / "out" / "shard-00000.json").read_text())
+    write_json(tmp_path / "out" / "shard-00000.json", {**table, "about": {"input": "of a tokenisation"}})
+    assert main(merge) == 2 and "emu tokenize that is not finished" in capsys.readouterr().err
+    write_json(tmp_path / "out" / "shard-00000.json", {**table, "about": {}})
+    assert main(merge) == 0 and len(TokenShards(tmp_path / "out")) == 8
+    assert main(merge) == 2 and "holds token shards already" in capsys.readouterr().err
 
 
 def test_folders_of_any_version_are_merged_into_the_present_one(tmp_path, capsys):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from emu.data.shards import TokenShards, contents, merge
+from emu.data.shards import MANIFEST, TokenShards, contents, merge
 from emu.multimodal_tokenizer import MultimodalTokenizer
 
 SHOWN = 12
@@ -83,7 +83,9 @@ def _verify(options: argparse.Namespace) -> int:
         try:
             shards = TokenShards(folder)
             found = shards.damage(lambda numbers: tqdm(numbers, unit="shard", dynamic_ncols=True))
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
+            if not (folder / MANIFEST).is_file():  # no folder of shards
+                raise
             found = [str(error)]
         for problem in found:
             print(problem, file=sys.stderr)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from emu.data.shards.arrays import marker_path
+from emu.data.shards.checksums import DamagedShards, read_json
 from emu.data.shards.reading import TokenShards
 from emu.data.shards.shard import Shard
-from emu.data.shards.writing import MANIFEST, TokenizedDocument, write_manifest, write_shard
+from emu.data.shards.writing import MANIFEST, TokenizedDocument, shard_numbers, write_manifest, write_shard
 from emu.documents import Span, TokenDocument
 from emu_tokenizers.files import holding
 
@@ -62,16 +65,31 @@ def merge(
         found = differing(sources[0], source)
         if found:
             raise ValueError(f"{sources[0].folder} and {source.folder} were made by different tokenizers: {found}")
-    if (output / MANIFEST).exists():
-        raise FileExistsError(f"{output} holds token shards already; name a new folder")
     total, number = sum(map(len, sources)), 0
     with holding(output, "emu shards merge"):
+        _check_free(output)
         documents = iter(progress((item for source in sources for item in stored_documents(source, layout)), total))
         while block := list(islice(documents, shard_size)):
             write_shard(output, number, block, sources[0].vocabulary, {})
             number += 1
         write_manifest(output, number, sources[0].vocabulary, sources[0].fingerprints)
     return total
+
+
+def _check_free(output: Path) -> None:
+    """Refuse a folder that holds shards, but for those of a merge that was stopped.
+
+    Raises:
+        FileExistsError: it holds some, finished or not.
+    """
+    if (output / MANIFEST).exists():
+        raise FileExistsError(f"{output} holds token shards already; name a new folder")
+    for number in shard_numbers(output):
+        with suppress(DamagedShards):
+            if read_json(marker_path(output, number)).get("about"):
+                raise FileExistsError(
+                    f"{output} holds shards of an emu tokenize that is not finished; name a new folder"
+                )
 
 
 def stored_documents(source: TokenShards, layout: SpanFinder | None = None) -> Iterator[TokenizedDocument]:
