@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from emu.data.tokenizing import SOURCES, SourceOptions, open_source
+from emu.data.tokenizing.named_files import read_clip
 from emu.lines import BadLine
 from emu_tokenizers.pixels.tars import tar_members
 from tests.tokenizing_toys import CAPTIONS, png, scene, write_tar
@@ -259,6 +260,15 @@ def test_a_clip_file_becomes_clips_of_a_length(tmp_path):
     assert [item["start"] for (item,) in parts] == [0, 0.5, 1, 1.5] and parts[0][0]["frames"] == 4
     parts = tables(open_source(str(tmp_path), SourceOptions(clip_frames=4, fps=8)))
     assert [item["start"] for (item,) in parts] == [0, 0.5, 1, 1.5, 2] and parts[0][0]["fps"] == 8
+
+
+def test_a_clip_whose_frames_stay_for_different_times_is_cut_to_its_end(tmp_path):
+    frames = [scene(number) for number in range(10)]
+    times = [250] * 9 + [1500]  # as writers join equal frames: 15 of a quarter of a second
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    parts = tables(open_source(str(tmp_path), SourceOptions(clip_frames=5)))
+    assert [item["start"] for (item,) in parts] == [0, 1.25, 2.5]
+    assert read_clip(parts[-1][0], tmp_path).frames.shape == (5, 8, 8, 3)
 
 
 def test_options_that_are_not_for_a_source_are_refused(tmp_path):

@@ -52,6 +52,10 @@ def numbers(frames: np.ndarray | list[Image.Image]) -> list[int]:
     return [round(int(np.asarray(frame)[-2, -2, 0]) / STEP) for frame in frames]
 
 
+def clip_length(file) -> float:
+    return VideoFile(file, "a").seconds
+
+
 UNEVEN = [number / 30 for number in range(30)] + [1 + 3.0 * number for number in range(1, 10)]
 """Thirty frames in the first second, then one every three."""
 
@@ -73,6 +77,13 @@ def test_frames_at_even_times_are_those_that_a_player_shows(tmp_path, ending):
     assert set(numbers(clip.frames)[10:40]) == {29} and numbers(clip.frames)[40] == 30  # the next one comes at 4 s
     assert numbers(Video.open(file, fps=10, start=0.5, frames=3).frames) == [15, 18, 21]
     assert numbers(Video.open(file, fps=1, start=10, frames=4).frames) == [32, 32, 32, 33]
+    assert 28 <= clip_length(file) <= 29
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_a_clip_of_even_times_lasts_as_long_as_its_frames(tmp_path, ending):
+    codec = "ffv1" if ending == "avi" else "libx264"
+    assert clip_length(write_video(tmp_path / f"a.{ending}", 31, rate=30, codec=codec)) == 31 / 30
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def clip_parts(file: Path | bytes, options: SourceOptions, name: str = "") -> li
     video = VideoFile(file, name or str(file))
     try:
         _, own_rate = video.sample(frames=1)
-        seconds = video.num_frames / own_rate
+        seconds = video.seconds
     except (BadPicture, FileNotFoundError):
         return [part]
     length = options.clip_frames / (options.fps or own_rate)

@@ -1,7 +1,7 @@
 """The process that decodes clips: answers requests on its standard input until that ends.
 
 A message is a length of four bytes, that much JSON, and as many bytes as the JSON says. A request names a file (or its bytes follow) and
-asks for "count", "numbers" or "times"; the answer is any number of {"frame"} messages and one that ends it.
+asks for "count", "seconds", "numbers" or "times"; the answer is any number of {"frame"} messages and one that ends it.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def answer(content: str | bytes, request: dict[str, Any]) -> Iterator[tuple[dict
         if request["ask"] == "count":
             yield {"count": reel.count()}, b""
             return
+        if request["ask"] == "seconds":
+            yield {"seconds": shown_seconds(reel)}, b""
+            return
         rate = None
         if request["ask"] == "numbers":
             images = _some(reel.from_number(request["start"]), request["frames"])
@@ -92,6 +95,13 @@ def answer(content: str | bytes, request: dict[str, Any]) -> Iterator[tuple[dict
             image = fit_image(image, shape) if size else _resized(image, shape)
             yield {"frame": shape, "times": times}, image.tobytes()
         yield {"done": total, "fps": rate}, b""
+
+
+def shown_seconds(reel: Reel) -> float:
+    """How long a clip is shown: its frames at their rate where rounding of their times explains the difference to these."""
+    rate = reel.rate or UNTIMED_RATE
+    even, timed = float(reel.count() / rate), reel.seconds()
+    return even if timed is None or abs(timed - even) <= 1 / rate else timed
 
 
 def at_times(reel: Reel, rate: float, start: float, frames: int | None) -> Iterator[tuple[Image.Image, int]]:

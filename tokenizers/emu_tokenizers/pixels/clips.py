@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Protocol
 
 from PIL import Image
@@ -32,6 +33,10 @@ class Reel(Protocol):
 
     def count(self) -> int:
         """Number of frames."""
+        ...
+
+    def seconds(self) -> float | None:
+        """How long the frames are shown by their times; None for pictures without times."""
         ...
 
     def from_number(self, start: int) -> Iterator[Image.Image]:
@@ -99,18 +104,20 @@ class AnimationReel:
         else:  # further pictures of a JPEG (MPO) are other views of the first
             self.numbers = [0]
         self.timed = image.format != "TIFF" and len(self.numbers) > 1
-        self._rate: Fraction | None = None
 
     @property
     def rate(self) -> Fraction | None:
-        if not self.timed:
-            return None
-        if self._rate is None:
-            self._rate = even_rate([self._show(number) for number in self.numbers])
-        return self._rate
+        return even_rate(self._durations) if self.timed else None
 
     def count(self) -> int:
         return len(self.numbers)
+
+    def seconds(self) -> float | None:
+        return sum(self._durations) if self.timed else None
+
+    @cached_property
+    def _durations(self) -> list[float]:
+        return [self._show(number) for number in self.numbers]
 
     def from_number(self, start: int) -> Iterator[Image.Image]:
         for place, number in enumerate(self.numbers):

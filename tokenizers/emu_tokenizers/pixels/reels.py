@@ -103,6 +103,10 @@ class VideoReel:
     def count(self) -> int:
         return len(self._stamps())
 
+    def seconds(self) -> float:
+        stamps = self._stamps()
+        return float((stamps[-1] - stamps[0]) * self.base + 1 / self.rate) if stamps else 0.0
+
     def from_number(self, start: int) -> Iterator[Image.Image]:
         stamps = self._stamps() if start else []
         if start and start >= len(stamps):

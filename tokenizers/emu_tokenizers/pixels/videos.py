@@ -57,6 +57,11 @@ class VideoFile:
         """
         return int(self._ask(ask="count")[0]["count"])
 
+    @property
+    def seconds(self) -> float:
+        """How long the clip is shown, whatever the times of its frames are; errors as of `num_frames`."""
+        return float(self._ask(ask="seconds")[0]["seconds"])
+
     def read(self, start: int = 0, count: int = 1) -> list[Image.Image]:
         """RGB frames `start` to `start + count`, fewer at the end, none beyond it.
 
