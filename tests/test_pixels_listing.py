@@ -13,6 +13,7 @@ from emu.cli.generate_videos import strip
 from emu.documents import Video
 from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, clips_under, is_ignored, picture_suffixes
 from emu_tokenizers.pixels.sources import clip_sources, picture_files, picture_sources
+from emu_tokenizers.pixels.streams import picture_stream
 from emu_tokenizers.training.picture_data import PictureData
 from tests.media_files import whole
 
@@ -98,6 +99,22 @@ def test_what_systems_leave_behind_is_ignored_without_a_word(tmp_path, caplog):
         assert len(data.pictures) == 3 and not data.bad
         assert len(Video.open(tmp_path)) == 3 and clip_sources(tmp_path)[0].num_frames == 3
     assert not caplog.text
+
+
+def test_links_to_folders_are_followed_once_and_broken_ones_are_counted(tmp_path, caplog):
+    for place in ("disk/a", "disk/b", "photos/own", "photos/.cache"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "0.png")
+    links = {"all": "../disk", "again": "../disk/b", "up": "..", "self": ".", "same": "own", "kept": ".cache"}
+    for name, target in links.items():
+        (tmp_path / "photos" / name).symlink_to(target)
+    (tmp_path / "photos" / "gone.png").symlink_to("../unmounted/1.png")
+    with caplog.at_level(logging.WARNING, "emu.tokenizers"):
+        found = [str(file.relative_to(tmp_path / "photos")) for file in picture_files(tmp_path / "photos")]
+    assert found == ["again/0.png", "all/a/0.png", "kept/0.png", "own/0.png"]
+    assert "1 links lead to nowhere" in caplog.text
+    streamed = picture_stream(tmp_path / "photos")
+    assert len([source for part in range(len(streamed.parts)) for source in streamed.sources(part)]) == 4
 
 
 def test_hidden_members_of_tar_files_are_ignored(tmp_path):

@@ -84,12 +84,43 @@ def _most_first(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root, onerror=_say_what_is_left_out):
-        folders[:] = [name for name in folders if not is_ignored(name)]
+    lost = 0
+    for folder, names in walked(root):
         for name in names:
-            file = Path(folder, name)
-            if not is_ignored(name) and file.is_file():
+            file = folder / name
+            if is_ignored(name):
+                continue
+            if file.is_file():
                 yield file
+            else:
+                lost += file.is_symlink()
+    if lost:
+        logger.warning("%s: %d links lead to nowhere, and are left out", root, lost)
+
+
+def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and all below it in natural order, hidden ones left out, each with the names of its files.
+
+    A link to a folder is followed, but for one to a folder that comes anyway, or that holds the root.
+    """
+    top = Path(os.path.realpath(root))
+    known = {top}
+
+    def leads_on(folder: Path) -> bool:
+        target = Path(os.path.realpath(folder))
+        if not folder.is_symlink():
+            return target not in known
+        holders = known.intersection((target, *target.parents))
+        if target in top.parents or not all(is_ignored(str(target.relative_to(holder))) for holder in holders):
+            return False
+        known.add(target)
+        return True
+
+    for folder, folders, names in os.walk(root, onerror=_say_what_is_left_out, followlinks=True):
+        folders[:] = [
+            name for name in sorted(folders, key=natural_key) if not is_ignored(name) and leads_on(Path(folder, name))
+        ]
+        yield Path(folder), names
 
 
 def _say_what_is_left_out(error: OSError) -> None:

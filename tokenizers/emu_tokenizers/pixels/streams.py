@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from emu_tokenizers.files import natural_key
-from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, is_animation, is_ignored, picture_suffixes
+from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, is_animation, is_ignored, picture_suffixes, walked
 from emu_tokenizers.pixels.sources import (
     PHOTOGRAPHS,
     Frames,
@@ -68,7 +68,7 @@ class FolderStream:
     def __init__(self, root: Path, clips: bool) -> None:
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}")
-        self._clips, self._folders = clips, list(_folders_under(root))
+        self._clips, self._folders = clips, [folder for folder, _ in walked(root)]
         self.parts: Sequence[Any] = [str(folder.relative_to(root)) for folder in self._folders]
 
     def sources(self, part: int, first: int = 0) -> Iterator[Source]:
@@ -153,10 +153,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:  # a link that leads to itself
         return False
-
-
-def _folders_under(root: Path) -> Iterator[Path]:
-    """A folder and all below it, in natural order."""
-    for folder, names, _ in os.walk(root):
-        names[:] = sorted((name for name in names if not is_ignored(name)), key=natural_key)
-        yield Path(folder)
