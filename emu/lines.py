@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import reprlib
 import sys
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ class Line:
         """
         text = self.text()
         try:
-            found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+            found = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique)
             if "\\u" in text:
                 json.dumps(found, ensure_ascii=False).encode()
         except BadLine:
@@ -137,6 +138,13 @@ class Line:
 
 def _refuse_constant(word: str) -> float:
     raise BadLine("not JSON", f"not JSON: {word} is not a number of JSON")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if math.isinf(value):
+        raise BadLine("not JSON", f"{shown(word)} is too large a number")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def test_what_does_not_hold_lines_gets_one_message(file, content, kind):
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"a": NaN}', "not JSON"),
         (b'{"a": -Infinity}', "not JSON"),
+        (b'{"a": -1e999}', "not JSON"),
         (b'{"a": "caf\xe9"}', "not UTF-8"),
         (b'{"a": "\\ud800"}', "not text"),
         (b'{"a": 1, "a": 2}', "key twice"),
