@@ -283,3 +283,12 @@ def test_problems_of_parts_in_any_order_are_those_of_the_whole(tmp_path):
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "merged")
     reports = map(json.loads, (tmp_path / "whole" / "problems.jsonl").read_text().splitlines())
     assert sum(report["count"] for report in reports) == 100
+
+
+def test_what_lines_of_a_file_made_is_found_again_whatever_the_file_is_called(place, capsys):
+    name = os.fsdecode(b"p\xff.jsonl")
+    (place / name).write_text('{"prompt": "a ball"}\n')
+    again = words("generate-images", place / name, place / "out", "--size", 8, 8)
+    assert main(again) == main(again) == 0
+    assert "0 images made, 1 were finished before" in capsys.readouterr().out
+    assert len(manifest(place / "out")) == 1

@@ -1,3 +1,4 @@
+import io
 import logging
 import multiprocessing
 import os
@@ -138,6 +139,14 @@ def test_help_loads_nothing_heavy():
         ).returncode
         == 0
     )
+
+
+def test_letters_that_an_output_cannot_hold_are_written_as_escapes(monkeypatch):
+    monkeypatch.setattr("emu.cli.recipes.main", lambda words: print("a caf\u00e9"))
+    monkeypatch.setattr(sys, "argv", ["emu", "recipes"])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert main() == 0
+    assert sys.stdout.buffer.getvalue() == b"a caf\\xe9\n"
 
 
 @pytest.mark.parametrize(

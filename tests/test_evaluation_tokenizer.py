@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu.cli.evaluate import main, report_folder
+from emu.cli.evaluate import folder_names, main, report_folder
 from emu.evaluation import perceptual
 from emu.evaluation.reconstruction import TokenizerOptions, batches, evaluate, fit
 from emu_tokenizers import VisionTokenizer, VisionTokenizerConfig
@@ -206,3 +206,8 @@ def test_figures_never_go_into_a_folder_that_is_a_model_s(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert report_folder(str(model / "vision_tokenizer")) == report_folder(str(model)) == tmp_path / "run"
     assert report_folder("digits") == report_folder("owner/name") == tmp_path
+
+
+def test_figures_of_models_that_would_be_called_alike_stand_apart():
+    names = folder_names(["a/b", "a-b", "../a-b", ".", "runs/shapes/model"])
+    assert list(names.values()) == ["a-b", "a-b-2", "a-b-3", "model", "runs-shapes-model"]

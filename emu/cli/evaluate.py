@@ -9,6 +9,7 @@ emu evaluate runs/vision-tokenizer/model --suite tokenizer --images photographs
 from __future__ import annotations
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def measure_several(
     from emu_tokenizers.files import holding, write_file
 
     folder = next(iter(requests.values())).output or COMPARED
-    folders = {model: folder / "-".join(Path(model).parts).strip("-/.") for model in models}
+    folders = {model: folder / name for model, name in folder_names(models).items()}
 
     def prepare(model: str, name: str) -> Any:
         return suites[name].prepare(of_model(requests[name], model))
@@ -95,6 +96,16 @@ def measure_several(
         write_file(folder / PAGE, comparison_page(found).encode())
     print(f"written to {table} and {folder / PAGE}")
     return found.exit_code
+
+
+def folder_names(models: Sequence[str]) -> dict[str, str]:
+    """A name for the figures of each model; a number tells those apart that would be called alike, such as a/b and a-b."""
+    found: dict[str, str] = {}
+    for model in models:
+        name = "-".join(Path(model).parts).strip("-/.") or "model"
+        others = (f"{name}-{number}" for number in itertools.count(2))
+        found[model] = next(one for one in itertools.chain([name], others) if one not in found.values())
+    return found
 
 
 def in_todays_form(words: Sequence[str]) -> list[str]:
@@ -115,6 +126,6 @@ def report_folder(measured: str) -> Path:
     if not Path(measured).exists():
         return Path.cwd()
     folder = Path(measured).resolve().parent
-    while any((folder / name).is_file() for name in MODEL_FILES):
+    while folder != folder.parent and any((folder / name).is_file() for name in MODEL_FILES):
         folder = folder.parent
     return folder

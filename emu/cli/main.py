@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait take the cores from whoever else wants them, each other included; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and hasattr(sys.stdout, "reconfigure"):
+        # What a terminal or a file of another encoding cannot hold is no reason to lose the work; stderr does so by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help"):
         return run("emu", lambda: print_usage(0 if words else 2))
     if words[0] in ("-V", "--version"):

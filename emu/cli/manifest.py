@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,4 +122,8 @@ def _ends_with_newline(file: Any) -> bool:
 
 
 def _json_line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    # Names of files may hold bytes that are no text: as an escape of JSON these would be half a character, which no line may hold.
+    return (_HALF.sub(lambda half: f"\\\\u{ord(half[0]):x}", json.dumps(record, ensure_ascii=False)) + "\n").encode()
+
+
+_HALF = re.compile("[\ud800-\udfff]")
