@@ -130,6 +130,44 @@ def test_dropout_is_off_and_activations_are_computed_again(tiny_emu, kept):
     torch.testing.assert_close(model.eval()(ids).logits, first)
 
 
+@pytest.mark.parametrize("kept", ["none", "full", "selective"])
+@pytest.mark.parametrize("passes", [256, 3])
+def test_the_backward_pass_computes_again_without_dropout_too(tiny_emu, kept, passes):
+    config = copy.deepcopy(tiny_emu.model.config)
+    config.residual_dropout = config.embedding_dropout = 0.5
+    gradients = []
+    for checkpointing, size in (("none", 256), (kept, passes)):
+        emu = copy.copy(tiny_emu)
+        emu.model = EmuForCausalLM(config).train()
+        emu.model.load_state_dict(tiny_emu.model.state_dict())
+        checkpoint_blocks(emu.model, checkpointing)
+        objective = grpo(emu, high_codes, group_size=4, answers_per_pass=size)
+        torch.manual_seed(1)
+        objective.loss(emu.model, batch_of([prompt_of(emu, "a ball")])).loss.backward()
+        gradients.append([one.grad for one in emu.model.parameters()])
+        assert emu.model.training and emu.model.model.layers[0].dropout == 0.5
+    largest = max(float(one.abs().max()) for one in gradients[0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * largest, rtol=0)
+
+
+def test_adapters_with_dropout_learn_what_their_passes_without_it_say(tiny_emu):
+    pytest.importorskip("peft")
+    gradients = []
+    for dropout, checkpointing in ((0.0, "none"), (0.5, "full")):
+        model = copy.deepcopy(tiny_emu.model)
+        torch.manual_seed(2)
+        add_adapters(model, 4, 8.0, dropout, PROJECTIONS, mixed=False)
+        checkpoint_blocks(model.train(), checkpointing)
+        with without_dropout(model):
+            scores = model(torch.arange(12)[None]).logits
+        scores.square().sum().backward()
+        gradients.append([one.grad for one in model.parameters() if one.requires_grad])
+    assert any(one.any() for one in gradients[0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_reward_that_answers_wrongly_is_told():
     candidates = [Candidate(("a", "b"), None, torch.zeros(2, 2), "image")] * 2
     assert candidates[0].prompt == "a b"

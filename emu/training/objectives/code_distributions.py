@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from emu.generation.sampling import Sampling
 from emu.layouts import BlockTemplate
 from emu.model import EmuForCausalLM
+from emu.training.objectives.frozen_reference import without_dropout
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,19 @@ def block_scores(model: EmuForCausalLM, blocks: DrawnBlocks, *, recompute: bool 
     Args:
         model: run in the mode that it is in; use `without_dropout` around it.
         blocks: on the CPU.
-        recompute: keep no activations, and compute them again in the backward pass.
+        recompute: keep no activations, and compute them again in the backward pass; without dropout, then as now.
 
     Returns:
         Differentiable in the model's weights; float32, float64 for a float64 model.
     """
     if recompute and torch.is_grad_enabled():
-        return BlockScores(*checkpoint(_scores, model, blocks, use_reentrant=False))
+        return BlockScores(*checkpoint(_quiet_scores, model, blocks, use_reentrant=False))
     return BlockScores(*_scores(model, blocks))
+
+
+def _quiet_scores(model: EmuForCausalLM, blocks: DrawnBlocks) -> tuple[Tensor, Tensor]:
+    with without_dropout(model):
+        return _scores(model, blocks)
 
 
 def _scores(model: EmuForCausalLM, blocks: DrawnBlocks) -> tuple[Tensor, Tensor]:

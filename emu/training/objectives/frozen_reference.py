@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -62,17 +64,36 @@ class FrozenReference:
 
 @contextmanager
 def without_dropout(model: EmuForCausalLM) -> Iterator[None]:
-    """The model as it is when it draws; blocks that recompute their activations go on doing so."""
+    """The model as it is when it draws; blocks that recompute their activations go on doing so, without dropout after the context too."""
     modes = [(part, part.training) for part in model.modules()]
     recomputed = [part for part in model.modules() if isinstance(part, Block) and part.gradient_checkpointing]
     rates = [block.dropout for block in recomputed]
+    keeping = [block._gradient_checkpointing_func for block in recomputed]
     model.eval()
-    for block in recomputed:
+    for block, keep in zip(recomputed, keeping, strict=True):
         block.training, block.dropout = True, 0.0  # they recompute in training mode alone
+        if "forward" not in vars(block):  # what is compiled is recomputed as it was traced
+            block._gradient_checkpointing_func = partial(_keep_quiet, block, keep)  # type: ignore[assignment]
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
-        for block, rate in zip(recomputed, rates, strict=True):
+        for block, rate, keep in zip(recomputed, rates, keeping, strict=True):
             block.dropout = rate
+            block._gradient_checkpointing_func = keep
+
+
+def _keep_quiet(block: Block, keep: Callable[..., Any], forward: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a block so that the backward pass, in which the model is in training mode again, recomputes it without dropout."""
+
+    def quiet(*inputs: Any) -> Any:
+        modes = [(part, part.training) for part in block.modules()]
+        block.eval()
+        try:
+            return forward(*inputs)
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+    return keep(quiet, *arguments)

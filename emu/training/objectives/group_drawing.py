@@ -82,7 +82,7 @@ class GroupDrawing:
             if header is None:
                 raise ValueError(
                     f"prompt {number} of the batch does not end in the header of a block, so that nothing can be drawn after it; train "
-                    "this objective on prompts, e.g. of emu.worlds.prompt_data.WorldPromptData"
+                    "this objective on prompts, e.g. of emu.worlds.world_prompts.WorldPromptData"
                 )
             modality, grid, _ = layout.parse_header(header.tolist())
             kinds.setdefault((modality, tuple(grid)), []).append(number)
