@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from emu.model.scoring import token_losses
 from emu.packing import Packed
 from emu.tokenizers import TextTokenizer
 from emu.training.initial_weights import source_of_weights_problems, start_from
+from emu.training.module import EmuModule
+from emu.training.objectives import DPO, GRPO, NextToken
+from emu.training.resume import changes, refused
 from tests.training_toys import run, write_recipe
 
 SIZES = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -239,6 +243,17 @@ def test_a_run_that_started_from_weights_goes_on_without_them(tmp_path):
     run(recipe, *folders[1], "--trainer.max_steps", 3)
     stopped = run(recipe, *folders[1], "--trainer.max_steps", 6, "--ckpt_path", "last")
     assert all(map(torch.equal, whole.parameters(), stopped.parameters()))
+
+
+@pytest.mark.parametrize("objective", [NextToken(), DPO(), DPO(reference="other"), GRPO(len, kl=0.1), GRPO(len)])
+def test_a_resumed_run_reads_the_weights_that_it_is_kept_near_again(saved, tiny_emu, objective):
+    module = EmuModule(tiny_emu.model.config, init_from=str(saved), objective=objective)
+    module._trainer = SimpleNamespace(ckpt_path="step=00000003.safetensors")
+    built = module.build_model(tiny_emu.tokenizer.vocabulary)
+    assert objective.keeps_start == all(map(torch.equal, built.parameters(), tiny_emu.model.parameters()))
+    for key in ("pretrained", "init_from"):
+        found = changes({"model": {key: "run/model"}}, {"model": {key: "moved"}})
+        assert len(refused(found, start_is_kept=objective.keeps_start)) == objective.keeps_start
 
 
 def test_what_cannot_be_started_from_is_told_before_any_work(tmp_path):

@@ -268,7 +268,8 @@ class EmuCLI(LightningCLI):
         """Refuse a checkpoint of a run that this one cannot go on with; note what has changed otherwise."""
         found = changes(content.get("configuration", {}), self._resume.configuration)
         free = getattr(self.datamodule, "free_options", ())
-        raise_problems(refused(found, free, adapters=hasattr(self.model, "merge")), self.parsed.written)
+        kept = hasattr(self.model, "merge") or getattr(getattr(self.model, "objective", None), "keeps_start", False)
+        raise_problems(refused(found, free, start_is_kept=kept), self.parsed.written)
         self._resume.found = found
 
 

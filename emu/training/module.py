@@ -147,9 +147,10 @@ class EmuModule(LightningModule):
         return build_sharded(self._new_config(vocabulary), self._prepare, device)
 
     def _starts_at_random(self) -> bool:
-        """Whether a model has new weights; a run that goes on takes all of them from its checkpoint."""
+        """Whether a model has new weights; a run that goes on takes all that it trains from its checkpoint."""
         resumed = self._trainer is not None and self._trainer.ckpt_path is not None
-        return self.config is not None and (self.init_from is None or resumed)
+        needed = not resumed or self.objective.keeps_start
+        return self.config is not None and (self.init_from is None or not needed)
 
     def _new_config(self, vocabulary: Vocabulary | None) -> EmuConfig:
         assert self.config is not None

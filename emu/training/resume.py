@@ -57,6 +57,8 @@ FIXED = (
     "model.optimizer.groups",
 )
 """Exceptions from those."""
+STARTS = ("model.pretrained", "model.init_from")
+"""Where weights came from, which a run that has them needs no more, unless it keeps them."""
 SWITCHES = ("model.average_decay",)
 """Options of which 0 leaves a part of the optimizer or the weights out."""
 
@@ -92,13 +94,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     return [Change(key, old[key], new[key]) for key in new if key in old and old[key] != new[key]]
 
 
-def refused(found: list[Change], free_data: Collection[str] = (), adapters: bool = False) -> list[Problem]:
+def refused(found: list[Change], free_data: Collection[str] = (), start_is_kept: bool = False) -> list[Problem]:
     """The changes that a run cannot be resumed with, one problem each.
 
     Args:
         found: all changes.
         free_data: options of the data module that may change.
-        adapters: whether the model that training began from is a part of what is trained.
+        start_is_kept: whether the model that training began from is a part of what is trained, or what it is kept near.
     """
     return [
         Problem(
@@ -107,7 +109,7 @@ def refused(found: list[Change], free_data: Collection[str] = (), adapters: bool
             tuple(key.split(".")),
         )
         for key, before, now in found
-        if not _may_change(key, before, now, free_data) or (adapters and key == "model.pretrained")
+        if not _may_change(key, before, now, free_data) or (start_is_kept and key in STARTS)
     ]
 
 

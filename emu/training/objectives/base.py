@@ -50,11 +50,17 @@ class Objective:
     run's seed, the batch and the rank, so that a resumed run draws the same.
     """
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether `setup` keeps the weights that training starts from, which a resumed run must then find again; by default where there is
+        a `setup`."""
+        return type(self).setup is not Objective.setup
+
     def setup(self, module: LightningModule) -> None:
         """Prepare for training; nothing by default.
 
-        Called once, when `module.model` has the weights that training starts from and before a checkpoint is read: the place to keep a
-        frozen copy of it.
+        Called once, when `module.model` has the weights that training starts from (where `keeps_start` says that they are kept) and before
+        a checkpoint is read: the place to keep a frozen copy of it.
 
         Args:
             module: the one that trains; its `trainer` knows the step.

@@ -39,6 +39,11 @@ class DPO(Objective):
     def __init__(self, beta: float = 0.1, next_token: float = 1.0, reference: str | None = None) -> None:
         self.beta, self.next_token, self.reference_folder = beta, next_token, reference
 
+    @property
+    def keeps_start(self) -> bool:
+        """See `Objective`: where they are the reference."""
+        return self.reference_folder is None
+
     def setup(self, module: LightningModule) -> None:
         """Keep the reference."""
         assert isinstance(module.model, EmuForCausalLM)

@@ -122,6 +122,11 @@ class GRPO(Objective):
         self._told: dict[str, Tensor] = {}
         self._used, self._prompts, self._unscored = updates, 0, 0
 
+    @property
+    def keeps_start(self) -> bool:
+        """See `Objective`: where they are the reference."""
+        return bool(self.kl) and self.reference_folder is None
+
     def setup(self, module: LightningModule) -> None:
         """Open an engine on the model, and keep the reference where it is asked for."""
         tokenizer = self._tokenizer(module)
