@@ -1,5 +1,7 @@
 """What curves say beside the loss: accuracy, logits and norms by kind of token, arithmetic, waiting; and validation by source and kind."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,7 +11,10 @@ from emu.model.predictions import predictions_of_hidden
 from emu.packing import pack
 from emu.training.curves import read_curves
 from emu.training.flops import step_flops, utilisation
-from emu.training.meters import StepMeter, TokenKinds
+from emu.training.meters import StepMeter, TokenKinds, over_ranks
+from emu.training.parallel import Ranks
+from emu.training.progress import latest_loss
+from emu.training.reporting import Reporter
 from emu.training.token_measures import Measures, OutputNorm
 from tests.training_toys import VOCABULARY, make_document, run, write_recipe
 
@@ -84,6 +89,61 @@ def test_a_meter_counts_predicted_tokens_and_what_documents_see(packed):
     lengths = [7, 10, 5]
     assert meter.work.tolist() == [sum(lengths) - 3, sum(length * (length + 1) / 2 for length in lengths)]
     assert meter.flops(small().config) == step_flops(small().config, 22, 19, 28 + 55 + 15)
+
+
+class Twins(Ranks):
+    """Two ranks that hold the same."""
+
+    def sum(self, tensor):
+        return 2 * tensor
+
+
+def test_ranks_that_go_on_share_the_sums_of_all_of_them(packed):
+    meter, kinds = StepMeter(("text",), ()), torch.zeros(packed.input_ids.numel(), dtype=torch.int64)
+    meter.add_batch(torch.tensor(0.25), packed)
+    meter.add_metrics({"reward": torch.tensor(3.0)}, torch.tensor(0.5))
+    meter.kinds.add(torch.ones_like(packed.loss_weights).flatten(), packed.loss_weights.flatten(), kinds)
+    meter.add_step(2.0)
+    saved, ranks = over_ranks(meter.state_dict(), Twins(2)), [StepMeter(("text",), ()) for _ in range(2)]
+    for number, one in enumerate(ranks):
+        one.load_state_dict(saved)
+        if number:
+            one.leave_to_others()
+    assert ranks[0].row() == {"loss": 0.5, "gradient_norm": 2, "row_fill": 22 / 40, "loss/text": 1, "reward": 3}
+    assert ranks[1].counts.tolist() == [0, 0, 0, 2] and ranks[1].num_steps == 1
+    assert not any(sums.any() for sums in (ranks[1].work, ranks[1].kinds.sums, ranks[1].metrics["reward"]))
+
+
+def test_speed_is_that_of_training_in_this_part_of_the_run(packed, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("emu.training.reporting.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    rows = []
+    logger = SimpleNamespace(log_metrics=lambda row, step: rows.append(row))
+    trainer = SimpleNamespace(train_dataloader=None, loggers=[logger], global_step=3, log_every_n_steps=1)
+    reporter = Reporter(1e6)
+    reporter.watch(small())
+    reporter.start(None, (), Ranks())
+    reporter.meter.add_batch(torch.zeros(()), packed)
+    reporter.meter.add_step(1.0)
+    state = reporter.snapshot()
+    reporter.start(None, (), Ranks())
+    reporter.go_on(state, first=True)
+    reporter.on_fit_start(trainer, None)
+    for _ in range(2):
+        reporter.meter.add_batch(torch.zeros(()), packed)
+        reporter.end_step(1.0, 0.1, 0)
+        now[0] += 2
+        reporter.on_validation_start(trainer, None)
+        now[0] += 50
+        reporter.on_validation_end(trainer, None)
+        reporter.on_train_batch_end(trainer, None, None, None, 0)
+    assert [row["train/tokens_per_second"] for row in rows] == [11, 11] and rows[0]["train/row_fill"] == 22 / 40
+    assert rows[0]["train/mfu"] == pytest.approx(rows[1]["train/mfu"], rel=1e-12)
+
+
+def test_the_bar_shows_the_loss_of_a_batch_however_many_make_a_step():
+    trainer = SimpleNamespace(accumulate_grad_batches=4, progress_bar_metrics={})
+    assert latest_loss(trainer, {"loss": torch.tensor(3.0) / 4}) == 3 and latest_loss(trainer, None) is None
 
 
 def test_a_run_reports_them_and_validates_by_source_and_by_kind_of_token(tmp_path):

@@ -169,7 +169,7 @@ class StepMeter:
         self.metrics = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, for a checkpoint in the middle of a row."""
+        """This rank's sums, for a checkpoint in the middle of a row; see `over_ranks`."""
         return {
             "counts": self.counts.cpu(),
             "work": self.work.cpu(),
@@ -185,3 +185,16 @@ class StepMeter:
         self.work = state["work"].clone() if "work" in state else torch.zeros(2, dtype=torch.float64)
         self.kinds.sums, self.sources.sums = state["kinds"].clone(), state["sources"].clone()
         self.metrics = {name: sums.clone() for name, sums in state.get("metrics", {}).items()}
+
+    def leave_to_others(self) -> None:
+        """Forget what is summed over ranks, where another rank goes on with all of it."""
+        for sums in (self.counts[:3], self.work, self.kinds.sums, self.sources.sums, *self.metrics.values()):
+            sums.zero_()
+
+
+def over_ranks(state: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """The state of a meter with the sums of all ranks, which any number of them goes on from; all must call this."""
+    summed = {name: ranks.sum(state[name]).cpu() for name in ("work", "kinds", "sources")}
+    counts = torch.cat([ranks.sum(state["counts"][:3]).cpu(), state["counts"][3:]])
+    metrics = {name: ranks.sum(state["metrics"][name]).cpu() for name in sorted(state["metrics"])}
+    return {**state, **summed, "counts": counts, "metrics": metrics}

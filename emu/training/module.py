@@ -310,7 +310,7 @@ class EmuModule(LightningModule):
         if "state_dict" in checkpoint:  # a strategy that shards has loaded and taken it
             check_weights(checkpoint["state_dict"], self.state_dict(), self.strict_loading)
         self._weights_of_steps()
-        self.reporter.meter.load_state_dict(state["meter"])
+        self.reporter.go_on(state["meter"], first=self.global_rank == 0)
         self._noise_seed = int(state["noise_seed"])
         self.gradients.load_state_dict(state)
         if self.weight_average is not None and "average" in state:

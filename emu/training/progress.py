@@ -88,8 +88,8 @@ class StepProgressBar(ProgressBar):
 
 
 def latest_loss(trainer: Trainer, outputs: Any) -> float | None:
-    """The loss that the step returned, or else one that the module logged for the progress bar, or None."""
+    """The loss that the last batch of the step returned, or else one that the module logged for the progress bar, or None."""
     if isinstance(outputs, dict) and "loss" in outputs:
-        return float(outputs["loss"])
+        return float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
     logged = trainer.progress_bar_metrics
     return next((float(logged[name]) for name in ("train/loss", "loss") if name in logged), None)

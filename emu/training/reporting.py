@@ -16,7 +16,7 @@ from emu.model import EmuConfig, EmuForCausalLM
 from emu.model.predictions import Predictions
 from emu.packing import Packed
 from emu.training.flops import utilisation
-from emu.training.meters import PartSums, StepMeter, TokenKinds
+from emu.training.meters import PartSums, StepMeter, TokenKinds, over_ranks
 from emu.training.objectives.base import LossParts
 from emu.training.parallel import Ranks
 from emu.training.token_measures import Measures, OutputNorm
@@ -50,7 +50,8 @@ class Reporter(Callback):
         self._ranks = Ranks()
         self._before_step: dict[str, Any] | None = None
         self._validation: Validation | None = None
-        self._clock, self._waited = 0.0, 0.0
+        self._clock, self._paused, self._waited = 0.0, 0.0, 0.0
+        self._done_before = (0.0, 0.0)  # tokens and operations of the open row that an earlier part of the run has seen
         self._rate, self._num_skipped = 0.0, 0
 
     def start(self, kinds: TokenKinds | None, sources: Sequence[str], ranks: Ranks) -> None:
@@ -128,6 +129,14 @@ class Reporter(Callback):
         """Write what is left."""
         self._write_row(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: speed is that of training."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let it go on."""
+        self._clock += time.perf_counter() - self._paused
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log val/loss, the mean over all tokens, and losses and accuracies by source and by kind of token."""
         found, self._validation = self._validation, None
@@ -145,8 +154,23 @@ class Reporter(Callback):
         self._write(trainer, row)
 
     def snapshot(self) -> dict[str, Any]:
-        """The sums of the open row, for a checkpoint."""
-        return self._before_step or self.meter.state_dict()
+        """The sums of the open row over all ranks, for a checkpoint; all ranks must call this."""
+        return over_ranks(self._before_step or self.meter.state_dict(), self._ranks)
+
+    def go_on(self, state: Mapping[str, Any], *, first: bool) -> None:
+        """Go on with the open row of a checkpoint, whose speed is that of the steps from here on.
+
+        Args:
+            state: see `snapshot`.
+            first: whether this is the first rank, which keeps the sums of all.
+        """
+        self.meter.load_state_dict(state)
+        self._done_before = self.meter.tokens, self._flops()
+        if not first:
+            self.meter.leave_to_others()
+
+    def _flops(self) -> float:
+        return 0.0 if self._config is None else self.meter.flops(self._config, self._adapters)
 
     def _write_row(self, trainer: Trainer) -> None:
         """Log what happened since the last row."""
@@ -157,15 +181,15 @@ class Reporter(Callback):
         now, waited = time.perf_counter(), getattr(trainer.train_dataloader, "waited", 0.0)
         seconds = max(1e-9, now - self._clock)
         row = self.meter.row() | self._measures.row()
-        row["tokens_per_second"] = self.meter.tokens / seconds
+        tokens, flops = self._done_before
+        row["tokens_per_second"] = (self.meter.tokens - tokens) / seconds
         row["waiting"] = (waited - self._waited) / seconds
         if self._peak is not None and self._config is not None:
-            flops = self.meter.flops(self._config, self._adapters)
-            row["mfu"] = utilisation(flops, seconds, self._ranks.number, self._peak)
+            row["mfu"] = utilisation(self._flops() - flops, seconds, self._ranks.number, self._peak)
         row["lr"] = self._rate
         row["skipped_steps"] = float(self._num_skipped)
         self._write(trainer, {f"train/{name}": value for name, value in row.items()})
-        self._clock, self._waited = now, waited
+        self._clock, self._waited, self._done_before = now, waited, (0.0, 0.0)
         self.meter.reset()
         self._measures.reset()
 
