@@ -73,6 +73,10 @@ def settings_problems(trainer: Any, module: LightningModule | None, datamodule: 
             "trainer.strategy trains in processes that are forked or spawned, whose weights do not come back, so that nothing could be "
             "exported; use ddp"
         )
+    for name in ("accumulate_grad_batches", "log_every_n_steps", "val_check_interval"):
+        value = getattr(trainer, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            found.append(f"trainer.{name} is {value}; expected 1 or more")
     for part in (module, datamodule):
         check = getattr(part, "problems", None)
         found += check(trainer) if callable(check) else []
@@ -160,6 +164,7 @@ def export_problems(trainer: Trainer, module: LightningModule, folder: Path | No
                 ("export",),
             )
         )
+    found += _in_the_way(trainer, folder)
     needed, free = room_needed(trainer, module), shutil.disk_usage(nearest(folder)).free
     if needed > free:
         found.append(
@@ -170,6 +175,20 @@ def export_problems(trainer: Trainer, module: LightningModule, folder: Path | No
             )
         )
     return found
+
+
+def _in_the_way(trainer: Trainer, folder: Path) -> list[Problem]:
+    """Why a folder must not be replaced by the model: the run or its checkpoints lie in it, or other things than a model."""
+    place, run = folder.resolve(), Path(trainer.default_root_dir).resolve()
+    kept = [run, *(c.path(trainer).resolve() for c in trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint))]
+    model = any((place / name).is_file() for name in ("config.json", "adapter_config.json"))
+    why = ""
+    if any(one.is_relative_to(place) for one in kept):
+        why = "holds what this run writes"
+    elif place.parent != run and place.is_dir() and any(place.iterdir()) and not model:
+        why = "holds other things than a model"
+    text = f"{folder} {why}, and the trained model would replace all of it; name a folder of its own with --export NAME"
+    return [Problem(text, ("export",))] if why else []
 
 
 def room_needed(trainer: Trainer, module: LightningModule) -> int:
