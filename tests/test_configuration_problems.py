@@ -7,12 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
+from torch.nn import Linear
 
 from emu.configuration import import_object
 from emu.configuration.objects import MOVED
+from emu.configuration.written import Written, dotted
 from emu.training import preflight
+from emu.training.checkpoints import StepCheckpoint
 from emu.training.cli import EmuCLI, fit_tokenizer
 from emu.training.module import EmuModule
+from emu.training.nulls import null_problems
 from tests.training_toys import run, write_recipe
 
 
@@ -79,6 +84,67 @@ def test_a_learning_rate_an_unknown_source_and_a_short_row_come_together(told):
         "[row_length",
         "[row_length",
     ]
+
+
+def test_nulls_where_a_class_takes_none_are_told_with_all_the_rest(told):
+    def change(config):
+        config["model"]["optimizer"] |= {"lr": None, "matrix_lr": None, "warmup_steps": -1}
+        config["model"]["objective"] = config["checkpoint"] = None
+        names = ("accumulate_grad_batches", "log_every_n_steps", "val_check_interval")
+        config["trainer"] |= {
+            "callbacks": {"class_path": "lightning.pytorch.callbacks.ModelSummary"},
+            **dict.fromkeys(names, 0),
+        }
+
+    assert sorted(told(change, "--model.max_grad_norm", "null")) == [
+        "[accumulate_grad_batches] trainer.accumulate_grad_batches is 0; expected 1 or more",
+        "[checkpoint] checkpoint is null; expected keys with values",
+        "[log_every_n_steps] trainer.log_every_n_steps is 0; expected 1 or more",
+        "[lr] model.optimizer.lr is null; expected a number, or leave the key out",
+        "[objective] model.objective is null; expected a value, or leave the key out",
+        "[val_check_interval] trainer.val_check_interval is 0; expected 1 or more",
+        "[warmup_steps] model.optimizer.warmup_steps is -1; expected 0 or more",
+        "command line: model.max_grad_norm is null; expected a number, or leave the key out",
+    ]
+
+
+def test_nulls_are_found_in_tables_lists_and_classes_by_path():
+    grpo = {"class_path": "emu.training.objectives.GRPO", "init_args": {"reward": "len", "kl": None, "reference": None}}
+    groups, unknown = {"*norm*": {"lr": None}}, {"class_path": "nowhere.At", "init_args": {"steps": None}}
+    model = {
+        "optimizer": {"groups": groups},
+        "spikes": {"sigmas": None},
+        "peak_flops": None,
+        "objective": grpo,
+        "new": None,
+    }
+    timers = [unknown, {"class_path": "emu.training.checkpoints.StepCheckpoint", "init_args": {"keep": None}}]
+    tree = {"model": model, "trainer": {"callbacks": timers, "logger": None}, "seed_everything": None}
+    found = null_problems({"model": EmuModule, "trainer": Trainer}, tree)
+    assert [dotted(problem.path) for problem in found] == [
+        "model.optimizer.groups.*norm*.lr",
+        "model.spikes.sigmas",
+        "model.objective.init_args.kl",
+        "trainer.callbacks[1].init_args.keep",
+    ]
+    assert null_problems({"trainer": Trainer}, {"trainer": [3]}) == [
+        ("trainer is [3]; expected keys with values", ("trainer",))
+    ]
+
+
+@pytest.mark.slow
+def test_what_a_mistake_leaves_behind_is_not_told_of_something_else(told):
+    problems = told(
+        lambda config: config["model"]["optimizer"].update(groups=[{"pattern": "norm"}]), "--seed_everything", 1
+    )
+    assert [problem.partition(" is ")[0] for problem in problems] == ["[pattern] model.optimizer.groups[0].pattern"]
+
+
+@pytest.mark.parametrize("text", ['a: "\x07"', "? [a, b]\n: 3", "? \n: 3", "a: &a [*a]"])
+def test_what_yaml_or_a_key_cannot_be_names_the_file(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text.replace("\\n", "\n"))
+    with pytest.raises(ValueError, match=r"^[^\n]*recipe\.yaml[^\n]*; |^[^\n]*recipe\.yaml(:\d+)?: not YAML: [^\n]*$"):
+        Written().add_file(tmp_path / "recipe.yaml")
 
 
 def test_what_cannot_be_resolved_stands_among_the_others(told):
@@ -187,6 +253,21 @@ def test_a_model_that_could_not_be_written_is_refused_before_the_first_step(told
     (problem,) = told(lambda config: None)
     assert "model is a file" in problem and "--export" in problem
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("export", [".", "checkpoints", "../things"])
+def test_a_model_never_replaces_a_run_or_other_things(tmp_path, export):
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "notes.txt").write_text("mine")
+    checkpoints = StepCheckpoint(folder=str(tmp_path / "run" / "checkpoints"))
+    trainer = SimpleNamespace(default_root_dir=tmp_path / "run", checkpoint_callbacks=[checkpoints], fast_dev_run=False)
+    module = Linear(2, 2)
+    module.model = SimpleNamespace(save_pretrained=print)
+    (problem,) = preflight.export_problems(trainer, module, tmp_path / "run" / export)
+    assert problem.path == ("export",) and "would replace all of it" in problem.text
+    (tmp_path / "things" / "config.json").write_text("{}")
+    assert not preflight.export_problems(trainer, module, tmp_path / "run" / "model")
+    assert not preflight.export_problems(trainer, module, tmp_path / "things")
 
 
 def test_a_module_in_the_working_folder_is_found_from_any_start(tmp_path, monkeypatch):

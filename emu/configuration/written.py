@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import GrammarParseError
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 KeyPath = tuple[str | int, ...]
 """Keys from the top down; numbers are places in a list."""
@@ -111,9 +111,15 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ValueError(f"{path}{line}: not YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:  # a character that YAML does not have
+        raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} holds an anchor inside of itself; write its value out") from error
     except GrammarParseError as error:
         place = next((where for key, where in places.items() if dotted(key) == error.full_key), path)
         raise ValueError(f"{place}: {error.full_key} is not an interpolation: {str(error).splitlines()[0]}") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}; expected keys that are text") from error
     if node is not None and not isinstance(node, yaml.MappingNode):
         what = repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list"
         raise ValueError(f"{path} holds {what}; expected keys with values")
@@ -137,6 +143,8 @@ def dotted(path: Sequence[str | int]) -> str:
 def _lines(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # which is refused as a key
             yield (*path, key.value), key.start_mark.line + 1
             yield from _lines(value, (*path, key.value))
     elif isinstance(node, yaml.SequenceNode):

@@ -91,6 +91,7 @@ class EmuCLI(LightningCLI):
         named = take_class(self._written)
         self._named_class = self._words.module or named
         module = find_class(self._named_class, model_class, self._written)
+        self._module_class: type[LightningModule] = module
         self._class_path = f"{module.__module__}.{module.__qualname__}"
         set_parsing_settings(subclasses_disabled=[EmuConfig, VisionTokenizerConfig])  # their fields are options
         with quiet():
@@ -145,7 +146,8 @@ class EmuCLI(LightningCLI):
         printing = PRINT_CONFIG in self._words.options
         if printing:
             self._words.options.remove(PRINT_CONFIG)
-        self.parsed = parse(parser, self._words, self._written)
+        classes = {"trainer": Trainer, "model": self._module_class, "checkpoint": StepCheckpoint}
+        self.parsed = parse(parser, self._words, self._written, classes)
         if self.parsed.config is None or (printing and self.parsed.problems):
             self._refuse(())
         assert self.parsed.config is not None

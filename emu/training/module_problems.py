@@ -12,6 +12,7 @@ from emu.model.model import tensor_shapes
 from emu.training.initial_weights import source_of_weights_problems
 from emu.training.objectives import Objective
 from emu.training.weighting import LossWeighting
+from emu.training.words import as_list
 from emu_tokenizers.training.gradient_guard import GradientGuard
 from emu_tokenizers.training.parameter_rates import pattern_problems
 from emu_tokenizers.training.schedules import OptimizerOptions
@@ -49,7 +50,7 @@ def module_problems(module: ModuleOptions, trainer: Any) -> list[str]:
 def trainer_problems(trainer: Any) -> list[str]:
     """Settings of the trainer that the module would contradict; one sentence each."""
     found = []
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks or ()):
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in as_list(trainer.callbacks)):
         found.append(
             "trainer.callbacks changes the accumulation from epoch to epoch; set trainer.accumulate_grad_batches instead"
         )

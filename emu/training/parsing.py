@@ -7,6 +7,7 @@ every option after those before it: each wrong one gives a problem of its own, a
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from emu.configuration import load_extensions, search_working_folder
 from emu.configuration.problems import Problem, raise_problems
 from emu.configuration.resolving import Resolved, resolve
 from emu.configuration.written import KeyPath, Written, dotted
+from emu.training.nulls import null_problems
 from emu.training.refusals import describe_refusal, is_of_a_missing_part, is_of_something_missing, required_by
 from emu.training.words import Words, split_option, with_values
 
@@ -45,13 +47,16 @@ class Parsed:
     problems: list[Problem] = field(default_factory=list)
 
 
-def parse(parser: LightningArgumentParser, words: Words, written: Written) -> Parsed:
+def parse(
+    parser: LightningArgumentParser, words: Words, written: Written, classes: Mapping[str, type] | None = None
+) -> Parsed:
     """Read a command line.
 
     Args:
         parser: of the command.
         words: of the command line.
         written: what its recipes and options say, without the class of the module.
+        classes: see `emu.training.nulls.null_problems`.
 
     Raises:
         ValueError: words without an option, and no recipe.
@@ -65,6 +70,11 @@ def parse(parser: LightningArgumentParser, words: Words, written: Written) -> Pa
     if words.stray and not words.files:
         raise_problems(problems)  # what else is missing is missing for that
     tree, options = with_values(words, written, resolved)
+    for problem in null_problems(classes or {}, resolved.of(written.tree)):
+        problems.append(problem)
+        assert problem.path is not None
+        _strike(tree, problem.path)
+        options = [option for option in options if _path_of(option, written) != problem.path]
     try:
         return Parsed(parsed(parser, tree, options), written, resolved, problems)
     except REFUSALS as error:
@@ -128,6 +138,10 @@ class Search:
         if not found and path and not is_of_something_missing(message):
             found = [describe_refusal(self._parser, path, node, message)]
             self._strike(path)
+        elif found and path:
+            left = self._refusal(_alone(self.tree, path, _at(self.tree, path)), [])
+            if left is not None and not is_of_something_missing(left):
+                self._strike(path)  # what is left is refused too, and must not be taken for a fault of something else
         return found
 
     def _in_options(self) -> list[Problem]:
@@ -141,8 +155,8 @@ class Search:
             if message is None or is_of_something_missing(message):
                 self.options.append(option)
                 continue
-            key, value = split_option(option)
-            path = self._path(key)
+            value = split_option(option)[1]
+            path = _path_of(option, self._written)
             found.append(describe_refusal(self._parser, path, value, message))
             _strike(self._all, path)  # the recipes say what they said
         return found
@@ -170,11 +184,13 @@ class Search:
             return None if is_of_a_missing_part(str(error)) else str(error)
         return None
 
-    def _path(self, option: str) -> KeyPath:
-        """The path of an option, whose words may leave `init_args` out."""
-        short = option.replace(".init_args", "")
-        known = [path for path in self._written.places if dotted(path).replace(".init_args", "") == short]
-        return known[-1] if known else tuple(option.split("."))
+
+def _path_of(option: str, written: Written) -> KeyPath:
+    """The path of an option, whose words may leave `init_args` out."""
+    key = split_option(option)[0]
+    short = key.replace(".init_args", "")
+    known = [path for path in written.places if dotted(path).replace(".init_args", "") == short]
+    return known[-1] if known else tuple(key.split("."))
 
 
 def missing_keys(tree: Any, path: KeyPath = ()) -> list[tuple[KeyPath, str]]:
@@ -210,6 +226,13 @@ def _parts(node: Any) -> list[tuple[str | int, Any]]:
         return list(node.items())
     nested = isinstance(node, list) and any(isinstance(value, (dict, list)) for value in node)
     return list(enumerate(node)) if nested else []
+
+
+def _at(node: Any, path: KeyPath) -> Any:
+    """What stands in a tree; None where it was taken out."""
+    for part in path:
+        node = node[part] if _has(node, part) else None
+    return node
 
 
 def _strike(node: Any, path: KeyPath) -> None:
