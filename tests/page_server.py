@@ -122,6 +122,7 @@ class StripedHandler(BaseHTTPRequestHandler):
                 "frames": 8,
                 "fps": 4,
                 "guidance_scale": 3.0,
+                "question": "Describe it.",
                 "prompts": self.model.prompts,
                 "revision": "0123456789abcdef",
             }

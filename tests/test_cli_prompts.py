@@ -360,6 +360,22 @@ def test_descriptions_are_kept_in_a_folder_and_not_written_twice(run, tmp_path, 
         describe.main(["0.png", *words])
 
 
+@pytest.mark.parametrize(
+    ("question", "words", "asked"),
+    [("Describe it.", [], ["Describe it."]), ("", [], []), ("", ["--prompt", "a"], ["a"]), ("a", ["--prompt", ""], [])],
+)
+def test_a_picture_is_described_with_the_question_that_its_model_was_trained_on(
+    question, words, asked, tiny_emu, tmp_path, monkeypatch
+):
+    emu = Emu(tiny_emu.model, tiny_emu.tokenizer, tiny_emu.defaults.updated(question=question))
+    seen = []
+    monkeypatch.setattr(Emu, "from_pretrained", lambda path, **options: emu)
+    monkeypatch.setattr(Emu, "generate_text", lambda self, documents, **options: seen.extend(documents) or ["a"])
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
+    assert describe.main([str(tmp_path / "black.png"), *words]) == 0
+    assert [items[1:] for items in seen] == [asked]
+
+
 def test_questions_about_clips_and_pictures_are_lines(run, capsys):
     for number in range(4):
         Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(f"{number}.png")

@@ -77,7 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     problems = Problems(options.max_bad)
     emu = Emu.from_pretrained(options.model, device=options.device)
     size = tuple(options.size) if options.size else emu.defaults.size
-    asked = {"prompt": options.prompt, "size": size and list(size), "seed": options.seed}
+    prompt = emu.defaults.question if options.prompt is None else options.prompt
+    asked = {"prompt": prompt, "size": size and list(size), "seed": options.seed}
     asked |= {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     questions = _questions(options.images, asked, problems)
     output: Path | None = options.output
@@ -164,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         "images", type=Path, nargs="+", help='pictures, animations, videos, and files of lines {"items": [...]}'
     )
     parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
-    parser.add_argument("--prompt", default="Describe it.", help="question after the picture (%(default)s)")
+    parser.add_argument(
+        "--prompt", help='question after the picture, "" for none (the one that the model was trained on)'
+    )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="what pictures are resized to (the model's own)"
     )

@@ -33,6 +33,8 @@ class GenerationDefaults:
         temperature: 0 is greedy.
         top_k: draw among the N most likely codes; 0 means all.
         top_p: draw among the most likely codes that hold this share.
+        question: what `emu describe` and the page of `emu serve` ask about a picture; empty where the model was trained to describe
+            pictures without being asked.
     """
 
     size: Size | None = None
@@ -43,6 +45,7 @@ class GenerationDefaults:
     temperature: float = 1.0
     top_k: int = 2048
     top_p: float = 1.0
+    question: str = "Describe it."
 
     def updated(self, **given: Any) -> GenerationDefaults:
         """These settings with those that are not None in their place.
@@ -60,8 +63,9 @@ class GenerationDefaults:
             check_size(self.size)
         check_whole("frames", self.frames, least=1)
         check_number("fps", self.fps, positive=True)
-        if not isinstance(self.negative_prompt, str):
-            raise TypeError(f"negative_prompt is {type(self.negative_prompt).__name__}; expected str")
+        for name, words in (("negative_prompt", self.negative_prompt), ("question", self.question)):
+            if not isinstance(words, str):
+                raise TypeError(f"{name} is {type(words).__name__}; expected str")
         check_whole(
             "top_k", self.top_k, least=0
         )  # None, which `Sampling` takes, would be read back from a file as the default

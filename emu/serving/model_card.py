@@ -33,6 +33,7 @@ def model_card(emu: Emu, name: str, revision: str, options: ServingOptions) -> d
         "frames": defaults.frames,
         "fps": defaults.fps,
         "guidance_scale": defaults.guidance_scale,
+        "question": defaults.question,
         "prompts": list(options.examples or EXAMPLES.get(name, ())),
         "revision": revision,
     }

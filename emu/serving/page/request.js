@@ -59,12 +59,14 @@ export class RequestForm {
       return button;
     });
     element("ideas").replaceChildren(...ideas);
+    this.#prompts.describe ??= model.question;
+    if (this.task === "describe") element("prompt").value ||= model.question;
     this.show(this.task, model);
   }
 
   /** Show the fields of a task. */
   show(task, model) {
-    const { label, hint, example, verb, prompt } = TASKS[task];
+    const { label, hint, example, verb } = TASKS[task];
     const shown = element("form").dataset.task;
     if (shown) this.#prompts[shown] = element("prompt").value;
     element("form").dataset.task = task;
@@ -72,7 +74,7 @@ export class RequestForm {
     for (const part of element("form").querySelectorAll("[data-tasks]"))
       part.hidden = !part.dataset.tasks.split(" ").includes(task);
     element("ideas").hidden ||= !model?.prompts.length;
-    element("prompt").value = this.#prompts[task] ?? prompt ?? "";
+    element("prompt").value = this.#prompts[task] ?? "";
     element("prompt").placeholder = example;
     element("prompt-label").textContent = label;
     element("prompt-hint").textContent = hint;

@@ -103,5 +103,6 @@ export async function servedModel(signal) {
     sizes: about.sizes ?? [],
     guidance: about.guidance_scale ?? null,
     prompts: about.prompts ?? [],
+    question: about.question ?? "",
   };
 }

@@ -25,7 +25,6 @@ export const TASKS = {
     label: "Question",
     hint: "Enter asks, Shift+Enter begins a new line.",
     example: "what to ask about the picture",
-    prompt: "Describe it.",
     waits: "Looking",
     empty: "Give a picture, and the model says what it sees.",
     demanded: ["image"],
