@@ -6,7 +6,9 @@ bare name of one too: `emu fit --config digits`.
 
 from __future__ import annotations
 
+import difflib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = (".yaml", ".py", ".sh")
@@ -54,8 +56,15 @@ def find_recipe(name: str, suffix: str = "") -> Path:
     for candidate in (f"{name}{suffix}", name, *(f"{name}{other}" for other in SUFFIXES)):
         if candidate in known and candidate.endswith(suffix):
             return known[candidate]
-    offered = [file for file in known if file.endswith(suffix)]
-    raise FileNotFoundError(f"no file and no recipe {name!r}; the recipes are {', '.join(offered) or 'none'}")
+    offered = [file.removesuffix(suffix) for file in known if file.endswith(suffix)]
+    near = did_you_mean(name, offered)
+    raise FileNotFoundError(f"no file and no recipe {name!r}{near}; the recipes are {', '.join(offered) or 'none'}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The words "; did you mean X?" where one of those that are known is near, else none."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def resolve_config(value: str) -> Path:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from emu import recipes
@@ -29,8 +32,22 @@ def test_a_recipe_is_found_with_and_without_its_suffix(shelf):
     assert recipes.find_recipe("shapes") == recipes.find_recipe("shapes.yaml") == shelf / "shapes.yaml"
     assert recipes.find_recipe("draw", ".yaml") == shelf / "draw.yaml"
     assert recipes.find_recipe("draw.py") == shelf / "draw.py"
-    with pytest.raises(FileNotFoundError, match="'shape'; the recipes are draw.py, draw.yaml, shapes.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match="'shape'; did you mean shapes.yaml.; the recipes are draw.py, draw.yaml, shapes.yaml"
+    ):
         recipes.find_recipe("shape")
+    with pytest.raises(FileNotFoundError, match="'shape'; did you mean shapes.; the recipes are draw, shapes"):
+        recipes.resolve_config("shape")
+    with pytest.raises(FileNotFoundError, match="'quite another'; the recipes are"):
+        recipes.find_recipe("quite another")
+
+
+@pytest.mark.parametrize("command", ["fit", "fit-tokenizer"])
+@pytest.mark.parametrize("words", [["--config", "shape"], ["--config=shape"], ["-c", "shapes", "--config", "shape"]])
+def test_a_mistyped_recipe_is_told_before_torch_is_loaded(command, words):
+    code = "import sys; from emu.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code, command, *words], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split() == ["2", "False"] and "did you mean shapes?" in ran.stderr
 
 
 def test_a_file_wins_over_a_recipe_of_its_name(shelf, tmp_path, monkeypatch):

@@ -88,10 +88,11 @@ def test_the_split_knows_neither_names_nor_order_and_leaves_copies_and_damage_ou
         file.write(json.dumps({"file_name": "bad.png", "text": "bad"}) + "\n")
     first = split(tmp_path, views=3)
     assert SplitPictures(str(other), 32, views=3).run(tmp_path / "other-split") == 1
+    assert "left out: bad.png" in capsys.readouterr().err
     second = PictureStore(tmp_path / "other-split")
     assert held_out(first) == held_out(second) and len(second.rows("train")) == len(first.rows("train"))
     assert second.split["left_out"]["duplicate"] == 1 and sum(second.split["left_out"].values()) == 2
-    assert "bad.png" in second.split["first_bad"]
+    assert [[line[:7] for line in lines] for lines in second.split["named"].values()] == [["bad.png"]]
     documents, others = ([store.read(one) for one in store.records()] for store in map(training, (first, second)))
     assert documents == others  # their crops too, and their order
     again = split(tmp_path, views=3, seed=1)

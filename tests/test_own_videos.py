@@ -97,7 +97,7 @@ def test_video_files_with_captions_beside_them_are_clips_and_documents(tmp_path,
     lines = (tmp_path / "split" / "train.draw.jsonl").read_text().splitlines()
     assert len(lines) == 3 and {json.loads(line)["items"][1]["fps"] for line in lines} == {4, 8}
     split = json.loads((tmp_path / "split" / "split.json").read_text())
-    assert sum(split["left_out"].values()) == 1 and "cut.mp4" in split["first_bad"]
+    assert sum(split["left_out"].values()) == 1 and "cut.mp4" in str(split["named"])
     words = ["tokenize", folder, "--tokenizer", shelf / "tokenizer", "--output", tmp_path / "out", "--size", "8,8"]
     assert main([*map(str, words), "--clip-frames", "8"]) == 1
     assert len(TokenShards(tmp_path / "out")) == 4

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
+
+from emu.recipes import resolve_config
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -14,6 +17,7 @@ GIB = 2**30
 
 def fit(arguments: Sequence[str]) -> int | None:
     """Train a transformer, run a job of several stages, or with --memory say what fine-tuning with adapters takes."""
+    check_recipes(arguments)
     from emu.training import cli, job, job_recipe
 
     if MEMORY in arguments:
@@ -28,9 +32,24 @@ def fit(arguments: Sequence[str]) -> int | None:
 
 def fit_tokenizer(arguments: Sequence[str]) -> None:
     """Train a vision tokenizer."""
+    check_recipes(arguments)
     from emu.training import cli
 
     print_folder(cli.fit_tokenizer(arguments))
+
+
+def check_recipes(arguments: Sequence[str]) -> None:
+    """Look for the recipes that are named, which takes no time, before torch and Lightning are loaded, which takes seconds.
+
+    Raises:
+        FileNotFoundError: a value of --config is neither a file nor a recipe.
+    """
+    for word, after in zip_longest(arguments, arguments[1:], fillvalue=""):
+        option, equals, value = word.partition("=")
+        named = value if equals else after
+        if option in ("--config", "-c") and named and not named.startswith("-"):
+            for one in named.split(","):
+                resolve_config(one)
 
 
 def print_folder(module: LightningModule) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from emu.cli.commands import COMMANDS, Command, available
 from emu.cli.messages import messages
 from emu.configuration import load_extensions
+from emu.recipes import did_you_mean
 from emu.stopping import exit_code, stopping_at_once
 
 USER_ERRORS = (
@@ -62,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_extensions_or_say_why()
     commands = available()
     if name not in commands:
-        print(f"emu: no command {name!r}; the commands are {', '.join(commands)}", file=sys.stderr)
+        print(
+            f"emu: no command {name!r}{did_you_mean(name, commands)}; the commands are {', '.join(commands)}",
+            file=sys.stderr,
+        )
         return 2
 
     def call() -> int | None:

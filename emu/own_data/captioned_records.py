@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from emu.data.tokenizing import Record, RecordSource
@@ -12,6 +13,11 @@ from emu.lines import BadLine, message_of, reason_of
 from emu.stopping import say
 
 T = TypeVar("T")
+
+NAMED = 100
+"""Records that are named for each reason."""
+SHOWN = 10
+"""Those of them that are printed."""
 
 
 def with_caption(items: Sequence[Any], keys: Sequence[str], kind: str) -> tuple[Mapping[str, Any], str]:
@@ -40,12 +46,12 @@ class LeftOut:
 
     Attributes:
         bad: how many records, by reason.
-        first_bad: the first of them, with its place; empty where there is none.
+        named: the first of each reason, each with its place and what is wrong with it.
         duplicates: how many records others repeat.
     """
 
     bad: Counter[str] = field(default_factory=Counter)
-    first_bad: str = ""
+    named: dict[str, list[str]] = field(default_factory=dict)
     duplicates: int = 0
 
     def good(self, source: RecordSource, read: Callable[[Record], T]) -> Iterator[T]:
@@ -54,8 +60,10 @@ class LeftOut:
             try:
                 found = read(record)
             except Exception as error:  # files of strangers break decoders in ways that nobody can list
-                self.bad[reason_of(error)] += 1
-                self.first_bad = self.first_bad or f"{record.place}: {message_of(error)}"
+                reason = reason_of(error)
+                self.bad[reason] += 1
+                if self.bad[reason] <= NAMED:
+                    self.named.setdefault(reason, []).append(f"{record.place}: {message_of(error)}")
                 continue
             yield found
 
@@ -67,10 +75,15 @@ class LeftOut:
     def check_enough(self, number: int, source: str, kind: str) -> None:
         """Raise ValueError where fewer than two different records are left."""
         if number < 2:
-            told = f"; the first that is bad: {self.first_bad}" if self.first_bad else ""
+            named = [line for lines in self.named.values() for line in lines]
+            told = f"; the first that is bad: {named[0]}" if named else ""
             raise ValueError(f"{source} has {number} different captioned {kind}s; expected 2 or more{told}")
 
-    def say(self, kind: str, train: int, held_out: int) -> None:
-        """Say in a line how the rest was divided."""
+    def say(self, kind: str, train: int, held_out: int, file: Path) -> None:
+        """Say in a line how the rest was divided, and name what was left out; `file` names more of it."""
         told = ", ".join(f"{count} {reason}" for reason, count in self.counts.items()) or "none"
         say(f"{train} {kind}s to train on, {held_out} held out; left out: {told}")
+        for line in [line for lines in self.named.values() for line in lines][:SHOWN]:
+            say(f"left out: {line}")
+        if sum(self.bad.values()) > SHOWN:
+            say(f"left out: ... and {sum(self.bad.values()) - SHOWN} more, see {file}")

@@ -3,7 +3,7 @@
     train/000017/00.png ...     frames of a clip, likewise held_out/
     train/000017-2/00.png ...   the same clip cropped, as its second further view; captions of views say that they are views
     train.draw.jsonl            documents of caption and clip; train.describe.jsonl of clip and caption; likewise held_out
-    split.json                  {"train": N, "held_out": N, "views": V, "left_out": {reason: count}, ...}
+    split.json                  {"train": N, "held_out": N, "views": V, "left_out": {reason: count}, "named": {reason: [file: message]}, ...}
 
 The documents of the clips themselves come first; those of all second views follow, and so on. Each clip keeps its own rate. As with
 pictures, the clips alone decide which are held out, and copies are not divided.
@@ -125,8 +125,8 @@ class SplitClips:
             for name, places, views in zip(PARTS, parts, (self.views, 1), strict=True):
                 self._write(partial, name, [clips[chosen[place]] for place in places], views)
             table = {name: len(places) for name, places in zip(PARTS, parts, strict=True)} | {"views": self.views}
-            write_json(partial / SPLIT, {**table, "left_out": left_out.counts, "first_bad": left_out.first_bad})
-        left_out.say("clip", len(parts[0]), len(parts[1]))
+            write_json(partial / SPLIT, {**table, "left_out": left_out.counts, "named": left_out.named})
+        left_out.say("clip", len(parts[0]), len(parts[1]), folder / SPLIT)
         return 1 if left_out.bad else 0
 
     def _read(self, folder: Path) -> tuple[list[ReadClip], list[np.ndarray], LeftOut]:

@@ -2,7 +2,8 @@
 
     pictures.npy      (N, size, size, 3) uint8
     captions.jsonl    a JSON text a line, N lines
-    split.json        {"train": [rows], "held_out": [rows], "views": V, "seed": S, "left_out": {reason: count}, ...}
+    split.json        {"train": [rows], "held_out": [rows], "views": V, "seed": S, "left_out": {reason: count},
+                       "named": {reason: [file: message]}, ...}
 
 `SplitPictures` makes it of any source. Which pictures are held out depends on the pictures alone: not on their order, their names or the
 number of processes, and a copy of a training picture, or one that differs from it by a few levels, is never held out.
@@ -135,10 +136,10 @@ class SplitPictures:
                 "seed": self.seed,
                 "groups": len(set(groups.tolist())),
                 "left_out": left_out.counts,
-                "first_bad": left_out.first_bad,
+                "named": left_out.named,
             }
             describe_store(partial, captions, table)
-        left_out.say("picture", len(train), len(held_out))
+        left_out.say("picture", len(train), len(held_out), folder / SPLIT)
         return 1 if left_out.bad else 0
 
     def _read(self, folder: Path) -> tuple[list[str], list[str], np.ndarray, LeftOut]:

@@ -54,9 +54,9 @@ class GivenPictures:
         """
         picture = open_image(data, self._max_pixels, "image")
         with opened_image(mask, "mask", self._max_pixels) as opened:
-            if not opened.has_transparency_data:
-                raise bad_value("mask has no transparency; expected a PNG that is transparent where to draw", "mask")
-            alpha = np.asarray(opened.convert("RGBA").getchannel("A"))
+            alpha = np.asarray(opened.convert("RGBA").getchannel("A")) if opened.has_transparency_data else None
+        if alpha is None:  # raised outside, where it is not taken for a damaged file
+            raise bad_value("mask has no transparency; expected a PNG that is transparent where to draw", "mask")
         if alpha.shape != (picture.height, picture.width):
             told = f"mask is {alpha.shape[1]}x{alpha.shape[0]} pixels and the image {picture.width}x{picture.height}"
             raise bad_value(f"{told}; give a mask of the image's size", "mask")

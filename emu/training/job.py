@@ -275,4 +275,6 @@ def run_job(recipe: JobRecipe) -> int:
     job = Job(recipe)
     code = job.run()
     print(f"{len(recipe.stages)} stages done; the result is in {job.folder / MODEL_FOLDER}")
+    if code:
+        say("what is said above to be left out is not in it, hence exit code 1")
     return code

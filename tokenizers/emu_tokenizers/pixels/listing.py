@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -75,8 +76,14 @@ def files_under(root: Path, suffixes: frozenset[str], what: str) -> list[Path]:
             f"no {what} under {root}" + (f"; its files have other endings: {left_out}" if others else "; it is empty")
         )
     if others:
-        logger.warning("%s: %d %s; left out by their endings: %s", root, len(found), what, left_out)
+        _say_once(f"{root}: {len(found)} {what}; left out by their endings: {left_out}")
     return sorted(found, key=lambda file: natural_key(file.relative_to(root)))
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Warn; a job lists one folder at several of its stages, and says so once."""
+    logger.warning("%s", line)
 
 
 def _most_first(item: tuple[str, int]) -> tuple[int, str]:
