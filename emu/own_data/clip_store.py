@@ -3,7 +3,7 @@
     train/000017/00.png ...     frames of a clip, likewise held_out/
     train/000017-2/00.png ...   the same clip cropped, as its second further view; captions of views say that they are views
     train.draw.jsonl            documents of caption and clip; train.describe.jsonl of clip and caption; likewise held_out
-    split.json                  {"train": N, "held_out": N, "views": V, "left_out": {reason: count}, "named": {reason: [file: message]}, ...}
+    split.json                  {"train": N, "held_out": N, "views": V, "left_out": {reason: count}, "named": {reason: [file: message]}}
 
 The documents of the clips themselves come first; those of all second views follow, and so on. Each clip keeps its own rate. As with
 pictures, the clips alone decide which are held out, and copies are not divided.
