@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from emu.checkpoints.bundled import bundled_models
 from emu.cli.batch_outputs import FILES, FORMATS
 from emu.cli.line_problems import add_option
 from emu.cli.prompts import check_words
@@ -25,7 +26,11 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
         help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, or with the items of a "
         f"document, and optionally seed, {keys}",
     )
-    options.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
+    options.add_argument(
+        "--model",
+        default="digits",
+        help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
+    )
     options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
     options.add_argument(
         "--format",

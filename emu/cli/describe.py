@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from emu.checkpoints.bundled import bundled_models
 from emu.cli.batch import reader_of, results_of
 from emu.cli.line_problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
@@ -164,7 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", type=Path, nargs="+", help='pictures, animations, videos, and files of lines {"items": [...]}'
     )
-    parser.add_argument("--model", default="digits", help="folder of a trained model, or a bundled one (%(default)s)")
+    parser.add_argument(
+        "--model",
+        default="digits",
+        help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
+    )
     parser.add_argument(
         "--prompt", help='question after the picture, "" for none (the one that the model was trained on)'
     )
