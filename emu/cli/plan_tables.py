@@ -76,6 +76,7 @@ def generation_lines(
     total, most = plan.total(batch), plan.memory.fitting(1 << 20, int(card.memory) - plan.weights - plan.vision)
     rows = batch * (2 if plan.guided else 1)
     bound = plan.tokens * plan.weights / card.memory_bandwidth
+    least = f"{bound:,.1f} s" if bound >= 0.1 else f"{1e3 * bound:.2g} ms"
     lines = [
         _row(
             "block",
@@ -91,9 +92,7 @@ def generation_lines(
             "in all", f"{shown_bytes(total)} with {batch} at a time, of {shown_bytes(card.memory)} on the {card.title}"
         ),
         _row("at most", f"{most:,} at a time"),
-        _row(
-            "time", f"no less than {bound:,.1f} s a batch: every token reads all weights once (a model, not measured)"
-        ),
+        _row("time", f"no less than {least} a batch: every token reads all weights once (a model, not measured)"),
     ]
     if PROMPT + plan.tokens > plan.positions:
         lines.append(_row("", f"longer than the model's {plan.positions:,} positions; expect poor results"))
