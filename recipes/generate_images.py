@@ -4,8 +4,8 @@
     python generate_images.py "a handwritten seven" "the digit two" --output images
 
 A line of prompts.jsonl is {"prompt": "a handwritten seven"}, and optionally "seed", "size": [height, width], "guidance_scale",
-"negative_prompt", "temperature", "top_k", "top_p"; a file of plain text holds a prompt a line, and - is standard input. Run it again to go
-on after a stop; --format webdataset writes tar files; processes that torchrun or srun starts share the lines; --help lists all options.
+"negative_prompt", "temperature", "top_k", "top_p"; a plain-text file has one prompt per line, and - is standard input. Run it again to
+resume; --format webdataset writes tar files; processes launched by torchrun or srun share the lines; --help lists all options.
 """
 
 import sys

@@ -4,9 +4,9 @@
     python generate_videos.py "a handwritten seven moving left" --output clips
 
 A line of prompts.jsonl is {"prompt": "a handwritten seven moving left"}, and optionally "seed", "size": [height, width], "frames", "fps",
-"first_frames" (what the clip begins with: a picture, an animation or a video, or a list of pictures), "guidance_scale",
-"negative_prompt", "temperature", "top_k", "top_p"; a file of plain text holds a prompt a line, and - is standard input. Run it again to go
-on after a stop; --format webdataset writes tar files; processes that torchrun or srun starts share the lines; --help lists all options.
+"first_frames" (what the clip starts from: a picture, an animation or a video, or a list of pictures), "guidance_scale",
+"negative_prompt", "temperature", "top_k", "top_p"; a plain-text file has one prompt per line, and - is standard input. Run it again to
+resume; --format webdataset writes tar files; processes launched by torchrun or srun share the lines; --help lists all options.
 """
 
 import sys
