@@ -18,12 +18,12 @@ from emu.pipeline.requests import Size, sizes_of
 
 def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
     """Options that the commands share; `keys` are those of a line."""
-    shared = "Started by torchrun or srun, each process takes its share of the lines; the last one writes the manifest of all."
+    shared = "Launched by torchrun or srun, each process takes its share of the lines; the last to finish writes the manifest of all."
     options = argparse.ArgumentParser(prog=f"emu {command}", description=description, epilog=shared)
     options.add_argument(
         "prompts",
         nargs="+",
-        help=f"prompts, or files of them (- is standard input): a prompt a line, or a JSON object with prompt, or with the items of a "
+        help=f"prompts, or files of prompts (- is standard input): per line a prompt, or a JSON object with prompt or with the items of a "
         f"document, and optionally seed, {keys}",
     )
     options.add_argument(
@@ -36,40 +36,40 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
         "--format",
         choices=FORMATS,
         default=FILES,
-        help="of the outputs: files, or tar files of samples, a picture or clip and a JSON file each (%(default)s)",
+        help="output format: files, or tar files of samples, each a picture or clip and a JSON file (%(default)s)",
     )
     options.add_argument(
-        "--tar-size", type=int, default=1000, metavar="N", help="samples of a tar file at most (%(default)s)"
+        "--tar-size", type=int, default=1000, metavar="N", help="maximum number of samples per tar file (%(default)s)"
     )
-    options.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    options.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size in pixels")
     options.add_argument(
-        "--ratio", metavar="WIDTH:HEIGHT", help="in place of --size, e.g. 4:3, of the default size's area"
+        "--ratio", metavar="WIDTH:HEIGHT", help="aspect ratio instead of --size, e.g. 4:3, at the default size's area"
     )
-    options.add_argument("--area", type=int, metavar="PIXELS", help="with --ratio")
-    options.add_argument("--guidance-scale", type=float, help="1 leaves guidance out")
+    options.add_argument("--area", type=int, metavar="PIXELS", help="area, with --ratio")
+    options.add_argument("--guidance-scale", type=float, help="guidance scale; 1 turns guidance off")
     options.add_argument("--negative-prompt", help="what guidance moves away from")
-    options.add_argument("--temperature", type=float, help="0 is greedy")
-    options.add_argument("--top-k", type=int, help="draw among the N most likely codes; 0 means all")
-    options.add_argument("--top-p", type=float, help="draw among the codes that hold this share")
+    options.add_argument("--temperature", type=float, help="sampling temperature; 0 is greedy")
+    options.add_argument("--top-k", type=int, help="sample from the N most likely codes; 0 means all")
+    options.add_argument("--top-p", type=float, help="sample from the most likely codes with this total probability")
     options.add_argument(
-        "--seed", type=int, default=0, help="of the first line where lines have none; the next count on from it"
+        "--seed", type=int, default=0, help="seed of the first line, for lines without a seed; it counts up from there"
     )
     options.add_argument(
         "--batch-size",
         type=int,
         default=16,
-        help="lines at a time, fewer where memory does not hold them (%(default)s)",
+        help="lines per batch, fewer if memory is short (%(default)s)",
     )
-    options.add_argument("--memory", help='what drawing may take, e.g. "8GB" (most of what is free)')
+    options.add_argument("--memory", help='memory limit for generation, e.g. "8GB" (most of what is free)')
     options.add_argument("--window", type=int, default=1, help="above 1: exact speculative decoding of N codes at once")
     options.add_argument(
-        "--deterministic", action="store_true", help="bit for bit the same outputs whatever the batch size; slower"
+        "--deterministic", action="store_true", help="bit-identical outputs for any batch size; slower"
     )
     options.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     options.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the transformer; by default float32, for released models that of their files",
+        help="dtype of the transformer; by default float32, for released models that of their files",
     )
     add_option(options)
     return options

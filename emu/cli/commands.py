@@ -1,4 +1,4 @@
-"""The table of commands; an extension adds to it.
+"""The table of commands; extensions add to it.
 
     from emu.cli import Command, register
 
@@ -21,7 +21,7 @@ from typing import TypeAlias
 from emu_tokenizers.registry import Registry
 
 Main: TypeAlias = Callable[[Sequence[str]], "int | None"]
-"""Takes the words after the command's name, and returns an exit code, or None for 0."""
+"""Takes the command's arguments and returns an exit code, or None for 0."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Command:
     """A subcommand of `emu`.
 
     Attributes:
-        function: what runs; as text, "module:function", it is imported when the command is used.
+        function: what to run; the string "module:function" is imported when the command is used.
         summary: one line for `emu --help`.
     """
 
@@ -59,28 +59,28 @@ COMMANDS: Registry[Command] = Registry(
     {
         "demo": Command(
             "emu.cli.demo:main",
-            "train on handwritten digits, or on colour pictures, from nothing and look at the results",
+            "train on handwritten digits or colour pictures from scratch and view the results",
         ),
         "fit-tokenizer": Command("emu.cli.fit:fit_tokenizer", "train a vision tokenizer from a recipe"),
         "fit-text": Command("emu.cli.fit_text:main", "train a text tokenizer on the captions or texts of a source"),
         "tokenize": Command("emu.cli.tokenize:main", "turn raw documents into token shards"),
-        "shards": Command("emu.cli.shards:main", "look at token shards, check them, merge them"),
+        "shards": Command("emu.cli.shards:main", "inspect, check and merge token shards"),
         "show-batch": Command("emu.cli.show_batch:main", "print and draw a packed row of a recipe or of token shards"),
         "fit": Command("emu.cli.fit:fit", "train a transformer from a recipe"),
-        "fit-lora": Command("emu.cli.fit_lora:main", "of an earlier version: prints the command that is used now"),
-        "generate-images": Command("emu.cli.generate_images:main", "draw images for a file of prompts"),
-        "edit-images": Command("emu.cli.edit_images:main", "draw pictures anew as prompts say"),
-        "generate-videos": Command("emu.cli.generate_videos:main", "make clips for a file of prompts"),
+        "fit-lora": Command("emu.cli.fit_lora:main", "deprecated: prints the command that replaces it"),
+        "generate-images": Command("emu.cli.generate_images:main", "generate images from a file of prompts"),
+        "edit-images": Command("emu.cli.edit_images:main", "edit pictures according to prompts"),
+        "generate-videos": Command("emu.cli.generate_videos:main", "generate clips from a file of prompts"),
         "describe": Command("emu.cli.describe:main", "write text about images"),
-        "serve": Command("emu.cli.serve:main", "serve a model through OpenAI's interface, with a page to try it"),
+        "serve": Command("emu.cli.serve:main", "serve a model through an OpenAI-compatible API, with a web page"),
         "rank": Command(
-            "emu.cli.rank:main", "score drawn pictures with a reward, and write them in order and as pairs"
+            "emu.cli.rank:main", "score generated pictures with a reward, and write them ranked and as pairs"
         ),
-        "evaluate": Command("emu.cli.evaluate:main", "measure a trained model"),
-        "join": Command("emu.cli.join:main", "make one tokenizer of documents from a text and a vision tokenizer"),
-        "convert": Command("emu.cli.convert:main", "turn released checkpoints into folders of ours"),
+        "evaluate": Command("emu.cli.evaluate:main", "evaluate a trained model"),
+        "join": Command("emu.cli.join:main", "combine a text and a vision tokenizer into one document tokenizer"),
+        "convert": Command("emu.cli.convert:main", "convert between released checkpoints and Emu's own format"),
         "verify": Command("emu.cli.verify:main", "compare a model's folder with transformers on this machine"),
-        "plan": Command("emu.cli.plan:main", "say what a training run, or drawing with a model, will take"),
+        "plan": Command("emu.cli.plan:main", "estimate what training or generation needs"),
         "recipes": Command("emu.cli.recipes:main", "list the recipes, or copy one"),
         "doctor": Command("emu.cli.doctor:main", "show what this machine has, what is missing, and which kernels run"),
     },
@@ -89,5 +89,5 @@ register = COMMANDS.register
 
 
 def available() -> dict[str, Command]:
-    """The commands that this installation can run."""
+    """Return the commands that this installation can run."""
     return {name: command for name, command in COMMANDS.items() if command.exists}

@@ -1,4 +1,4 @@
-"""`emu convert SRC DST --to FAMILY`: a model from one family of checkpoints to another, and the mean of several (--average).
+"""`emu convert SRC DST --to FAMILY`: convert a model from one checkpoint family to another, or average several (--average).
 
 emu convert Emu3-Gen emu3-gen --to emu
 emu convert RUN/model averaged --to emu --average RUN/checkpoints/*.safetensors
@@ -33,35 +33,37 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu convert",
-        description="Convert a model between the format of this library and those of released families, or average checkpoints.",
+        description="Convert a model between Emu's format and those of released families, or average checkpoints.",
     )
     words.add_argument("source", help="folder or hub repository of the transformer")
-    words.add_argument("target", type=Path, help="folder to write; its files appear when all are complete")
+    words.add_argument("target", type=Path, help="output folder; its files appear once all are complete")
     words.add_argument(
         "--to",
         required=True,
         choices=targets(),
         help="; ".join(f"{name}: {FAMILIES[name].title}" for name in targets())
-        + " (its predecessor's name stands for it too)",
+        + " (its predecessor's name is accepted too)",
     )
-    words.add_argument("--dtype", choices=DTYPES, help="of the transformer's weights; by default as they are")
-    words.add_argument("--shard-size", default="5GB", help='most bytes of a file, e.g. "5GB" (default)')
-    words.add_argument("--revision", help="branch, tag or commit of the source, where it is a hub's repository")
-    words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the source")
-    words.add_argument("--text-tokenizer", help="the same for the text tokenizer")
+    words.add_argument("--dtype", choices=DTYPES, help="dtype of the transformer's weights; unchanged by default")
+    words.add_argument("--shard-size", default="5GB", help='maximum file size, e.g. "5GB" (default)')
+    words.add_argument("--revision", help="branch, tag or commit, if the source is a hub repository")
+    words.add_argument("--vision-tokenizer", help="vision tokenizer folder, if not in or beside the source")
+    words.add_argument("--text-tokenizer", help="text tokenizer folder, likewise")
     words.add_argument(
         "--templates",
         choices=sorted(named_templates()),
-        help="words around a user's prompt; by default the model's own",
+        help="templates for a user's prompt; by default the model's own",
     )
-    words.add_argument("--split", choices=SPLITS, default="original", help="how text is cut before it becomes ids")
-    words.add_argument("--allow-pickle", action="append", default=[], metavar="FILE", help="read this pickled file")
+    words.add_argument("--split", choices=SPLITS, default="original", help="how text is split before tokenization")
+    words.add_argument(
+        "--allow-pickle", action="append", default=[], metavar="FILE", help="allow reading this pickled file"
+    )
     words.add_argument("--language-model-only", action="store_true", help="leave the tokenizers out")
     words.add_argument(
         "--average",
         nargs="+",
         metavar="MODEL",
-        help="the transformer's weights are the mean of these folders and checkpoints of runs; all else is the source's",
+        help="average the transformer's weights over these folders and training checkpoints; everything else is the source's",
     )
     words.add_argument("--overwrite", action="store_true", help="replace the target if it is a model's folder")
     return words

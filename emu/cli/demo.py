@@ -11,9 +11,9 @@ from typing import Any
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demo; the exit code is 1 where a goal was missed that a run of this length reaches."""
+    """Run the demo; the exit code is 1 if a goal was missed that a run of this length should reach."""
     parser = argparse.ArgumentParser(
-        prog="emu demo", description=__doc__.strip("`.\n") + ": train from nothing, measure, show"
+        prog="emu demo", description=__doc__.strip("`.\n") + ": train from scratch, evaluate, report"
     )
     parser.add_argument(
         "what",
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--long", action="store_true", help="three times the steps (digits)")
     parser.add_argument(
-        "--output", type=Path, help="folder for everything (default: demo for digits, demo-pictures for pictures)"
+        "--output", type=Path, help="output folder (default: demo for digits, demo-pictures for pictures)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default: 0)")
     options = parser.parse_args(arguments)
     if options.what == "pictures":
         if options.long:

@@ -1,7 +1,7 @@
 """`emu describe`: text about pictures and clips.
 
 emu describe cat.png clip.mp4 --prompt "What is it?"
-emu describe questions.jsonl                       {"items": [{"video": "clip.mp4"}, "What happens?"]} a line
+emu describe questions.jsonl                       {"items": [{"video": "clip.mp4"}, "What happens?"]} per line
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _described(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emu describe", description="Write text about pictures and clips.")
     parser.add_argument(
-        "images", type=Path, nargs="+", help='pictures, animations, videos, and files of lines {"items": [...]}'
+        "images", type=Path, nargs="+", help='pictures, animations, videos, and JSON Lines files of {"items": [...]}'
     )
     parser.add_argument(
         "--model",
@@ -171,20 +171,26 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
     )
     parser.add_argument(
-        "--prompt", help='question after the picture, "" for none (the one that the model was trained on)'
+        "--prompt", help='question that follows the picture, "" for none (the one that the model was trained on)'
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="what pictures are resized to (the model's own)"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size to which pictures are resized (the model's own)",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="(%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain text")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="maximum length of an answer (%(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="sampling temperature; 0 is greedy (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures per batch (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of plain text")
     parser.add_argument(
         "--output",
         type=Path,
-        help=f"folder for {DESCRIPTIONS}; run it again to go on after a stop (none: only printed)",
+        help=f"folder for {DESCRIPTIONS}; run the command again to resume (none: only printed)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     add_option(parser)

@@ -1,6 +1,6 @@
 """`emu doctor`: what this machine has, which kernels run on it and why, what is missing, and what would not work.
 
-Bug reports ask for its output. It reads what is installed without importing it, torch apart, so that it works in a broken environment too.
+Include its output in bug reports. It reads what is installed without importing anything but torch, so it works in a broken environment too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GIB = 1024**3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 1 where something would not work, else 0."""
+    """Run the command; returns 1 if something would not work, else 0."""
     words = argparse.ArgumentParser(prog="emu doctor", description=(__doc__ or "").partition("\n\n")[0])
     words.parse_args(arguments)
     sections, problems = examine()

@@ -1,8 +1,8 @@
-"""`emu edit-images`: pictures drawn anew as words say.
+"""`emu edit-images`: edit pictures according to prompts.
 
 emu edit-images "make it red" --picture cat.png --picture dog.png --output edited
-emu edit-images edits.jsonl --output edited        {"picture": "cat.png", "prompt": "make it red", "seed": 3, ...} a line
-emu edit-images "a cat in a hat" --picture cat.png --mask head.png --output edited       drawn anew where the mask is white
+emu edit-images edits.jsonl --output edited        {"picture": "cat.png", "prompt": "make it red", "seed": 3, ...} per line
+emu edit-images "a cat in a hat" --picture cat.png --mask head.png --output edited       redrawn where the mask is white
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     words = parser(
         "edit-images",
-        "Draw pictures anew as prompts say. Run it again to go on after a stop.",
+        "Edit pictures according to prompts. Run it again to resume.",
         "picture (a file, or a list of files that the prompt is about), mask (a file, white where to draw anew), size, guidance_scale, "
         "negative_prompt, temperature, top_k, top_p",
     )
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="FILE",
-        help="what every prompt is about that names no picture of its own; give it several times for several pictures",
+        help="picture for prompts that name none; repeat the option for several pictures",
     )
     words.add_argument(
         "--mask",
         metavar="FILE",
-        help="white where to draw anew, of the picture's size; prompts are captions of the whole new picture then",
+        help="mask of the picture's size, white where to redraw; prompts are then captions of the whole new picture",
     )
     options = words.parse_args(arguments)
     check_words(options.prompts)

@@ -1,4 +1,4 @@
-"""`emu evaluate`: measure trained models where the right answers are known exactly, or a vision tokenizer on pictures and clips.
+"""`emu evaluate`: evaluate trained models where the right answers are known exactly, or a vision tokenizer on pictures and clips.
 
 emu evaluate digits pictures --suite all
 emu evaluate runs/shapes/model --suite calibration

@@ -1,4 +1,4 @@
-"""The words of `emu evaluate`: which suites they ask for, and the options of each."""
+"""The arguments of `emu evaluate`: which suites they select, and the options of each."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ def parser(suites: Mapping[str, Suite]) -> argparse.ArgumentParser:
     listed = "\n".join(f"  {one:<{width}}  {each.summary}" for one, each in SUITES.items())
     found = argparse.ArgumentParser(
         "emu evaluate",
-        description=f"Measure models, or vision tokenizers.\n\nsuites:\n{listed}\n\nHelp for another suite's options: "
+        description=f"Evaluate models or vision tokenizers.\n\nsuites:\n{listed}\n\nHelp for another suite's options: "
         "emu evaluate --suite NAME --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         conflict_handler="resolve",  # suites share options such as --seed
     )
     found.add_argument(
-        "model", nargs="+", help="folder, repository or bundled name of what is measured, e.g. runs/shapes/model"
+        "model", nargs="+", help="folder, repository or bundled model to evaluate, e.g. runs/shapes/model"
     )
     found.add_argument(
         "--suite",
         metavar="NAME",
         default=DEFAULT_SUITE,
-        help=f"what to measure: a suite, several as a,b, or {ALL} that are for the models; also a class path such as my_module.MySuite "
+        help=f"what to run: one suite, several as a,b, or {ALL} that apply to the models; also a class path such as my_module.MySuite "
         "(default: %(default)s)",
     )
     found.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="for <suite>.json, <suite>.png and metrics.json (default: above what is measured); of several suites or models also for "
-        "evaluation.html and evaluation.json (default: evaluation)",
+        help="folder for <suite>.json, <suite>.png and metrics.json (default: the model's parent folder); with several suites or models "
+        "also for evaluation.html and evaluation.json (default: evaluation)",
     )
     for suite in suites.values():
         suite.add_options(found)

@@ -60,19 +60,19 @@ def _parser() -> argparse.ArgumentParser:
         "models. Sources are those of `emu tokenize`.",
     )
     add_source_options(parser)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; it appears when it is complete")
+    parser.add_argument("--output", type=Path, required=True, help="output folder; it appears once it is complete")
     parser.add_argument(
-        "--vocab-size", type=int, required=True, metavar="N", help="number of ids, 256 of which are bytes"
+        "--vocab-size", type=int, required=True, metavar="N", help="vocabulary size, including 256 bytes"
     )
     parser.add_argument(
-        "--model-type", choices=("bpe", "unigram"), default="bpe", help="of SentencePiece (%(default)s)"
+        "--model-type", choices=("bpe", "unigram"), default="bpe", help="SentencePiece model type (%(default)s)"
     )
     parser.add_argument(
         "--sample-mib",
         type=int,
         default=32,
         metavar="MIB",
-        help="texts of more than this are sampled, each text with the same chance (%(default)s)",
+        help="sample texts uniformly if there are more than this (%(default)s)",
     )
     add_option(parser)
     return parser

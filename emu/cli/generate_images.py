@@ -1,4 +1,4 @@
-"""`emu generate-images`: one picture for each prompt or document."""
+"""`emu generate-images`: generate one picture per prompt or document."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     words = parser(
         "generate-images",
-        "Draw one picture for each prompt. Run it again to go on after a stop.",
+        "Generate one picture per prompt. Run it again to resume.",
         "size, guidance_scale, negative_prompt, temperature, top_k, top_p",
     )
     words.add_argument(
         "--candidates",
         type=int,
         metavar="N",
-        help="draw N pictures of each line, with seeds that count on from --seed for each, and note their codes in the manifest, for "
-        "emu rank",
+        help="generate N pictures per line, with seeds counting up from --seed for every line, and record their codes in the manifest, "
+        "for emu rank",
     )
     options = words.parse_args(arguments)
     candidates = options.candidates

@@ -1,4 +1,4 @@
-"""`emu generate-videos`: one clip for each prompt, as frames, as GIF, and as MP4 where PyAV is installed."""
+"""`emu generate-videos`: generate one clip per prompt, as frames, as GIF, and as MP4 if PyAV is installed."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def main(arguments: Sequence[str]) -> int:
     """
     words = parser(
         "generate-videos",
-        "Make one clip for each prompt. Run it again to go on after a stop.",
+        "Generate one clip per prompt. Run it again to resume.",
         "size, frames, fps, guidance_scale, negative_prompt, temperature, top_k, top_p, first_frames (a picture, an animation or a "
         'video, or a list of pictures; or {"video": file, "fps": 8, "start": 0, "frames": 4}), last_frames (likewise), overlap',
     )
-    words.add_argument("--frames", type=int, help="length of the clips")
-    words.add_argument("--fps", type=float, help="frames a second")
+    words.add_argument("--frames", type=int, help="number of frames per clip")
+    words.add_argument("--fps", type=float, help="frames per second")
     words.add_argument(
         "--overlap",
         type=int,
-        help="make clips longer than those of training in parts that begin with so many of the last frames",
+        help="make clips longer than those seen in training, in parts that overlap by this many frames",
     )
     options = words.parse_args(arguments)
     emu = load(options)

@@ -1,4 +1,4 @@
-"""`emu join TEXT VISION --output FOLDER`: one tokenizer of documents from a text and a vision tokenizer."""
+"""`emu join TEXT VISION --output FOLDER`: combine a text and a vision tokenizer into one document tokenizer."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     words = argparse.ArgumentParser(
         prog="emu join",
-        description="Join a text and a vision tokenizer to one tokenizer of documents, and print its table of ids. "
+        description="Combine a text and a vision tokenizer into one document tokenizer, and print its table of ids. "
         "MultimodalTokenizer.from_pretrained, `emu tokenize` and recipes read the folder.",
     )
     words.add_argument("text", help="folder of a text tokenizer, its file, or a model's folder")
     words.add_argument("vision", help="folder or hub repository of a vision tokenizer, or a model's folder")
-    words.add_argument("--output", type=Path, required=True, help="folder to write; it appears when it is complete")
+    words.add_argument("--output", type=Path, required=True, help="output folder; it appears once it is complete")
     words.add_argument(
-        "--layout", choices=sorted(LAYOUTS), default=Emu3Layout.name, help="order of tokens (default: %(default)s)"
+        "--layout", choices=sorted(LAYOUTS), default=Emu3Layout.name, help="token layout (default: %(default)s)"
     )
     words.add_argument(
         "--modalities",
         nargs="+",
         choices=sorted(name for name, modality in MODALITIES.items() if modality.codec in (None, VISION)),
         default=["image", "video"],
-        help="what documents may hold beside text (default: image video)",
+        help="what documents may hold besides text (default: image video)",
     )
     words.add_argument(
         "--infill", action="store_true", help=f"with the control {HOLE!r}, for models that are to fill in hidden cells"

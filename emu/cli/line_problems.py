@@ -138,11 +138,11 @@ def _order(problem: LineProblem) -> tuple[Any, ...]:
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """The option `--max-bad` of commands that read lines."""
+    """Add the option `--max-bad` of commands that read lines."""
     parser.add_argument(
         "--max-bad",
         type=float,
         default=0.02,
         metavar="SHARE",
-        help=f"stop when more of the lines are bad, once {ENOUGH_READ} have been read (%(default)s); fewer bad ones are left out",
+        help=f"stop if a larger share of lines is bad, once {ENOUGH_READ} have been read (%(default)s); otherwise bad ones are skipped",
     )

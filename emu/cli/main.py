@@ -1,9 +1,9 @@
-"""The command `emu`: find the subcommand, load only what it needs, and turn a user's mistakes into one line.
+"""The command `emu`: find the subcommand, load only what it needs, and turn user errors into one line.
 
-With EMU_TRACEBACK=1 in the environment mistakes keep their traceback.
+With EMU_TRACEBACK=1 in the environment errors keep their traceback.
 
-Exit codes: 0 done; 1 done in part or failed (some lines of a batch were bad, training diverged, the disk is full or read-only); 2 the
-request was wrong; 130 stopped by Ctrl-C and 143 by SIGTERM, what was finished being kept.
+Exit codes: 0 done; 1 partly done or failed (some lines of a batch were bad, training diverged, the disk is full or read-only); 2 invalid
+request; 130 stopped by Ctrl-C and 143 by SIGTERM, with finished work kept.
 """
 
 from __future__ import annotations

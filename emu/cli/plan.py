@@ -1,4 +1,4 @@
-"""`emu plan`: what a training run, or drawing with a model, will take, before anything is loaded or bought.
+"""`emu plan`: estimate what training or generation needs, before anything is loaded or bought.
 
 emu plan --config emu3-8b-stage1 --gpus 64
 emu plan --config digits                                  # memory of a recipe that trains on processors
@@ -18,20 +18,24 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command; what it does not know is an option of `emu fit`."""
     words = argparse.ArgumentParser(
         prog="emu plan",
-        description="Say what a training run takes (parameters, memory, communication, time), or what drawing with a model does. "
-        "Figures of graphics cards are a model, not measured. Other options are those of emu fit, e.g. --trainer.max_steps 1000.",
+        description="Estimate what a training run takes (parameters, memory, communication, time), or what generation with a model takes. "
+        "GPU figures are modelled, not measured. Other options are those of emu fit, e.g. --trainer.max_steps 1000.",
         allow_abbrev=False,
     )
-    words.add_argument("--config", action="append", metavar="RECIPE", help="the recipe, as of emu fit; may be repeated")
-    words.add_argument("--gpus", type=int, metavar="N", help="cards; by default as many as the recipe says")
-    words.add_argument("--gpu", choices=sorted(CARDS), default="h100", help="which card (default h100)")
-    words.add_argument("--generate", metavar="MODEL", help="folder of a model to draw with, instead of a recipe")
     words.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="with --generate: of the pictures"
+        "--config", action="append", metavar="RECIPE", help="the recipe, as for emu fit; may be repeated"
     )
-    words.add_argument("--frames", type=int, help="with --generate: of a clip; without it, pictures are drawn")
-    words.add_argument("--batch", type=int, default=1, help="with --generate: drawn at a time (default 1)")
-    words.add_argument("--guidance-scale", type=float, help="with --generate: 1 draws without a second row")
+    words.add_argument("--gpus", type=int, metavar="N", help="number of GPUs; by default that of the recipe")
+    words.add_argument("--gpu", choices=sorted(CARDS), default="h100", help="GPU type (default h100)")
+    words.add_argument("--generate", metavar="MODEL", help="folder of a model to generate with, instead of a recipe")
+    words.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="with --generate: size of the pictures"
+    )
+    words.add_argument(
+        "--frames", type=int, help="with --generate: frames per clip; without it, pictures are generated"
+    )
+    words.add_argument("--batch", type=int, default=1, help="with --generate: batch size (default 1)")
+    words.add_argument("--guidance-scale", type=float, help="with --generate: guidance scale; 1 needs no second row")
     return words
 
 

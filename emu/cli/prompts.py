@@ -1,12 +1,12 @@
 """Prompts of a command line: files of JSON lines or of plain text, standard input, pipes, and prompts themselves.
 
-    emu generate-images prompts.jsonl                 {"prompt": "a cat", "seed": 3, ...} a line
-    emu generate-images prompts.txt                   a prompt a line
+    emu generate-images prompts.jsonl                 {"prompt": "a cat", "seed": 3, ...} per line
+    emu generate-images prompts.txt                   one prompt per line
     emu generate-images "a handwritten seven" "a two" prompts themselves
-    ... | emu generate-images -                       either kind of lines; pipes of the shell, <(...), too
+    ... | emu generate-images -                       either kind of line; shell pipes, <(...), too
 
-A line may hold a document in place of a prompt, {"items": [{"image": "cat.png"}, "make it red"]}: items as in files that `emu tokenize`
-reads (`emu.data.tokenizing.document_reader`). A bad line is counted and left out.
+A line may hold a document instead of a prompt, {"items": [{"image": "cat.png"}, "make it red"]}: items as in files that `emu tokenize`
+reads (`emu.data.tokenizing.document_reader`). Bad lines are counted and skipped.
 """
 
 from __future__ import annotations

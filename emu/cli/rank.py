@@ -1,4 +1,4 @@
-"""`emu rank FOLDER --reward CLASS_PATH --output FOLDER`: score candidates, and write them in order and as pairs.
+"""`emu rank FOLDER --reward CLASS_PATH --output FOLDER`: score candidates, and write them ranked and as pairs.
 
 emu generate-images prompts.txt --model runs/shapes/model --candidates 8 --output drawn
 emu rank drawn --model runs/shapes/model --reward emu.worlds.world_prompts.WorldReward --output ranked
@@ -56,16 +56,18 @@ def parser() -> argparse.ArgumentParser:
         description="Score the pictures that emu generate-images --candidates left in a folder, and write them by prompt in the order of "
         "their scores (ranked.jsonl, for quality fine-tuning) and as pairs of best and worst (pairs.jsonl, for DPO).",
     )
-    words.add_argument("folder", type=Path, help="what emu generate-images --candidates wrote")
-    words.add_argument("--model", required=True, help="folder of the model that drew them, for its tokenizers")
-    words.add_argument("--reward", required=True, metavar="CLASS_PATH", help="a function of candidates, or a class")
+    words.add_argument("folder", type=Path, help="folder written by emu generate-images --candidates")
+    words.add_argument("--model", required=True, help="folder of the model that generated them, for its tokenizers")
     words.add_argument(
-        "--reward-options", type=json.loads, default={}, metavar="JSON", help="arguments of the class, a JSON object"
+        "--reward", required=True, metavar="CLASS_PATH", help="class path of a function of candidates, or of a class"
     )
     words.add_argument(
-        "--margin", type=float, default=0.0, help="scores of a pair are further apart than this (%(default)s)"
+        "--reward-options", type=json.loads, default={}, metavar="JSON", help="arguments of the class, as a JSON object"
     )
-    words.add_argument("--output", type=Path, required=True, help="folder for ranked.jsonl and pairs.jsonl")
+    words.add_argument(
+        "--margin", type=float, default=0.0, help="minimum score difference of a pair, exclusive (%(default)s)"
+    )
+    words.add_argument("--output", type=Path, required=True, help="output folder for ranked.jsonl and pairs.jsonl")
     add_option(words)
     return words
 

@@ -1,4 +1,4 @@
-"""`emu recipes`: list the recipes that travel with the package, or copy one to change it."""
+"""`emu recipes`: list the recipes that ship with the package, or copy one to edit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(prog="emu recipes", description="List the recipes, or copy one to change it.")
+    parser = argparse.ArgumentParser(prog="emu recipes", description="List the recipes, or copy one to edit.")
     actions = parser.add_subparsers(dest="action")
-    copy = actions.add_parser("copy", help="write a recipe out")
-    copy.add_argument("name", help="name of the recipe, with or without suffix")
+    copy = actions.add_parser("copy", help="copy a recipe")
+    copy.add_argument("name", help="name of the recipe, with or without its suffix")
     copy.add_argument(
-        "destination", nargs="?", type=Path, default=Path("."), help="folder or new file; here by default"
+        "destination", nargs="?", type=Path, default=Path("."), help="folder or new file; by default the working folder"
     )
     options = parser.parse_args(arguments)
     if options.action == "copy":

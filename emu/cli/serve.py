@@ -1,4 +1,4 @@
-"""`emu serve`: a model behind OpenAI's interface, with a page to try it.
+"""`emu serve`: serve a model through an OpenAI-compatible API, with a web page.
 
 emu serve digits
 EMU_API_KEY=... emu serve runs/mine/model --host 0.0.0.0 --port 80
@@ -63,53 +63,61 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="emu serve", description="Serve a model through OpenAI's interface, with a page to try it."
+        prog="emu serve", description="Serve a model through an OpenAI-compatible API, with a web page."
     )
-    parser.add_argument("model", help="folder of a trained model, or a bundled one")
+    parser.add_argument("model", help="folder of a trained model, or name of a bundled one")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; others than this need a key (%(default)s)"
+        "--host", default="127.0.0.1", help="address to listen on; any but this machine's own needs a key (%(default)s)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 picks a free one (%(default)s)")
     parser.add_argument(
         "--api-key",
         action="append",
         default=[],
         metavar="KEY",
-        help="what clients must send; give it several times for several; EMU_API_KEY, which other users cannot see, does too",
+        help="key that clients must send; may be repeated; or set EMU_API_KEY, which other users cannot see",
     )
-    parser.add_argument("--slots", type=int, help="pictures, clips and texts at a time (what memory holds)")
-    parser.add_argument("--queue", type=int, default=64, help="those that may wait beside them (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that a request may take (%(default)s)")
-    parser.add_argument("--memory", help='what drawing may take, e.g. "8GB" (most of what is free)')
-    parser.add_argument("--max-body", type=float, default=32, metavar="MIB", help="of a request (%(default)s)")
-    parser.add_argument("--max-pixels", type=float, default=16, metavar="MILLIONS", help="of a picture (%(default)s)")
+    parser.add_argument(
+        "--slots", type=int, help="pictures, clips and texts generated concurrently (as many as fit in memory)"
+    )
+    parser.add_argument("--queue", type=int, default=64, help="how many more may wait (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds per request, including its wait (%(default)s)"
+    )
+    parser.add_argument("--memory", help='memory limit for generation, e.g. "8GB" (most of what is free)')
+    parser.add_argument("--max-body", type=float, default=32, metavar="MIB", help="maximum request size (%(default)s)")
+    parser.add_argument(
+        "--max-pixels", type=float, default=16, metavar="MILLIONS", help="maximum picture size (%(default)s)"
+    )
     parser.add_argument(
         "--allow-remote",
         action="append",
         default=[],
         metavar="HOST",
-        help="host from which pictures of a conversation may be fetched; give it several times for several (none)",
+        help="host from which a conversation's pictures may be fetched; may be repeated (none)",
     )
     parser.add_argument(
         "--check-prompt",
         metavar="CLASS_PATH",
-        help="function that gets each prompt; returns why it is refused, or None",
+        help="function called with each prompt; returns the reason to refuse it, or None",
     )
     parser.add_argument(
-        "--check-image", metavar="CLASS_PATH", help="function that gets each picture, given or drawn, likewise"
+        "--check-image", metavar="CLASS_PATH", help="function called with each picture, input or output, likewise"
     )
-    parser.add_argument("--example", action="append", default=[], metavar="PROMPT", help="prompt to try, for the page")
-    parser.add_argument("--log-prompts", action="store_true", help="write what is asked for into the log")
+    parser.add_argument(
+        "--example", action="append", default=[], metavar="PROMPT", help="example prompt for the web page"
+    )
+    parser.add_argument("--log-prompts", action="store_true", help="log the prompts")
     parser.add_argument(
         "--deterministic",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="bit for bit the same result for the same request and seed, whatever runs beside it; slower (on a CPU)",
+        help="bit-identical results for the same request and seed under any load; slower (default on a CPU)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the transformer; by default float32, for released models that of their files",
+        help="dtype of the transformer; by default float32, for released models that of their files",
     )
     return parser

@@ -1,4 +1,4 @@
-"""`emu shards`: look at folders of token shards, check every byte of them, merge them into one.
+"""`emu shards`: inspect folders of token shards, check every byte, merge them into one.
 
 emu shards show FOLDER ...
 emu shards verify FOLDER ...
@@ -113,16 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="show, verify or merge")
     for name, run, summary in (
         ("show", _show, "documents, tokens, lengths, segments and loss weights of folders"),
-        ("verify", _verify, "check every byte of folders; exit code 1 where one is damaged"),
-        ("merge", _merge, "write the documents of folders into a new one, in the present format"),
+        ("verify", _verify, "check every byte of folders; exit code 1 if one is damaged"),
+        ("merge", _merge, "merge the documents of folders into a new one, in the current format"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="written by emu tokenize")
+        command.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folder written by emu tokenize")
         command.set_defaults(run=run)
         if name == "merge":
-            command.add_argument("--output", type=Path, required=True, help="the new folder")
-            command.add_argument("--shard-size", type=int, default=4096, help="documents a shard (%(default)s)")
+            command.add_argument("--output", type=Path, required=True, help="output folder")
+            command.add_argument("--shard-size", type=int, default=4096, help="documents per shard (%(default)s)")
             command.add_argument(
-                "--tokenizer", help="that made the shards; finds the segments of folders of an earlier format version"
+                "--tokenizer",
+                help="tokenizer that made the shards; finds the segments in folders of an earlier format version",
             )
     return parser

@@ -1,10 +1,10 @@
-"""`emu show-batch`: a packed row of training as people can look at it, before a run is started on it.
+"""`emu show-batch`: show a packed row of training data, before you start a run on it.
 
-emu show-batch RECIPE                                  # a row of the first step of a recipe: batch.png and a text
+emu show-batch RECIPE                                  # a row of a recipe's first step: batch.png and text
 emu show-batch RECIPE --step 500 --row 3 --data.row_length 256
 emu show-batch SHARDS --tokenizer TOKENIZERS           # a row packed from a folder of token shards
 
-The picture shows the row's positions in the colours of their loss weights (grey 0, green up to 1), red lines where documents begin, and
+The picture shows the row's positions coloured by loss weight (grey 0, green up to 1), red lines where documents begin, and
 the documents with their text, and their pictures and clips decoded from their codes.
 """
 
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="RECIPE|SHARDS", help="a recipe by name or file, or a folder of token shards")
     parser.add_argument("--step", type=int, default=0, help="number of the batch, from 0")
     parser.add_argument("--row", type=int, default=0, help="number of the row in it, from 0")
-    parser.add_argument("--tokenizer", help="folder or name of the tokenizers; by default those of the recipe")
-    parser.add_argument("--row-length", type=int, help="positions of a row packed from a folder of shards")
-    parser.add_argument("--output", type=Path, default=Path("batch.png"), help="the picture (%(default)s)")
+    parser.add_argument("--tokenizer", help="folder or name of the tokenizers; by default the recipe's")
+    parser.add_argument("--row-length", type=int, help="row length when packing from a folder of shards")
+    parser.add_argument("--output", type=Path, default=Path("batch.png"), help="output picture (%(default)s)")
     return parser

@@ -1,17 +1,17 @@
 """`emu tokenize SOURCE --output SHARDS`: raw documents become a folder of token shards, which `emu fit` trains on.
 
 A source is
-    documents.jsonl, -                  one document or conversation a line (below), from a file, a pipe or standard input
-    notes.txt                           plain text, a document a line
-    photos/, clip.mp4                   a folder of pictures, animations and video files, or one of them; captions stand in cat.txt or
+    documents.jsonl, -                  one document or conversation per line (below), from a file, a pipe or standard input
+    notes.txt                           plain text, one document per line
+    photos/, clip.mp4                   a folder of pictures, animations and video files, or one such file; captions are in cat.txt or
                                         cat.json beside cat.png, or in metadata.jsonl, metadata.csv or metadata.parquet of the folder
     shards.tar, webdataset:PATTERN      WebDataset tar files
     pairs.csv, .tsv, .parquet, .arrow   tables
-    dataset:NAME                        whatever the datasets library opens: a folder of save_to_disk, a builder, a repository
-KIND:NAME says which of lines, text, folder, webdataset or dataset it is.
+    dataset:NAME                        anything the datasets library opens: a save_to_disk folder, a builder, a repository
+KIND:NAME forces one of lines, text, folder, webdataset or dataset.
 
-Bad records are reported and left out. A run that was stopped goes on with the shard that it was at; records and files that changed are
-read again. Started by torchrun or srun, each process makes its share of the shards. The shards are the same for any number of processes.
+Bad records are reported and skipped. An interrupted run resumes with the shard it was working on; records and files that changed are
+read again. Launched by torchrun or srun, each process writes its share of the shards. The shards are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -72,27 +72,28 @@ def source_options(options: argparse.Namespace) -> SourceOptions:
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """The argument `source` and the options that go with it."""
-    parser.add_argument("source", help="what is read, see above")
+    parser.add_argument("source", help="input, see above")
     parser.add_argument(
-        "--caption", metavar="COLUMN", help="of a table, metadata or JSON captions: the column, or key, of texts"
+        "--caption", metavar="COLUMN", help="text column of a table or metadata, or key of JSON captions"
     )
-    parser.add_argument("--image", metavar="COLUMN", help="of a table: the column of pictures")
+    parser.add_argument("--image", metavar="COLUMN", help="picture column of a table")
     parser.add_argument(
         "--order",
         default=ORDERS[0],
         metavar="ORDER",
-        help=f"of captioned pictures: {' or '.join(ORDERS)} (%(default)s)",
+        help=f"order for captioned pictures: {' or '.join(ORDERS)} (%(default)s)",
     )
-    parser.add_argument("--split", help="of a dataset (train)")
+    parser.add_argument("--split", help="split of a dataset (train)")
+    parser.add_argument("--streaming", action="store_true", help="stream a dataset, without a copy on disk")
+    parser.add_argument("--fps", type=float, help="frames per second of clips (the file's own)")
     parser.add_argument(
-        "--streaming", action="store_true", help="read a dataset as it comes, without a copy on the disk"
-    )
-    parser.add_argument("--fps", type=float, help="frames a second of clips (the file's own)")
-    parser.add_argument(
-        "--clip-frames", type=int, metavar="N", help="frames of a clip; longer files become several clips"
+        "--clip-frames", type=int, metavar="N", help="frames per clip; longer files become several clips"
     )
     parser.add_argument(
-        "--stride", type=float, metavar="SECONDS", help="between the starts of two clips of a file (their length)"
+        "--stride",
+        type=float,
+        metavar="SECONDS",
+        help="frames between the starts of two clips from one file (the clip length)",
     )
 
 
@@ -111,20 +112,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--tokenizer", default="digits", help="folder of a model or of its tokenizers, or a bundled model (%(default)s)"
+        "--tokenizer",
+        default="digits",
+        help="folder of a model or of its tokenizers, or name of a bundled model (%(default)s)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the shards")
+    parser.add_argument("--output", type=Path, required=True, help="output folder for the shards")
     parser.add_argument(
         "--size",
         metavar="SIZE",
-        help="of pictures and frames: own (rounded to the tokenizer's factor, the default), HEIGHT,WIDTH (or HEIGHT WIDTH), area=PIXELS, "
-        "or area=LEAST:MOST as Emu3",
+        help="size of pictures and frames: own (rounded to the tokenizer's factor, the default), HEIGHT,WIDTH (or HEIGHT WIDTH), "
+        "area=PIXELS, or area=LEAST:MOST as in Emu3",
     )
-    parser.add_argument("--shard-size", type=int, default=4096, help="documents a shard (%(default)s)")
-    parser.add_argument("--processes", type=int, metavar="N", help="that read and encode (one for each processor)")
-    parser.add_argument("--device", default="cpu", help="that pictures are encoded on, e.g. cuda (%(default)s)")
+    parser.add_argument("--shard-size", type=int, default=4096, help="documents per shard (%(default)s)")
     parser.add_argument(
-        "--loss-on", choices=("assistant", "all"), default="assistant", help="which messages are learned (%(default)s)"
+        "--processes", type=int, metavar="N", help="worker processes that read and encode (one per CPU)"
+    )
+    parser.add_argument("--device", default="cpu", help="device for encoding pictures, e.g. cuda (%(default)s)")
+    parser.add_argument(
+        "--loss-on", choices=("assistant", "all"), default="assistant", help="which messages have loss (%(default)s)"
     )
     add_option(parser)
     return parser

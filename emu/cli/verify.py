@@ -1,4 +1,4 @@
-"""`emu verify MODEL`: compare a model's folder with transformers on this machine; what a bug report about a released model asks for."""
+"""`emu verify MODEL`: compare a model's folder with transformers on this machine; for bug reports about released models."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(
         prog="emu verify",
         description="Compare ids, logits, greedy codes and reconstructions of a model's folder with transformers on this machine. "
-        "The output is what a bug report about a released model asks for. A folder of another format than transformers' is converted "
-        "for a while, which takes its size on the disk (TMPDIR).",
+        "The output is for bug reports about released models. A folder in another format than transformers' is converted "
+        "temporarily, which takes as much disk space again (TMPDIR).",
     )
     words.add_argument("model", help="folder, bundled model or hub repository")
     words.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of both (default float32, which compares best)"
+        "--dtype", choices=DTYPES, default="float32", help="dtype of both (default float32, best for comparison)"
     )
     words.add_argument("--device", default="cpu", help='e.g. "cuda" (default cpu)')
-    words.add_argument("--vision-tokenizer", help="its folder, where it is not in or beside the model's")
-    words.add_argument("--text-tokenizer", help="the same for the text tokenizer")
-    words.add_argument("--revision", help="branch, tag or commit, where the model is a hub's repository")
-    words.add_argument("--allow-pickle", action="append", default=[], metavar="FILE", help="read this pickled file")
+    words.add_argument("--vision-tokenizer", help="vision tokenizer folder, if not in or beside the model's")
+    words.add_argument("--text-tokenizer", help="text tokenizer folder, likewise")
+    words.add_argument("--revision", help="branch, tag or commit, if the model is a hub repository")
+    words.add_argument(
+        "--allow-pickle", action="append", default=[], metavar="FILE", help="allow reading this pickled file"
+    )
     return words
 
 

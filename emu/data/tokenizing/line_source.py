@@ -3,14 +3,14 @@
 A line is a document, {"items": [...]}, whose items are, in order:
 
     "text", or {"text": "Describe it.", "weight": 0}     weight of its loss; 0 for prompts
-    {"caption": "a red circle", "weight": 0.1}           text that training may leave out, for guidance; one per document
-    {"image": "cat.png"}                                 a picture file, named from where the document file lies
-    {"video": "clip.mp4", "fps": 8, "start": 0, "frames": 16}    a clip, or a part of it, at a rate
-    {"frames": ["0.png", "1.png"], "fps": 8}             a clip of pictures; one name is an animation or a folder of frames
+    {"caption": "a red circle", "weight": 0.1}           text that training may drop, for guidance; one per document
+    {"image": "cat.png"}                                 a picture file, relative to the document file
+    {"video": "clip.mp4", "fps": 8, "start": 0, "frames": 16}    a clip, or part of it, at a frame rate
+    {"frames": ["0.png", "1.png"], "fps": 8}             a clip from pictures; a single name is an animation or a folder of frames
     {"boxes": [[0, 0, 15, 31]]}                          a value of any other modality that the tokenizer has
 
 Pictures, clips and other values may have a weight too. Or it is a conversation, {"messages": [{"role": "user", "content": ...},
-{"role": "assistant", "content": ...}]}, whose contents are a text or a list of items.
+{"role": "assistant", "content": ...}]}, where each content is a text or a list of items.
 """
 
 from __future__ import annotations
