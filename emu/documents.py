@@ -18,19 +18,19 @@ from emu_tokenizers.pixels.videos import read_clip
 
 
 class Video:
-    """A clip as users hold it; `Video.open` reads one from a file.
+    """A clip; `Video.open` reads one from a file.
 
     Args:
         frames: PIL images of one size and any mode, or a uint8 array (T, H, W, 3).
-        fps: frames a second, positive.
+        fps: frames per second, positive.
 
     Attributes:
         frames: uint8 array (T, H, W, 3).
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
         ValueError: no frames, frames of unequal sizes, an array of another shape, or a rate that is not positive.
-        TypeError: frames of another kind.
+        TypeError: frames of another type.
     """
 
     def __init__(self, frames: Sequence[Image.Image] | np.ndarray, fps: float = 8) -> None:
@@ -48,23 +48,23 @@ class Video:
         frames: int | None = None,
         size: tuple[int, int] | None = None,
     ) -> Video:
-        """A clip from a video file, an animated picture (GIF, WebP, PNG, AVIF), or pictures that are its frames.
+        """Read a clip from a video file, an animated picture (GIF, WebP, PNG, AVIF), or pictures that are its frames.
 
-        Frames are taken at even times, whatever the times of the stored ones are, upright and in RGB. No more is decoded than is asked for.
+        Frames are sampled at even intervals, whatever the stored timestamps, upright and in RGB. Only what is needed is decoded.
 
         Args:
-            path: the file, a folder of pictures (in natural order: 2.png before 10.png), or a list of picture files; a list of one file is
-                that file's whole clip.
-            fps: frames a second of the clip; None is the file's own rate, 8 for pictures, which have none.
+            path: the file, a folder of pictures (in natural order: 2.png before 10.png), or a list of picture files; a list of one file
+                means that file's whole clip.
+            fps: frames per second of the clip; None is the file's own rate, or 8 for pictures, which have none.
             start: time of the first frame in seconds.
-            frames: most frames, None for all.
-            size: (height, width) that frames are cropped (to their middle) and resized to; None keeps the file's.
+            frames: maximum number of frames, None for all.
+            size: (height, width) to which frames are center-cropped and resized; None keeps the file's.
 
         Raises:
             FileNotFoundError: there is no such file, or no picture in the folder.
             BadPicture: a ValueError that names the file: it cannot be read, is too large, or has no frames from `start` on.
             ModuleNotFoundError: it is a video file, and PyAV is not installed.
-            TypeError, ValueError: numbers that cannot work.
+            TypeError, ValueError: an argument is invalid.
         """
         return cls(*read_clip(path, fps=fps, start=start, frames=frames, size=size))
 
@@ -108,7 +108,7 @@ class Text(NamedTuple):
 
 
 class Plan(str):
-    """Text that a model writes for itself before it goes on (Emu3.5): `Plan("First the sky.", scope="image")`.
+    """Text that a model writes for itself before it continues (Emu3.5): `Plan("First the sky.", scope="image")`.
 
     Attributes:
         scope: what it plans, "document" or the next "image".
@@ -127,7 +127,7 @@ class Plan(str):
 
 @dataclass(frozen=True)
 class TextSegment:
-    """Tokenised text.
+    """Tokenized text.
 
     Attributes:
         ids: (n,) int64 ids of the vocabulary's text range.
@@ -150,11 +150,11 @@ class CodeSegment:
 
     Attributes:
         modality: name of the registered modality.
-        codes: int64, 0-based; the modality's grid, with a last axis where it has several codebooks.
+        codes: int64, 0-based; the modality's grid, with a last axis if it has several codebooks.
         meta: what the grid does not say, e.g. the true number of frames and their rate.
         weight: loss weight of each of its codes.
-        hidden: bool, one for each cell of the grid: the cells that are shown as holes and written after the others (infill); at least one,
-            or None for a block that is written in order.
+        hidden: bool, one per cell of the grid: the cells that are shown as holes and written after the others (infill), at least
+            one; None for a block written in order.
     """
 
     modality: str
@@ -178,9 +178,9 @@ class Span(NamedTuple):
 
     Attributes:
         start: its first token.
-        length: number of its tokens, header and closing mark included.
+        length: number of its tokens, including header and end marker.
         modality: "text" or the name of the registered modality.
-        grid: of its codes; empty for text.
+        grid: shape of its codes; empty for text.
         meta: what the grid does not say, as in `CodeSegment`.
     """
 
@@ -197,7 +197,7 @@ class TokenDocument:
 
     Attributes:
         ids: (n,) int64.
-        weights: (n,) float32; `weights[i]` weighs the prediction *of* token i, 0 for tokens that the grammar forces.
+        weights: (n,) float32; `weights[i]` weights the prediction *of* token i, 0 for tokens that the grammar forces.
         spans: where its segments lie, in order; empty where that is unknown.
     """
 

@@ -1,4 +1,4 @@
-"""The jobs of an `Emu` that draw: pictures and clips after any document, and pictures that are edited."""
+"""The methods of `Emu` that generate pictures and clips after any document."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FEW_WORDS = 64
 
 
 class DrawingEmu(PreparingEmu):
-    """The jobs that draw; `Emu` adds those that write."""
+    """Methods that generate pictures and clips; `Emu` adds those that write text."""
 
     def generate_images(self, prompts: Prompts, **options: Unpack[ImageOptions]) -> list[ImageResult]:
-        """Draw pictures: `emu.generate_images("a red circle", size=(64, 64), guidance_scale=3.0, seed=0)`.
+        """Generate pictures: `emu.generate_images("a red circle", size=(64, 64), guidance_scale=3.0, seed=0)`.
 
-        Arguments and errors are those of `iter_images`, which hands out each picture when it is done.
+        Arguments and errors are those of `iter_images`, which yields each picture as soon as it is done.
 
         Returns:
             The pictures of the first prompt, then those of the second, ...
@@ -41,29 +41,29 @@ class DrawingEmu(PreparingEmu):
     def iter_images(
         self, prompts: Prompts, *, progress: bool = False, **options: Unpack[PreparedImageOptions]
     ) -> Iterator[ImageResult]:
-        """Draw pictures, one after another; memory does not grow with their number. Settings that are None are those of `defaults`.
+        """Generate pictures one after another; memory does not grow with their number. Settings that are None are taken from `defaults`.
 
-        `prepare_images` has the arguments beside `progress`, with their defaults.
+        `prepare_images` has the arguments besides `progress`, with their defaults.
 
         Args:
             prompts: one text, or a list of texts and documents: `[[picture, "make it red"], "a ball", [a, a_red, b]]`. A document is a list
-                of texts, pictures (PIL images, paths, uint8 arrays (H, W, 3)), clips and other values; what is drawn comes after its
+                of texts, pictures (PIL images, paths, uint8 arrays (H, W, 3)), clips and other values; the output follows its
                 last item.
-            size: (height, width) in pixels, multiples of the tokenizer's spatial factor; or a ratio "width:height", of the default size's
-                area or with an area in pixels, `("4:3", 262144)`; or a list of one size for each prompt.
-            guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
-            negative_prompt: what guidance moves away from: the words of a document are left out for it, and pictures stay.
+            size: (height, width) in pixels, multiples of the tokenizer's spatial factor; or a ratio "width:height", at the default size's
+                area or with an area in pixels, `("4:3", 262144)`; or a list with one size per prompt.
+            guidance_scale: how far to move from the negative prompt towards the prompt; 1 turns guidance off.
+            negative_prompt: what guidance moves away from; it replaces the words of a document, whose pictures stay.
             temperature: 0 is greedy.
-            top_k: draw among the N most likely codes; None or 0 means all.
-            top_p: draw among the most likely codes that hold this share.
-            images_per_prompt: picture k of a prompt draws from stream k of its seed.
+            top_k: sample from the N most likely codes; None or 0 means all.
+            top_p: sample from the most likely codes with this total probability.
+            images_per_prompt: picture k of a prompt uses random stream k of its seed.
             seed: one for all prompts, or one each; equal prompts with equal seeds give equal pictures.
             window: above 1, exact speculative decoding of N codes at once; "auto" times 1 and 16 on the first batches and keeps
-                the faster.
-            batch_size: pictures that are drawn at a time; fewer where the memory does not hold so many.
-            memory: bytes that drawing may take, or text such as "8GB"; by default most of what is free.
+                the faster one.
+            batch_size: pictures per batch; fewer if they do not fit in memory.
+            memory: memory limit in bytes, or text such as "8GB"; by default most of what is free.
             deterministic: see `Emu`.
-            strict: raise ValueError where the request lies outside of what the model was trained for (size, length), instead of a warning.
+            strict: raise ValueError instead of warning if the request is outside what the model was trained for (size, length).
             progress: whether to show a progress bar.
 
         Returns:
@@ -71,17 +71,17 @@ class DrawingEmu(PreparingEmu):
 
         Raises:
             FileNotFoundError: there is no such picture.
-            TypeError, ValueError: an argument is invalid, a picture is of a size that the tokenizer refuses, a document leaves no room for
-                what is to be drawn, or the model was not trained for this; nothing was drawn.
+            TypeError, ValueError: an argument is invalid, a picture has a size that the tokenizer rejects, a document leaves no room for
+                the output, or the model was not trained for this; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
-            torch.OutOfMemoryError: the memory does not hold a single picture.
+            torch.OutOfMemoryError: a single picture does not fit in memory.
         """
         return self.prepare_images(prompts, **options).results(progress)
 
     def generate_videos(self, prompts: Prompts, **options: Unpack[VideoOptions]) -> list[VideoResult]:
-        """Make clips from words, from pictures, or from the beginning of a clip: `emu.generate_videos("a ball", frames=16, fps=8)`.
+        """Generate clips from words, from pictures, or from the beginning of a clip: `emu.generate_videos("a ball", frames=16, fps=8)`.
 
-        Arguments and errors are those of `iter_videos`, which hands out each clip when it is done.
+        Arguments and errors are those of `iter_videos`, which yields each clip as soon as it is done.
 
         Returns:
             The clips of the first prompt, then those of the second, ...
@@ -91,20 +91,20 @@ class DrawingEmu(PreparingEmu):
     def iter_videos(
         self, prompts: Prompts, *, progress: bool = False, **options: Unpack[PreparedVideoOptions]
     ) -> Iterator[VideoResult]:
-        """Make clips, one after another; memory does not grow with their number.
+        """Generate clips one after another; memory does not grow with their number.
 
-        `prepare_videos` has the arguments beside `progress`, with their defaults.
+        `prepare_videos` has the arguments besides `progress`, with their defaults.
 
         Args:
-            frames: length of the clips, first and last frames included.
-            fps: frames a second.
-            first_frames: how every clip begins: a list of PIL images, a uint8 array (T, H, W, 3), a `Video`, or the path of a video, a
-                picture or a folder of frames (brought to the rate and size of the clip); or a list of those, one per prompt. One picture
-                is image-to-video, several are continuation. Codes stand for groups of frames (the tokenizer's temporal factor): where the
+            frames: length of the clips, including first and last frames.
+            fps: frames per second.
+            first_frames: the start of every clip: a list of PIL images, a uint8 array (T, H, W, 3), a `Video`, or the path of a video, a
+                picture or a folder of frames (resampled to the rate and size of the clip); or a list of those, one per prompt. One picture
+                is image-to-video, several are continuation. Codes cover groups of frames (the tokenizer's temporal factor): if the
                 frames do not fill the last group, the last one is repeated.
-            last_frames: how every clip ends, given likewise, for models that were trained to fill in; what lies between is drawn.
-            overlap: clips longer than the longest that the model was trained on are made in parts of that length, each of which begins
-                with so many of the last frames there are, in whole groups; None makes them in one piece.
+            last_frames: the end of every clip, likewise, for models trained to fill in; the frames in between are generated.
+            overlap: generate clips longer than the longest seen in training in parts of that length, each starting from this many
+                of the frames before it, in whole groups; None generates them in one piece.
             videos_per_prompt, others: as in `iter_images`.
 
         Returns:
@@ -114,7 +114,7 @@ class DrawingEmu(PreparingEmu):
             FileNotFoundError: there is no such file of first or last frames, or no such picture.
             TypeError, ValueError: an argument is invalid, or the model was not trained for this; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
-            torch.OutOfMemoryError: the memory does not hold a single clip.
+            torch.OutOfMemoryError: a single clip does not fit in memory.
         """
         return self.prepare_videos(prompts, **options).results(progress)
 
@@ -129,12 +129,12 @@ class DrawingEmu(PreparingEmu):
         blocks_before: int = 0,
         window: int = 1,
     ) -> DrawingMemory:
-        """Bytes that drawing a picture or a clip takes beside the weights, before it is drawn; `peak(n)` for N at a time.
+        """Compute the bytes that a picture or clip takes on top of the weights, before it is generated; `peak(n)` for a batch of n.
 
         Args:
             modality: "image" or "video".
-            size, frames, overlap, guidance_scale, window: of it, as of `iter_videos`.
-            blocks_before: pictures or clips in its document, taken to be of its own size; words are taken to be few.
+            size, frames, overlap, guidance_scale, window: as in `iter_videos`.
+            blocks_before: pictures or clips in the prompt, assumed to be of the same size; words are assumed to be few.
 
         Raises:
             TypeError, ValueError: an argument is invalid.

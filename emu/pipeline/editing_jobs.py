@@ -1,4 +1,4 @@
-"""The jobs of an `Emu` that change pictures: as words say, or where a mask says."""
+"""The methods of `Emu` that change pictures: by prompt, or where a mask says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mask = Image.Image | np.ndarray | str | os.PathLike
 
 
 class EditingEmu(DrawingEmu):
-    """The jobs that draw, and that change what was drawn."""
+    """Methods that generate and edit pictures."""
 
     def edit_images(
         self,
@@ -35,26 +35,26 @@ class EditingEmu(DrawingEmu):
         progress: bool = False,
         **options: Unpack[PreparedImageOptions],
     ) -> list[ImageResult]:
-        """Draw pictures anew as words say: `emu.edit_images(picture, "make it red")`, or `mask=` where it is white.
+        """Edit pictures according to prompts: `emu.edit_images(picture, "make it red")`, or redraw where `mask=` is white.
 
-        Without a mask it is short for `generate_images([[picture, prompt], ...])`, at the size of the picture. With one, the cells that it
-        touches are filled in, and the prompt is a caption of the whole new picture; codes of the other cells, and pixels outside of the
-        mask, stay the picture's own. `ImageResult.decoded` is what the codes alone decode to.
+        Without a mask this is shorthand for `generate_images([[picture, prompt], ...])`, at the size of the picture. With one, the cells
+        that it touches are filled in, and the prompt is a caption of the whole new picture; codes of the other cells, and pixels outside
+        the mask, stay unchanged. `ImageResult.decoded` is what the codes alone decode to.
 
         Args:
-            pictures: a picture (PIL image, path or uint8 array (H, W, 3)) for all prompts, or a list of one for each prompt; in that list
-                several pictures that one prompt is about are a list of their own.
+            pictures: a picture (PIL image, path or uint8 array (H, W, 3)) for all prompts, or a list with one per prompt; if a prompt
+                is about several pictures, its entry is a list of them.
             prompts: what to do, one for all pictures or one each.
-            mask: white or True where to draw anew, of the picture's size: a PIL image of mode "L" or "1", a path, or bool (H, W); or a list
-                of one for each pair. For models that were trained to fill in.
-            progress, options: as of `iter_images`.
+            mask: white or True where to redraw, of the picture's size: a PIL image of mode "L" or "1", a path, or bool (H, W); or a list
+                with one per pair. For models trained to fill in.
+            progress, options: as in `iter_images`.
 
         Returns:
-            The new pictures, `images_per_prompt` for each pair.
+            The new pictures, `images_per_prompt` per pair.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: as of `iter_images`, or numbers of pictures, prompts and masks, or sizes of a picture
-                and its mask, do not agree.
+            FileNotFoundError, TypeError, ValueError: as in `iter_images`; or the numbers of pictures, prompts and masks, or the sizes of a
+                picture and its mask, do not match.
         """
         return list(self.prepare_edits(pictures, prompts, mask, **options).results(progress))
 
@@ -65,7 +65,7 @@ class EditingEmu(DrawingEmu):
         mask: Mask | Sequence[Mask] | None = None,
         **options: Unpack[PreparedImageOptions],
     ) -> PreparedImages:
-        """The pictures that `edit_images` draws with these arguments, before any is drawn; errors are those of `edit_images`."""
+        """Prepare the pictures that `edit_images` generates with these arguments; raises the same errors."""
         documents = edit_documents(pictures, prompts)
         if mask is not None:
             return self._masks(documents, mask, options)

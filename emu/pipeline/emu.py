@@ -1,4 +1,4 @@
-"""`Emu`: a trained model with its tokenizers, and one method for each job."""
+"""`Emu`: a trained model with its tokenizers, and one method per task."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Emu(EditingEmu):
-    """Model, tokenizers and generation defaults, with a method for each job.
+    """A model, its tokenizers and generation defaults, with one method per task.
 
     Args:
         model: the transformer.
-        tokenizer: of the documents that it was trained on.
-        defaults: settings where a call says nothing; by default the library's, with the size, length and rate of the clips that the
-            model was trained on where there is only one.
-        deterministic: bit for bit the same results in any batch, at the cost of speed; calls may ask otherwise.
-        trained: what the model was trained for, where that is known; see `emu.trained`.
+        tokenizer: the document tokenizer that it was trained with.
+        defaults: settings for calls that do not give them; by default the library's, with the size, length and frame rate that the
+            model was trained on if there is only one.
+        deterministic: bit-identical results in any batch, at the cost of speed; calls can override it.
+        trained: what the model was trained for, if known; see `emu.trained`.
 
     Raises:
-        ValueError: model and tokenizer speak of different ids.
+        ValueError: model and tokenizer have different vocabularies.
     """
 
     def generate_text(
@@ -54,11 +54,11 @@ class Emu(EditingEmu):
         """Continue documents with text.
 
         Args:
-            documents: each a list of items in order, as of `iter_images`: `[[image, "Describe it."], [Path("clip.mp4"), "What happens?"]]`.
-            max_new_tokens: where text ends that does not end by itself; it also ends at the model's positions.
+            documents: each a list of items in order, as in `iter_images`: `[[image, "Describe it."], [Path("clip.mp4"), "What happens?"]]`.
+            max_new_tokens: maximum length of the text; it is also limited by the model's positions.
             temperature: 0 is greedy.
-            top_k: draw among the N most likely tokens; None or 0 means all.
-            top_p: draw among the most likely tokens that hold this share.
+            top_k: sample from the N most likely tokens; None or 0 means all.
+            top_p: sample from the most likely tokens with this total probability.
             seed: one for all documents, or one each.
             batch_size, deterministic, strict, progress: as in `iter_images`.
 
@@ -66,8 +66,8 @@ class Emu(EditingEmu):
             One text per document, without the document.
 
         Raises:
-            TypeError, ValueError: an argument is invalid, a picture is of a size that the tokenizer refuses, a document fills the model's
-                positions, or the model was not trained for this; nothing was written.
+            TypeError, ValueError: an argument is invalid, a picture has a size that the tokenizer rejects, a document fills the model's
+                positions, or the model was not trained for this; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         prepared = self.prepare_texts(
@@ -106,7 +106,7 @@ class Emu(EditingEmu):
         seed: int | Sequence[int] = 0,
         strict: bool = False,
     ) -> PreparedTexts:
-        """The prompts that `generate_text` continues with these arguments; errors are those of `generate_text`."""
+        """Prepare the prompts that `generate_text` continues with these arguments; raises the same errors."""
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         max_new_tokens = check_whole("max_new_tokens", max_new_tokens, least=1)
         asked = read_prompts(check_documents(documents))
@@ -121,18 +121,18 @@ class Emu(EditingEmu):
     def generate(
         self, document: Sequence[Any] | str, *, deterministic: bool | None = None, **options: Unpack[DocumentOptions]
     ) -> Iterator[Any]:
-        """Continue a document with text, pictures and clips in the order that the model chooses.
+        """Continue a document with text, pictures and clips in an order chosen by the model.
 
         Args:
             document: its items so far (`str`, PIL images, `Video`, ...), or a single text.
-            size: (height, width) of the pictures and clips that the model may begin, besides the sizes that the document holds; "auto" lets
+            size: (height, width) of the pictures and clips that the model may generate, besides the sizes in the document; "auto" lets
                 the model write the size of its first picture, which the others share (Emu3.5).
             frames, fps: of the clips.
-            guidance_scale, temperature, top_k, top_p: how codes are drawn.
-            text_temperature, text_top_k, text_top_p: how text is drawn; by default what the model's task says (Emu3.5), else all candidates
+            guidance_scale, temperature, top_k, top_p: sampling of codes.
+            text_temperature, text_top_k, text_top_p: sampling of text; by default that of the model's task (Emu3.5), else all candidates
                 with the temperature and `top_p` of codes.
-            max_new_tokens: tokens of text after which the document ends; it also ends at the model's positions.
-            max_blocks: pictures and clips after which none begins.
+            max_new_tokens: text tokens after which the document ends; it is also limited by the model's positions.
+            max_blocks: maximum number of pictures and clips.
             seed: of the noise.
             deterministic: see `Emu`.
             strict: as in `iter_images`.
@@ -142,7 +142,7 @@ class Emu(EditingEmu):
             `emu.documents.Plan`, a `str` with a `scope`, "document" or "image".
 
         Raises:
-            TypeError, ValueError: an argument is invalid, or the model was not trained to go on from such a document; nothing was made.
+            TypeError, ValueError: an argument is invalid, or the model was not trained to continue such a document; nothing was generated.
             FloatingPointError: the model's logits hold NaN or infinity.
         """
         prepared = self.prepare_document(document, **options)
@@ -169,13 +169,13 @@ class Emu(EditingEmu):
         seed: int = 0,
         strict: bool = False,
     ) -> PreparedDocument:
-        """Do all of `generate` that comes before the model: check and encode the document.
+        """Do everything in `generate` that comes before the model: check and encode the document.
 
         Args:
             document, others: as for `generate`.
 
         Raises:
-            TypeError, ValueError: an argument is invalid, or the model was not trained to go on from such a document.
+            TypeError, ValueError: an argument is invalid, or the model was not trained to continue such a document.
         """
         settings = self.defaults.updated(
             size=None if size == "auto" else size,

@@ -1,4 +1,4 @@
-"""What a caller asks for, checked before work starts and cut into batches of equal shape."""
+"""Requests, checked before work starts and split into batches of equal shape."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SizeLike = Size | str | tuple[str, int]
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a model uses where a call says nothing; saved with it.
+    """Settings for calls that do not give them; saved with the model.
 
     Attributes:
-        size: (height, width) in pixels; None where every call has to name it.
+        size: (height, width) in pixels; None if every call has to give it.
         frames: length of a clip.
-        fps: its frames a second.
-        guidance_scale: how far to move from the negative prompt towards the prompt; 1 leaves guidance out.
+        fps: its frames per second.
+        guidance_scale: how far to move from the negative prompt towards the prompt; 1 turns guidance off.
         negative_prompt: what guidance moves away from.
         temperature: 0 is greedy.
-        top_k: draw among the N most likely codes; 0 means all.
-        top_p: draw among the most likely codes that hold this share.
-        question: what `emu describe` and the page of `emu serve` ask about a picture; empty where the model was trained to describe
+        top_k: sample from the N most likely codes; 0 means all.
+        top_p: sample from the most likely codes with this total probability.
+        question: what `emu describe` and the page of `emu serve` ask about a picture; empty if the model was trained to describe
             pictures without being asked.
     """
 
@@ -48,17 +48,17 @@ class GenerationDefaults:
     question: str = "Describe it."
 
     def updated(self, **given: Any) -> GenerationDefaults:
-        """These settings with those that are not None in their place.
+        """Return these settings with the given ones that are not None replaced.
 
         Raises:
-            TypeError, ValueError: a setting is of the wrong kind or outside its range.
+            TypeError, ValueError: a setting has the wrong type or is out of range.
         """
         changed = replace(self, **{name: value for name, value in given.items() if value is not None})
         changed.check()
         return changed
 
     def check(self) -> None:
-        """Raise TypeError or ValueError where a setting is invalid."""
+        """Raise TypeError or ValueError if a setting is invalid."""
         if self.size is not None:
             check_size(self.size)
         check_whole("frames", self.frames, least=1)
@@ -72,25 +72,25 @@ class GenerationDefaults:
         self.sampling()
 
     def sampling(self) -> Sampling:
-        """How codes are drawn; raises TypeError or ValueError where a number is invalid."""
+        """Return the sampling settings of codes; raises TypeError or ValueError if a number is invalid."""
         return Sampling(
             guidance_scale=self.guidance_scale, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return the settings as plain JSON types."""
         return {**asdict(self), "size": None if self.size is None else list(self.size)}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], trained: Trained = UNKNOWN) -> GenerationDefaults:
-        """The inverse of `to_dict`.
+        """Read settings written by `to_dict`.
 
         Args:
-            table: settings by name; those left out are the library's.
-            trained: what the model was trained for. Where the table has no size, length or rate and the model saw a single one, that is it.
+            table: settings by name; missing ones get the library's defaults.
+            trained: what the model was trained for. A size, length or rate missing from the table is the trained one if there is only one.
 
         Raises:
-            ValueError: an unknown setting, or one outside its range.
+            ValueError: a setting is unknown or out of range.
         """
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown:
@@ -106,7 +106,7 @@ class GenerationDefaults:
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
-    """The device to generate on: the one given, else a GPU where there is one.
+    """Return the device to generate on: the one given, else a GPU if there is one.
 
     Raises:
         ValueError: there is no such device.
@@ -143,18 +143,18 @@ def check_size(size: Any, factor: int = 1) -> Size:
 
 
 def sizes_of(size: Any, count: int, usual: Size | None, factor: int, trained: Trained) -> list[Size]:
-    """(height, width) of each of N results.
+    """Return (height, width) of each of N results.
 
     Args:
-        size: one for all or a list of one each; None is the usual one.
+        size: one for all, or a list of one each; None is the default.
         count: N.
-        usual: the model's default, whose area ratios have that say none.
-        factor: pixels of a code along each side.
-        trained: whose sizes a message names.
+        usual: the model's default; its area is used for ratios without one.
+        factor: pixels per code along each side.
+        trained: has the sizes that error messages name.
 
     Raises:
         TypeError: another form.
-        ValueError: another number of sizes, none where the model has no default, or a side that is not a multiple of the factor.
+        ValueError: the number of sizes is wrong, there is none and the model has no default, or a side is not a multiple of the factor.
     """
     if not isinstance(size, list | tuple) or _is_one(size):
         return [_size_of(size, usual, factor, trained)] * count
@@ -185,11 +185,11 @@ def _size_of(size: Any, usual: Size | None, factor: int, trained: Trained) -> Si
 
 
 def check_seeds(seed: Any, count: int) -> list[int]:
-    """One seed per prompt.
+    """Return one seed per prompt.
 
     Raises:
         TypeError: a seed is not a whole number.
-        ValueError: another number of seeds than prompts, or a seed outside 0..2^63 - 1.
+        ValueError: the number of seeds is not that of the prompts, or a seed is outside 0..2^63 - 1.
     """
     given = list(seed) if isinstance(seed, list | tuple) else [seed] * count
     if len(given) != count:
@@ -211,10 +211,10 @@ def batches(items: Sequence[Item], key: Callable[[Item], Hashable], limit: int) 
 
 
 def check_documents(documents: Any) -> list[list[Any]]:
-    """Documents as lists of items.
+    """Return documents as lists of items.
 
     Raises:
-        TypeError: something else than a list of lists.
+        TypeError: anything other than a list of lists.
         ValueError: there are none, or an empty one.
     """
     if not isinstance(documents, list | tuple) or not all(isinstance(item, list | tuple) for item in documents):
@@ -228,10 +228,10 @@ def check_documents(documents: Any) -> list[list[Any]]:
 
 
 def chosen_top_k(top_k: int | None | Literal["default"]) -> int | None:
-    """What a call says about top-k, as settings say it: None for the default, 0 for all.
+    """Return a call's top-k as settings express it: None for the default, 0 for all.
 
     Raises:
-        TypeError: another word than "default".
+        TypeError: a string other than "default".
     """
     if isinstance(top_k, str):
         if top_k != "default":
@@ -241,12 +241,12 @@ def chosen_top_k(top_k: int | None | Literal["default"]) -> int | None:
 
 
 def text_sampling(codes: GenerationDefaults, task: Mapping[str, float], given: Mapping[str, float | None]) -> Sampling:
-    """How text between pictures is drawn.
+    """Return the sampling settings of text between pictures.
 
     Args:
-        codes: how codes are drawn.
+        codes: sampling settings of codes.
         task: settings of the model's task, `text_temperature`, `text_top_k`, `text_top_p`.
-        given: the caller's, None where they say nothing.
+        given: the caller's, None if not given.
 
     Raises:
         TypeError, ValueError: a setting is of the wrong kind or outside its range.

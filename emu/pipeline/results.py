@@ -1,4 +1,4 @@
-"""What generation hands back."""
+"""Results of generation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ImageResult:
     Attributes:
         image: the picture.
         codes: (h, w) int64, 0-based codes of the vision tokenizer; a last axis where it has several codebooks.
-        prompt: what it was drawn for.
-        seed: what its noise was keyed by.
-        settings: everything else that it depends on, by the names of `Emu.generate_images`; of JSON's types.
-        model: name and fingerprint of what made it.
-        decoded: what the codes decode to, where `image` has pixels of an edited picture; None where that is `image` itself.
+        prompt: the prompt.
+        seed: seed of its noise.
+        settings: everything else that it depends on, named as in `Emu.generate_images`; JSON types.
+        model: name and fingerprint of the model.
+        decoded: what the codes decode to, if `image` keeps pixels of an edited picture; None if that is `image` itself.
     """
 
     image: Image.Image
@@ -49,7 +49,7 @@ class ImageResult:
         return f"ImageResult({width}x{height} pixels, prompt {reprlib.repr(self.prompt)}, seed {self.seed})"
 
     def save(self, path: str | Path) -> None:
-        """Write a PNG that says how it was made (`about`), and that a model made it."""
+        """Write a PNG with metadata that says how it was made (`about`), and that a model made it."""
         write_file(Path(path), png_bytes(self.image, self.about))
 
 
@@ -60,11 +60,11 @@ class VideoResult:
     Attributes:
         frames: its pictures in order.
         codes: (t, h, w) int64, 0-based codes of the vision tokenizer; a last axis where it has several codebooks.
-        fps: frames a second.
-        prompt: what it was made for.
-        seed: what its noise was keyed by.
-        settings: everything else that it depends on, by the names of `Emu.generate_videos`; of JSON's types.
-        model: name and fingerprint of what made it.
+        fps: frames per second.
+        prompt: the prompt.
+        seed: seed of its noise.
+        settings: everything else that it depends on, named as in `Emu.generate_videos`; JSON types.
+        model: name and fingerprint of the model.
     """
 
     frames: list[Image.Image]
@@ -86,12 +86,12 @@ class VideoResult:
         return f"VideoResult({clip}, prompt {reprlib.repr(self.prompt)}, seed {self.seed})"
 
     def save(self, path: str | Path) -> None:
-        """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames where the name has no suffix; it replaces frames.
+        """Write `name.gif`, `name.mp4` (needs PyAV), or a folder of PNG frames if the name has no suffix; existing frames are replaced.
 
-        Each file says how it was made (`about`), and that a model made it.
+        Each file has metadata that says how it was made (`about`), and that a model made it.
 
         Raises:
-            ValueError: another suffix.
+            ValueError: the suffix is none of these.
         """
         path = Path(path)
         if path.suffix == ".gif":

@@ -1,4 +1,4 @@
-"""What an `Emu` is made of, and how it is read, written, moved and named."""
+"""The parts of an `Emu`, and how they are loaded, saved, moved and named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLES = 256
 
 
 class StoredEmu:
-    """What an `Emu` holds, and how it is read, named and written; `Emu`, which says what the arguments are, adds the jobs."""
+    """The parts of an `Emu`, with loading, naming and saving; `Emu`, which documents the arguments, adds the tasks."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ class StoredEmu:
         verify: bool = False,
         **options: Any,
     ) -> Self:
-        """Read a folder that `save_pretrained` wrote, the bundled model of this name ("digits"), or a released Emu3 or Emu3.5.
+        """Load a folder written by `save_pretrained`, a bundled model by name ("digits"), or a released Emu3 or Emu3.5.
 
         Args:
-            path: a folder, or the bare name of a bundled model, which wins over a folder of that name (write "./digits" for that one);
-                for released models also a hub's repository.
-            device: where to generate; by default a GPU where there is one.
+            path: a folder, or the name of a bundled model, which wins over a folder of that name (write "./digits" for the folder);
+                for released models also a hub repository.
+            device: where to generate; by default a GPU if there is one.
             dtype: of the transformer; float32 by default, for released models that of their files.
             deterministic: see `Emu`.
-            verify: compare the content of every file with the checksums in `emu.json`; their lengths are compared always.
+            verify: check the content of every file against the checksums in `emu.json`; lengths are always checked.
             options: of transformers (`device_map`, `quantization_config`, which may be "int8", "int4" or "fp8", ...); for released models
-                `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub's repository `revision`, `token`,
+                `vision_tokenizer`, `text_tokenizer`, `templates`, `split`, `allow_pickle`; for a hub repository `revision`, `token`,
                 `cache_dir`, `local_files_only`, `force_download` (see `emu.hub.load.read_released`).
 
         Raises:
@@ -85,12 +85,12 @@ class StoredEmu:
         return emu.to(target)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything that `from_pretrained` reads; the folder appears when it is complete.
+        """Write everything that `from_pretrained` reads; the folder appears once it is complete.
 
-        A model that the folder held is replaced as a whole; files in it that are no part of a model stay.
+        A model already in the folder is replaced as a whole; files in it that are not part of a model stay.
 
         Raises:
-            ValueError: the folder is the working folder, or one around it.
+            ValueError: the folder is the working folder or contains it.
         """
         write_folder(Path(folder), self.model, self.tokenizer, self.defaults, self.trained)
 
@@ -104,21 +104,21 @@ class StoredEmu:
         commit_message: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Put what `save_pretrained` writes into a hub's repository, which is made where there is none.
+        """Upload what `save_pretrained` writes to a hub repository, which is created if it does not exist.
 
         Args:
-            repository: owner/name, or a name of your own.
-            private: of a new repository; by default what the hub does.
-            revision: branch, made where there is none; by default the main one.
+            repository: owner/name, or a name in your own account.
+            private: visibility of a new repository; by default the hub's.
+            revision: branch, created if it does not exist; by default the main one.
             token: by default that of `hf auth login` or HF_TOKEN.
             commit_message: by default "Upload Emu".
             create_pr: open a pull request instead.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
-            ValueError: nobody is logged in, the token may not write there, or the hub cannot be reached.
+            ValueError: not logged in, the token has no write access, or the hub cannot be reached.
         """
         return push(
             repository,
@@ -141,7 +141,7 @@ class StoredEmu:
 
     @property
     def fingerprint(self) -> str:
-        """Names vocabulary, tokenizers and the transformer's weights."""
+        """Identifies vocabulary, tokenizers and the transformer's weights."""
         weights = [(p.data_ptr(), p._version) for codec in _modules(self.tokenizer) for p in codec.parameters()]
         if self._hashed is None or self._hashed[:2] != (self.tokenizer, weights):
             # A codec is hashed as a whole, which takes too long for every call.
