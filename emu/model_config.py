@@ -21,23 +21,23 @@ class EmuConfig(PreTrainedConfig):
         intermediate_size: width of the feed-forward layer.
         num_hidden_layers: number of blocks.
         num_attention_heads: query heads.
-        num_key_value_heads: key and value heads, a divisor of the query heads; as many as those by default.
+        num_key_value_heads: key and value heads, a divisor of the query heads, and equal to them by default.
         head_dim: width of a head; `hidden_size / num_attention_heads` by default.
         max_position_embeddings: longest sequence the model is meant for.
         rms_norm_eps: added to the mean square in norms.
         rope_theta: base of the rotary position embedding.
-        rope_parameters: transformers' table of rotary settings (`rope_type`, `factor`, ...); its `rope_theta` wins over the field.
-        qk_norm: normalise queries and keys per head, as Emu3.5 does.
+        rope_parameters: transformers' table of rotary settings (`rope_type`, `factor`, ...); its `rope_theta` overrides the field.
+        qk_norm: normalise queries and keys per head, as in Emu3.5.
         z_loss: weight of the squared log-partition in the loss.
         attention_dropout: dropout of attention probabilities.
         residual_dropout: dropout of both branches of a block.
         embedding_dropout: dropout of token embeddings.
-        initializer_range: standard deviation of linear and embedding weights at the start.
-        tie_word_embeddings: whether the head is the embedding.
-        vocabulary: table of id ranges (`Vocabulary.to_dict`) the model was trained with, if known.
+        initializer_range: standard deviation of linear and embedding weights at initialisation.
+        tie_word_embeddings: whether the head shares the embedding's weights.
+        vocabulary: table of id ranges (`Vocabulary.to_dict`) that the model was trained with, if known.
 
     Raises:
-        ValueError: a value of the wrong type or outside its range, sizes that do not fit each other, or a name that looks like a
+        ValueError: a value has the wrong type or is out of range, sizes do not match, or a name looks like a
             misspelt field.
     """
 

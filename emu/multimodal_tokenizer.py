@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 
 class MultimodalTokenizer:
-    """Turns documents (`str`, `PIL.Image.Image`, `Video`, ... in order) into ids of one vocabulary, and back.
+    """Converts documents (`str`, `PIL.Image.Image`, `Video`, ... in order) to ids of one vocabulary, and back.
 
     Args:
         text: tokenizer of plain text.
-        vision: tokenizer of pictures and clips, short for `codecs={"vision": ...}`; may be None where no modality needs it.
+        vision: tokenizer of pictures and clips, shorthand for `codecs={"vision": ...}`; may be None if no modality needs it.
         layout: name of the layout.
         modalities: names of the registered modalities that documents may hold.
         vocabulary: the table of ids; by default text ids first, then controls, then the codebooks of the modalities.
-        codecs: name -> tokenizer that turns a modality's values into codes, under the name that `Modality.codec` gives it.
-        templates: what stands around the user's words in prompts.
-        resize: how pictures in prompts become pictures that the vision tokenizer takes; None takes them as they are.
-        extra_controls: controls of a new vocabulary beside the layout's, e.g. `("hole",)` for a model that is to fill in hidden cells.
+        codecs: name -> tokenizer that turns a modality's values into codes, named as in `Modality.codec`.
+        templates: text around the user's words in prompts.
+        resize: how pictures in prompts are resized for the vision tokenizer; None leaves them as they are.
+        extra_controls: controls of a new vocabulary besides the layout's, e.g. `("hole",)` for a model that will fill in hidden cells.
 
     Attributes:
         codecs: name -> tokenizer, `vision` among them.
@@ -96,7 +96,7 @@ class MultimodalTokenizer:
 
     @property
     def vision(self) -> VisionTokenizer | None:
-        """The tokenizer of pictures and clips, where there is one."""
+        """The tokenizer of pictures and clips, if there is one."""
         return self.codecs.get(VISION)
 
     def _codec_of(self, modality: Modality) -> Any:
@@ -126,19 +126,19 @@ class MultimodalTokenizer:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Digests of the vocabulary and of each tokenizer; token files and checkpoints carry them."""
+        """Digests of the vocabulary and of each tokenizer, stored in token files and checkpoints."""
         found = {"vocabulary": self.vocabulary.fingerprint, "text": self.text.fingerprint}
         return found | {name: codec.fingerprint for name, codec in self.codecs.items()}
 
     def segments(self, document: Any) -> list[Segment]:
-        """Tokenise the items of a document, each on its own.
+        """Tokenize the items of a document, each separately.
 
         Args:
             document: one item or a list of them: `str`, `Text`, `Plan`, a value of a modality (a PIL image, a `Video`, ...) or a segment.
 
         Raises:
-            TypeError: an item is of no known kind.
-            ValueError: a tokenizer refuses a value, e.g. a picture whose size is not a multiple of the factor.
+            TypeError: an item has an unknown type.
+            ValueError: a tokenizer rejects a value, e.g. a picture whose size is not a multiple of the factor.
         """
         items = document if isinstance(document, list | tuple) and not isinstance(document, Text) else [document]
         return [self._segment(item) for item in items]
@@ -160,11 +160,11 @@ class MultimodalTokenizer:
         )
 
     def document(self, items: Any, add_special: bool = True) -> TokenDocument:
-        """Ids and loss weights of a document, for training (see `Layout.build`)."""
+        """Return ids and loss weights of a document, for training (see `Layout.build`)."""
         return self.layout.build(self.segments(items), add_special)
 
     def encode(self, document: Any, add_special: bool = True) -> Tensor:
-        """Ids of one document.
+        """Return the ids of one document.
 
         Args:
             document: one item or a list of items, in order.
@@ -179,7 +179,7 @@ class MultimodalTokenizer:
         return self.document(document, add_special).ids
 
     def decode(self, ids: Tensor | Sequence[int]) -> list[Any]:
-        """The items of a sequence: text as `str` with neighbours merged, pictures and clips as their modality decodes them.
+        """Return the items of a sequence: text as `str` with adjacent pieces merged, pictures and clips as their modality decodes them.
 
         Raises:
             ValueError: the sequence is not of this layout.
@@ -187,7 +187,7 @@ class MultimodalTokenizer:
         return [self.decode_segment(segment) for segment in self.layout.parse(ids)]
 
     def decode_segment(self, segment: Segment) -> Any:
-        """The value of one segment."""
+        """Return the value of one segment."""
         if isinstance(segment, TextSegment):
             text = self.layout.decode_text(segment.ids.tolist())
             return Plan(text, segment.plan) if segment.plan else text
@@ -195,16 +195,16 @@ class MultimodalTokenizer:
         return modality.decode(segment, self._codec_of(modality))
 
     def decode_blocks(self, segments: Sequence[CodeSegment]) -> list[Any]:
-        """The values of segments of one modality, grid and meta, faster than `decode_segment` for each."""
+        """Return the values of segments of equal modality, grid and meta, faster than calling `decode_segment` for each."""
         if not segments:
             return []
         modality = self.layout.modality(segments[0].modality)
         return modality.decode_all(segments, self._codec_of(modality))
 
     def prompt(self, items: Any, modality: str, grid: Grid, meta: Mapping[str, Any] | None = None) -> Tensor:
-        """A prompt for a block of codes: BOS, the items in their template, and the header of the block.
+        """Return a prompt for a block of codes: BOS, the items in their template, and the header of the block.
 
-        Items without words have the template without words.
+        Items without words use the template without words.
 
         Returns:
             (n,) int64, ending in the image mark.
@@ -216,13 +216,13 @@ class MultimodalTokenizer:
         return torch.cat([self.render(template, items), torch.tensor(header)])
 
     def question(self, items: Any) -> Tensor:
-        """A prompt for text: BOS and the items in their template, (n,) int64."""
+        """Return a prompt for text: BOS and the items in their template, (n,) int64."""
         return self.render(self.templates.answer, self._resized(items))
 
     def unconditional(self, items: Any) -> Tensor | None:
-        """What blocks after these items are guided against: the template without words, with the items' pictures; (n,) int64.
+        """Return the negative prompt for blocks after these items: the template without words, with the items' pictures; (n,) int64.
 
-        None where the model has no such words: guidance is against the block's header alone then.
+        None if the model has no such template: guidance is then against the block's header alone.
         """
         if self.templates.unconditional == PLAIN.unconditional:
             return None
@@ -230,14 +230,14 @@ class MultimodalTokenizer:
         return self.render(self.templates.unconditional, pictures)
 
     def render(self, template: str, items: Any = ()) -> Tensor:
-        """BOS and the ids of a template.
+        """Return BOS and the ids of a template.
 
-        What stands between two controls or pictures is tokenized as one piece, as the released models' own scripts do; a user's text
+        Text between two controls or pictures is tokenized as one piece, as in the released models' own scripts; a user's text
         can never become a control. Under a template without words the items are the document that they are in training.
 
         Args:
             template: with fields `{text}`, `{images}`, `{items}` and names of controls (see `emu.templates`).
-            items: the user's words and pictures (or clips, or segments of codes), of sizes that the tokenizer takes.
+            items: the user's words and pictures (or clips, or segments of codes), of sizes that the tokenizer accepts.
 
         Returns:
             (n,) int64.
@@ -277,7 +277,7 @@ class MultimodalTokenizer:
         return [self.resize(item) if isinstance(item, Image.Image) else item for item in listed]
 
     def with_templates(self, templates: Templates) -> Self:
-        """The same tokenizer with other templates, e.g. for another task of Emu3.5; pictures get the area of that task."""
+        """Return the same tokenizer with other templates, e.g. for another task of Emu3.5; pictures get the area of that task."""
         resize, area = self.resize, templates.settings.get("image_area")
         if resize is not None and resize.area and area:
             resize = replace(resize, area=int(area))
@@ -292,7 +292,7 @@ class MultimodalTokenizer:
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizers, the table that joins them, and templates where there are any, into a folder."""
+        """Write the tokenizers, the table that joins them, and templates if there are any, to a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.text.save_pretrained(folder / TEXT_FOLDER)
@@ -308,17 +308,17 @@ class MultimodalTokenizer:
         write_templates(folder, self.templates, self.resize)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Put what `save_pretrained` writes into a hub's repository; options, result and errors as in `Emu.push_to_hub`."""
+        """Upload what `save_pretrained` writes to a hub repository; options, result and errors as in `Emu.push_to_hub`."""
         return push(repository, self.save_pretrained, kind="MultimodalTokenizer", **options)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, codecs: Mapping[str, type] | None = None) -> Self:
-        """Read what `save_pretrained` wrote, from a folder, a bundled model or a hub's repository.
+        """Load what `save_pretrained` wrote, from a folder, a bundled model or a hub repository.
 
         Args:
-            folder: where.
-            codecs: codec's name -> class, for codecs whose registered modality does not name one. The folder names classes too, for
-                messages alone: an import that a stranger's file asks for could run anything.
+            folder: folder or name.
+            codecs: codec name -> class, for codecs whose registered modality does not name one. The folder names classes too, for
+                messages only: an import requested by an untrusted file could run anything.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.

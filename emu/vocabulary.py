@@ -27,7 +27,7 @@ HOLE = "hole"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Who owns which ids.
+    """Table of which ids belong to text, controls and codebooks.
 
     Attributes:
         size: number of ids; the rows of the embedding and of the head.
@@ -79,7 +79,7 @@ class Vocabulary:
         Args:
             text_size: number of text ids.
             codebooks: name -> number of codes.
-            controls: those that the layout asks for (`Layout.controls`), and optional ones (`HOLE`).
+            controls: those that the layout needs (`Layout.controls`), and optional ones (`HOLE`).
         """
         ids = {name: text_size + i for i, name in enumerate(controls)}
         ranges, first = {}, text_size + len(ids)
@@ -89,14 +89,14 @@ class Vocabulary:
         return cls(size=first, ranges=ranges, controls=ids, text=(0, text_size))
 
     def with_control(self, name: str, index: int) -> Vocabulary:
-        """The same table with one more control, at an id that nobody owns yet: of Emu3's the words `<|extra_n|>`.
+        """Return the table with one more control, at an unused id: in Emu3's table the words `<|extra_n|>`.
 
         Args:
-            name: of the control, e.g. `HOLE`.
+            name: name of the control, e.g. `HOLE`.
             index: its id.
 
         Raises:
-            ValueError: the table has that control, or the id lies outside of it or belongs to another.
+            ValueError: the table already has that control, or the id is outside the table or taken.
         """
         if name in self.controls:
             raise ValueError(f"the vocabulary has the control {name!r} already, with id {self.controls[name]}")
@@ -113,11 +113,11 @@ class Vocabulary:
         return hash(self.fingerprint)
 
     def control(self, name: str) -> int:
-        """Id of the control `name`."""
+        """Return the id of the control `name`."""
         return self.controls[name]
 
     def range(self, name: str) -> tuple[int, int]:
-        """(first id, number of codes) of the codebook `name`.
+        """Return (first id, number of codes) of the codebook `name`.
 
         Raises:
             ValueError: there is no such codebook.
@@ -128,11 +128,11 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the table: equal for equal tables, stored with every token file and checkpoint."""
+        """Hexadecimal digest of the table: equal for equal tables, stored in every token file and checkpoint."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as plain JSON types."""
+        """Return the table as plain JSON types."""
         return {
             "size": self.size,
             "text": list(self.text),
@@ -142,7 +142,7 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Vocabulary:
-        """The inverse of `to_dict`.
+        """Read a table written by `to_dict`.
 
         Raises:
             ValueError: the table lacks a field or has an unknown one.

@@ -5,8 +5,8 @@
     python generate_ray.py prompts.jsonl --model digits --output table --format parquet --workers 8 --gpus 1
 
 A line is {"prompt": "a handwritten seven"}, and optionally "seed" (by default the number of the line, from 0), "size", "guidance_scale",
-"negative_prompt", "temperature", "top_k", "top_p". Each worker loads the model once and draws batches of lines. If a worker is lost, Ray gives
-its batch to another. Without a cluster (ray start, RAY_ADDRESS) workers run on this machine; paths must be valid on all
+"negative_prompt", "temperature", "top_k", "top_p". Each worker loads the model once and draws batches of lines. If a worker is lost, Ray
+gives its batch to another. Without a cluster (ray start, RAY_ADDRESS) workers run on this machine; paths must be valid on all
 machines. For resumable runs, and without Ray, launch `emu generate-images` with torchrun or srun.
 """
 

@@ -1,4 +1,4 @@
-"""Emu3's arrangement (arXiv 2409.18869, section 2.4; `processing_emu3.py` of baaivision/Emu3).
+"""Emu3's layout (arXiv 2409.18869, section 2.4; `processing_emu3.py` of baaivision/Emu3).
 
 Every row of codes ends in EOL and every frame in EOF; EOI closes the block. An image of h x w codes has h(w + 1) + 2 tokens after the
 image mark.

@@ -1,6 +1,6 @@
-"""The transformer: a pre-norm decoder with rotary positions, SwiGLU and grouped-query attention, as Emu3 (arXiv 2409.18869, section 2.3).
+"""The transformer: a pre-norm decoder with rotary positions, SwiGLU and grouped-query attention, like Emu3 (arXiv 2409.18869, section 2.3).
 
-Weights carry the names of Llama and Emu3. The loss never holds logits of the whole vocabulary; generation goes through
+Weights have the names of Llama and Emu3. The loss never materialises logits of the whole vocabulary; generation goes through
 `forward_block` and `project`, which read one slice of the head.
 """
 
@@ -93,7 +93,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:
-        """Read a model from a folder or a hub's repository; folders of released Emu3 and Emu3.5 models are read as they are.
+        """Load a model from a folder or a hub repository; folders of released Emu3 and Emu3.5 models are read as they are.
 
         Args:
             pretrained_model_name_or_path: folder or repository.
@@ -108,7 +108,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         return read(super().from_pretrained, pretrained_model_name_or_path, args, options, tensor_shapes)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
-        """Write the model as transformers does, with files that others may read as the umask allows."""
+        """Write the model as transformers does, with file permissions according to the umask."""
         with without_bars():
             super().save_pretrained(save_directory, *args, **options)
         for file in Path(save_directory).glob("*.safetensors"):
@@ -131,22 +131,22 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         return_hidden: bool = False,
     ) -> CausalLMOutputWithPast:
-        """Hidden states, and from them the loss (with labels) or the logits (without, or with `return_logits`).
+        """Compute hidden states, and from them the loss (with labels) or the logits (without, or with `return_logits`).
 
         Args:
             input_ids: (B, S) int64.
             labels: (B, S) int64, aligned with `input_ids` and shifted inside; `emu.packing.IGNORE_INDEX` is not predicted.
-            loss_weights: (B, S); `loss_weights[b, i]` weighs the prediction of token i.
+            loss_weights: (B, S); `loss_weights[b, i]` weights the prediction of token i.
             segment_ids: (B, S) int64, 0 for padding and 1..n for the documents of a packed row. Nothing is predicted or attended
                 across them, and positions restart at each.
-            attention_mask: (B, K) of ones and zeros, tokens that exist and padding, or a mask (B, 1, S, K) as transformers makes it.
+            attention_mask: (B, K), 1 for tokens and 0 for padding, or a mask (B, 1, S, K) as made by transformers.
             position_ids: (B, S); by default they count from the end of the cache, or from the start of each segment.
-            past_key_values: a cache of transformers, under the name that it has before 5.24.
-            use_cache: return one; never while training with labels.
-            logits_to_keep: compute logits of the last N tokens only; 0 means all.
-            num_items_in_batch: divisor of the summed loss instead of this batch's own weights, for accumulation over batches.
-            cache: a cache of transformers, under the name that it has from 5.24 on.
-            return_hidden: return the hidden states too, and the logits only where `return_logits` asks for them.
+            past_key_values: a transformers cache, under its name before transformers 5.24.
+            use_cache: return a cache; never while training with labels.
+            logits_to_keep: compute logits of only the last N tokens; 0 means all.
+            num_items_in_batch: divisor of the summed loss instead of this batch's own weights, for gradient accumulation.
+            cache: a transformers cache, under its name since transformers 5.24.
+            return_hidden: also return the hidden states, and the logits only with `return_logits`.
 
         Returns:
             `loss` (), `logits` (B, S, vocab_size), and the cache under transformers' name for it; `logits` is None exactly when labels
@@ -154,7 +154,7 @@ class EmuForCausalLM(EmuPreTrainedModel, GenerationMixin):
             after the final norm.
 
         Raises:
-            ValueError: shapes that do not agree, segments together with a cache or a padding mask, or two caches.
+            ValueError: shapes do not match, segments are combined with a cache or a padding mask, or two caches are given.
         """
         if cache is not None and past_key_values is not None:
             raise ValueError("the cache is given twice, as cache and as past_key_values; leave one out")

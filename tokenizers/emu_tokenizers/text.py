@@ -1,9 +1,9 @@
-"""Text to ids and back: a SentencePiece model trained here, or a Hugging Face fast tokenizer from a folder, with one interface.
+"""Text to ids and back: a SentencePiece model trained by this package, or a Hugging Face fast tokenizer from a folder, with one interface.
 
-Plain text only. Whatever a user writes, `<|image start|>` included, comes out as ordinary text ids; the special tokens of a Hugging Face
-tokenizer are taken out of play, since control tokens belong to the layout and not to the text.
+Plain text only. Any user input, `<|image start|>` included, becomes ordinary text ids; the special tokens of a Hugging Face
+tokenizer are disabled, since control tokens belong to the layout and not to the text.
 
-A model trained here reads every string back exactly: text is not normalised, and characters that it never saw become bytes
+A model trained here round-trips every string exactly: text is not normalised, and unseen characters become bytes
 (SentencePiece, arXiv 1808.06226, with byte fallback). A Hugging Face tokenizer is as exact as its own normaliser.
 """
 
@@ -46,7 +46,7 @@ class TextTokenizer:
 
     Args:
         data: a SentencePiece model or the content of a `tokenizer.json`.
-        file_name: which of the two, by the name of its file.
+        file_name: name of its file, which says which of the two it is.
 
     Attributes:
         size: number of ids; every id that `encode` returns is below it.
@@ -63,11 +63,11 @@ class TextTokenizer:
         return hashlib.sha256(self._data).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; control words in it are text like any other.
+        """Return the ids of plain text; control words in it are treated as text.
 
         Raises:
             TypeError: `text` is not a string.
-            ValueError: `text` holds half of a surrogate pair, which is not a character.
+            ValueError: `text` has an unpaired surrogate, which is not a character.
         """
         if not isinstance(text, str):
             raise TypeError(f"the text is {type(text).__name__}; expected str")
@@ -80,7 +80,7 @@ class TextTokenizer:
         return self._backend.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; the inverse of `encode`. Bytes that are not UTF-8 become U+FFFD.
+        """Return the text of ids; the inverse of `encode`. Bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             ValueError: an id is outside 0..size - 1.
@@ -109,10 +109,10 @@ class TextTokenizer:
 
         Args:
             corpus: texts, read once and kept in memory.
-            vocab_size: number of ids, 256 of which are bytes.
+            vocab_size: number of ids, including 256 bytes.
             model_type: "bpe" or "unigram".
             character_coverage: share of the corpus whose characters get an id of their own; the rest become bytes.
-            split_digits: whether every digit is a piece of its own, as numbers in headers want it.
+            split_digits: whether every digit is a separate piece, which suits numbers in headers.
 
         Raises:
             TypeError: the corpus is one string or holds something else than strings.

@@ -1,10 +1,10 @@
-"""Pixels to codes and back with the weights of a folder: what a `VisionTokenizer` is without its training.
+"""Pixels to codes and back with the weights of a folder: a `VisionTokenizer` without training.
 
     coder = VisionCoder.from_pretrained("digits")
     codes = coder.encode(pixels)        # (B, 3, H, W) -> (B, h, w);  (B, T, 3, H, W) -> (B, t, h, w)
 
-It stands apart because of what it loads: transformers' `PreTrainedModel` takes longer than everything here together, which each process
-that encodes would pay.
+It is separate because of import time: transformers' `PreTrainedModel` takes longer to import than everything here together, which every
+encoding process would pay.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 class VisionCoder(nn.Module):
     """Encoder, quantizer and decoder of one configuration.
 
-    Its weights are to be read: those that it is made with are PyTorch's, not the start that training wants.
+    Its weights are meant to be loaded: a new object has PyTorch's initial weights, not those for training.
 
     Attributes:
-        max_pixels_per_pass: pixels that the 2D encoder and decoder take at once without gradients; more frames than
-            that go through in groups, so that memory does not grow with the batch or the length of a clip.
+        max_pixels_per_pass: pixels that the 2D encoder and decoder process at once without gradients; further frames
+            are processed in groups, so that memory does not grow with the batch or the length of a clip.
         max_pixels_per_picture: a frame of more pixels is decoded in tiles, in the memory of `max_pixels_per_pass`: the same
             picture up to rounding, in a multiple of the time.
     """
@@ -92,7 +92,7 @@ class VisionCoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """The name of this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
+        """Identifies this tokenizer's codes: a hash of weights, architecture and clip rule, 16 hexadecimal digits."""
         weights = {name: tensor for name, tensor in self.state_dict().items() if not self._is_statistic(name)}
         return fingerprint(self.config, weights)
 
@@ -103,7 +103,7 @@ class VisionCoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Codes of pixels.
+        """Encode pixels as codes.
 
         Args:
             pixels: images (B, 3, H, W) or clips (B, T, 3, H, W), floating point in [-1, 1], sides a multiple of the
@@ -122,7 +122,7 @@ class VisionCoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, frames: int | None = None) -> Tensor:
-        """Pixels of codes: the decoder's raw output, not clamped.
+        """Decode codes to pixels: the decoder's raw output, not clamped.
 
         Args:
             codes: int64 (B, h, w) for images or (B, t, h, w) for clips, a last axis for several codebooks.
@@ -130,7 +130,7 @@ class VisionCoder(nn.Module):
 
         Raises:
             TypeError: codes are not integers.
-            ValueError: wrong shape, codes outside the codebook, or a number of frames that the codes do not hold.
+            ValueError: wrong shape, codes outside the codebook, or a number of frames that does not match the codes.
         """
         is_clip = check_codes(codes, self.codebook_sizes)
         frames = check_frames(codes, frames, self.temporal_factor, is_clip)
@@ -230,15 +230,15 @@ class VisionCoder(nn.Module):
         dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> Self:
-        """A tokenizer in evaluation mode from a folder or a repository on the Hub.
+        """Load a tokenizer in evaluation mode from a folder or a repository on the Hub.
 
-        Reads what `save_pretrained` wrote in any naming, so also the folders of transformers' `Emu3VQVAE` and of the
-        Emu3 repository. Every weight must be there.
+        Reads what `save_pretrained` wrote in any naming, including folders of transformers' `Emu3VQVAE` and of the
+        Emu3 repository. No weight may be missing.
 
         Args:
             source: folder or repository, also the folder of a model that holds the tokenizer.
-            config: replaces the configuration that is stored there (say, another clip rule), or stands for one that is
-                missing: `VisionTokenizerConfig.preset("emu3.5")` for safetensors of Emu3.5's tokenizer.
+            config: replaces the stored configuration (for example, with another clip rule), or a missing one:
+                `VisionTokenizerConfig.preset("emu3.5")` for safetensors of Emu3.5's tokenizer.
             dtype: of the weights; None keeps that of the file.
             hub: where to look: revision, subfolder, cache_dir, token, local_files_only.
 

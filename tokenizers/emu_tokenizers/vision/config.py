@@ -90,7 +90,7 @@ class VisionTokenizerConfig(PreTrainedConfig):
         quantizer: name of the quantizer, see `emu_tokenizers.quantizers`.
         quantizer_options: keyword arguments of that quantizer.
         chunk: "causal" encodes a clip in one causal call; "independent" encodes every group of `temporal_factor`
-            frames apart, as the script in the Emu3 repository does.
+            frames separately, as the script in the Emu3 repository does.
     """
 
     model_type = "emu_vision_tokenizer"

@@ -31,7 +31,7 @@ class VisionTokenizerOutput:
     """What `VisionTokenizer.forward` returns.
 
     Attributes:
-        reconstruction: pixels of the shape that went in.
+        reconstruction: pixels of the input's shape.
         ids: codes, int64 (B, h, w) or (B, t, h, w), a last axis for several codebooks; None without quantization.
         losses: named scalar losses of the quantizer, unweighted.
         latents: what was quantized, (B, D, t, h, w).
@@ -46,7 +46,7 @@ class VisionTokenizerOutput:
 
 
 class VisionTokenizer(VisionCoder, PreTrainedModel):  # type: ignore[misc]  # opens its own folders, as transformers does not
-    """Discrete autoencoder of images and clips: a `VisionCoder` that starts as training wants it, and is trained."""
+    """Discrete autoencoder of images and clips: a `VisionCoder` that is initialised for training, and can be trained."""
 
     config_class = VisionTokenizerConfig
     config: VisionTokenizerConfig
@@ -67,9 +67,9 @@ class VisionTokenizer(VisionCoder, PreTrainedModel):  # type: ignore[misc]  # op
 
         Args:
             pixels: images (B, 3, H, W) or clips (B, T, 3, H, W) in [-1, 1].
-            quantize: False passes the latents on as they are, for the first steps of training.
+            quantize: False passes the latents on unquantized, for the first steps of training.
             frame_indices: int64 (n,), the frames of a clip to reconstruct; None for all. The 2D decoder is most of the
-                work, so that a training step on some of the frames costs little more than half.
+                work, so a training step on some of the frames costs little more than half.
 
         Returns:
             The output, its reconstruction of shape (B, 3, H, W) or (B, T or n, 3, H, W).
@@ -98,13 +98,13 @@ class VisionTokenizer(VisionCoder, PreTrainedModel):  # type: ignore[misc]  # op
         """Write the tokenizer as a folder of config.json and model.safetensors.
 
         Args:
-            save_directory: the folder, made where there is none.
+            save_directory: the folder, created if it does not exist.
             naming: "emu" for ours, "transformers" for what `Emu3VQVAE.from_pretrained` reads, "emu3" for the names of
-                the Emu3 repository. The last two hold Emu3's architecture only, and no state of training.
+                the Emu3 repository. The last two support only Emu3's architecture, and no training state.
             options: of `PreTrainedModel.save_pretrained` (max_shard_size, push_to_hub), with our naming.
 
         Raises:
-            ValueError: an unknown naming, or an architecture that it cannot hold.
+            ValueError: the naming is unknown, or does not support this architecture.
         """
         if options and naming == "emu":
             with without_bars():
