@@ -1,4 +1,4 @@
-"""How much memory drawing takes beside the weights, known before it begins, and how much there is."""
+"""How much memory generation takes on top of the weights, known before it starts, and how much is available."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class DrawingMemory:
-    """Bytes that drawing takes beside the weights.
+    """Bytes that generation takes on top of the weights.
 
     Attributes:
-        sequence: of each block that is drawn at a time: its cache, with guidance those of two rows, and the work of a pass.
-        decoding: of turning one block's codes into pixels.
-        copies: of weights that the first call lays out anew for its products.
+        sequence: per block in a batch: its cache, with guidance those of two rows, and the working memory of a pass.
+        decoding: for turning one block's codes into pixels.
+        copies: of weights that the first call rearranges for its matrix products.
     """
 
     sequence: int
@@ -36,16 +36,16 @@ class DrawingMemory:
     copies: int
 
     def peak(self, count: int) -> int:
-        """Bytes at the worst moment where N blocks are drawn at a time."""
+        """Return the peak in bytes with N blocks in a batch."""
         return self.copies + max(count * self.sequence, self.decoding)
 
     def fitting(self, most: int, budget: int | None) -> int:
-        """How many blocks of at most N fit a budget in bytes, None for no limit; 0 where not even one does."""
+        """Return how many of at most N blocks fit a budget in bytes, None for no limit; 0 if not even one does."""
         return most if budget is None else max(0, min(most, (budget - self.copies) // self.sequence))
 
 
 def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:
-    """Bytes of decoding one grid (height, width) or (time, height, width) of codes: the widest maps of a pass, and the pixels."""
+    """Bytes for decoding one grid (height, width) or (time, height, width) of codes: the widest maps of a pass, and the pixels."""
     if vision is None or len(grid) not in (2, 3):
         return 0
     *time, height, width = grid
@@ -59,14 +59,14 @@ def decoding_memory(vision: VisionTokenizer | None, grid: Grid) -> int:
 
 
 def memory_budget(memory: Any, device: torch.device) -> int | None:
-    """Bytes that drawing may take: those given, or a share of what is free; None where that is not known.
+    """Return the memory limit in bytes: the one given, or a share of what is free; None if that is unknown.
 
     Args:
         memory: a number of bytes, or text such as "8GB" or "7.5GiB"; None for `SHARE` of the free memory.
-        device: where.
+        device: the device.
 
     Raises:
-        TypeError, ValueError: another form.
+        TypeError, ValueError: anything else.
     """
     if memory is None:
         free = free_memory(device)
@@ -84,7 +84,7 @@ def memory_budget(memory: Any, device: torch.device) -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken: of a GPU's memory, else of the machine's and of the limit that this process runs under."""
+    """Return the free bytes: of a GPU's memory, else of the machine's, within this process's limit."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What torch's allocator holds without using it is free for us too.
@@ -104,7 +104,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def shown_bytes(count: float) -> str:
-    """A number of bytes as people read it."""
+    """Format a number of bytes for people."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

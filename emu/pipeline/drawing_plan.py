@@ -1,4 +1,4 @@
-"""What drawing with a model's folder takes, known from its headers: no weights of the transformer are read."""
+"""What generation with a model's folder takes, known from its headers: no weights of the transformer are read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PROMPT = 128
 
 @dataclass(frozen=True)
 class DrawingPlan:
-    """What drawing takes.
+    """What generation takes.
 
     Attributes:
         grid: of a block, in codes.
-        tokens: of a block, with the marks between its codes.
+        tokens: of a block, including the marks between its codes.
         guided: whether a second row runs.
         weights: bytes of the transformer, as its files hold them.
         vision: bytes of the vision tokenizer.
-        memory: beside the weights, see `DrawingMemory`.
+        memory: on top of the weights, see `DrawingMemory`.
         positions: of the model; blocks beyond them come out poor.
     """
 
@@ -46,7 +46,7 @@ class DrawingPlan:
     positions: int
 
     def total(self, batch: int) -> int:
-        """Bytes at the worst moment with so many blocks at a time."""
+        """Return the peak in bytes with this many blocks in a batch."""
         return self.weights + self.vision + self.memory.peak(batch)
 
 
@@ -57,14 +57,14 @@ def drawing_plan(
     guidance_scale: float | None = None,
     device: str = "cuda",
 ) -> DrawingPlan:
-    """The plan of drawing one block at a time.
+    """Plan the generation of one block at a time.
 
     Args:
         path: folder, bundled name or hub repository of the model.
         size: (height, width) in pixels; the model's own by default.
-        frames: of a clip; None draws a picture.
-        guidance_scale: the model's own by default; 1 leaves the second row out.
-        device: kind of the device, which decides how prompts are computed.
+        frames: of a clip; None plans a picture.
+        guidance_scale: the model's own by default; 1 needs no second row.
+        device: device type, which decides how prompts are computed.
 
     Raises:
         FileNotFoundError, ValueError: the folder cannot be read, or does not know a size.

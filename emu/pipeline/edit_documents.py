@@ -17,15 +17,15 @@ from emu_tokenizers.pixels.images import open_image, to_rgb
 
 
 def edit_documents(pictures: Any, prompts: Any) -> list[list[Any]]:
-    """One document for each pair of a picture and an instruction.
+    """Return one document for each pair of a picture and an instruction.
 
     Args:
-        pictures: a picture for all prompts, or a list of one for each prompt, or with a single prompt of any number; several pictures
-            that one prompt is about are a list of their own.
+        pictures: a picture for all prompts, or a list with one per prompt, or with any number for a single prompt; if a prompt is
+            about several pictures, its entry is a list of them.
         prompts: one text for all pictures, or a list of one each.
 
     Raises:
-        TypeError: a prompt is no text.
+        TypeError: a prompt is not a text.
         ValueError: there are none, or their numbers differ.
     """
     listed = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
@@ -46,9 +46,9 @@ def edit_documents(pictures: Any, prompts: Any) -> list[list[Any]]:
 
 
 def edit_sizes(documents: Sequence[Sequence[Any]], tokenizer: MultimodalTokenizer, usual: Size | None) -> list[Size]:
-    """(height, width) of what each document makes: that of its last picture as the tokenizer takes it.
+    """Return (height, width) of each document's output: that of its last picture as the tokenizer takes it.
 
-    Pictures in files are brought to the model's default size where it has one.
+    Pictures in files are resized to the model's default size if it has one.
     """
     return [_size_of(document[-2] if len(document) > 1 else None, tokenizer, usual) for document in documents]
 
@@ -68,11 +68,11 @@ def _size_of(picture: Any, tokenizer: MultimodalTokenizer, usual: Size | None) -
 
 
 def as_picture(picture: Any) -> Image.Image:
-    """A picture as users give it, upright and in RGB.
+    """Return a picture as users give it, upright and in RGB.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError, ValueError: it is no picture.
+        TypeError, ValueError: it is not a picture.
     """
     if isinstance(picture, str | os.PathLike):
         return open_image(picture)

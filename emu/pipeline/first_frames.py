@@ -1,4 +1,4 @@
-"""How a clip begins and ends: its first and last frames, brought to its size and rate, as codes."""
+"""First and last frames of a clip, resampled to its size and rate, as codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Clip = Video | np.ndarray | Image.Image | Sequence[Image.Image] | str | os.PathL
 
 
 def each_clip(name: str, given: Any, count: int) -> list[Clip | None]:
-    """The given frames of the clip of each of N prompts, not opened yet.
+    """Return the given frames for each of N prompts, not opened yet.
 
     Args:
         name: of the argument, for messages.
@@ -30,7 +30,7 @@ def each_clip(name: str, given: Any, count: int) -> list[Clip | None]:
         count: N.
 
     Raises:
-        ValueError: another number of clips than prompts.
+        ValueError: the number of clips is not that of the prompts.
     """
     several = isinstance(given, list | tuple) and len(given) > 0
     if not several or any(isinstance(item, Image.Image) for item in given):
@@ -41,11 +41,11 @@ def each_clip(name: str, given: Any, count: int) -> list[Clip | None]:
 
 
 def opened(frames: Clip, settings: GenerationDefaults) -> Video:
-    """Given frames as a clip; a file is brought to the rate and size of the settings.
+    """Open given frames as a clip; a file is resampled to the rate and size of the settings.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError, ValueError: something else, or an empty clip.
+        TypeError, ValueError: anything else, or an empty clip.
     """
     if isinstance(frames, Video):
         return frames
@@ -55,7 +55,7 @@ def opened(frames: Clip, settings: GenerationDefaults) -> Video:
 
 
 def codes_of_beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int, size: Size) -> Tensor:
-    """Codes (t, h, w) of the frames that a clip begins with.
+    """Encode the frames that a clip begins with: codes (t, h, w).
 
     Args:
         clip: its first frames.
@@ -82,14 +82,14 @@ def codes_of_beginning(tokenizer: MultimodalTokenizer, clip: Video, frames: int,
 def clip_between(
     tokenizer: MultimodalTokenizer, beginning: Video | None, ending: Video, frames: int, fps: float, size: Size
 ) -> CodeSegment:
-    """A clip whose first and last frames are given and whose others are hidden.
+    """Return a clip whose first and last frames are given and whose others are hidden.
 
-    Codes of a clip's end depend on what comes before it, which nobody knows yet: while it is encoded, the frames between hold still. Codes
-    stand for groups of frames: where the last frames do not fill their first group, their first one is repeated.
+    Codes of a clip's end depend on what comes before it, which is not known yet: for encoding, the frames in between are static. Codes
+    cover groups of frames: if the last frames do not fill their first group, their first one is repeated.
 
     Args:
         tokenizer: with a vision tokenizer.
-        beginning: its first frames, None where they are drawn too.
+        beginning: its first frames, None if they are to be generated too.
         ending: its last frames.
         frames, fps: length and rate of the clip.
         size: its (height, width) in pixels.

@@ -1,4 +1,4 @@
-"""Blocks drawn in batches that memory holds, and handed out one by one in their order."""
+"""Generate blocks in batches that fit in memory, and yield them one by one in order."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ AHEAD = 8
 
 @dataclass
 class GridDrawing:
-    """How blocks are drawn.
+    """How blocks are generated.
 
     Attributes:
         engine, tokenizer: of the model.
-        sampling: how codes are drawn.
-        window: tokens of a pass, see `Engine.generate_grids`.
-        batch_size: most blocks at a time; halved where memory runs out nevertheless.
-        budget: bytes that a batch may take, None for no limit.
+        sampling: sampling settings of codes.
+        window: tokens per pass, see `Engine.generate_grids`.
+        batch_size: maximum number of blocks in a batch; halved if memory runs out anyway.
+        budget: memory limit of a batch in bytes, None for no limit.
     """
 
     engine: Engine
@@ -46,7 +46,7 @@ class GridDrawing:
     budget: int | None
 
     def memory(self, requests: Sequence[PreparedBlock]) -> DrawingMemory:
-        """What blocks of one kind take; rows of a batch are as long as the longest."""
+        """Return the memory of blocks of one kind; rows of a batch are as long as the longest."""
         guided = self.sampling.guided
         prompt = max(max(len(one.head), len(one.negative) if guided else 0) for one in requests)
         drawn = max(0 if one.hidden is None else int(one.hidden.sum()) for one in requests)
@@ -58,7 +58,7 @@ class GridDrawing:
         return replace(memory, decoding=decoding_memory(self.tokenizer.vision, whole))
 
     def memory_of(self, modality: str, grid: Grid, prompt: int, hidden: int = 0) -> DrawingMemory:
-        """What blocks of this modality and grid take after prompts of so many tokens, with N hidden cells where others are given."""
+        """Return the memory of blocks of this modality and grid after prompts of this length, with N hidden cells if others are given."""
         model, template = self.engine.model, self.tokenizer.layout.block(modality, grid)
         sequence = drawing_memory(
             model.config,
@@ -74,7 +74,7 @@ class GridDrawing:
         return DrawingMemory(sequence, decoding, self.engine.bytes_to_copy)
 
     def check(self, requests: Sequence[PreparedBlock]) -> None:
-        """Raise ValueError where not even one of some blocks fits the budget."""
+        """Raise ValueError if a single block does not fit the budget."""
         for request in {one.kind: one for one in sorted(requests, key=lambda one: one.tokens)}.values():
             needed = self.memory([request])
             if not needed.fitting(1, self.budget):
@@ -87,9 +87,9 @@ class GridDrawing:
     def made(
         self, requests: Sequence[PreparedBlock], finish: Callable[[PreparedBlock, Tensor], Result], *, progress: bool
     ) -> Iterator[Result]:
-        """Draw all blocks, in order, each finished and handed out as soon as those before it are.
+        """Generate all blocks in order, each finished and yielded as soon as those before it are.
 
-        Blocks wait as codes, and are finished when it is their turn: memory holds the pixels of one.
+        Blocks wait as codes and are finished in turn, so that only the pixels of one are in memory.
 
         Raises:
             FloatingPointError: the model's logits hold NaN or infinity.

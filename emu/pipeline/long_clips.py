@@ -1,4 +1,4 @@
-"""Clips longer than those of training, made in parts: each further one begins with the last latent frames, under the same words."""
+"""Clips longer than those seen in training, in parts: each further one begins with the last latent frames, with the same prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClipParts:
     """A clip as one part or several.
 
     Attributes:
-        frames: of a part, as its header says.
+        frames: of a part, as in its header.
         part_latents: its latent frames.
         latents: latent frames of the whole clip.
         overlap: latent frames that a further part begins with; 0 for a clip of one part.
@@ -31,16 +31,16 @@ class ClipParts:
 
     @classmethod
     def of(cls, vision: VisionTokenizer, frames: int, overlap: int | None, trained: Sequence[int]) -> ClipParts:
-        """The parts of a clip.
+        """Split a clip into parts.
 
         Args:
             vision: tokenizer of the model.
             frames: length of the clip.
             overlap: frames that a further part begins with, None for a clip in one piece.
-            trained: lengths of the clips that the model saw.
+            trained: lengths of the clips seen in training.
 
         Raises:
-            TypeError, ValueError: the overlap is no whole number, or leaves nothing to draw in a part.
+            TypeError, ValueError: the overlap is not a whole number, or leaves nothing to generate in a part.
         """
         factor, longest = vision.temporal_factor, max(trained)
         latents, kept = -(-frames // factor), 0
@@ -56,11 +56,11 @@ class ClipParts:
         return cls(longest // factor * factor, longest // factor, latents, kept)
 
     def drawn(self, beginning: Tensor | None, part: Callable[[Tensor | None, int], Tensor]) -> Tensor:
-        """Codes (B, t, ...) of whole clips.
+        """Generate whole clips: codes (B, t, ...).
 
         Args:
-            beginning: (B, k, ...) codes that the clips begin with, None where they begin from nothing.
-            part: makes a part: codes that it begins with and its number -> its codes (B, t, ...), the given ones first.
+            beginning: (B, k, ...) codes that the clips begin with, None if nothing is given.
+            part: generates a part: codes that it begins with and its number -> its codes (B, t, ...), the given ones first.
         """
         if not self.overlap:
             return part(beginning, 0)
@@ -75,5 +75,5 @@ class ClipParts:
 
 
 def part_seed(seed: int, number: int) -> int:
-    """Seed of a part of a clip: the clip's own for the first, others for the next ones, so that noise does not repeat."""
+    """Return the seed of a part of a clip: the clip's own for the first, others for later ones, so that noise does not repeat."""
     return derive_key("part", seed, number) if number else seed

@@ -1,4 +1,4 @@
-"""Pictures of which a mask says what is drawn anew: cells that it touches are drawn, and pixels outside of it stay the picture's own."""
+"""Pictures redrawn where a mask says: cells that it touches are generated, and pixels outside it stay unchanged."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WHITE = 127
 
 @dataclass(frozen=True)
 class MaskedPicture:
-    """A picture and what of it is drawn anew.
+    """A picture and the part of it to redraw.
 
     Attributes:
         pixels: uint8 (H, W, 3), as the vision tokenizer takes it.
-        mask: bool (H, W), True where it is drawn anew.
-        segment: its codes, the cells that the mask touches hidden; none where it touches nothing.
+        mask: bool (H, W), True where to redraw.
+        segment: its codes, with the cells that the mask touches hidden; none if it touches nothing.
     """
 
     pixels: np.ndarray
@@ -39,17 +39,17 @@ class MaskedPicture:
 
     @classmethod
     def of(cls, picture: Any, mask: Any, tokenizer: MultimodalTokenizer, usual: Size | None) -> MaskedPicture:
-        """Read a picture and its mask, bring both to the same size, and encode the picture.
+        """Read a picture and its mask, resize both alike, and encode the picture.
 
         Args:
             picture: a PIL image, a path, or uint8 (H, W, 3).
-            mask: of the picture's size, white or True where it is drawn anew: a PIL image of mode "L" or "1", a path, or bool (H, W).
+            mask: of the picture's size, white or True where to redraw: a PIL image of mode "L" or "1", a path, or bool (H, W).
             tokenizer: with a vision tokenizer.
-            usual: (height, width) that pictures in files are brought to, None for their own.
+            usual: (height, width) to which pictures in files are resized, None for their own.
 
         Raises:
             FileNotFoundError: there is no such file.
-            TypeError, ValueError: something else, a mask of another size, or a picture of a size that the tokenizer refuses.
+            TypeError, ValueError: anything else, a mask of another size, or a picture whose size the tokenizer rejects.
         """
         vision = tokenizer.vision
         if vision is None:
@@ -71,18 +71,18 @@ class MaskedPicture:
         return cls(np.asarray(image), white, replace(segment, hidden=torch.from_numpy(hidden)))
 
     def over(self, drawn: Image.Image) -> Image.Image:
-        """A drawn picture of the same size with this one's own pixels outside of the mask."""
+        """Return a generated picture of the same size with this one's pixels outside the mask."""
         return Image.fromarray(np.where(self.mask[..., None], np.asarray(drawn), self.pixels))
 
 
 def each_mask(mask: Any, count: int) -> list[Any]:
-    """The mask of each of N pictures, not opened yet.
+    """Return the mask of each of N pictures, not opened yet.
 
     Args:
         mask: one for all of them, or a list of one each.
 
     Raises:
-        ValueError: another number of masks than pictures.
+        ValueError: the number of masks is not that of the pictures.
     """
     if not isinstance(mask, list | tuple):
         return [mask] * count

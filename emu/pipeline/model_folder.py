@@ -2,7 +2,7 @@
 
 config.json  model.safetensors      the transformer, as transformers saves it
 text_tokenizer/  vision_tokenizer/  the tokenizers
-multimodal_tokenizer.json           what joins them: layout, modalities, vocabulary, fingerprints
+multimodal_tokenizer.json           what connects them: layout, modalities, vocabulary, fingerprints
 emu.json                            generation defaults, what the transformer was trained with and for, the folder's files
                                     (see `emu.model_settings`)
 """
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 
 
 def read_parts(path: str | Path, dtype: torch.dtype | None, verify: bool, options: Mapping[str, Any]) -> Parts:
-    """Read a folder of ours, a bundled model, or a released model with its options.
+    """Read a folder in Emu's format, a bundled model, or a released model with its options.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: see `Emu.from_pretrained`.
@@ -75,7 +75,7 @@ def read_parts(path: str | Path, dtype: torch.dtype | None, verify: bool, option
 
 
 def find_folder(path: str | Path) -> Path:
-    """The folder meant by a path or by the name of a bundled model.
+    """Find the folder of a path or of the name of a bundled model.
 
     Raises:
         FileNotFoundError: there is none, or parts of it are missing.
@@ -120,11 +120,11 @@ def _codec_folders(folder: Path, tokenizer: MultimodalTokenizer) -> list[str]:
 
 
 def check_written(folder: Path, verify: bool) -> None:
-    """Compare a folder's files with what its `emu.json` says of them; nothing where they were not recorded.
+    """Check a folder's files against its `emu.json`; does nothing if they were not recorded.
 
     Args:
-        folder: of a model; one that is not there, or is not ours, is left to who reads it.
-        verify: compare their content too.
+        folder: of a model; one that is missing, or in another format, is left to the reader.
+        verify: check their content too.
 
     Raises:
         FileNotFoundError, ValueError: see `emu.model_settings.check_files`; to be verified, and there is nothing to compare with.
@@ -139,7 +139,7 @@ def check_written(folder: Path, verify: bool) -> None:
 
 
 def read_tokenizer(folder: Path) -> MultimodalTokenizer:
-    """The tokenizers of a folder.
+    """Read the tokenizers of a folder.
 
     Raises:
         FileNotFoundError: a part is missing.
@@ -154,7 +154,7 @@ def read_tokenizer(folder: Path) -> MultimodalTokenizer:
 
 
 def read_model(folder: Path, dtype: torch.dtype | None) -> EmuForCausalLM:
-    """The transformer of a folder, with every weight read.
+    """Read the transformer of a folder, with all its weights.
 
     Raises:
         FileNotFoundError: a shard is missing.
@@ -177,7 +177,7 @@ class Defaults(NamedTuple):
 
 
 def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> Defaults:
-    """Generation defaults of a folder, and what its model was trained for; the library's own and nothing where it does not say.
+    """Read a folder's generation defaults and what its model was trained for; if it does not say, the library's defaults and nothing.
 
     Raises:
         ValueError: the file cannot be read, or the transformer was trained with other tokenizers than the folder holds.
@@ -196,7 +196,7 @@ def read_defaults(folder: Path, tokenizer: MultimodalTokenizer) -> Defaults:
 
 
 def check_vocabulary(model: EmuForCausalLM, tokenizer: MultimodalTokenizer) -> None:
-    """Raise ValueError where transformer and tokenizers speak of different ids; the message names both."""
+    """Raise ValueError if transformer and tokenizers have different vocabularies; the message names both."""
     ours = tokenizer.vocabulary
     table = model.config.vocabulary
     theirs = Vocabulary.from_dict(table) if table is not None else None

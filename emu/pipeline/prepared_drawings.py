@@ -1,4 +1,4 @@
-"""A call that draws, between its parts: prepared blocks, which anyone may draw, and how their codes become results."""
+"""A generation call between its two halves: prepared blocks, which any engine may generate, and how their codes become results."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Result = TypeVar("Result", ImageResult, VideoResult)
 
 @dataclass(frozen=True)
 class PreparedDrawing(ABC, Generic[Result]):
-    """What a call asks for, checked and encoded: `Emu.iter_images` runs it here, a server in its own batches.
+    """A request, checked and encoded: `Emu.iter_images` runs it directly, a server in its own batches.
 
     Attributes:
-        drawing: how blocks are drawn here.
-        blocks: what to draw, in the order of the results.
+        drawing: how blocks are generated here.
+        blocks: what to generate, in the order of the results.
         about: what all results depend on besides prompt, size and noise.
         model: name and fingerprint.
-        beyond: what of it the model was not trained for, in words; empty where it was trained for all of it.
+        beyond: what in it the model was not trained for, in words; empty if it was trained for all of it.
     """
 
     drawing: GridDrawing
@@ -42,18 +42,18 @@ class PreparedDrawing(ABC, Generic[Result]):
 
     @abstractmethod
     def finish(self, block: PreparedBlock, codes: Tensor) -> Result:
-        """The result of one of the blocks.
+        """Return the result of one of the blocks.
 
         Args:
             block: of these.
-            codes: (*grid) int64 on the CPU, what was drawn for it.
+            codes: (*grid) int64 on the CPU, generated for it.
         """
 
     def results(self, progress: bool) -> Iterator[Result]:
-        """Draw the blocks and finish each as soon as those before it are.
+        """Generate the blocks and finish each as soon as those before it are.
 
         Raises:
-            ValueError: the memory does not hold one of them; at once, nothing was drawn.
+            ValueError: one of them does not fit in memory; raised at once, before anything is generated.
             FloatingPointError: the model's logits hold NaN or infinity.
             torch.OutOfMemoryError: a single block does not fit.
         """
@@ -68,7 +68,7 @@ class PreparedDrawing(ABC, Generic[Result]):
 
 
 class PreparedImages(PreparedDrawing[ImageResult]):
-    """Pictures to draw."""
+    """Pictures to generate."""
 
     def finish(self, block: PreparedBlock, codes: Tensor) -> ImageResult:
         """The picture of a block, see `PreparedDrawing.finish`."""
@@ -77,7 +77,7 @@ class PreparedImages(PreparedDrawing[ImageResult]):
 
 @dataclass(frozen=True)
 class PreparedMasks(PreparedImages):
-    """Pictures to draw anew in part.
+    """Pictures to redraw in part.
 
     Attributes:
         masked: the given picture of each document.
@@ -94,10 +94,10 @@ class PreparedMasks(PreparedImages):
 
 @dataclass(frozen=True)
 class PreparedVideos(PreparedDrawing[VideoResult]):
-    """Clips to draw.
+    """Clips to generate.
 
     Attributes:
-        fps: frames a second.
+        fps: frames per second.
     """
 
     fps: float
@@ -109,6 +109,6 @@ class PreparedVideos(PreparedDrawing[VideoResult]):
 
 
 def decoded_block(tokenizer: MultimodalTokenizer, block: PreparedBlock, codes: Tensor) -> Any:
-    """The picture or clip that codes (*grid) of a block stand for."""
+    """Decode the codes (*grid) of a block to its picture or clip."""
     with vision_threads(tokenizer, math.prod(block.grid)):
         return tokenizer.decode_segment(CodeSegment(block.modality, codes, block.meta))

@@ -1,4 +1,4 @@
-"""A call that writes, between its parts: prompts, which anyone may continue, and how ids become text and pictures."""
+"""A text generation call between its two halves: prompts, which any engine may continue, and how ids become text and pictures."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class PreparedTexts:
     Attributes:
         tokenizer: of the model.
         prompts: (n,) int64 ids of each document.
-        sampling: how tokens are drawn.
+        sampling: sampling settings of tokens.
         seeds: of the noise of each.
-        max_new_tokens: where text ends that does not end by itself.
+        max_new_tokens: maximum length of a text.
         beyond: what of it the model was not trained for, in words; empty where it was trained for all of it.
     """
 
@@ -55,7 +55,7 @@ class PreparedTexts:
     beyond: str
 
     def finish(self, ids: Tensor) -> str:
-        """The text of ids (n,) that were written."""
+        """Return the text of generated ids (n,)."""
         return self.tokenizer.layout.decode_text(ids.tolist())
 
 
@@ -65,7 +65,7 @@ class PreparedDocument:
 
     Attributes:
         tokenizer: of the model.
-        writer: says what is to be done, piece by piece; it writes one document, once.
+        writer: says what to do, piece by piece; it writes one document, once.
         beyond: what of it the model was not trained for, in words; empty where it was trained for all of it.
     """
 
@@ -74,5 +74,5 @@ class PreparedDocument:
     beyond: str
 
     def finish(self, segment: Segment) -> Any:
-        """The text, picture or clip of a segment that was written."""
+        """Return the text, picture or clip of a generated segment."""
         return self.tokenizer.decode_segment(segment)

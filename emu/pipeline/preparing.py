@@ -1,4 +1,4 @@
-"""The first part of the jobs that draw: what a call asks for is checked and encoded, and becomes blocks to draw."""
+"""The first half of generating pictures and clips: a request is checked and encoded, and becomes blocks to generate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Prompts = str | Sequence[str | Sequence[Any]]
 
 
 class DrawingOptions(TypedDict, total=False):
-    """What every call that draws takes beside prompts."""
+    """Options of every call that generates pictures or clips."""
 
     size: SizeLike | Sequence[SizeLike] | None
     guidance_scale: float | None
@@ -71,7 +71,7 @@ class VideoOptions(PreparedVideoOptions, total=False):
 
 
 class PreparingEmu(StoredEmu):
-    """Prepares pictures and clips; `DrawingEmu`, which says what the arguments are, draws them."""
+    """Prepares pictures and clips; `DrawingEmu`, which documents the arguments, generates them."""
 
     def prepare_images(
         self,
@@ -91,7 +91,7 @@ class PreparingEmu(StoredEmu):
         deterministic: bool | None = None,
         strict: bool = False,
     ) -> PreparedImages:
-        """The pictures that `iter_images` draws with these arguments, before any is drawn; errors are those of `iter_images`."""
+        """Prepare the pictures that `iter_images` generates with these arguments; raises the same errors."""
         documents = read_prompts(prompts)
         settings = self.defaults.updated(
             guidance_scale=guidance_scale,
@@ -129,7 +129,7 @@ class PreparingEmu(StoredEmu):
         deterministic: bool | None = None,
         strict: bool = False,
     ) -> PreparedVideos:
-        """The clips that `iter_videos` makes with these arguments, before any is drawn; errors are those of `iter_videos`."""
+        """Prepare the clips that `iter_videos` generates with these arguments; raises the same errors."""
         documents = read_prompts(prompts)
         settings = self.defaults.updated(
             frames=frames,
@@ -154,11 +154,11 @@ class PreparingEmu(StoredEmu):
         return PreparedVideos(drawing, prepared, about, self.model_name, beyond, settings.fps)
 
     def batcher(self, slots: int | None = None, memory: int | str | None = None) -> Batcher:
-        """A batch of this model, which requests join and leave.
+        """Return a continuous batch of this model, which requests join and leave.
 
         Args:
-            slots: requests at a time, None for as many as memory holds.
-            memory: bytes that they may take, or text such as "8GB"; by default most of what is free.
+            slots: concurrent requests, None for as many as fit in memory.
+            memory: memory limit in bytes, or text such as "8GB"; by default most of what is free.
 
         Raises:
             TypeError, ValueError: a number is invalid.
@@ -170,7 +170,7 @@ class PreparingEmu(StoredEmu):
 
     @property
     def spatial_factor(self) -> int:
-        """Sides of pictures are multiples of it."""
+        """Pixels per code along each side; sides of pictures are multiples of it."""
         return self._vision.spatial_factor
 
     @property

@@ -1,12 +1,12 @@
-"""What is drawn after: any document, as users write it.
+"""Prompts: any document, as users write it.
 
     "a red circle"                       words
     [picture, "make it red"]             a picture and words; several pictures; a clip
-    [a, a_red, b]                        examples without words: what was done to a is done to b
-    ["a red circle", segment]            a `CodeSegment` with hidden cells comes last: they are drawn, after what stands before it
+    [a, a_red, b]                        by example, without words: apply to b what was done to a
+    ["a red circle", segment]            a `CodeSegment` with hidden cells, in last place: they are generated, given what comes before it
 
 Items are what training documents hold (`str`, PIL images, `Video`, segments, values of other modalities), and for convenience paths of
-pictures and clips and uint8 arrays. Their ids are those that training gave a document that begins so.
+pictures and clips and uint8 arrays. Their ids are those of a training document with this beginning.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FORM = 'expected a text or a list of items, e.g. [[picture, "make it red"]]'
 
 @dataclass(frozen=True)
 class PromptDocument:
-    """A document that something is drawn after.
+    """A document after which something is generated.
 
     Attributes:
-        items: its items in order, without empty texts; none where a picture is drawn from nothing.
-        number: its place among those of a call, for messages.
+        items: its items in order, without empty texts; none if a picture is generated unconditionally.
+        number: its position among those of a call, for messages.
     """
 
     items: tuple[Any, ...]
@@ -130,14 +130,14 @@ class PromptDocument:
 
 
 def read_prompts(prompts: Any) -> list[PromptDocument]:
-    """The documents of a call.
+    """Read the documents of a call.
 
     Args:
         prompts: one text, or a list whose entries are texts or lists of items.
 
     Raises:
         FileNotFoundError: there is no such picture or clip.
-        TypeError: something else.
+        TypeError: anything else.
         ValueError: there are no prompts, or one is an empty list.
     """
     if isinstance(prompts, WORDS):

@@ -1,4 +1,4 @@
-"""Whether a request is one that the model was trained for: found before work starts, and said in words."""
+"""Whether the model was trained for a request: checked before work starts, and reported in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def beyond_training(
     rate: float | None = None,
     tokens: int,
 ) -> str:
-    """Everything in a request that the model did not see in training, in one sentence; empty where it saw all of it.
+    """Describe everything in a request that the model did not see in training, in one sentence; empty if it saw all of it.
 
     Args:
         trained: what the model was trained for.
@@ -31,7 +31,7 @@ def beyond_training(
         frames, rate, tokens: of the request, see `Trained.problems`.
 
     Raises:
-        ValueError: with `strict`, where something is outside of it.
+        ValueError: with `strict`, if something is outside the training.
     """
     found = [problem for size in dict.fromkeys(sizes) for problem in trained.problems(size=size)][:SHOWN]
     found += trained.problems(frames=frames, rate=rate)
@@ -59,7 +59,7 @@ def block_tasks(kinds: Sequence[str], modality: str, given_frames: int) -> list[
 
 
 def check_infill(trained: Trained, tokenizer: MultimodalTokenizer, modality: str) -> None:
-    """Raise ValueError where a model was not trained to fill in hidden cells of blocks of a modality."""
+    """Raise ValueError if a model was not trained to fill in hidden cells of blocks of a modality."""
     task = infill_task(modality)
     trained.check_task(task)
     if tokenizer.layout.hole is None:
