@@ -1,4 +1,4 @@
-"""From documents to blocks of codes to draw: ids with headers, what guidance moves away from, and given frames and cells."""
+"""From documents to blocks of codes to generate: ids with headers, negative prompts, and given frames and cells."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from emu_tokenizers import VisionTokenizer
 
 @dataclass(frozen=True)
 class PreparedBlock:
-    """One block of codes, ready to be drawn.
+    """One block of codes, ready to be generated.
 
     Attributes:
-        document: what it is drawn after.
+        document: the document that it follows.
         size: (height, width) in pixels.
         modality: name of the registered modality.
         grid: axis lengths of the block, slowest first; of a clip in parts, those of a part.
-        meta: what the value is told besides its codes.
+        meta: what decoding needs besides the codes.
         parts: of a clip, None for pictures.
         head: (n,) ids of the document and the header of the block.
-        negative: the same for what guidance moves away from.
-        given: codes that the block begins with, (k, ...) along its slowest axis; None where it begins from nothing. Those of the whole grid
-            where cells of it are hidden.
-        hidden: bool (*grid), the cells to draw where the others are given; None for a block that is drawn in order.
+        negative: the same for the negative prompt.
+        given: codes that the block begins with, (k, ...) along its slowest axis; None if there are none. Those of the whole grid
+            if some of its cells are hidden.
+        hidden: bool (*grid), the cells to generate if the others are given; None for a block generated in order.
         first_frames, last_frames: how many frames of a clip are given.
         seed, stream: of its noise.
-        tokens: of the whole sequence, the block included.
+        tokens: of the whole sequence, including the block.
     """
 
     document: PromptDocument
@@ -59,13 +59,13 @@ class PreparedBlock:
 
     @property
     def kind(self) -> Hashable:
-        """Blocks of one kind are drawn together."""
+        """Blocks of one kind are generated together."""
         given = 0 if self.given is None else len(self.given)
         return self.grid, tuple(self.meta.items()), self.parts, given, self.hidden is None
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a result tells of it beside words and seed, of JSON's types."""
+        """What a result records of it besides words and seed, as JSON types."""
         document = self.document.told()
         told: dict[str, Any] = {} if document is None else {"document": document}
         for name in ("first_frames", "last_frames"):
@@ -74,7 +74,7 @@ class PreparedBlock:
 
 
 def with_streams(requests: Sequence[PreparedBlock], count: int) -> list[PreparedBlock]:
-    """N blocks for each that differ in their noise, side by side."""
+    """Return N blocks for each, which differ in their noise, next to each other."""
     return [replace(request, stream=stream) for request in requests for stream in range(count)]
 
 
@@ -86,16 +86,16 @@ def clip_grid(vision: VisionTokenizer, size: Size, frames: int) -> tuple[int, in
 
 @dataclass(frozen=True)
 class RequestReader:
-    """Makes a block to draw of what is asked for, and finds whatever is wrong with it before any is drawn.
+    """Turns requests into blocks to generate, and finds all errors before any is generated.
 
-    Pictures are read and encoded one document at a time, so that none but ids stay in memory.
+    Pictures are read and encoded one document at a time, so that only ids stay in memory.
 
     Attributes:
         tokenizer: of the model.
         trained: what the model was trained for.
         positions: of the model.
         modality: of the blocks.
-        settings: of the call; its size where clips begin with a file and no size is asked for.
+        settings: of the call; its size applies if clips begin with a file and no size is requested.
         parts: of clips, None for pictures.
     """
 
@@ -107,7 +107,7 @@ class RequestReader:
     parts: ClipParts | None
 
     def check_tasks(self, documents: Sequence[PromptDocument], given_frames: int = 0) -> None:
-        """Raise ValueError where the model was not trained to draw after one of some documents."""
+        """Raise ValueError if the model was not trained to generate after one of the documents."""
         for document in documents:
             if document.partial is not None:
                 check_infill(self.trained, self.tokenizer, self.modality)
@@ -119,19 +119,19 @@ class RequestReader:
     def read(
         self, document: PromptDocument, size: Size | None, seed: int, beginning: Clip | None, ending: Clip | None
     ) -> PreparedBlock:
-        """The block after one document.
+        """Prepare the block after one document.
 
         Args:
-            document: what it is drawn after.
-            size: (height, width) in pixels; None for that of the given frames. A block with hidden cells has a size of its own.
+            document: the document that it follows.
+            size: (height, width) in pixels; None for that of the given frames. A block with hidden cells has its own size.
             seed: of its noise.
-            beginning, ending: how a clip begins and ends, None where nothing is given.
+            beginning, ending: first and last frames of a clip, None if not given.
 
         Raises:
             FileNotFoundError: there is no such file of first or last frames.
-            ValueError: a picture cannot be read or is of a size that the tokenizer refuses, or a document with pictures leaves no room
+            ValueError: a picture cannot be read or has a size that the tokenizer rejects, or a document with pictures leaves no room
                 for the block.
-            TypeError: an item is of no known kind.
+            TypeError: an item has an unknown type.
         """
         settings = self.settings.updated(size=size)
         first, last = (None if clip is None else opened(clip, settings) for clip in (beginning, ending))
@@ -207,9 +207,9 @@ class RequestReader:
 
 
 def free_headers(tokenizer: MultimodalTokenizer, prompt: Tensor) -> list[list[int]]:
-    """Headers for a model that chooses the size of its pictures: that of the only block of its prompt, else any of two digits a side.
+    """Headers for a model that chooses the size of its pictures: that of the only block in its prompt, else any with two digits per side.
 
-    As `logits_processor.py` of baaivision/Emu3.5 has it where no size is given.
+    As in `logits_processor.py` of baaivision/Emu3.5 if no size is given.
     """
     found = _headers(tokenizer, prompt, {})
     if len(found) == 1 or "image" not in tokenizer.layout.modalities:
@@ -221,7 +221,7 @@ def free_headers(tokenizer: MultimodalTokenizer, prompt: Tensor) -> list[list[in
 def headers_after(
     tokenizer: MultimodalTokenizer, prompt: Tensor, clip: tuple[int, int, int] | None, settings: GenerationDefaults
 ) -> list[list[int]]:
-    """Headers of the blocks that may follow a prompt; `clip` is (time, height, width) in codes, None where the model chooses the size."""
+    """Headers of the blocks that may follow a prompt; `clip` is (time, height, width) in codes, None if the model chooses the size."""
     if clip is None:
         return free_headers(tokenizer, prompt)
     offered = {"image": (clip[1:], {}), "video": (clip, {"frames": settings.frames, "fps": settings.fps})}
@@ -231,12 +231,12 @@ def headers_after(
 def _headers(
     tokenizer: MultimodalTokenizer, prompt: Tensor, offered: Mapping[str, tuple[Grid, Mapping[str, Any]]]
 ) -> list[list[int]]:
-    """Headers of the blocks that may stand in a document: those offered, and those that its prompt holds already.
+    """Headers of the blocks that may occur in a document: those offered, and those already in its prompt.
 
     Args:
         tokenizer: of the document.
         prompt: (n,) int64 ids.
-        offered: (grid, meta) by modality; modalities that the layout does not hold are left out.
+        offered: (grid, meta) by modality; modalities that the layout does not support are dropped.
     """
     layout = tokenizer.layout
     found = [layout.header(name, *block) for name, block in offered.items() if name in layout.modalities]

@@ -50,35 +50,35 @@ class PromptDocument:
 
     @property
     def words(self) -> str:
-        """Its texts, joined by blanks: what results and files call the prompt."""
+        """Its texts, joined by spaces: what results and files call the prompt."""
         texts = (item.text if isinstance(item, Text) else item for item in self.items)
         return " ".join(text for text in texts if isinstance(text, str))
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds words alone."""
+        """Whether it holds only words."""
         return all(isinstance(item, WORDS) for item in self.items)
 
     @property
     def partial(self) -> CodeSegment | None:
-        """The block of which cells are drawn, where the document ends in one."""
+        """The block whose hidden cells are generated, if the document ends in one."""
         last = self.items[-1] if self.items else None
         return last if isinstance(last, CodeSegment) and last.hidden is not None else None
 
     @property
     def before(self) -> tuple[Any, ...]:
-        """The items that stand before what is drawn."""
+        """The items before what is generated."""
         return self.items if self.partial is None else self.items[:-1]
 
     def check_whole(self) -> None:
-        """Raise ValueError where the document ends in a block with hidden cells, after which nothing is written."""
+        """Raise ValueError if the document ends in a block with hidden cells, after which nothing can be written."""
         if self.partial is not None:
             raise ValueError(
                 f"prompt {self.number} ends in a block with hidden cells; generate_images and generate_videos fill it in"
             )
 
     def kinds(self, tokenizer: MultimodalTokenizer) -> list[str]:
-        """The kind of each item before what is drawn, by the names of `emu.trained`; unknown ones are left to the tokenizer to refuse."""
+        """Return the kind of each item before what is generated, named as in `emu.trained`; the tokenizer rejects unknown ones."""
         kinds = []
         for item in self.before:
             if isinstance(item, WORDS):
@@ -92,15 +92,15 @@ class PromptDocument:
         return kinds
 
     def segments(self, tokenizer: MultimodalTokenizer, settings: GenerationDefaults) -> list[str | Segment]:
-        """The items before what is drawn, as prompts are rendered from: words as they are, pictures and clips as codes.
+        """Return the items before what is generated, ready for rendering: words as they are, pictures and clips as codes.
 
         Args:
             tokenizer: of the model.
             settings: size and rate at which files are read.
 
         Raises:
-            ValueError: a picture cannot be read, or is of a size that the tokenizer refuses.
-            TypeError: an item is of no known kind.
+            ValueError: a picture cannot be read, or has a size that the tokenizer rejects.
+            TypeError: an item has an unknown type.
         """
         found: list[str | Segment] = []
         for place, item in enumerate(self.before):
@@ -117,7 +117,7 @@ class PromptDocument:
 
     @contextmanager
     def naming(self, place: int) -> Iterator[None]:
-        """Begin the messages of errors with the document and the item that they are about."""
+        """Prefix error messages with the document and the item that they are about."""
         try:
             yield
         except (TypeError, ValueError) as error:
@@ -125,7 +125,7 @@ class PromptDocument:
             raise kind(f"prompt {self.number}, item {place + 1}: {error}") from error
 
     def told(self) -> list[Any] | None:
-        """The document as generated files tell it, of JSON's types: pictures and clips by their content. None for words alone."""
+        """Return the document as recorded in generated files, as JSON types: pictures and clips by their content. None for words only."""
         return None if self.is_text else [_told(item) for item in self.items]
 
 
@@ -194,11 +194,11 @@ def prompt_ids(
     grid: Grid,
     meta: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Ids (n,) of a document and the header of the block after it, and of what guidance moves away from.
+    """Return ids (n,) of a document with the header of the block after it, and of the negative prompt.
 
-    Guidance is by words, as in Emu3.5 and OmniGen, and as models learn it from documents whose caption was left out: the other side keeps
-    pictures and clips and loses all words; the negative prompt stands where the last of them stood. A document without words is its own
-    other side unless there is a negative prompt.
+    Guidance acts on words, as in Emu3.5 and OmniGen, and as models learn it from documents with a dropped caption: the negative branch
+    keeps pictures and clips and loses all words; the negative prompt takes the place of the last of them. A document without words is its
+    own negative branch unless there is a negative prompt.
     """
     last = max((place for place, item in enumerate(items) if isinstance(item, WORDS)), default=len(items))
     other = [item for item in items if not isinstance(item, WORDS)]

@@ -150,7 +150,7 @@ class StoredEmu:
 
     @property
     def model_name(self) -> str:
-        """What results say they were made by: the folder's or repository's name, and the fingerprint."""
+        """The model name in results: the folder's or repository's name, and the fingerprint."""
         return f"{self._name} {self.fingerprint}"
 
     def __repr__(self) -> str:
@@ -186,9 +186,9 @@ def _modules(tokenizer: MultimodalTokenizer) -> list[nn.Module]:
 
 @torch.no_grad()
 def weights_fingerprint(model: EmuForCausalLM) -> str:
-    """16 hexadecimal digits that name a transformer: its tensors' names, shapes, dtypes, and up to 256 numbers of each.
+    """Return 16 hexadecimal digits that identify a transformer: its tensors' names, shapes, dtypes, and up to 256 numbers of each.
 
-    A sample, because it is asked for with every call, and billions of numbers would take seconds; training changes all of them.
+    Only a sample, because it is needed in every call and reading billions of numbers would take seconds; training changes all of them.
     """
     described, samples = [], []
     for name, weight in model.named_parameters():

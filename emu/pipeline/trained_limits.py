@@ -45,10 +45,10 @@ def beyond_training(
 
 
 def block_tasks(kinds: Sequence[str], modality: str, given_frames: int) -> list[str]:
-    """Tasks that make a block after a document, the one to name first.
+    """Return the tasks that generate a block after a document, starting with the one to name.
 
     Args:
-        kinds: of the document's items; models that learn to leave captions out make blocks from documents without words too.
+        kinds: of the document's items; models trained with caption dropout also generate blocks from documents without words.
         modality: of the block.
         given_frames: frames of a clip that are given.
     """
@@ -70,5 +70,5 @@ def check_infill(trained: Trained, tokenizer: MultimodalTokenizer, modality: str
 
 
 def next_tasks(tokenizer: MultimodalTokenizer, kinds: Sequence[str]) -> list[str]:
-    """Tasks of whatever may follow a document in a layout."""
+    """Return the tasks of anything that may follow a document in a layout."""
     return [task_name(kinds, kind) for kind in ("text", *tokenizer.layout.modalities)]
