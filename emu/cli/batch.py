@@ -1,10 +1,10 @@
-"""Batch generation: one output a prompt, resumable, in a folder that many runs may share.
+"""Batch generation: one output per prompt, resumable, in a folder that many runs may share.
 
-Every finished request stands in `manifest.jsonl` with all that made it; a run skips those that stand there already, so that a run that was
-stopped goes on where it was. A line that cannot be drawn is reported with its place and left out.
+Every finished request is recorded in `manifest.jsonl` with everything that produced it; a run skips requests recorded there, so an
+interrupted run resumes where it stopped. A line that cannot be drawn is reported with its location and skipped.
 
-Started by torchrun or srun, each process makes its share of the requests, and the last one that is done writes the manifest of all. The
-outputs are those of one process, whatever the number of processes, the kills and the restarts; to the bit with --deterministic.
+Launched by torchrun or srun, each process takes its share of the requests, and the last to finish writes the manifest of all. The
+outputs are those of one process, whatever the number of processes, kills and restarts; bit for bit with --deterministic.
 """
 
 from __future__ import annotations

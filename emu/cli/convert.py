@@ -25,7 +25,7 @@ from emu.tokenizer_folder import TOKENIZER_FILE
 from emu_tokenizers.files import LOCK_FILE, holding, new_folder
 
 CONFIG_FILE = "config.json"
-"""What the folder of every model has."""
+"""File that every model's folder has."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0.
 
     Raises:
-        FileExistsError: the target exists; with --overwrite, it holds something else than a model.
+        FileExistsError: the target exists; with --overwrite, it holds something other than a model.
         FileNotFoundError, ValueError: the source cannot be read, or the target cannot express it.
     """
     given = parser().parse_args(arguments)
@@ -116,7 +116,7 @@ def _is_taken(target: Path) -> bool:
 
 
 def _holds_others(target: Path) -> bool:
-    """Whether a folder holds something and is not that of a model."""
+    """Whether a folder has contents and is not a model's folder."""
     return target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file()
 
 

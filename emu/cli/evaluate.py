@@ -99,7 +99,7 @@ def measure_several(
 
 
 def folder_names(models: Sequence[str]) -> dict[str, str]:
-    """A name for the figures of each model; a number tells those apart that would be called alike, such as a/b and a-b."""
+    """Return a folder name for each model; a number is added to names that would coincide, such as a/b and a-b."""
     found: dict[str, str] = {}
     for model in models:
         name = "-".join(Path(model).parts).strip("-/.") or "model"
