@@ -107,6 +107,20 @@ def test_a_batch_that_is_too_large_is_halved_and_nothing_is_lost(tiny_emu, batch
     assert batches == ([-5, 2, 2, 1] if failures == 1 else [-5, -2, 1, 1, 1, 1, 1])
 
 
+def test_a_batch_is_halved_where_a_cpu_has_no_memory_for_it(tiny_emu, batches, monkeypatch):
+    options = {"seed": [1, 2, 3, 4, 1], "deterministic": True}
+    expected = [result.codes.tolist() for result in tiny_emu.generate_images(PROMPTS, **options)]
+    batches.clear()
+    forward = tiny_emu.model.forward_tokens
+
+    def full(ids, *arguments, **others):
+        return torch.empty(1 << 50) if len(ids) > 4 else forward(ids, *arguments, **others)  # two rows of each
+
+    monkeypatch.setattr(tiny_emu.model, "forward_tokens", full)
+    assert [result.codes.tolist() for result in tiny_emu.generate_images(PROMPTS, **options)] == expected
+    assert batches == [5, 2, 2, 1]
+
+
 def test_a_single_one_that_does_not_fit_is_an_error(tiny_emu, batches, monkeypatch):
     with pytest.raises(ValueError, match=r"one image of 2x2 codes takes .* may be used; ask for a smaller size"):
         tiny_emu.iter_images("a", memory=1000)

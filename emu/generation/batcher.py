@@ -13,7 +13,7 @@ import torch
 from emu.generation.batch_requests import BatchRequest
 from emu.generation.cohort import Cohort
 from emu.generation.lane import Lane, OnRow, OnText, lane_of
-from emu.generation.limits import BrokenLogits, check_whole
+from emu.generation.limits import BrokenLogits, as_out_of_memory, check_whole
 from emu.generation.model_runner import ModelRunner
 from emu.generation.sequence_memory import drawing_memory
 from emu.generation.slots import Slots
@@ -135,7 +135,7 @@ class Batcher:
                 self.passes += self._running.advance()
                 self._end_some()
         except Exception as error:
-            self._lose(error)
+            self._lose(as_out_of_memory(error))
         except BaseException:
             # Such as KeyboardInterrupt: nobody knows how far the pass came.
             self._lose(RequestCancelled("the batch was interrupted while it ran the request"))

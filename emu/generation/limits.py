@@ -48,6 +48,13 @@ def check_number(name: str, value: Any, *, positive: bool = False, most: float =
     return number
 
 
+def as_out_of_memory(error: Exception) -> Exception:
+    """The same error; in place of the RuntimeError of a CPU's allocator a `torch.OutOfMemoryError`, as of a GPU."""
+    if type(error) is RuntimeError and "DefaultCPUAllocator" in str(error):
+        return torch.OutOfMemoryError(str(error)).with_traceback(error.__traceback__)
+    return error
+
+
 OURS = ("emu", "torch", "contextlib")
 """Packages whose lines a warning does not point at."""
 
