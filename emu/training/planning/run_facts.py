@@ -12,6 +12,7 @@ from emu.checkpoints.bundled import find_model_folder
 from emu.configuration.problems import raise_problems
 from emu.families.language import read_emu_config
 from emu.model import EmuConfig
+from emu.stopping import say
 from emu.training.cli import EmuCLI
 from emu.training.lora.lora_module import LoraModule
 from emu.training.module import EmuModule
@@ -138,6 +139,7 @@ def _batch(data: Any) -> tuple[int, int]:
     rows = getattr(data, "rows_per_step", None)
     if rows is not None:
         return int(rows), int(data.row_length)
+    say("reading the data, since how many rows a batch has depends on its documents; data.rows_per_step would say it")
     try:
         data.prepare_data()
         batch = next(iter(data.train_dataloader()))
