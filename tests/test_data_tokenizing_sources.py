@@ -194,6 +194,8 @@ def test_what_follows_the_end_of_a_tar_is_a_problem(tmp_path):
     assert [len(found) for found in tables(open_source(str(tmp_path / "padded.tar")))] == [1]
     first, (reason, message) = tables(open_source(str(tmp_path / "joined.tar")))
     assert len(first) == 1 and reason == "damaged" and "joined with cat" in message
+    (tmp_path / "cut.tar").write_bytes(joined[: joined.index(b"\0" * 10_240)].ljust(1024, b"\0") + b"2.png")
+    assert "ends within the header" in tables(open_source(str(tmp_path / "cut.tar")))[-1][1]
 
 
 def test_a_tar_of_a_mac_holds_its_pictures_alone(tmp_path):

@@ -276,3 +276,15 @@ def test_a_folder_of_ones_own_comes_before_the_photographs_of_that_name(tmp_path
     with caplog.at_level("WARNING"):
         assert [source.name for source in picture_sources("photographs")] == ["mine.png"]
     assert "working folder" in caplog.text
+
+
+def test_a_tar_that_is_cut_or_has_a_giant_header_is_told_apart_from_what_is_none(tmp_path):
+    member, header = tarfile.TarInfo("1.png"), tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 24
+    giant = member.tobuf() + header.tobuf() + bytes(1 << 24)
+    member.size = 5000
+    cut = member.tobuf() + bytes(600)
+    for content, told in ((giant, "has a header of more than 262144 bytes"), (cut, "is damaged")):
+        (tmp_path / "a.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"a\.tar {told} after 1 members"):
+            tar_members(str(tmp_path / "a.tar"))

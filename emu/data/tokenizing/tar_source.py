@@ -15,11 +15,16 @@ from emu.data.tokenizing.records import Record, digest, state_of
 from emu.data.tokenizing.source_options import SourceOptions
 from emu.lines import BadLine, Place, shown
 from emu_tokenizers.pixels.listing import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, is_ignored, picture_suffixes
-from emu_tokenizers.pixels.tars import MAX_MEMBER_BYTES, MAX_MEMBERS, tar_files
+from emu_tokenizers.pixels.tars import (
+    MAX_HEADER,
+    MAX_MEMBER_BYTES,
+    MAX_MEMBERS,
+    Headers,
+    HeaderTooLarge,
+    tar_files,
+)
 
 PREFIX = "webdataset:"
-MAX_HEADER = 1 << 18
-"""Bytes of the longest header of a member, long names and extended (PAX) headers included, which are read as a whole."""
 
 
 class TarSource:
@@ -141,7 +146,7 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
     """(name of a file with a suffix, offset, size, problem) of each member; None for the name where the file ends within one."""
     number = 0
     try:
-        with _Headers(archive) as headers, tarfile.open(fileobj=headers, mode="r:") as file:
+        with Headers(archive) as headers, tarfile.open(fileobj=headers, mode="r:") as file:
             while (entry := file.next()) is not None:
                 file.members = []  # type: ignore[attr-defined]  # which would grow with every member
                 headers.left = MAX_HEADER
@@ -154,10 +159,9 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
                 # The key of a sample ends at the first dot of the last part of its name.
                 folder = entry.name[: len(entry.name) - len(base)].replace(".", "\u2024")
                 yield folder + base, entry.offset_data, entry.size, _refusal(entry)
-            if _goes_on(archive, file.offset):  # type: ignore[attr-defined]
-                told = f"{archive} goes on after its end, as files do that were joined with cat; the rest of it is left out"
-                yield None, 0, 0, ("damaged", f"{told}: join them with tar --concatenate, or give each by itself")
-    except (_HeaderTooLarge, RecursionError):  # the latter of thousands of headers in a row
+            if told := _after_end(archive, file.offset):  # type: ignore[attr-defined]
+                yield None, 0, 0, ("damaged", told)
+    except (HeaderTooLarge, RecursionError):  # the latter of thousands of headers in a row
         told = (
             f"{archive} has a header of more than {MAX_HEADER} bytes after {number} members; the rest of it is left out"
         )
@@ -170,30 +174,17 @@ def _members(archive: Path) -> Iterator[tuple[str | None, int, int, tuple[str, s
         yield None, 0, 0, ("damaged", f"{archive} is damaged after {number} members: {error}")
 
 
-def _goes_on(archive: Path, end: int) -> bool:
-    """Whether something else than zeros follows the mark that ends a tar file."""
+def _after_end(archive: Path, end: int) -> str:
+    """What is wrong where something else than zeros follows the last member that tarfile finds; empty where nothing does."""
     with archive.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
         file.seek(end)
-        return any(part.strip(b"\0") for part in iter(lambda: file.read(1 << 20), b""))
-
-
-class _HeaderTooLarge(Exception):
-    """A member's header has more bytes than may be read of it."""
-
-
-class _Headers(io.BufferedReader):
-    """A tar file as its headers are read: so many bytes, and no more, until the next one is asked for."""
-
-    def __init__(self, archive: Path) -> None:
-        super().__init__(io.FileIO(archive))
-        self.left = MAX_HEADER
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """So many bytes of the file; raises `_HeaderTooLarge`."""
-        self.left -= size or 0
-        if self.left < 0:
-            raise _HeaderTooLarge
-        return super().read(size)
+        if not any(part.strip(b"\0") for part in iter(lambda: file.read(1 << 20), b"")):
+            return ""
+    if size - end < tarfile.BLOCKSIZE:
+        return f"{archive} ends within the header of a member; copy it again"
+    told = f"{archive} goes on after its end, as files do that were joined with cat; the rest of it is left out"
+    return f"{told}: join them with tar --concatenate, or give each by itself"
 
 
 def _refusal(entry: tarfile.TarInfo) -> tuple[str, str] | None:

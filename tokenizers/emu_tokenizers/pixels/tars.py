@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,27 @@ MAX_MEMBER_BYTES = 1 << 28
 """Largest member of a tar file, or file in a row of a dataset, that is read: 256 MiB."""
 MAX_MEMBERS = 1 << 20
 """Most members that a tar file may have."""
+MAX_HEADER = 1 << 18
+"""Bytes of the longest header of a member, long names and extended (PAX) headers included, which are read as a whole."""
+
+
+class HeaderTooLarge(Exception):
+    """A member's header has more bytes than may be read of it."""
+
+
+class Headers(io.BufferedReader):
+    """A tar file as its headers are read: so many bytes, and no more, until the next one is asked for."""
+
+    def __init__(self, archive: Path) -> None:
+        super().__init__(io.FileIO(archive))
+        self.left = MAX_HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes of the file; raises `HeaderTooLarge`."""
+        self.left -= size or 0
+        if self.left < 0:
+            raise HeaderTooLarge
+        return super().read(size)
 
 
 @dataclass(frozen=True)
@@ -98,12 +120,12 @@ def members_of(
     archive: Path, max_member_bytes: int = MAX_MEMBER_BYTES, max_members: int = MAX_MEMBERS, clips: bool = False
 ) -> Iterator[Member]:
     """The pictures, or the clips, of a tar file, one by one; arguments and errors as of `tar_members`."""
-    suffixes = _suffixes(clips)
+    suffixes, number = _suffixes(clips), 0
     try:
-        with tarfile.open(archive, "r:") as file:
-            number = 0
+        with Headers(archive) as headers, tarfile.open(fileobj=headers, mode="r:") as file:
             while (entry := file.next()) is not None:
                 file.members = []  # type: ignore[attr-defined]  # which would grow with every member
+                headers.left = MAX_HEADER
                 number += 1
                 if number > max_members:
                     raise ValueError(f"{archive} has more than {max_members} members")
@@ -112,7 +134,11 @@ def members_of(
                 if Path(entry.name).suffix.lower() in suffixes:
                     place = entry.offset_data, entry.size
                     yield Member(archive, entry.name, *place, max_member_bytes, clips)
+    except (HeaderTooLarge, RecursionError) as error:  # the latter of thousands of headers in a row
+        raise ValueError(f"{archive} has a header of more than {MAX_HEADER} bytes after {number} members") from error
     except tarfile.TarError as error:
+        if number:
+            raise ValueError(f"{archive} is damaged after {number} members: {error}; copy it again") from error
         raise ValueError(f"{archive} is not an uncompressed tar file: {error}") from error
 
 
