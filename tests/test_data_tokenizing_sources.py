@@ -107,6 +107,15 @@ def test_accents_are_the_same_letters_however_a_system_spells_them(tmp_path, our
     assert sorted(item["caption"] for item in found) == ["a ball", "a red circle"]
 
 
+def test_shards_that_lie_among_the_pictures_are_no_captions(photos):
+    before = tables(open_source(str(photos)))
+    for folder in (photos, photos / "more" / "shards"):
+        folder.mkdir(exist_ok=True)
+        for name in ("shard-00000.json", "shard-00001.json", "manifest.json", "problems.jsonl"):
+            (folder / name).write_text("{}")
+    assert tables(open_source(str(photos))) == before
+
+
 def test_a_folder_without_pictures_is_a_wrong_request(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="it is empty"):

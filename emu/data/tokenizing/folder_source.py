@@ -26,6 +26,8 @@ from emu_tokenizers.pixels.listing import VIDEO_SUFFIXES, files_under, is_animat
 from emu_tokenizers.pixels.videos import require_video_reader
 
 Found = TypeVar("Found")
+FIRST_SHARD = "shard-00000.json"
+"""What every folder of token shards holds; `emu.data.shards`, which says so, loads PyTorch."""
 
 
 class FolderSource:
@@ -112,7 +114,7 @@ class FolderSource:
             return [root.name], {str(Path(root.name).with_suffix("")): one.name for one in near if one.is_file()}, []
         known = suffixes | frozenset(CAPTION_SUFFIXES) | {".jsonl", ".csv", ".parquet"}
         files = files_under(root, known, "pictures, clips and captions")
-        names = [file.relative_to(root) for file in files]
+        names = _without_shards([file.relative_to(root) for file in files])
         media = [str(name) for name in names if name.suffix.lower() in suffixes]
         if not media:
             raise FileNotFoundError(f"no pictures and no clips under {root}, only other files; expected at least one")
@@ -166,6 +168,16 @@ class FolderSource:
             for name, caption in read_metadata(self.folder / file, self.options.caption):
                 found[str(Path(file).parent / name) if is_inside(name) else name].append(caption)
         return dict(found)
+
+
+def _without_shards(names: list[Path]) -> list[Path]:
+    """Names without what `emu tokenize` wrote among pictures: its files of JSON are no captions, which the same command would find next."""
+    written = {name.parent for name in names if name.name == FIRST_SHARD}
+    return [
+        name
+        for name in names
+        if not (name.parent in written and (name.match("shard-*.json") or name.name == "manifest.json"))
+    ]
 
 
 def as_spelt(found: Mapping[str, Found], names: Iterable[str]) -> dict[str, Found]:
