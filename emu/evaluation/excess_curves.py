@@ -14,6 +14,7 @@ from emu.evaluation.calibration import TaskScore, score_task
 from emu.evaluation.models import ModelSample, ModelScore
 from emu.generation import Engine
 from emu.model import EmuForCausalLM
+from emu.training.samples import as_validated, with_whole_model
 from emu.worlds import HELD_OUT, BallWorld, RequestWorld
 from emu.worlds.scene_documents import WorldDocuments
 from emu.worlds.training_data import WorldsData
@@ -35,18 +36,17 @@ class ExcessCurves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Score at every multiple of `every_n_steps`."""
-        if (
-            trainer.global_step % self.every_n_steps == 0
-            and trainer.global_step != self._last
-            and trainer.is_global_zero
-        ):
-            self._last = trainer.global_step
-            self._report(trainer, pl_module)
+        """Score at every multiple of `every_n_steps`, in the first process, the weights that are validated."""
+        if trainer.global_step % self.every_n_steps or trainer.global_step == self._last:
+            return
+        self._last = trainer.global_step
+        with as_validated(pl_module), with_whole_model(pl_module, trainer):
+            if trainer.is_global_zero:
+                self._report(trainer, pl_module)
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: WorldsData = trainer.datamodule  # type: ignore[attr-defined]
-        model = pl_module.model  # in training mode; scoring and drawing put it into evaluation mode and back
+        model = pl_module.model
         assert isinstance(model, EmuForCausalLM)
         scores = self.scores(model, data)
         row = {f"excess/{name}": score.excess.value for name, score in scores.items()}
