@@ -11,7 +11,7 @@ from emu.documents import CodeSegment, TextSegment
 from emu.evaluation.memorisation import NEAR, PictureSet, near_threshold, nearest, repeats, thumbnails
 from emu.evaluation.suites import SUITES, Unsuited
 from emu.evaluation.suites import memorisation as suite_module
-from emu.evaluation.suites.memorisation import MemorisationSuite, MemorySubject, check_draws, draws_pictures
+from emu.evaluation.suites.memorisation import MemorisationSuite, MemorySubject, check_draws, codes_of, draws_pictures
 from emu.evaluation.suites.training_examples import EXAMPLES, HELD_OUT, TRAINED
 from emu.trained import Trained
 
@@ -92,6 +92,23 @@ def test_a_model_that_hands_out_its_training_examples_is_found_out(tiny_emu, mon
     else:
         assert figures["codes that differ/text_to_image/held-out prompts"] > 0.1
     assert report.gallery[0].data.startswith(b"\x89PNG") and len(report.figures) == 15 == len(lines)
+
+
+def test_a_task_that_training_did_not_have_is_left_out_and_pictures_of_several_sizes_are_told(tiny_emu):
+    class Unlike(Few):
+        def documents(self, task, part, limit=None):
+            return [] if part == TRAINED else super().documents(task, part, limit)
+
+    lines = []
+    subject = MemorySubject(tiny_emu, Unlike(tiny_emu.tokenizer), ["text_to_image"], 40)
+    assert not MemorisationSuite().run(subject, lines.append).figures
+    assert lines == ["text_to_image: left out, it has 40 held-out and 0 training examples, and 30 and 1 are needed"]
+    layout = tiny_emu.tokenizer.layout
+    mixed = [layout.build([CodeSegment("image", grids(0, 1, side)[0])]) for side in (2, 3)]
+    with pytest.raises(
+        ValueError, match=r"pictures of 2 grids of codes, \[\(2, 2\), \(3, 3\)\]; expected pictures of one size"
+    ):
+        codes_of(tiny_emu, mixed)
 
 
 def test_what_has_no_pictures_after_words_is_refused(tiny_emu, tmp_path):

@@ -90,10 +90,12 @@ class MemorisationSuite:
         gallery: list[Figure] = []
         for task in subject.tasks:
             held_out = subject.examples.documents(task, HELD_OUT, subject.samples)
-            if len(held_out) < MIN_ITEMS:
-                log(f"{task}: left out, it has {len(held_out)} held-out examples, and {MIN_ITEMS} are needed")
+            trained = subject.examples.documents(task, TRAINED)
+            if len(held_out) < MIN_ITEMS or not trained:
+                have = f"{len(held_out)} held-out and {len(trained)} training examples"
+                log(f"{task}: left out, it has {have}, and {MIN_ITEMS} and 1 are needed")
                 continue
-            found, figure = measure_task(subject, task, held_out)
+            found, figure = measure_task(subject, task, held_out, trained)
             measures |= found
             gallery.append(figure)
             for name, measure in found.items():
@@ -120,12 +122,11 @@ def draws_pictures(emu: Emu, documents: Sequence[TokenDocument]) -> bool:
 
 
 def measure_task(
-    subject: MemorySubject, task: str, held_out: Sequence[TokenDocument]
+    subject: MemorySubject, task: str, held_out: Sequence[TokenDocument], trained: Sequence[TokenDocument]
 ) -> tuple[dict[str, Measure], Figure]:
     """Figures of one task, and its samples beside the training examples that they are nearest to."""
     emu, vision = subject.emu, subject.emu.tokenizer.vision
     assert vision is not None
-    trained = subject.examples.documents(task, TRAINED)
     known = PictureSet.of(vision, codes_of(emu, trained))
     sets = {REAL: PictureSet.of(vision, codes_of(emu, held_out))}
     prompted = {HELD_OUT: held_out, TRAINED: [trained[i * len(trained) // len(held_out)] for i in range(len(held_out))]}
@@ -154,8 +155,16 @@ def figures(found: Nearest, repeated: np.ndarray, near: float, items: object) ->
 
 
 def codes_of(emu: Emu, documents: Sequence[TokenDocument]) -> torch.Tensor:
-    """(n, *grid) codes of the pictures that documents end in."""
+    """(n, *grid) codes of the pictures that documents end in.
+
+    Raises:
+        ValueError: they are not of one grid.
+    """
     grids: list[Any] = [emu.tokenizer.layout.parse(document.ids)[-1] for document in documents]
+    if len(sizes := {tuple(segment.codes.shape) for segment in grids}) != 1:
+        raise ValueError(
+            f"pictures of {len(sizes)} grids of codes, {sorted(sizes)[:4]}; expected pictures of one size: name shards of one size"
+        )
     return torch.stack([segment.codes for segment in grids])
 
 
