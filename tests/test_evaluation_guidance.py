@@ -87,7 +87,7 @@ def test_prompts_end_in_their_header_and_say_what_they_said(engine):
     assert all(len(negative) < len(ids) for negative, ids in zip(negatives_of(engine, some.ids), some.ids, strict=True))
 
 
-def test_a_world_of_one_object_is_listed_and_its_truth_is_known():
+def test_a_world_of_one_object_is_listed_and_its_truth_is_known(monkeypatch):
     world = shapes(1)
     documents = WorldDocuments(world, fit_tokenizer([world]))
     untrained = Engine(tiny_model(documents.tokenizer.vocabulary), documents.tokenizer.layout)
@@ -97,6 +97,9 @@ def test_a_world_of_one_object_is_listed_and_its_truth_is_known():
     assert point.truth == pytest.approx(4 - 0.3 * np.log2(0.3) - 0.7 * np.log2(0.7))
     assert 0 < point.right.value < 1e-6 and 0 < point.bits.value <= 5
     assert point.bits.interval.low == point.bits.interval.high  # nothing is drawn
+    monkeypatch.setattr("emu.evaluation.variety.bits_of", lambda engine, ids, *_: np.full(len(ids), 2000.0))
+    (point,) = exact_points(untrained, documents, captions, [Sampling(1.0)])
+    assert point.right.value == 0 and point.bits.value == pytest.approx(5)  # of 32 pictures, all of them next to impossible
 
 
 def test_entropy_is_a_mean_over_prompts_so_that_collapse_is_seen():

@@ -136,7 +136,10 @@ def exact_points(
         bits = bits_of(engine, ids, codes, documents.header("picture")[1], sampling)
         probability = np.exp2(-bits)
         right = np.bincount(owner, probability, len(captions))
-        share = probability / right[owner]
+        least = np.full(len(captions), np.inf)
+        np.minimum.at(least, owner, bits)
+        likely = np.exp2(least[owner] - bits)  # those of improbable pictures alone would all round to 0
+        share = likely / np.bincount(owner, likely, len(captions))[owner]
         entropy = np.bincount(owner, -share * np.log2(np.maximum(share, 1e-300)), len(captions))
         yield VarietyPoint(sampling.guidance_scale, computed(right), computed(entropy), truth)
 
