@@ -99,7 +99,9 @@ def test_a_world_of_one_object_is_listed_and_its_truth_is_known(monkeypatch):
     assert point.bits.interval.low == point.bits.interval.high  # nothing is drawn
     monkeypatch.setattr("emu.evaluation.variety.bits_of", lambda engine, ids, *_: np.full(len(ids), 2000.0))
     (point,) = exact_points(untrained, documents, captions, [Sampling(1.0)])
-    assert point.right.value == 0 and point.bits.value == pytest.approx(5)  # of 32 pictures, all of them next to impossible
+    assert point.right.value == 0 and point.bits.value == pytest.approx(
+        5
+    )  # of 32 pictures, all of them next to impossible
 
 
 def test_entropy_is_a_mean_over_prompts_so_that_collapse_is_seen():

@@ -14,6 +14,7 @@ from emu.rewards import Candidate, score
 from emu.training.blocks import checkpoint_blocks
 from emu.training.curves import read_curves
 from emu.training.lora.adapters import PROJECTIONS, add_adapters
+from emu.training.meters import StepMeter
 from emu.training.objectives.advantages import group_advantages, token_credit
 from emu.training.objectives.frozen_reference import FrozenReference, without_dropout
 from tests.objective_toys import batch_of, grpo, module_of, prompt_of
@@ -65,7 +66,12 @@ def test_groups_without_a_difference_or_a_score_are_left_out_and_counted(tiny_em
     assert gradient.abs().max() > 0
 
     silent = grpo(emu, lambda candidates: [float("nan")] * len(candidates), group_size=2)
-    for _ in range(9):
+    meter, share = StepMeter((), ()), torch.tensor(1.0)
+    for reward in (3.0, 5.0):
+        meter.add_metrics({"reward": torch.tensor(reward), "unscored_groups": torch.tensor(0.0)}, share)
+    meter.add_metrics(silent.loss(emu.model, batch_of(prompts[:1])).metrics, share)
+    assert meter.row()["reward"] == 4 and meter.row()["unscored_groups"] == pytest.approx(1 / 3)
+    for _ in range(8):
         silent.loss(emu.model, batch_of(prompts[:1])).loss.backward()  # a gradient of zeros, not an error
     with pytest.raises(RuntimeError, match="no score in 10 steps"):
         silent.loss(emu.model, batch_of(prompts[:1]))
@@ -84,6 +90,12 @@ def test_passes_of_few_answers_give_the_gradient_of_one(tiny_emu):
     largest = max(float(one.abs().max()) for one in gradients[0])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 * largest, rtol=0)
+
+
+def test_a_copy_of_a_model_that_is_split_is_refused(tiny_emu, monkeypatch):
+    monkeypatch.setattr("emu.training.objectives.frozen_reference.is_sharded", lambda model: True)
+    with pytest.raises(ValueError, match=r"splits the model.*objective\.reference, or use ddp"):
+        FrozenReference(module_of(tiny_emu))
 
 
 def test_a_reference_of_another_vocabulary_is_refused(tiny_emu, tmp_path):

@@ -1,12 +1,16 @@
 """A moving average of the weights is validated, exported and kept in checkpoints; training goes on as without it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
 from emu.model import EmuForCausalLM
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.curves import read_curves
+from emu.training.module import EmuModule
 from emu.training.weight_average import WeightAverage
 from tests.test_training_best_weights import recipe_of
 from tests.training_toys import run, same, write_recipe
@@ -40,6 +44,16 @@ def test_weights_in_half_precision_have_an_average_in_float32():
     nn.init.constant_(layer.weight, 1.5)
     average.update()
     assert average.state_dict()["weights"]["weight"].tolist() == [pytest.approx([1.0005, 1.0005])]
+
+
+@pytest.mark.parametrize("skipped", ["", "gradient norm nan"])
+def test_a_step_that_is_skipped_leaves_the_average_alone(monkeypatch, skipped):
+    monkeypatch.setattr(LightningModule, "optimizer_step", lambda self: None)
+    module, updates = EmuModule(pretrained="anywhere"), []
+    module.weight_average = SimpleNamespace(update=lambda: updates.append(1))
+    module.gradients.skipped = skipped
+    module.optimizer_step()
+    assert len(updates) == (not skipped)
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """The weights that are best on held-out documents are kept, and training ends when none are better; a resumed run does the same."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 
 from emu.data import ListSource
 from emu.documents import TokenDocument
+from emu.training.best_weights import KeepBest
 from emu.training.curves import read_curves
 from tests.training_toys import ToyData, make_document, run, same, write_recipe
 
@@ -66,6 +69,14 @@ def test_a_run_that_is_resumed_keeps_and_ends_as_an_undisturbed_one(whole, tmp_p
     module = run(recipe, *STEPS, "--ckpt_path", "last")
     assert module.trainer.global_step == whole[1].trainer.global_step
     assert same(weights(module), weights(whole[1])) and validated(tmp_path) == validated(whole[0])
+
+
+@pytest.mark.parametrize(("accumulated", "steps", "owed"), [(1, 8, True), (1, 6, False), (2, 6, True), (2, 7, False)])
+def test_a_last_validation_is_owed_after_as_many_batches_as_lie_between_two(accumulated, steps, owed):
+    callback = KeepBest()
+    trainer = SimpleNamespace(val_check_interval=4, global_step=steps, accumulate_grad_batches=accumulated)
+    trainer.enable_validation, trainer.interrupted = True, False
+    assert callback._is_owed(trainer) is owed
 
 
 @pytest.mark.parametrize("data", [Backwards, ToyData])

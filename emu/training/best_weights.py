@@ -79,7 +79,8 @@ class KeepBest(Callback):
     def _is_owed(self, trainer: Trainer) -> bool:
         """Whether a run ended after its last step and before the validation of it, and Lightning, with nothing to train, left that out."""
         every = trainer.val_check_interval
-        due = isinstance(every, int) and every > 0 and trainer.global_step > 0 and trainer.global_step % every == 0
+        batches = trainer.global_step * trainer.accumulate_grad_batches  # of which the interval is
+        due = isinstance(every, int) and every > 0 and batches > 0 and batches % every == 0
         return due and self.seen < trainer.global_step and trainer.enable_validation and not trainer.interrupted
 
     def _stop_when_due(self, trainer: Trainer) -> None:

@@ -122,10 +122,11 @@ class StepMeter:
         self.work[1] += ((segment_positions(segment_ids) + 1) * (segment_ids > 0)).sum()
 
     def add_metrics(self, metrics: Mapping[str, Tensor], share: Tensor) -> None:
-        """Add an objective's values of a batch, each (), and the batch's share () of its step."""
+        """Add an objective's values of a batch, each () and NaN for none, and the batch's share () of its step."""
         dtype = exact_dtype(share.device)
         for name, value in metrics.items():
-            both = torch.stack([value.detach().to(share.device, dtype) * share.to(dtype), share.to(dtype)])
+            found, weight = value.detach().to(share.device, dtype), share.to(dtype)
+            both = torch.where(found.isnan(), 0.0, torch.stack([found * weight, weight]))  # NaN says nothing
             self.metrics[name] = self.metrics[name].to(both) + both if name in self.metrics else both
 
     def add_step(self, gradient_norm: float) -> None:

@@ -242,9 +242,9 @@ class EmuModule(LightningModule):
         self.gradients.end_if_due(step)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Take a step of the optimizer, and the weights after it into their average."""
+        """Take a step of the optimizer, and the weights after it into their average; a step that was skipped changes neither."""
         super().optimizer_step(*arguments, **options)
-        if self.weight_average is not None:
+        if self.weight_average is not None and not self.gradients.skipped:
             self.weight_average.update()
 
     def on_validation_start(self) -> None:

@@ -28,8 +28,8 @@ class LossParts(NamedTuple):
 
     Attributes:
         loss: () mean over what the batch weighs (`Objective.weight`), to differentiate.
-        metrics: name -> () value without a graph, the same names on every rank and in every batch. Logged as train/<name>: the mean over
-            the steps of a row, each batch counting by its share of its step.
+        metrics: name -> () value without a graph, the same names on every rank and in every batch; NaN where a batch says nothing of it.
+            Logged as train/<name>: the mean over the steps of a row, each batch that says something counting by its share of its step.
         token_losses: makes the (R, S) losses of the batch's tokens, as `emu.model.scoring.token_losses` does, for the curves by kind and
             by source; called in the steps that are logged. None where tokens have no loss of their own.
         predictions: likewise, what is predicted of them, as `emu.model.predictions.predictions_of_hidden` does; None where that is not

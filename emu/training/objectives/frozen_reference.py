@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 
 from emu.model import EmuForCausalLM
 from emu.model.block import Block
+from emu.training.parallel import is_sharded
 from emu.training.vocabularies import fingerprint
 
 
@@ -26,7 +27,7 @@ class FrozenReference:
         folder: of another model, None for those weights.
 
     Raises:
-        ValueError: the other model is of another vocabulary.
+        ValueError: the other model is of another vocabulary, or a copy is asked for of weights that are split over ranks.
     """
 
     def __init__(self, module: LightningModule, folder: str | None = None) -> None:
@@ -42,6 +43,11 @@ class FrozenReference:
                     f"trains of {ours} with {model.config.vocab_size}; name a reference that was made with the same tokenizers"
                 )
         elif not getattr(model, "peft_config", None):
+            if is_sharded(model):
+                raise ValueError(
+                    "trainer.strategy splits the model, of which the reference would be a whole copy; name its folder in "
+                    "objective.reference, or use ddp"
+                )
             self._copy = copy.deepcopy(model)
         if self._copy is not None:
             self._copy.eval().requires_grad_(False)

@@ -253,8 +253,8 @@ class GRPO(Objective):
             raise RuntimeError(f"the reward gave no score in {MOST_UNSCORED} steps in a row; see to it, and resume")
         scored = rewards[torch.logical_not(unscored)]
         self._told = {
-            "reward": scored.mean() if len(scored) else rewards.new_zeros(()),
-            "deviation": scored.std(1).mean() if len(scored) else rewards.new_zeros(()),
+            "reward": scored.mean(),  # NaN where nothing is scored, which counts in no mean
+            "deviation": scored.std(1).mean() if len(scored) else scored.mean(),
             "constant_groups": constant.double().mean(),
             "unscored_groups": unscored.double().mean(),
             "distinct": distinct.mean(),
