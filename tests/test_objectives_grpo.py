@@ -92,6 +92,28 @@ def test_passes_of_few_answers_give_the_gradient_of_one(tiny_emu):
         torch.testing.assert_close(one, other, atol=1e-5 * largest, rtol=0)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_each_process_goes_on_with_what_it_held_itself(tiny_emu, monkeypatch, number):
+    emu = copy.deepcopy(tiny_emu)
+    ranks = [grpo(emu, high_codes, group_size=4, updates=3) for _ in range(2)]
+    for objective, text in zip(ranks, ("a ball", "a red circle"), strict=True):
+        objective.loss(emu.model, batch_of([prompt_of(emu, text)]))
+    held = [objective.state_dict()["ranks"][0] for objective in ranks]
+    assert not same(held[0], held[1])
+    gathered = lambda found, own: found.__setitem__(slice(None), held)  # noqa: E731
+    fakes = {"is_initialized": lambda: True, "get_world_size": lambda: 2, "get_rank": lambda: 1}
+    for name, fake in (fakes | {"all_gather_object": gathered}).items():
+        monkeypatch.setattr(f"emu.training.objectives.grpo.dist.{name}", fake)
+    saved = ranks[0].state_dict()
+    assert same(saved["ranks"], held)
+    monkeypatch.setattr("emu.training.objectives.grpo.dist.get_world_size", lambda: number)
+    again = grpo(emu, high_codes, group_size=4, updates=3)
+    again.load_state_dict(saved)
+    assert (again._used, len(again._held)) == ((1, 1) if number == 2 else (3, 0))
+    if number == 2:
+        assert torch.equal(again._held[0].blocks.codes, ranks[1]._held[0].blocks.codes)
+
+
 def test_a_copy_of_a_model_that_is_split_is_refused(tiny_emu, monkeypatch):
     monkeypatch.setattr("emu.training.objectives.frozen_reference.is_sharded", lambda model: True)
     with pytest.raises(ValueError, match=r"splits the model.*objective\.reference, or use ddp"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -261,7 +262,7 @@ class GRPO(Objective):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What is held for further updates."""
+        """What every process holds for further updates; all of them must call this."""
         if self.updates == 1:
             return {}
         held = [
@@ -277,13 +278,16 @@ class GRPO(Objective):
             }
             for some in self._held
         ]
-        return {"held": held, "used": self._used, "prompts": self._prompts, "told": dict(self._told)}
+        told = {name: value.cpu() for name, value in self._told.items()}
+        return {"ranks": of_all_ranks({"held": held, "used": self._used, "prompts": self._prompts, "told": told})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        if not state:
+        """Go on from a checkpoint, with what this process held; of another number of processes each draws anew."""
+        parts = state.get("ranks", [state]) if state else []
+        rank, number = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if len(parts) != number:
             return
-        layout = self._drawing.engine.layout
+        state, layout = parts[rank], self._drawing.engine.layout
         self._used, self._prompts, self._told = int(state["used"]), int(state["prompts"]), dict(state["told"])
         self._held = [
             Experience(
@@ -301,6 +305,15 @@ class GRPO(Objective):
             )
             for some in state["held"]
         ]
+
+
+def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each process holds, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [state]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, state)
+    return found
 
 
 def recorded(blocks: DrawnBlocks, scores: BlockScores) -> DrawnBlocks:
