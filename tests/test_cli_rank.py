@@ -65,6 +65,8 @@ def test_answers_are_ranked_and_paired_and_read_as_they_were_drawn(words, drawn,
     data = PreferenceData(str(drawn / "model"), str(tmp_path / "ranked" / "pairs.jsonl"))
     (source,) = data.training_sources().values()
     assert len(source) == 2
+    assert rank([*words, "--reward", "rewards_here.Sum", "--margin", "1e9"]) == 0
+    assert "no pairs" in capsys.readouterr().err
 
 
 def test_what_has_no_score_or_no_codes_is_left_out_and_counted(words, drawn, tmp_path, capsys):

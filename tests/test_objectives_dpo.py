@@ -135,6 +135,7 @@ def test_broken_and_repeated_lines_are_counted_and_strange_files_refused(tiny_em
     assert "61 records, 1 broken lines left out, 1 duplicates" in capsys.readouterr().err
     for content, message in (
         (f"{head}\n{{broken\n{line}\n", "1 broken lines of 2, the first: line 2"),
+        (f"{head}\n", "holds no records; give emu rank prompts whose answers differ"),
         (f"{line}\n", "emu preference pairs 1"),
         (head.replace(PAIRS, RANKED) + "\n", "emu preference pairs 1"),
         (head.replace(tiny_emu.tokenizer.vocabulary.fingerprint, "other") + f"\n{line}\n", "of the vocabulary 'other'"),

@@ -105,6 +105,12 @@ def main(arguments: Sequence[str]) -> int:
         f"{sum(best) / max(1, len(best)):.4g}; {pairs} pairs, {unscored} without a score, {problems.num_bad} bad lines; "
         f"written to {options.output}"
     )
+    if not pairs:
+        print(
+            f"no pairs: no prompt has two answers whose scores are more than {options.margin} apart; draw more candidates of each, "
+            "or harder prompts",
+            file=sys.stderr,
+        )
     return 1 if unscored or problems.num_bad else 0
 
 

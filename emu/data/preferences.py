@@ -135,6 +135,10 @@ class _Preferences(ModelData):
             say(
                 f"{self.file}: {found.good} records, {found.bad} broken lines left out, {found.twice} duplicates{first}"
             )
+        if not found.good + found.bad:
+            raise ValueError(
+                f"{self.file} holds no records; give emu rank prompts whose answers differ in their scores, or more --candidates of each"
+            )
         if found.bad > MAX_BAD * max(1, found.good + found.bad) or not documents:
             raise ValueError(
                 f"{self.file} has {found.bad} broken lines of {found.good + found.bad}"
