@@ -42,6 +42,8 @@ def locked(tiny_emu, tmp_path_factory):
 def refuse_words(text):
     if "raise" in text:
         raise RuntimeError("the hook broke")
+    if "next" in text:
+        return next(iter(()))
     return "it asks for a circle" if "circle" in text else None
 
 
@@ -206,6 +208,7 @@ def test_hooks_see_words_and_pictures_and_let_nothing_pass_when_they_break(tiny_
             ({"prompt": "a circle"}, "prompt is refused: it asks for a circle"),
             ({"prompt": "x", "negative_prompt": "a circle"}, "negative_prompt is refused"),
             ({"prompt": "raise"}, "it could not be checked"),
+            ({"prompt": "next"}, "it could not be checked"),
             ({"prompt": "x", "size": "16x8"}, "the picture that was drawn is refused: it is wide"),
         ):
             reply = server.post(PATH, json=body)
@@ -310,6 +313,8 @@ def test_addresses_of_this_machine_are_known(host, is_own):
         (["--queue", "0"], "queue is 0"),
         (["--slots", "0"], "slots is 0"),
         (["--timeout", "0"], "timeout is 0"),
+        (["--max-body", "inf"], "max_body is inf"),
+        (["--max-pixels", "nan"], "max_pixels is nan"),
         (["--memory", "much"], "memory is 'much'"),
         (["--allow-remote", "https://x/"], "expected the name of a host"),
         (["--check-prompt", "nowhere.hook"], "cannot be imported"),

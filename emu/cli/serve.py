@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from emu.generation.limits import check_number
 from emu.pipeline import Emu
 from emu.pipeline.drawing_memory import memory_budget
 
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         queue=given.queue,
         timeout=given.timeout,
         memory=given.memory,
-        max_body=int(given.max_body * (1 << 20)),
-        max_pixels=int(given.max_pixels * 1_000_000),
+        max_body=int(check_number("max_body", given.max_body) * (1 << 20)),
+        max_pixels=int(check_number("max_pixels", given.max_pixels) * 1_000_000),
         allow_remote=tuple(given.allow_remote),
         check_prompt=load_check("--check-prompt", given.check_prompt),
         check_image=load_check("--check-image", given.check_image),

@@ -67,7 +67,14 @@ class Service:
 
     async def in_pixels(self, function: Callable[Given, Value], *given: Given.args, **named: Given.kwargs) -> Value:
         """Run a function in the thread for pixels: preparing, decoding, hooks."""
-        return await asyncio.get_running_loop().run_in_executor(self._pixels, lambda: function(*given, **named))
+
+        def run() -> Value:
+            try:
+                return function(*given, **named)
+            except StopIteration as error:  # which no future can hold: whoever waits for it would wait for ever
+                raise RuntimeError("StopIteration") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pixels, run)
 
     def background(self, work: Awaitable[Any]) -> asyncio.Task:
         """A task that nobody awaits; it is kept from being forgotten."""
