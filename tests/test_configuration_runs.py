@@ -68,6 +68,18 @@ def test_the_record_keeps_interpolations_and_no_secrets(tmp_path, monkeypatch, c
     assert again.model.config.intermediate_size == 32
 
 
+def test_what_lightning_has_for_texts_is_recorded_as_text_and_no_loggers_are_none(tmp_path, capsys):
+    timer = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:01:00:00"}}
+    recipe = change(write_recipe(tmp_path), trainer={"callbacks": [timer]})
+    recipe.write_text(recipe.read_text() + "loggers: null\n")
+    words = ["--config", str(recipe)]
+    with pytest.raises(SystemExit):
+        EmuCLI(EmuModule, [*words, "--print_config"])
+    (printed,) = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert printed["init_args"] == {**timer["init_args"], "interval": "step", "verbose": True}
+    assert EmuCLI(EmuModule, words).trainer.max_steps == 12
+
+
 def test_no_file_of_a_run_holds_a_secret_and_resuming_still_notices_another_one(tmp_path, monkeypatch):
     monkeypatch.setenv("EMU_TEST_SECRET", SECRET)
     recipe = change(write_recipe(tmp_path), data={"class_path": f"{__name__}.Guarded"}, checkpoint={"every_n_steps": 1})

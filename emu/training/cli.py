@@ -146,7 +146,7 @@ class EmuCLI(LightningCLI):
         printing = PRINT_CONFIG in self._words.options
         if printing:
             self._words.options.remove(PRINT_CONFIG)
-        classes = {"trainer": Trainer, "model": self._module_class, "checkpoint": StepCheckpoint}
+        classes: dict[str, type] = {"trainer": Trainer, "model": self._module_class, "checkpoint": StepCheckpoint}
         self.parsed = parse(parser, self._words, self._written, classes)
         if self.parsed.config is None or (printing and self.parsed.problems):
             self._refuse(())
@@ -155,7 +155,7 @@ class EmuCLI(LightningCLI):
         if self.config.trainer.default_root_dir is None:
             self.config.trainer.default_root_dir = str(Path("runs") / self._words.run_name)
         complete_settings(self.config.trainer)
-        self.parsed.problems += logger_problems(self.config.loggers)
+        self.parsed.problems += logger_problems(as_list(self.config.loggers))
         if printing:
             print(as_written(parser, self.config, self.parsed.resolved, self._named_class), end="")
             raise SystemExit(0)
@@ -190,7 +190,11 @@ class EmuCLI(LightningCLI):
         settings = self.config_init.trainer
         if settings.logger is not False:  # our curves beside any other logger
             others = [] if settings.logger is True else as_list(settings.logger)
-            settings.logger = [CurveLogger(str(self.folder)), *make_loggers(self.config.loggers, self.folder), *others]
+            settings.logger = [
+                CurveLogger(str(self.folder)),
+                *make_loggers(as_list(self.config.loggers), self.folder),
+                *others,
+            ]
         callbacks = as_list(settings.callbacks)
         if settings.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks

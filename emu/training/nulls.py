@@ -37,7 +37,7 @@ def null_problems(classes: Mapping[str, type], tree: Mapping[str, Any]) -> list[
 def _in_class(cls: Any, arguments: Any, path: KeyPath) -> Iterator[Problem]:
     """What is wrong with the arguments of a class; nothing is said of those that its signature does not tell."""
     try:
-        hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+        hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
         parameters = inspect.signature(cls).parameters
     except (
         NameError,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,23 @@ def comparable(parser: ArgumentParser, config: Namespace, resolved: Resolved, cl
 
 def values(parser: ArgumentParser, config: Namespace) -> Any:
     """Every option of a configuration and its resolved value, as plain tables, numbers and texts."""
-    return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+    try:
+        text = parser.dump(config, skip_none=False, skip_validation=True)
+    except (
+        yaml.representer.RepresenterError
+    ):  # of a default that is a text and a member of an enumeration, as Lightning has them
+        text = parser.dump(_without_enumerations(config), skip_none=False, skip_validation=True)
+    return yaml.safe_load(text)
+
+
+def _without_enumerations(node: Any) -> Any:
+    if isinstance(node, Enum):
+        return node.value
+    if isinstance(node, Namespace):
+        return Namespace(**{name: _without_enumerations(value) for name, value in vars(node).items()})
+    if isinstance(node, dict):
+        return {name: _without_enumerations(value) for name, value in node.items()}
+    return [_without_enumerations(value) for value in node] if isinstance(node, list) else node
 
 
 def _dumped(values: Any, resolved: Resolved, texts: Mapping[KeyPath, str], class_path: str | None) -> str:

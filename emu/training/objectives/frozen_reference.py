@@ -74,7 +74,7 @@ def without_dropout(model: EmuForCausalLM) -> Iterator[None]:
     modes = [(part, part.training) for part in model.modules()]
     recomputed = [part for part in model.modules() if isinstance(part, Block) and part.gradient_checkpointing]
     rates = [block.dropout for block in recomputed]
-    keeping = [block._gradient_checkpointing_func for block in recomputed]
+    keeping: list[Any] = [block._gradient_checkpointing_func for block in recomputed]
     model.eval()
     for block, keep in zip(recomputed, keeping, strict=True):
         block.training, block.dropout = True, 0.0  # they recompute in training mode alone
