@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 from emu.training.checkpoint_file import read_checkpoint
 from emu.training.curves import read_curves
-from emu_tokenizers.training.gradient_guard import SKIPPED_FILE
+from emu_tokenizers.training.gradient_guard import SKIPPED_FILE, forget_skipped, record_skipped
 from emu_tokenizers.training.spikes import SpikeGuard, SpikeOptions
 from tests.training_toys import VOCABULARY, ToyData, run, same, write_recipe
 
@@ -145,3 +145,13 @@ def test_no_step_is_reported_of_ten_thousand_that_are_drawn_from_a_real_run():
     guard, generator = SpikeGuard(SpikeOptions()), random.Random(0)
     assert not any(guard.judge(*generator.choice(steps)) for _ in range(10_000))
     assert guard.judge(2 * steps[-1][0], steps[-1][1])
+
+
+def test_a_line_that_a_kill_has_cut_does_not_keep_a_run_from_going_on(tmp_path):
+    for step in (2, 5, 9):
+        record_skipped(tmp_path, step, "gradient norm nan", [])
+    file = tmp_path / SKIPPED_FILE
+    file.write_bytes(file.read_bytes()[:-30])
+    forget_skipped(tmp_path, 7)
+    record_skipped(tmp_path, 8, "gradient norm inf", [])
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [2, 5, 8]

@@ -112,9 +112,17 @@ def forget_skipped(folder: Path, step: int) -> None:
     """Take steps from this one on out of a run's list of skipped ones: they are of before it was resumed or started anew."""
     file = folder / SKIPPED_FILE
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) < step]
         write_file(file, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for one that a kill has cut, whose step is made anew."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def record_skipped(folder: Path, step: int, why: str, documents: Sequence[Mapping[str, Any]]) -> None:
