@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from emu.rewards import Candidate
-from emu.worlds import shapes
-from emu.worlds.world_prompts import WorldReward
+from emu.worlds import shapes, worlds_of
+from emu.worlds.world_prompts import WorldPromptData, WorldReward
 
 
 def drawn(world, rows, captions):
@@ -37,3 +37,17 @@ def test_prompts_of_other_worlds_are_refused():
         WorldReward(("one", "two"))([candidate])
     with pytest.raises(ValueError, match="expected worlds such as one"):
         WorldReward(("three",))
+
+
+def test_worlds_are_found_by_names_of_any_kind_of_sequence():
+    names = ["two", "edit-one", "rates"]
+    assert set(worlds_of(iter(names))) == set(worlds_of(names)) == {"one", "two", "moving", "edit-one", "rates"}
+
+
+@pytest.mark.parametrize("name", ["one", "three/text-to-image", "one/image-to-text", "one/text-to-image/twice"])
+def test_prompts_of_what_no_world_has_are_told_before_any_is_made(name):
+    found = WorldPromptData("nowhere", {name: 2, "rates/text-to-video": 1}).source_problems()
+    assert (
+        found[0].startswith(f"documents_per_step names {name!r}; expected a world and a task")
+        and "rates" not in found[0]
+    )

@@ -75,7 +75,8 @@ def standard_worlds(unseen_kinds: bool = False, frames_per_step: int = 1) -> dic
 
 def worlds_of(names: Iterable[str], unseen_kinds: bool = False) -> dict[str, World]:
     """The three standard worlds and those of `MORE_WORLDS` among the names; unknown names are left out."""
-    more = {name: make() for name, make in MORE_WORLDS.items() if name in set(names)}
+    wanted = set(names)
+    more = {name: make() for name, make in MORE_WORLDS.items() if name in wanted}
     return standard_worlds(unseen_kinds) | more
 
 

@@ -44,7 +44,13 @@ class WorldPromptData(ModelData):
 
     def problems(self, trainer: Any) -> list[str]:
         """See `MixtureDataModule`."""
-        found = super().problems(trainer)
+        found = super().problems(trainer) + self._name_problems()
+        other = sorted(set(self.rules) - set(self.documents_per_step))
+        return found + ([f"rules name {other}, which documents_per_step does not"] if other else [])
+
+    def _name_problems(self) -> list[str]:
+        """What is wrong with the names of worlds, tasks and rules; one sentence each."""
+        found: list[str] = []
         known = worlds_of(name.partition("/")[0] for name in self.documents_per_step)
         for name in self.documents_per_step:
             world, _, task = name.partition("/")
@@ -57,11 +63,16 @@ class WorldPromptData(ModelData):
                 kinds = [rule.name for rule in known[world].captions.rules]
                 unknown = sorted(set(self.rules[name]) - set(kinds))
                 found += [f"rules of {name} name {unknown}; the world has {kinds}"] if unknown else []
-        other = sorted(set(self.rules) - set(self.documents_per_step))
-        return found + ([f"rules name {other}, which documents_per_step does not"] if other else [])
+        return found
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
-        """Prompts by world and task."""
+        """Prompts by world and task.
+
+        Raises:
+            ValueError: there is no such world, task or kind of captions.
+        """
+        if problems := self._name_problems():
+            raise ValueError("; ".join(problems))
         return {name: self._source(*name.split("/")) for name in self.documents_per_step}
 
     def _source(self, name: str, task: str) -> DocumentSource:
