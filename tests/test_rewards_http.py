@@ -32,6 +32,9 @@ class Scorer(BaseHTTPRequestHandler):
         if fault == "error":
             self.send_error(500)
             return
+        if fault == "no HTTP":
+            self.wfile.write(b"busy\r\n\r\n")
+            return
         if fault == "hang":
             time.sleep(0.6)
         self.send_response(200)
@@ -87,6 +90,14 @@ def test_a_server_that_hangs_or_answers_wrongly_gives_no_score_and_stops_nothing
     assert time.monotonic() - begun < 3 and reward.num_failed == 3
     assert scores.isnan().tolist() == [True] * 6 + [False] * 2
     assert "1 scores for 2 candidates" in caplog.text and "took more than 0.3 s" in caplog.text
+
+
+def test_a_server_that_speaks_no_http_gives_no_score_and_stops_nothing(server):
+    server.faults = ["no HTTP"]
+    assert [math.isnan(value) for value in reward_of(server, batch_size=1, retries=0, parallel=1)(candidates(2))] == [
+        True,
+        False,
+    ]
 
 
 def test_nobody_at_the_address_is_told(caplog):

@@ -10,6 +10,7 @@ from emu import Emu
 from emu.documents import Video
 from emu.generation import Engine
 from emu.pipeline import GenerationDefaults
+from emu.trained import Trained
 from emu.worlds import TRAIN, standard_worlds
 from emu.worlds.patch_tokenizer import fit_tokenizer
 from emu.worlds.question_data import QuestionData, question_source
@@ -63,6 +64,11 @@ def test_the_exported_model_says_what_it_answers(emu, tmp_path):
     exported.mkdir()
     data.save_pretrained(exported)
     assert (exported / "worlds.json").read_text().count("questions") == 1 and (exported / "emu.json").is_file()
+    asked_of_pictures = QuestionData(str(started), {"one/questions": 2, "moving/text-to-video": 1}).trained(
+        Trained((), context=1)
+    )
+    assert asked_of_pictures.tasks == ("image_to_text",)
     wrong = QuestionData(str(started), {"three/questions": 2, "one/answers": 1}, loss_on="nobody")
+    assert "'three/questions'" in wrong.source_problems()[0]
     problems = " ".join(wrong.problems(None))
     assert "'three/questions'" in problems and "'one/answers'" in problems and "loss_on is 'nobody'" in problems

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
 
 from PIL import Image
@@ -93,7 +94,7 @@ class HttpReward:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
                 return self._read(self._post(body), len(batch))
-            except (OSError, ValueError) as error:  # of the network, of time, of the answer
+            except (OSError, ValueError, HTTPException) as error:  # of the network, of time, of the answer
                 problem = error
         logger.warning(
             "the reward at %s gave no scores for %d candidates in %d tries (%s); they are left out",

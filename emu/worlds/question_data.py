@@ -55,7 +55,15 @@ class QuestionData(ModelData):
 
     def problems(self, trainer: Any) -> list[str]:
         """See `ModelData`; so are names of worlds, tasks and roles."""
-        found, worlds = super().problems(trainer), standard_worlds()
+        found = super().problems(trainer) + self._name_problems()
+        if self.loss_on not in (*ROLES, EVERYTHING):
+            found.append(f"loss_on is {self.loss_on!r}; expected one of {', '.join((*ROLES, EVERYTHING))}")
+        if not 0 <= self.prompt_dropout < 1:
+            found.append(f"prompt_dropout is {self.prompt_dropout}; expected a share of 0 or more, below 1")
+        return found
+
+    def _name_problems(self) -> list[str]:
+        found, worlds = list[str](), standard_worlds()
         for name in self.documents_per_step:
             world, _, task = name.partition("/")
             if world not in worlds or task not in (QUESTIONS, *worlds[world].tasks):
@@ -63,10 +71,6 @@ class QuestionData(ModelData):
                     f"documents_per_step names {name!r}; expected a world of {', '.join(worlds)} and {QUESTIONS} or one of its tasks, "
                     "e.g. two/questions"
                 )
-        if self.loss_on not in (*ROLES, EVERYTHING):
-            found.append(f"loss_on is {self.loss_on!r}; expected one of {', '.join((*ROLES, EVERYTHING))}")
-        if not 0 <= self.prompt_dropout < 1:
-            found.append(f"prompt_dropout is {self.prompt_dropout}; expected a share of 0 or more, below 1")
         return found
 
     @cached_property
@@ -79,7 +83,13 @@ class QuestionData(ModelData):
         return found
 
     def training_sources(self) -> Mapping[str, DocumentSource]:
-        """Questions, and documents of plain tasks."""
+        """Questions, and documents of plain tasks.
+
+        Raises:
+            ValueError: there is no such world or task.
+        """
+        if problems := self._name_problems():
+            raise ValueError("; ".join(problems))
         found: dict[str, DocumentSource] = {}
         for name in self.documents_per_step:
             world, _, task = name.partition("/")
@@ -101,7 +111,8 @@ class QuestionData(ModelData):
 
     def trained(self, begun: Trained) -> Trained:
         """See `ModelData`; with answering questions."""
-        shown = {"video" if name.startswith("moving/") else "image" for name in self.documents_per_step}
+        asked = [name for name in self.documents_per_step if name.endswith(f"/{QUESTIONS}")]
+        shown = {"video" if name.startswith("moving/") else "image" for name in asked}
         tasks = [task_name([kind, TEXT], TEXT) for kind in sorted(shown)]
         context = max(begun.context or 0, *self.longest_documents().values())
         return replace(begun, tasks=tuple(dict.fromkeys((*begun.tasks, *tasks))), context=context)
