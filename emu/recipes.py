@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 SUFFIXES = (".yaml", ".py", ".sh")
@@ -57,14 +57,13 @@ def find_recipe(name: str, suffix: str = "") -> Path:
         if candidate in known and candidate.endswith(suffix):
             return known[candidate]
     offered = [file.removesuffix(suffix) for file in known if file.endswith(suffix)]
-    near = did_you_mean(name, offered)
-    raise FileNotFoundError(f"no file and no recipe {name!r}{near}; the recipes are {', '.join(offered) or 'none'}")
+    raise FileNotFoundError(f"no file and no recipe {name!r}{did_you_mean(name, 'recipes', offered)}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The words "; did you mean X?" where one of those that are known is near, else none."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def did_you_mean(word: str, kind: str, known: Sequence[str]) -> str:
+    """What follows on "there is no X": the word that was probably meant, and all that are known, e.g. `kind` "recipes"."""
+    near, listed = difflib.get_close_matches(word, known, n=1), ", ".join(known) or "none"
+    return f"; did you mean {near[0]}? The {kind} are {listed}" if near else f"; the {kind} are {listed}"
 
 
 def resolve_config(value: str) -> Path:

@@ -33,10 +33,10 @@ def test_a_recipe_is_found_with_and_without_its_suffix(shelf):
     assert recipes.find_recipe("draw", ".yaml") == shelf / "draw.yaml"
     assert recipes.find_recipe("draw.py") == shelf / "draw.py"
     with pytest.raises(
-        FileNotFoundError, match="'shape'; did you mean shapes.yaml.; the recipes are draw.py, draw.yaml, shapes.yaml"
+        FileNotFoundError, match="'shape'; did you mean shapes.yaml. The recipes are draw.py, draw.yaml, shapes.yaml"
     ):
         recipes.find_recipe("shape")
-    with pytest.raises(FileNotFoundError, match="'shape'; did you mean shapes.; the recipes are draw, shapes"):
+    with pytest.raises(FileNotFoundError, match="'shape'; did you mean shapes. The recipes are draw, shapes"):
         recipes.resolve_config("shape")
     with pytest.raises(FileNotFoundError, match="'quite another'; the recipes are"):
         recipes.find_recipe("quite another")

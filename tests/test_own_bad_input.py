@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from emu.lines import BadLine
 from emu.own_data import PicturePlan, PictureStore, SplitPictures
+from emu.own_data.captioned_records import with_caption
 from emu.training.stages import FitText, filled
 from tests.own_toys import write_pictures
 from tests.test_data_bad_input import FOLDERS, REFUSED, write
@@ -51,3 +53,15 @@ def test_texts_without_a_word_are_refused(tmp_path):
     with pytest.raises(ValueError, match="corpus"):
         FitText(str(tmp_path / "in.txt")).run(tmp_path / "text")
     assert not (tmp_path / "text").exists()
+
+
+@pytest.mark.parametrize(
+    ("items", "keys", "kind", "job"),
+    [
+        ([{"video": "a.gif"}, "a ball"], ("image",), "picture", "own-videos"),
+        ([{"image": "a.png"}, "a ball"], ("video", "frames"), "clip", "own-images"),
+    ],
+)
+def test_what_another_job_takes_is_said_of_its_documents(items, keys, kind, job):
+    with pytest.raises(BadLine, match=f"expected one {kind} and its caption .*{job}"):
+        with_caption(items, keys, kind)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = available()
     if name not in commands:
         print(
-            f"emu: no command {name!r}{did_you_mean(name, commands)}; the commands are {', '.join(commands)}",
+            f"emu: no command {name!r}{did_you_mean(name, 'commands', list(commands))}",
             file=sys.stderr,
         )
         return 2

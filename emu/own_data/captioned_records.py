@@ -18,6 +18,11 @@ NAMED = 100
 """Records that are named for each reason."""
 SHOWN = 10
 """Those of them that are printed."""
+OTHERS = {
+    "picture": "clips are for emu fit --config own-videos",
+    "clip": "pictures are for emu fit --config own-images",
+}
+"""What a document may hold instead, and which job takes it."""
 
 
 def with_caption(items: Sequence[Any], keys: Sequence[str], kind: str) -> tuple[Mapping[str, Any], str]:
@@ -36,6 +41,8 @@ def with_caption(items: Sequence[Any], keys: Sequence[str], kind: str) -> tuple[
     texts = [text for text in texts if isinstance(text, str) and text.strip()]
     if len(media) != 1 or len(texts) != 1 or len(items) != 2:
         told = f"a document of {len(media)} {kind}s and {len(texts)} texts; expected one {kind} and its caption"
+        if any(isinstance(item, Mapping) and not {*keys, "caption", "text"} & set(item) for item in items):
+            told += f" ({OTHERS[kind]})"
         raise BadLine(f"not a captioned {kind}", told)
     return media[0], " ".join(texts[0].split())
 

@@ -137,7 +137,8 @@ def trained_worlds(folder: Path, tokenizer: MultimodalTokenizer, called: str = "
     if not file.is_file():
         raise NoWorlds(
             f"{called or folder} holds no {WORLDS_FILE}: this model was not trained on worlds with known answers; "
-            "train one with emu fit --config shapes"
+            "train one with emu fit --config shapes, or measure this one with --suite likelihood,memorisation "
+            "--train SHARDS --held-out SHARDS"
         )
     table = read_json(file)
     missing = [name for name in ("unseen_kinds", "worlds", "size", "tasks") if name not in table]
