@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from emu import Emu
+from emu.cli.main import main
 from emu.demo.judge import check_extra
 from emu.demo.measure import SampleCounts
 from emu.demo.run import GOALS, TIMES, DemoPlan, run_demo
 from emu.media import read_provenance
+from emu.stopping import Stopped
 
 PLAN = DemoPlan(
     tokenizer_steps=3,
@@ -83,3 +85,12 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr("emu.demo.judge.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scikit-learn and matplotlib: pip install 'emu-tokens\[demo\]'"):
         check_extra()
+
+
+def test_a_demo_that_is_stopped_says_that_it_starts_again(tmp_path, monkeypatch, capsys):
+    def stopped(*given, **options):
+        raise Stopped(15, "saved at step 4; go on with --ckpt_path last")
+
+    monkeypatch.setattr("emu.demo.run.run_demo", stopped)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 143
+    assert "from the beginning" in capsys.readouterr().err

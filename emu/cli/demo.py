@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from emu.stopping import Stopped
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the demo; the exit code is 1 if a goal was missed that a run of this length should reach."""
@@ -41,7 +43,10 @@ def _digits(folder: Path, seed: int, long: bool) -> int:
 
     plan = replace(DemoPlan(), seed=seed)
     plan = plan.three_times_as_long() if long else plan
-    metrics = run_demo(folder, plan, log=lambda line: print(line, file=sys.stderr), progress=True)
+    try:
+        metrics = run_demo(folder, plan, log=lambda line: print(line, file=sys.stderr), progress=True)
+    except Stopped as stop:  # whose advice is that of emu fit, which this command does not take
+        raise Stopped(stop.number, "emu demo trains from the beginning when it is run again") from stop
     for name, goal in plan.goals.items():
         print(f"{name:38} {metrics[name]:8.4g}   goal {goal:<6g} {goal_mark(metrics[name], goal, name in plan.beyond)}")
     _say_cost(folder, metrics)
