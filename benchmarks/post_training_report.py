@@ -38,6 +38,18 @@ COLOURS = {
     "vqa": "tab:brown",
 }
 
+LABELS = {
+    BASE: "before",
+    "grpo": "GRPO",
+    "loose": "GRPO, kl 0.02",
+    "plain": "plain training",
+    "dpo": "DPO",
+    "qft": "QFT",
+    "vqa": "SFT on questions",
+}
+LEAST_RIGHT = 0.5
+"""Shares below it are cut off, so that the others can be told apart."""
+
 Found = Mapping[str, Mapping[str, Any]]
 """By kind, then by seed: what was measured."""
 
@@ -231,7 +243,7 @@ def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
     """Mean share of the three skills against processor minutes, of GRPO and of plain training; a thin line for each seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind, label in (("grpo", "GRPO"), ("loose", "GRPO, kl 0.02"), ("plain", "plain training")):
+    for kind in ("grpo", "loose", "plain"):
         lines = []
         for file in sorted(folder.glob(f"*-{kind}.json")):
             steps = json.loads(file.read_text())["steps"]
@@ -240,7 +252,7 @@ def learning_picture(folder: Path, seconds: Mapping[str, float]) -> Figure:
             lines.append([fmean(digits(some[name]).mean() for name in TRAINED_FOR) for some in steps.values()])
             axes.plot(minutes, lines[-1], color=COLOURS[kind], linewidth=0.7, alpha=0.5)
         if lines:
-            axes.plot(minutes, np.mean(lines, axis=0), "o-", color=COLOURS[kind], label=label)
+            axes.plot(minutes, np.mean(lines, axis=0), "o-", color=COLOURS[kind], label=LABELS[kind])
     axes.set_xlabel("processor minutes (evaluation aside)")
     axes.set_ylabel("right: relation, negation of two, counting")
     axes.legend()
@@ -269,12 +281,15 @@ def variety_picture(found: Found) -> Figure:
         }
         for axes, values in sides.items():
             mean = np.mean(values, axis=0)
-            axes.plot(mean[:, 0], mean[:, 1], "o-", markersize=3, linewidth=1, color=COLOURS[kind], label=kind)
+            axes.plot(mean[:, 0], mean[:, 1], "o-", markersize=3, linewidth=1, color=COLOURS[kind], label=LABELS[kind])
             if kind == BASE:
                 for scale, (x, y) in zip(scales, mean, strict=True):
+                    if y < LEAST_RIGHT:
+                        continue
                     axes.annotate(f"{scale:g}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=7)
     for axes, title in ((one, "one object"), (two, "two objects")):
         axes.set_title(title)
+        axes.set_ylim(LEAST_RIGHT, 1.02)
         axes.set_xlabel("what the prompt leaves free (entropy, share of the truth)")
         axes.set_ylabel("right pictures")
     one.legend(fontsize=8)
@@ -291,7 +306,7 @@ def normal_picture(folder: Path, found: Found) -> Figure:
         axes = figure.add_subplot(rows, 4, number + 1)
         for run in runs[kind]:
             axes.plot(run["step"], run[name], color=COLOURS[kind], linewidth=0.8)
-        axes.set_title(f"{kind}: {name.removeprefix('train/')}", fontsize=9)
+        axes.set_title(f"{LABELS[kind]}: {name.removeprefix('train/')}", fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
     return figure
