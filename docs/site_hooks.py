@@ -23,6 +23,7 @@ OUTSIDE = {
     "benchmarks/results/worlds_ablation.csv": "results/worlds_ablation.csv",
     "benchmarks/results/data_loading_cpu.csv": "results/data_loading_cpu.csv",
     "benchmarks/results/generation_windows_shapes_cpu.csv": "results/generation_windows_shapes_cpu.csv",
+    "benchmarks/results/generation_cpu.csv": "results/generation_cpu.csv",
     "benchmarks/results/training_throughput_cpu.csv": "results/training_throughput_cpu.csv",
 }
 """Path in the repository -> path on the site."""
