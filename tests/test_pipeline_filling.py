@@ -65,6 +65,18 @@ def test_masks_are_pictures_arrays_or_files_and_one_may_serve_for_all(filling_em
     assert "hidden" in str(read_provenance(tmp_path / "made.png")["settings"]["document"])
 
 
+def test_thin_masks_of_large_pictures_in_files_keep_what_they_touch_and_never_vanish_unsaid(filling_emu, tmp_path):
+    picture(0, 128, 128).save(tmp_path / "picture.png")  # drawn at 8x8
+    mask = np.zeros((128, 128), bool)
+    mask[40] = True
+    (made,) = filling_emu.edit_images(tmp_path / "picture.png", "a", mask=mask)
+    image, decoded = np.asarray(made.image), np.asarray(made.decoded)
+    assert np.array_equal(image[2], decoded[2]) and not np.array_equal(image[4:], decoded[4:])
+    mask[40, 1:] = False
+    with pytest.raises(ValueError, match="1 white pixels of 128x128 .* none is left at the 8x8"):
+        filling_emu.edit_images(tmp_path / "picture.png", "a", mask=mask)
+
+
 def test_filling_and_drawing_share_a_call_and_do_not_depend_on_it(filling_emu):
     codes = codes_of(filling_emu, picture(0))
     hidden = torch.zeros(2, 3, dtype=torch.bool)

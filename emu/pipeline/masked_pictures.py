@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from emu_tokenizers.pixels.images import open_image, to_rgb
 
 WHITE = 127
 """Grey values above it are white."""
+TOUCHED = 8
+"""Grey values above it are white in a mask that was made smaller, so that thin lines do not vanish."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class MaskedPicture:
         else:
             sized = tokenizer.resize
         white = _read_mask(mask, (image.height, image.width))
-        white = np.asarray(sized(Image.fromarray(white.astype(np.uint8) * 255)).convert("L")) > WHITE
+        white = resized_mask(white, sized)
         image = sized(image)
         with vision_threads(tokenizer, cells_of(tokenizer, [image])):
             (segment,) = tokenizer.segments(image)
@@ -73,6 +76,27 @@ class MaskedPicture:
     def over(self, drawn: Image.Image) -> Image.Image:
         """Return a generated picture of the same size with this one's pixels outside the mask."""
         return Image.fromarray(np.where(self.mask[..., None], np.asarray(drawn), self.pixels))
+
+
+def resized_mask(white: np.ndarray, sized: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Return a mask resized as its picture is; if that makes it smaller, every pixel that white touches is white.
+
+    Args:
+        white: bool (H, W).
+        sized: what resizes the picture.
+
+    Raises:
+        ValueError: nothing is left of it.
+    """
+    grey = sized(to_rgb(Image.fromarray(white.astype(np.uint8) * 255))).convert("L")
+    shrinks = grey.width < white.shape[1] or grey.height < white.shape[0]
+    found = np.asarray(grey) > (TOUCHED if shrinks else WHITE)
+    if white.any() and not found.any():
+        raise ValueError(
+            f"the mask has {white.sum()} white pixels of {white.shape[0]}x{white.shape[1]} (height x width), and none is left at the "
+            f"{grey.height}x{grey.width} that the picture is drawn at; give one with a larger white part, or a smaller picture"
+        )
+    return found
 
 
 def each_mask(mask: Any, count: int) -> list[Any]:

@@ -17,9 +17,10 @@ from PIL import Image
 
 from emu.data.tokenizing.picture_sizes import Sizing
 from emu.pipeline import Emu
+from emu.pipeline.masked_pictures import resized_mask
 from emu.pipeline.requests import Size
 from emu.serving.api_errors import ApiError, bad_value, too_long
-from emu_tokenizers.pixels.images import open_image, opened_image, to_rgb
+from emu_tokenizers.pixels.images import open_image, opened_image
 
 SECONDS = 20
 """That an address may take."""
@@ -60,8 +61,8 @@ class GivenPictures:
         if alpha.shape != (picture.height, picture.width):
             told = f"mask is {alpha.shape[1]}x{alpha.shape[0]} pixels and the image {picture.width}x{picture.height}"
             raise bad_value(f"{told}; give a mask of the image's size", "mask")
-        white = self._sized(to_rgb(Image.fromarray((alpha == 0).astype(np.uint8) * 255)), "mask", size)
-        return self._sized(picture, "image", size), np.asarray(white.convert("L")) > 127
+        white = resized_mask(alpha == 0, lambda grey: self._sized(grey, "mask", size))
+        return self._sized(picture, "image", size), white
 
     def at(self, address: str, name: str, size: Size | None = None) -> Image.Image:
         """The picture at an address: `data:image/...;base64,...`, or one of an allowed host.
