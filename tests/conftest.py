@@ -3,6 +3,7 @@
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import lru_cache
@@ -18,6 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is imported: a process forked from one with OpenMP threads waits for them forever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell hands an ignored Ctrl-C on to what it starts in the background, and commands leave ignored signals ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
