@@ -16,6 +16,15 @@ from emu.pipeline import Emu
 from emu.pipeline.requests import Size, sizes_of
 
 
+def add_model_option(options: argparse.ArgumentParser) -> None:
+    """Add the option `--model` of commands that run one."""
+    options.add_argument(
+        "--model",
+        default="digits",
+        help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
+    )
+
+
 def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser:
     """Options that the commands share; `keys` are those of a line."""
     shared = "Launched by torchrun or srun, each process takes its share of the lines; the last to finish writes the manifest of all."
@@ -26,11 +35,7 @@ def parser(command: str, description: str, keys: str) -> argparse.ArgumentParser
         help=f"prompts, or files of prompts (- is standard input): per line a prompt, or a JSON object with prompt or with the items of a "
         f"document, and optionally seed, {keys}",
     )
-    options.add_argument(
-        "--model",
-        default="digits",
-        help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
-    )
+    add_model_option(options)
     options.add_argument("--output", type=Path, required=True, help="folder for the outputs and the manifest")
     options.add_argument(
         "--format",

@@ -22,7 +22,7 @@ from emu.model_settings import write_settings
 from emu.pipeline import GenerationDefaults
 from emu.pipeline.model_folder import read_defaults
 from emu.tokenizer_folder import TOKENIZER_FILE
-from emu_tokenizers.files import LOCK_FILE, holding, new_folder
+from emu_tokenizers.files import LOCK_FILE, holding, holds_others, new_folder
 
 CONFIG_FILE = "config.json"
 """File that every model's folder has."""
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if _is_taken(given.target) and not given.overwrite:
         raise FileExistsError(f"{given.target} exists; choose another folder, or replace it with --overwrite")
-    if _is_taken(given.target) and _holds_others(given.target):
+    if _is_taken(given.target) and holds_others(given.target, [CONFIG_FILE]):
         raise FileExistsError(
             f"{given.target} holds files and is no model's folder (it has no {CONFIG_FILE}), so --overwrite would remove what is not a "
             "model; choose another folder"
@@ -113,11 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_taken(target: Path) -> bool:
     """Whether the target holds more than the lock of a conversion that is under way or was killed."""
     return target.exists() and not (target.is_dir() and [entry.name for entry in target.iterdir()] == [LOCK_FILE])
-
-
-def _holds_others(target: Path) -> bool:
-    """Whether a folder has contents and is not a model's folder."""
-    return target.is_dir() and any(target.iterdir()) and not (target / CONFIG_FILE).is_file()
 
 
 @contextmanager

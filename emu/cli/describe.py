@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from emu.checkpoints.bundled import bundled_models
 from emu.cli.batch import reader_of, results_of
+from emu.cli.batch_options import add_model_option
 from emu.cli.line_problems import COMMAND_LINE, Problems, TooManyBad, add_option
 from emu.cli.manifest import OutputManifest
 from emu.cli.prompts import CARRIED, JSON_SUFFIXES, check_words, written_prompts
@@ -165,11 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", type=Path, nargs="+", help='pictures, animations, videos, and JSON Lines files of {"items": [...]}'
     )
-    parser.add_argument(
-        "--model",
-        default="digits",
-        help=f"folder of a trained model, or a bundled one: {', '.join(bundled_models())} (%(default)s)",
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--prompt", help='question that follows the picture, "" for none (the one that the model was trained on)'
     )

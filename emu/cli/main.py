@@ -63,10 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_extensions_or_say_why()
     commands = available()
     if name not in commands:
-        print(
-            f"emu: no command {name!r}{did_you_mean(name, 'commands', list(commands))}",
-            file=sys.stderr,
-        )
+        print(f"emu: no command {name!r}{did_you_mean(name, 'commands', list(commands))}", file=sys.stderr)
         return 2
 
     def call() -> int | None:

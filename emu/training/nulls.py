@@ -39,13 +39,8 @@ def _in_class(cls: Any, arguments: Any, path: KeyPath) -> Iterator[Problem]:
     try:
         hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
         parameters = inspect.signature(cls).parameters
-    except (
-        NameError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ):  # of a stranger's class, whose annotations may be anything
-        return
+    except (NameError, TypeError, ValueError, AttributeError):
+        return  # the annotations of a class from elsewhere may be anything
     for key, value in arguments.items() if isinstance(arguments, dict) else ():
         if key in hints and key in parameters:
             yield from _in_value(hints[key], value, (*path, key), may_be_null=parameters[key].default is None)

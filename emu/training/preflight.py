@@ -16,6 +16,7 @@ from emu.configuration.written import Written
 from emu.families.language import read_emu_config
 from emu.training.checkpoints import StepCheckpoint, list_checkpoints
 from emu.training.export import exported
+from emu_tokenizers.files import holds_others
 
 GIB = 2**30
 
@@ -181,11 +182,10 @@ def _in_the_way(trainer: Trainer, folder: Path) -> list[Problem]:
     """Why a folder must not be replaced by the model: the run or its checkpoints lie in it, or other things than a model."""
     place, run = folder.resolve(), Path(trainer.default_root_dir).resolve()
     kept = [run, *(c.path(trainer).resolve() for c in trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint))]
-    model = any((place / name).is_file() for name in ("config.json", "adapter_config.json"))
     why = ""
     if any(one.is_relative_to(place) for one in kept):
         why = "holds what this run writes"
-    elif place.parent != run and place.is_dir() and any(place.iterdir()) and not model:
+    elif place.parent != run and holds_others(place, ("config.json", "adapter_config.json")):
         why = "holds other things than a model"
     text = f"{folder} {why}, and the trained model would replace all of it; name a folder of its own with --export NAME"
     return [Problem(text, ("export",))] if why else []

@@ -68,9 +68,8 @@ def values(parser: ArgumentParser, config: Namespace) -> Any:
     """Every option of a configuration and its resolved value, as plain tables, numbers and texts."""
     try:
         text = parser.dump(config, skip_none=False, skip_validation=True)
-    except (
-        yaml.representer.RepresenterError
-    ):  # of a default that is a text and a member of an enumeration, as Lightning has them
+    except yaml.representer.RepresenterError:
+        # Of a default that is a text and a member of an enumeration, as Lightning has them.
         text = parser.dump(_without_enumerations(config), skip_none=False, skip_validation=True)
     return yaml.safe_load(text)
 

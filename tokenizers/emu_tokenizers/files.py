@@ -180,6 +180,11 @@ def _holder(handle: int) -> str:
         return "another process"
 
 
+def holds_others(folder: Path, marks: Collection[str]) -> bool:
+    """Whether a folder has contents, and none of the files that mark it as one of ours: to replace it would remove those."""
+    return folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).is_file() for mark in marks)
+
+
 @contextmanager
 def new_folder(path: Path, ours: Collection[str] = ("*",)) -> Iterator[Path]:
     """A temporary folder to fill, which takes the name `path` when the block ends well.

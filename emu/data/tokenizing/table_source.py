@@ -278,10 +278,13 @@ def _kind(table: Any, column: str, folder: Path) -> str:
 
 def _is_no_word(cell: str) -> bool:
     """Whether a cell holds a number, a truth value or nothing."""
+    if not cell or cell.lower() in ("true", "false"):
+        return True
     try:
-        return not cell or cell.lower() in ("true", "false") or float(cell) is not None
+        float(cell)
     except ValueError:
         return False
+    return True
 
 
 def _is_file(path: Path) -> bool:
